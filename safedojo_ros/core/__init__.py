@@ -1,0 +1,1 @@
+"""What flows between the rooms: observations, action chunks, cost estimates, episodes, errors."""

@@ -1,0 +1,25 @@
+"""One error class per kind of fault; every message says what was seen, expected, and what to do."""
+
+
+class SafeDojoError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+
+class ConfigError(SafeDojoError):
+    """A configuration value or preset is unknown or out of range."""
+
+
+class ChunkRejected(SafeDojoError):
+    """An action chunk is malformed, stale, non-finite or out of limits; the arm must hold."""
+
+
+class ObservationRejected(SafeDojoError):
+    """An observation is missing, malformed, stale or frozen; no chunk may be computed from it."""
+
+
+class CheckpointError(SafeDojoError):
+    """A checkpoint is incomplete, altered, of another schema, or does not fit this robot."""
+
+
+class DatasetError(SafeDojoError):
+    """A recorded episode or its metadata is broken; the message names the file."""

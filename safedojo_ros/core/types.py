@@ -1,0 +1,172 @@
+"""The types of design: what one room hands to the next. numpy only.
+
+Frames: all positions are in the robot's base frame `base` unless said otherwise; the tabletop
+world's table surface is z = 0 there. Units: metres, radians, seconds; stamps in nanoseconds.
+"""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+
+from safedojo_ros.core.errors import ChunkRejected, ObservationRejected
+
+STATE_SIZE = 8
+"""End-effector position (3, m), axis-angle (3, rad), two finger positions (2, m)."""
+
+ACTION_SIZE = 7
+"""Delta position (3, m), delta axis-angle (3, rad), gripper in [-1 open, +1 close]."""
+
+MAX_DELTA_POSITION = 0.05
+"""Largest commanded translation per control step and axis, metres (LIBERO's convention)."""
+
+MAX_DELTA_ROTATION = 0.5
+"""Largest commanded rotation per control step and axis, radians (LIBERO's convention)."""
+
+CONTROL_PERIOD = 0.05
+"""Seconds between two control steps (20 Hz)."""
+
+
+class Decision(IntEnum):
+    """What the safety gate does with a chunk; the numbers are those of SafetyCost.msg."""
+
+    ALLOW = 0
+    SLOW = 1
+    HOLD = 2
+    STOP = 3
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the policy sees at one instant.
+
+    images: {camera name: (H, W, 3) uint8 RGB}; state: (8,) float, see `STATE_SIZE`;
+    instruction: a sentence; stamp: nanoseconds, when the newest picture was taken.
+    """
+
+    images: dict[str, np.ndarray]
+    state: np.ndarray
+    instruction: str
+    stamp: int = 0
+
+    def validate(self, cameras: tuple[str, ...] | None = None) -> "Observation":
+        """Return self, or raise `ObservationRejected` that names the first fault."""
+        for name in cameras or tuple(self.images):
+            if name not in self.images:
+                raise ObservationRejected(
+                    f"camera '{name}' is missing; seen: {sorted(self.images)}; "
+                    "start its camera node or fix the camera list"
+                )
+            picture = self.images[name]
+            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+                raise ObservationRejected(
+                    f"camera '{name}' gave {picture.dtype} {picture.shape}, "
+                    "expected uint8 (H, W, 3) RGB"
+                )
+        state = np.asarray(self.state)
+        if state.shape != (STATE_SIZE,):
+            raise ObservationRejected(f"state has shape {state.shape}, expected ({STATE_SIZE},)")
+        if not np.all(np.isfinite(state)):
+            raise ObservationRejected(f"state is not finite: {state.tolist()}")
+        if not self.instruction.strip():
+            raise ObservationRejected("the instruction is empty; publish a sentence")
+        return self
+
+
+@dataclass(frozen=True)
+class ActionChunk:
+    """H actions that the arm is to follow, one every `period` seconds.
+
+    actions: (H, 7) float, physical units, see `ACTION_SIZE`; observed_at: stamp (ns) of the
+    observation that it answers; sequence: rises by one with every chunk of one publisher;
+    checkpoint: id of the policy; frame: of the translation part.
+    """
+
+    actions: np.ndarray
+    period: float = CONTROL_PERIOD
+    observed_at: int = 0
+    sequence: int = 0
+    checkpoint: str = ""
+    frame: str = "base"
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    def validate(self, max_length: int = 64) -> "ActionChunk":
+        """Return self, or raise `ChunkRejected` for a wrong shape, length, period or value."""
+        actions = np.asarray(self.actions)
+        if actions.ndim != 2 or actions.shape[1] != ACTION_SIZE:
+            raise ChunkRejected(f"actions have shape {actions.shape}, expected (H, {ACTION_SIZE})")
+        if not 1 <= len(actions) <= max_length:
+            raise ChunkRejected(f"chunk has {len(actions)} actions, expected 1 to {max_length}")
+        if not np.all(np.isfinite(actions)):
+            row = int(np.argwhere(~np.isfinite(actions))[0, 0])
+            raise ChunkRejected(f"action {row} is not finite: {actions[row].tolist()}")
+        if not (np.isfinite(self.period) and 0.0 < self.period <= 1.0):
+            raise ChunkRejected(f"period is {self.period} s, expected within (0, 1]")
+        return self
+
+
+@dataclass(frozen=True)
+class CostEstimate:
+    """What the safety head says of one chunk.
+
+    step_cost: (H,) P(contact) of each step; chunk_cost: mean of the M largest step costs
+    (SafeDojo's trajectory cost); limit: the cost limit in force.
+    """
+
+    step_cost: np.ndarray
+    chunk_cost: float
+    limit: float
+    decision: Decision = Decision.ALLOW
+    reason: str = ""
+
+
+def top_m_mean(step_cost: np.ndarray, m: int) -> float:
+    """Mean of the `m` largest entries of `step_cost` (H,); of all of them where H < m."""
+    step_cost = np.asarray(step_cost, dtype=np.float64)
+    m = min(m, step_cost.size)
+    if m == 0:
+        return 0.0
+    return float(np.mean(np.partition(step_cost, -m)[-m:]))
+
+
+@dataclass
+class Episode:
+    """One recorded episode of T control steps.
+
+    images: {camera: (T, H, W, 3) uint8}; state: (T, 8); actions: (T, 7), the action taken after
+    the observation of the same row; success, cost (contact in that step, 0 or 1) and displacement
+    (m, of the active obstacle since the settled start): (T,). source: "expert:direct",
+    "policy:<checkpoint id>" or "robot".
+    """
+
+    images: dict[str, np.ndarray]
+    state: np.ndarray
+    actions: np.ndarray
+    success: np.ndarray
+    cost: np.ndarray
+    displacement: np.ndarray
+    instruction: str
+    task: str
+    level: int
+    seed: int
+    source: str
+    extra: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the task was done at any step."""
+        return bool(np.any(self.success))
+
+    @property
+    def collided(self) -> bool:
+        """Whether the obstacle was displaced by more than 1 mm (SafeLIBERO's rule)."""
+        return bool(np.any(np.asarray(self.displacement) > COLLISION_DISPLACEMENT))
+
+
+COLLISION_DISPLACEMENT = 1e-3
+"""L1 displacement of the active obstacle, metres, beyond which an episode counts as a collision."""

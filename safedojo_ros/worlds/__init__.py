@@ -1,0 +1,1 @@
+"""Gymnasium environments: the embedded tabletop world, its experts, and their vector form."""

@@ -11,7 +11,6 @@ import numpy as np
 
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import ACTION_SIZE
-from safedojo_ros.worlds.scene import THINGS
 from safedojo_ros.worlds.tabletop import TabletopWorld
 
 Style = Literal["direct", "safe"]
@@ -33,8 +32,8 @@ RELEASE_HEIGHT = {"plate": 0.030, "basket": 0.075, "yellow_block": 0.064}
 FINGER_REACH = 0.031
 """How far the closed fingers run ahead of the bowl's centre while they drag it, metres."""
 
-DETOUR = 0.125
-"""How far from the obstacle's centre the dragged bowl's path bends around it, metres."""
+DETOUR = 0.105
+"""How far aside of the obstacle's centre the bowl is dragged past it, metres."""
 
 
 class Expert:
@@ -46,7 +45,7 @@ class Expert:
         self._world, self._style = world, style
         self._phase = "approach"
         self._waited = 0
-        self._passed_detour = False
+        self._passed_obstacle = False
 
     def act(self) -> np.ndarray:
         """(7,) action: delta position (m), no rotation, gripper."""
@@ -142,22 +141,19 @@ class Expert:
         return self._towards(np.array([*ahead, GRASP_HEIGHT["bowl"]]), CLOSE)
 
     def _detour(self, bowl: np.ndarray, mark: np.ndarray) -> np.ndarray:
+        """Where to drag the bowl next: aside into a free lane, past the obstacle, to the mark."""
         world = self._world
-        if world.obstacle is None or self._passed_detour:
+        if world.obstacle is None or self._passed_obstacle:
             return mark
         obstacle = world.thing_position(world.obstacle)
-        way = mark[:2] - bowl[:2]
-        along = way / max(float(np.linalg.norm(way)), 1e-6)
-        offset = obstacle[:2] - bowl[:2]
-        ahead = float(offset @ along)
-        across = np.array([-along[1], along[0]])
-        aside = float(offset @ across)
-        radius = THINGS[world.obstacle].radius
-        if not (-radius < ahead < np.linalg.norm(way)) or abs(aside) > DETOUR - 0.01:
+        if bowl[1] > min(mark[1] - 0.03, obstacle[1] + 0.14):
+            self._passed_obstacle = True
             return mark
-        side = -np.sign(aside) if aside else 1.0
-        place = obstacle[:2] + side * DETOUR * across
-        return np.array([*place, 0.0])
+        side = 1.0 if world.level == 1 else -1.0
+        lane = obstacle[0] + side * DETOUR
+        if side * (bowl[0] - lane) > -0.01:
+            return np.array([lane, mark[1] + 0.05, 0.0])
+        return np.array([lane + side * 0.05, bowl[1], 0.0])
 
     # ---------------------------------------------------------------- motion
 

@@ -82,6 +82,8 @@ def _walls(inner: float, thickness: float, height: float, colour: str) -> str:
 
 _GRIP = 'class="thing" friction="1.2 0.02 0.001" condim="4"'
 _SLIDES = 'class="thing" priority="1" friction="0.3 0.005 0.0001"'
+_SLIPS = 'class="thing" priority="1" friction="0.15 0.005 0.0001"'
+"""Obstacles slide rather than topple when pushed below r / friction of their height."""
 
 CUBE_HALF = 0.021
 BASKET_INNER = 0.062
@@ -155,7 +157,7 @@ THINGS = {
             0.030,
             0.13,
             _box(
-                (0.022, 0.022, 0.065), (0, 0, 0.065), f'{_SLIDES} mass="0.12" rgba="0.9 0.9 1 1"'
+                (0.022, 0.022, 0.065), (0, 0, 0.065), f'{_SLIPS} mass="0.12" rgba="0.9 0.9 1 1"'
             )
             + _box((0.0225, 0.0225, 0.02), (0, 0, 0.06), 'class="look" rgba="0.2 0.6 0.9 1"'),
         ),
@@ -163,15 +165,15 @@ THINGS = {
             "bottle",
             0.024,
             0.15,
-            _cylinder(0.024, 0.10, 0.05, "0.05 0.3 0.12 1", f'{_SLIDES} mass="0.12"')
-            + _cylinder(0.010, 0.05, 0.125, "0.05 0.3 0.12 1", f'{_SLIDES} mass="0.01"'),
+            _cylinder(0.024, 0.10, 0.05, "0.05 0.3 0.12 1", f'{_SLIPS} mass="0.12"')
+            + _cylinder(0.010, 0.05, 0.125, "0.05 0.3 0.12 1", f'{_SLIPS} mass="0.01"'),
         ),
         Thing(
             "thermos",
             0.026,
             0.12,
-            _cylinder(0.026, 0.10, 0.05, "0.55 0.1 0.55 1", f'{_SLIDES} mass="0.12"')
-            + _cylinder(0.020, 0.02, 0.11, "0.2 0.2 0.2 1", f'{_SLIDES} mass="0.01"'),
+            _cylinder(0.026, 0.10, 0.05, "0.55 0.1 0.55 1", f'{_SLIPS} mass="0.12"')
+            + _cylinder(0.020, 0.02, 0.11, "0.2 0.2 0.2 1", f'{_SLIPS} mass="0.01"'),
         ),
     )
 }
@@ -268,7 +270,7 @@ def scene_xml(scene: str, obstacle: str | None) -> str:
 <mujoco model="tabletop">
   <compiler angle="radian" autolimits="true"/>
   <option timestep="{TIMESTEP}" integrator="implicitfast" cone="elliptic" impratio="5"
-          iterations="20" ls_iterations="10"/>
+          iterations="50"/>
   <size memory="4M"/>
   <visual>
     <global offwidth="1280" offheight="960"/>
@@ -284,9 +286,9 @@ def scene_xml(scene: str, obstacle: str | None) -> str:
     <default class="robot"><geom contype="1" conaffinity="0" mass="0" friction="0.6"/></default>
     <default class="fingertip">
       <geom contype="1" conaffinity="0" mass="0" friction="1.5 0.02 0.001" condim="4"
-            rgba="0.25 0.25 0.25 1" solref="0.01 1"/>
+            rgba="0.25 0.25 0.25 1" solref="0.02 1"/>
     </default>
-    <default class="thing"><geom contype="2" conaffinity="3" solref="0.01 1"/></default>
+    <default class="thing"><geom contype="2" conaffinity="3" solref="0.02 1"/></default>
     <default class="look"><geom contype="0" conaffinity="0" mass="0"/></default>
   </default>
   <worldbody>
@@ -298,6 +300,7 @@ def scene_xml(scene: str, obstacle: str | None) -> str:
     {_arm()}
     {"".join(bodies)}
   </worldbody>
+  <equality><joint joint1="finger_left" joint2="finger_right" polycoef="0 1 0 0 0"/></equality>
   <actuator>{_actuators()}</actuator>
 </mujoco>"""
 

@@ -44,6 +44,9 @@ LEASH = 0.06
 """Farthest that the target may run ahead of the measured end-effector, metres."""
 
 SETTLE_SECONDS = 0.5
+CARRIED_STEPS = 5
+"""The target counts as carried (or pushed) so many control steps after a finger's last touch."""
+
 POINTING_DOWN = np.array([np.pi, 0.0, 0.0])
 
 
@@ -76,7 +79,6 @@ class TabletopWorld(gymnasium.Env):
         self.action_space = gymnasium.spaces.Box(-bound, bound, (ACTION_SIZE,), np.float32)
         self.task: Task = next(iter(TASKS.values()))
         self.level = 0
-        self._ready = False
 
     # ---------------------------------------------------------------- gymnasium
 
@@ -107,7 +109,7 @@ class TabletopWorld(gymnasium.Env):
         for _ in range(round(SETTLE_SECONDS / TIMESTEP)):
             mujoco.mj_step(self.model, self.data)
         self._obstacle_reference = self._obstacle_position()
-        self.steps, self.displacement, self._ready = 0, 0.0, True
+        self.steps, self.displacement, self._moved_at = 0, 0.0, -CARRIED_STEPS - 1
         self._cost, self._contacts = 0.0, 0
         self._success = False
         return self._observe(), self._info()
@@ -264,6 +266,8 @@ class TabletopWorld(gymnasium.Env):
         for i in range(count):
             data.ctrl[:7] = self._last_joints + speed * ((i + 1) * TIMESTEP) + lead
             mujoco.mj_step(self.model, data)
+            if self._fingers_on_target():
+                self._moved_at = self.steps
             if self._obstacle_body >= 0 and self._obstacle_touched():
                 self._contacts += 1
         self._last_joints = goal.copy()
@@ -280,7 +284,7 @@ class TabletopWorld(gymnasium.Env):
         on_obstacle = kinds[(kinds == 3).any(axis=1)]
         if (on_obstacle == 1).any():
             return True
-        return bool((on_obstacle == 2).any()) and len(self._fingers_on_target()) > 0
+        return bool((on_obstacle == 2).any()) and self.steps - self._moved_at <= CARRIED_STEPS
 
     def _fingers_on_target(self) -> set[int]:
         pairs = self.data.contact.geom

@@ -40,23 +40,32 @@ NEAR_ROW, FAR_ROW = 0.0, 0.185
 """x of the two rows in which things stand, metres."""
 
 ANCHORS = {
-    "red_cube": (NEAR_ROW, -0.14),
-    "plate": (NEAR_ROW, 0.15),
-    "blue_can": (FAR_ROW, 0.14),
-    "basket": (FAR_ROW, -0.15),
-    "bowl": (NEAR_ROW, -0.14),
-    "stove_mark": (NEAR_ROW, 0.15),
-    "green_block": (FAR_ROW, 0.14),
-    "yellow_block": (FAR_ROW, -0.15),
+    "red_cube": (NEAR_ROW, -0.165),
+    "plate": (NEAR_ROW, 0.165),
+    "blue_can": (FAR_ROW, 0.165),
+    "basket": (FAR_ROW, -0.165),
+    "bowl": (NEAR_ROW, -0.165),
+    "stove_mark": (NEAR_ROW, 0.165),
+    "green_block": (FAR_ROW, 0.165),
+    "yellow_block": (FAR_ROW, -0.165),
 }
-JITTER = (0.025, 0.035)
+JITTER = (0.025, 0.025)
 """Half-widths (x, y) of the square in which a thing's pose is drawn around its anchor, metres."""
 
 LEVEL_1_DISTANCE = (0.08, 0.10)
 """Level I: distance of the obstacle from the target, metres."""
 
-LEVEL_1_ANGLE = (0.30, 0.62)
-"""Level I: angle (rad, either sign) from the side of the target that faces the robot."""
+LEVEL_1_GAP = 0.068
+"""Level I: least distance (m) in x between obstacle and target, so that a hand fits from above."""
+
+LEVEL_1_LEAST_ANGLE = 0.42
+"""Level I: least angle (rad, either sign) from the side of the target that faces the robot."""
+
+LEVEL_2_ALONG = (0.47, 0.53)
+"""Level II: where on the way from target to goal the obstacle stands, as a share of the way."""
+
+LEVEL_2_ASIDE = (0.01, 0.035)
+"""Level II: distance (m, either side) of the obstacle's centre from the straight way."""
 
 CLEARANCE = 0.012
 """Least free space between any two things, metres."""
@@ -95,13 +104,15 @@ def _draw_obstacle(
 ) -> tuple[float, float, float]:
     target, goal = np.array(poses[task.target][:2]), np.array(poses[task.goal][:2])
     if level == 1:
-        angle = rng.uniform(*LEVEL_1_ANGLE) * rng.choice((-1, 1))
         reach = rng.uniform(*LEVEL_1_DISTANCE)
+        angle = rng.uniform(LEVEL_1_LEAST_ANGLE, np.arccos(LEVEL_1_GAP / reach))
+        angle *= rng.choice((-1, 1))
         place = target + reach * np.array([-np.cos(angle), np.sin(angle)])
     else:
         along = goal - target
         across = np.array([-along[1], along[0]]) / np.linalg.norm(along)
-        place = target + rng.uniform(0.42, 0.58) * along + rng.uniform(-0.02, 0.02) * across
+        aside = rng.uniform(*LEVEL_2_ASIDE) * rng.choice((-1, 1))
+        place = target + rng.uniform(*LEVEL_2_ALONG) * along + aside * across
     return float(place[0]), float(place[1]), float(rng.uniform(-np.pi, np.pi))
 
 

@@ -1,0 +1,189 @@
+"""Plays action chunks, one action a control tick, and holds when there is nothing safe to play.
+
+Actions are deltas that follow the chunk's observation. While a policy computes, the arm goes on
+with the old chunk; so a new chunk starts at the action whose number is the count of actions really
+played since its observation. Ticks on which the arm held count for nothing, because nothing moved:
+a chunk that comes late to a standing arm starts at its first action.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from safedojo_ros.core.errors import ChunkRejected, ConfigError
+from safedojo_ros.core.types import ACTION_SIZE, ActionChunk
+from safedojo_ros.robot.freshness import SECOND, ChunkFreshness, FreshnessConfig
+
+MEMORY = 256
+"""How many played ticks are remembered; more than any chunk may be long."""
+
+
+@dataclass(frozen=True)
+class PlaybackConfig:
+    """How chunks follow each other."""
+
+    blend_steps: int = 4
+    """Over at most so many control steps the new chunk fades in over what is left of the old."""
+    actuation_delay: float = 0.0
+    """Seconds from a played action to the first picture that shows its motion."""
+    max_tick_gap: float = 0.25
+    """Seconds between two ticks beyond which the control loop has stalled: hold."""
+    freshness: FreshnessConfig = field(default_factory=FreshnessConfig)
+
+    def __post_init__(self) -> None:
+        if self.blend_steps < 0 or not self.actuation_delay >= 0.0:
+            raise ConfigError(
+                f"blend_steps is {self.blend_steps} and actuation_delay {self.actuation_delay}, "
+                "expected >= 0"
+            )
+        if not self.max_tick_gap > self.freshness.period:
+            raise ConfigError(
+                f"max_tick_gap is {self.max_tick_gap} s, expected more than the control period"
+            )
+
+
+class ChunkPlayback:
+    """`accept` chunks as they come, `tick` once a control period.
+
+    A rejected chunk drops the one that is playing: the arm holds at the next tick. After a hold
+    only a chunk whose observation is newer than the hold's beginning is taken, so a plan that was
+    made before it is never continued. A chunk that simply runs out also ends in holding, but the
+    chunk that was computed meanwhile may follow.
+
+    A skipped sequence number while a chunk plays is a fault like any other: the chunk is rejected
+    and the arm holds; while the arm holds anyway (the gate forwards nothing then), the gap is only
+    counted in `skipped`.
+    """
+
+    def __init__(self, config: PlaybackConfig | None = None) -> None:
+        self.config = config or PlaybackConfig()
+        self.reason = "no chunk yet"
+        self.skipped = 0
+        self.rejected = 0
+        self._freshness = ChunkFreshness(self.config.freshness)
+        self._plan = np.zeros((0, ACTION_SIZE))
+        self._next = 0
+        self._checkpoint = ""
+        self._gripper = 0.0
+        self._held_since: int | None = None
+        self._last_tick: int | None = None
+        self._last_action_at: int | None = None
+        self._played: deque[int] = deque(maxlen=MEMORY)
+
+    @property
+    def remaining(self) -> int:
+        """Actions still to be played."""
+        return len(self._plan) - self._next
+
+    @property
+    def playing(self) -> bool:
+        """Whether the next tick has an action."""
+        return self.remaining > 0
+
+    @property
+    def last_sequence(self) -> int:
+        """Sequence of the newest chunk seen, 0 before the first."""
+        return self._freshness.last_sequence or 0
+
+    @property
+    def checkpoint(self) -> str:
+        """Checkpoint id of the chunk that plays or played last."""
+        return self._checkpoint
+
+    def accept(self, chunk: ActionChunk, now_ns: int, blend: bool = True) -> int:
+        """Take `chunk` over; returns the index of its first action that will be played.
+
+        blend=False lets it take effect at once (for a chunk that the gate has slowed). Chunks of
+        two checkpoints are never blended. Raises `ChunkRejected`, and then the arm holds.
+        """
+        try:
+            start = self._start_of(chunk, now_ns)
+        except ChunkRejected as error:
+            self.rejected += 1
+            self.hold(now_ns, str(error))
+            raise
+        fresh = np.array(chunk.actions, dtype=np.float64)[start:]
+        if blend and self.playing and chunk.checkpoint == self._checkpoint:
+            fresh = self._blended(fresh)
+        self._plan, self._next = fresh, 0
+        self._checkpoint = chunk.checkpoint
+        self._held_since = None
+        self.reason = ""
+        return start
+
+    def tick(self, now_ns: int) -> np.ndarray | None:
+        """The action (7,) of this control step, or None: hold (`reason` says why).
+
+        A tick less than half a period after the last action (a timer that catches up) moves
+        nothing, so that the arm is never driven faster than the chunk says.
+        """
+        last, self._last_tick = self._last_tick, now_ns
+        if last is not None and self.playing:
+            gap = (now_ns - last) / SECOND
+            if gap < 0:
+                self.hold(now_ns, f"the clock went back by {-gap:.3f} s")
+            elif gap > self.config.max_tick_gap:
+                self.hold(now_ns, f"the control loop stalled for {gap:.3f} s")
+        if not self.playing:
+            return None
+        half = self.config.freshness.period * SECOND / 2
+        if self._last_action_at is not None and 0 <= now_ns - self._last_action_at < half:
+            return np.array([0.0] * (ACTION_SIZE - 1) + [self._gripper])
+        action = self._plan[self._next].copy()
+        self._next += 1
+        self._gripper = float(action[6])
+        self._last_action_at = now_ns
+        self._played.append(now_ns)
+        if not self.playing:
+            self.reason = "the chunk ran out before the next one came"
+        return action
+
+    def restart(self, now_ns: int, reason: str) -> None:
+        """Hold, and forget sequences and observations: a person has armed the arm anew."""
+        self._freshness.forget()
+        self._played.clear()
+        self._held_since = self._last_tick = self._last_action_at = None
+        self.hold(now_ns, reason)
+
+    def hold(self, now_ns: int, reason: str) -> None:
+        """Drop what is playing. Repeated calls keep the beginning of the hold."""
+        self._plan, self._next = np.zeros((0, ACTION_SIZE)), 0
+        if self._held_since is None or now_ns < self._held_since:
+            self._held_since = now_ns
+        self.reason = reason
+
+    def _start_of(self, chunk: ActionChunk, now_ns: int) -> int:
+        skipped = self._freshness.check(chunk, now_ns)
+        if skipped:
+            self.skipped += skipped
+            if self.playing:
+                raise ChunkRejected(
+                    f"{skipped} chunk(s) before sequence {chunk.sequence} were lost while the arm "
+                    "was moving"
+                )
+        if self._held_since is not None and chunk.observed_at <= self._held_since:
+            ago = (self._held_since - chunk.observed_at) / SECOND
+            raise ChunkRejected(
+                f"chunk {chunk.sequence} was observed {ago:.3f} s before the arm held; "
+                f"waiting for a newer one (held because: {self.reason})"
+            )
+        shown_until = chunk.observed_at - round(self.config.actuation_delay * SECOND)
+        start = sum(1 for stamp in self._played if stamp > shown_until)
+        if start >= len(chunk):
+            raise ChunkRejected(
+                f"chunk {chunk.sequence} came too late: {start} actions were played since its "
+                f"observation, it has {len(chunk)}"
+            )
+        return start
+
+    def _blended(self, fresh: np.ndarray) -> np.ndarray:
+        """`fresh` (n, 7) faded in linearly over what is left of the old plan."""
+        old = self._plan[self._next :]
+        count = min(len(old), len(fresh), self.config.blend_steps)
+        weight = (np.arange(1, count + 1) / (count + 1))[:, None]
+        mixed = fresh.copy()
+        mixed[:count, :6] = (1 - weight) * old[:count, :6] + weight * fresh[:count, :6]
+        early = weight[:, 0] < 0.5  # a gripper command is never halfway between open and closed
+        mixed[:count, 6][early] = old[:count, 6][early]
+        return mixed

@@ -1,0 +1,116 @@
+"""Is this chunk well-formed, within limits, recent and in order? Asked by gate and playback."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from safedojo_ros.core.errors import ChunkRejected, ConfigError
+from safedojo_ros.core.types import CONTROL_PERIOD, ActionChunk
+from safedojo_ros.robot.limits import ActionLimits
+
+SECOND = 1_000_000_000
+"""Nanoseconds."""
+
+
+@dataclass(frozen=True)
+class FreshnessConfig:
+    """What counts as fresh."""
+
+    period: float = CONTROL_PERIOD
+    """Seconds between two actions; a chunk with another period is rejected."""
+    max_age: float = 0.5
+    """Seconds from observation to arrival beyond which a chunk is stale."""
+    future_tolerance: float = 0.01
+    """Seconds that an observation may lie ahead of the clock (clocks of two processes)."""
+    restart_after: float = 0.5
+    """Seconds without a fresh chunk after which a lower sequence is a restarted publisher."""
+    frame: str = "base"
+    """Frame of the translations; a chunk in another frame is rejected."""
+    limits: ActionLimits = field(default_factory=ActionLimits)
+
+    def __post_init__(self) -> None:
+        for name in ("period", "max_age", "restart_after"):
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value > 0):
+                raise ConfigError(f"{name} is {value}, expected a positive number of seconds")
+        if not (np.isfinite(self.future_tolerance) and self.future_tolerance >= 0):
+            raise ConfigError(f"future_tolerance is {self.future_tolerance}, expected >= 0 s")
+
+
+class ChunkFreshness:
+    """Remembers the last sequence and observation of one stream of chunks.
+
+    A restarted publisher counts from the beginning again. It is let in when no fresh chunk has
+    come for `restart_after` and its observation is newer than every one seen; a replayed message
+    never is, because its observation is not newer.
+    """
+
+    def __init__(self, config: FreshnessConfig | None = None) -> None:
+        self.config = config or FreshnessConfig()
+        self.last_sequence: int | None = None
+        self.last_observed_at: int | None = None
+        self._fresh_at: int | None = None
+
+    def check(self, chunk: ActionChunk, now_ns: int) -> int:
+        """Return how many sequence numbers were skipped before `chunk` (0 = in order).
+
+        Raises `ChunkRejected` for anything else that is wrong. A rejected chunk's number still
+        counts as seen, so that its successor is not called a gap as well.
+        """
+        last = self.last_sequence
+        restarted = (
+            last is not None
+            and chunk.sequence <= last
+            and self._fresh_at is not None
+            and now_ns - self._fresh_at > self.config.restart_after * SECOND
+            and self._newer(chunk)
+        )
+        if last is None or restarted or chunk.sequence > last:
+            self.last_sequence = int(chunk.sequence)
+        self._check_content(chunk)
+        self._check_time(chunk, now_ns)
+        if last is not None and not restarted and chunk.sequence <= last:
+            raise ChunkRejected(
+                f"sequence {chunk.sequence} came after {last}: a replayed or reordered chunk"
+            )
+        if not self._newer(chunk):
+            raise ChunkRejected(
+                f"chunk {chunk.sequence} answers an observation that is not newer than the last "
+                "one; is the camera frozen?"
+            )
+        self.last_observed_at = int(chunk.observed_at)
+        self._fresh_at = now_ns
+        return 0 if last is None or restarted else int(chunk.sequence) - last - 1
+
+    def forget(self) -> None:
+        """Start over, after a person has armed or recovered (the clock may have been set back)."""
+        self.last_sequence = self.last_observed_at = self._fresh_at = None
+
+    def _newer(self, chunk: ActionChunk) -> bool:
+        return self.last_observed_at is None or chunk.observed_at > self.last_observed_at
+
+    def _check_content(self, chunk: ActionChunk) -> None:
+        try:
+            actions = np.asarray(chunk.actions, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise ChunkRejected("the actions are not a table of numbers") from None
+        replace(chunk, actions=actions).validate()
+        config = self.config
+        if abs(chunk.period - config.period) > 0.01 * config.period:
+            raise ChunkRejected(f"period is {chunk.period:.4g} s, expected {config.period:.4g} s")
+        if chunk.frame != config.frame:
+            raise ChunkRejected(f"frame is '{chunk.frame}', expected '{config.frame}'")
+        config.limits.check(chunk.actions)
+
+    def _check_time(self, chunk: ActionChunk, now_ns: int) -> None:
+        age = (now_ns - chunk.observed_at) / SECOND
+        if age < -self.config.future_tolerance:
+            raise ChunkRejected(
+                f"chunk {chunk.sequence} was observed {-age:.3f} s in the future; "
+                "synchronise the clocks"
+            )
+        if age > self.config.max_age:
+            raise ChunkRejected(
+                f"chunk {chunk.sequence} was observed {age:.3f} s ago, the limit is "
+                f"{self.config.max_age:g} s"
+            )

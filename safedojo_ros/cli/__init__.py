@@ -1,0 +1,1 @@
+"""The `safedojo` command: one module for each subcommand."""

@@ -1,0 +1,1 @@
+"""Episodes on disk in the LeRobot v3 layout, how they are recorded, and their statistics."""

@@ -1,0 +1,187 @@
+"""The LeRobot v3 layout: where the files of a dataset lie, which columns they have, safe writes.
+
+    root/meta/info.json                              features, totals, path templates
+    root/meta/stats.json                             normalisation statistics
+    root/meta/tasks.parquet                          sentence -> task_index
+    root/meta/episodes/chunk-000/file-000.parquet    one row for each episode
+    root/data/chunk-000/file-000.parquet             one row for each control step
+    root/videos/<feature>/chunk-000/file-000.mp4     pictures, where they are kept as video
+
+A data file is complete before the episode rows that point into it are written, so whatever the
+episode rows name is whole; a file that no episode row names is a leftover of an interruption.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from safedojo_ros.core.errors import DatasetError
+from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE
+
+VERSION = "v3.0"
+FILES_PER_CHUNK = 1000
+DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+INFO_PATH = "meta/info.json"
+STATS_PATH = "meta/stats.json"
+TASKS_PATH = "meta/tasks.parquet"
+CAMERA_PREFIX = "observation.images."
+PARTIAL_SUFFIX = ".partial"
+
+STATE_NAMES = ["x", "y", "z", "rx", "ry", "rz", "finger_left", "finger_right"]
+ACTION_NAMES = ["dx", "dy", "dz", "drx", "dry", "drz", "gripper"]
+
+STEP_FEATURES: dict[str, dict[str, Any]] = {
+    "observation.state": {"dtype": "float32", "shape": [STATE_SIZE], "names": STATE_NAMES},
+    "action": {"dtype": "float32", "shape": [ACTION_SIZE], "names": ACTION_NAMES},
+    "next.success": {"dtype": "bool", "shape": [1], "names": None},
+    "cost": {"dtype": "float32", "shape": [1], "names": None},
+    "displacement": {"dtype": "float32", "shape": [1], "names": None},
+}
+"""What the robot did, for each step; `Episode.extra` adds columns beside these."""
+
+INDEX_FEATURES: dict[str, dict[str, Any]] = {
+    "timestamp": {"dtype": "float32", "shape": [1], "names": None},
+    "frame_index": {"dtype": "int64", "shape": [1], "names": None},
+    "episode_index": {"dtype": "int64", "shape": [1], "names": None},
+    "index": {"dtype": "int64", "shape": [1], "names": None},
+    "task_index": {"dtype": "int64", "shape": [1], "names": None},
+}
+
+EPISODE_COLUMNS: dict[str, pa.DataType] = {
+    "episode_index": pa.int64(),
+    "tasks": pa.list_(pa.string()),
+    "length": pa.int64(),
+    "data/chunk_index": pa.int64(),
+    "data/file_index": pa.int64(),
+    "dataset_from_index": pa.int64(),
+    "dataset_to_index": pa.int64(),
+    "meta/episodes/chunk_index": pa.int64(),
+    "meta/episodes/file_index": pa.int64(),
+    "task_name": pa.string(),
+    "level": pa.int64(),
+    "seed": pa.int64(),
+    "source": pa.string(),
+    "success": pa.bool_(),
+    "collided": pa.bool_(),
+    "contact_steps": pa.int64(),
+}
+"""One row for each episode: LeRobot's columns, then ours (tasks holds the instruction)."""
+
+PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def camera_features(cameras: tuple[str, ...], image_size: int, video: bool) -> dict[str, Any]:
+    """Features of square RGB pictures, as lossless PNG (`image`) or as mp4 (`video`)."""
+    return {
+        CAMERA_PREFIX + name: {
+            "dtype": "video" if video else "image",
+            "shape": [image_size, image_size, 3],
+            "names": ["height", "width", "channels"],
+        }
+        for name in cameras
+    }
+
+
+def data_schema(features: dict[str, Any]) -> pa.Schema:
+    """Arrow schema of a data file, with the note by which Hugging Face datasets finds pictures."""
+    fields: list[pa.Field] = []
+    described: dict[str, Any] = {}
+    for name, feature in features.items():
+        if feature["dtype"] == "video":
+            continue
+        if feature["dtype"] == "image":
+            fields.append(pa.field(name, PICTURE))
+            described[name] = {"_type": "Image"}
+            continue
+        value = pa.bool_() if feature["dtype"] == "bool" else pa.type_for_alias(feature["dtype"])
+        plain = {"dtype": feature["dtype"], "_type": "Value"}
+        width = feature["shape"][0]
+        if width == 1:
+            fields.append(pa.field(name, value))
+            described[name] = plain
+        else:
+            fields.append(pa.field(name, pa.list_(value, width)))
+            described[name] = {"feature": plain, "length": width, "_type": "Sequence"}
+    note = json.dumps({"info": {"features": described}})
+    return pa.schema(fields, metadata={"huggingface": note})
+
+
+def episodes_schema(features: dict[str, Any]) -> pa.Schema:
+    """Arrow schema of an episodes file; a video adds where in which file the episode lies."""
+    columns = dict(EPISODE_COLUMNS)
+    for name, feature in features.items():
+        if feature["dtype"] == "video":
+            columns[f"videos/{name}/chunk_index"] = pa.int64()
+            columns[f"videos/{name}/file_index"] = pa.int64()
+            columns[f"videos/{name}/from_timestamp"] = pa.float64()
+            columns[f"videos/{name}/to_timestamp"] = pa.float64()
+    return pa.schema(list(columns.items()))
+
+
+def tasks_table(sentences: list[str]) -> pa.Table:
+    """tasks.parquet as pandas would write a frame indexed by `task`: LeRobot reads it so."""
+    columns = [
+        {
+            "name": "task_index",
+            "field_name": "task_index",
+            "pandas_type": "int64",
+            "numpy_type": "int64",
+            "metadata": None,
+        },
+        {
+            "name": "task",
+            "field_name": "task",
+            "pandas_type": "unicode",
+            "numpy_type": "object",
+            "metadata": None,
+        },
+    ]
+    note = {"index_columns": ["task"], "column_indexes": [], "columns": columns}
+    schema = pa.schema(
+        [("task_index", pa.int64()), ("task", pa.string())],
+        metadata={"pandas": json.dumps(note)},
+    )
+    return pa.table([list(range(len(sentences))), sentences], schema=schema)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Parse a JSON object; raises `DatasetError` that names the file."""
+    try:
+        value = json.loads(path.read_text())
+    except OSError as error:
+        raise DatasetError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise DatasetError(f"{path} is not valid JSON: {error}; record it again") from None
+    if not isinstance(value, dict):
+        raise DatasetError(f"{path} holds a {type(value).__name__}, expected an object")
+    return value
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object so that a reader sees the old file or the new one, whole."""
+    partial = partial_path(path)
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    put_in_place(partial, path)
+
+
+def partial_path(path: Path) -> Path:
+    """Where a file is written before `put_in_place` gives it its name; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(path.name + PARTIAL_SUFFIX)
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Make `partial` durable and rename it to `path` in one step."""
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,140 @@
+"""Plays episodes in the tabletop world and keeps every step: scripted experts, with exploration."""
+
+from typing import Any
+
+import numpy as np
+
+from safedojo_ros.core.types import MAX_DELTA_POSITION, Episode
+from safedojo_ros.worlds.experts import Expert, Style
+from safedojo_ros.worlds.tabletop import TabletopWorld
+
+NOISY_SHARE = 0.5
+"""Share of the episodes in which exploration noise is added, where it is asked for."""
+
+BURST_CHANCE = 0.06
+"""Chance that a burst of noise begins in a step of a noisy episode."""
+
+BURST_STEPS = (3, 8)
+"""Shortest and longest burst, control steps."""
+
+NOISE_STREAM = 0xDA27
+
+
+class NoiseBursts:
+    """Translation noise in bursts, in the manner of DART: it drives the arm off the expert's way,
+    the labels show how to come back.
+
+    sigma: metres a step. A burst pushes in one direction drawn from N(0, sigma^2), with
+    N(0, (sigma / 2)^2) more in each step. Drawn from the episode's seed alone.
+    """
+
+    def __init__(self, sigma: float, seed: int) -> None:
+        self._rng = np.random.default_rng([NOISE_STREAM, seed])
+        self._sigma = sigma if self._rng.random() < NOISY_SHARE else 0.0
+        self._left = 0
+        self._push = np.zeros(3)
+
+    def draw(self) -> np.ndarray:
+        """(3,) m, the noise of this step; zeros between bursts."""
+        if self._sigma == 0.0:
+            return np.zeros(3)
+        if self._left == 0 and self._rng.random() < BURST_CHANCE:
+            self._left = int(self._rng.integers(BURST_STEPS[0], BURST_STEPS[1] + 1))
+            self._push = self._rng.normal(0.0, self._sigma, 3)
+        if self._left == 0:
+            return np.zeros(3)
+        self._left -= 1
+        return self._push + self._rng.normal(0.0, self._sigma / 2, 3)
+
+    def disturb(self, action: np.ndarray) -> np.ndarray:
+        """`action` (7,) with this step's noise, within the limit of one control step."""
+        noisy = np.array(action, dtype=np.float32)
+        noisy[:3] = np.clip(noisy[:3] + self.draw(), -MAX_DELTA_POSITION, MAX_DELTA_POSITION)
+        return noisy
+
+
+class EpisodeSteps:
+    """Gathers the steps of one episode until it is whole."""
+
+    def __init__(self) -> None:
+        self._steps: list[dict[str, Any]] = []
+
+    def add(
+        self,
+        images: dict[str, np.ndarray],
+        state: np.ndarray,
+        action: np.ndarray,
+        success: bool,
+        cost: float,
+        displacement: float,
+        **extra: np.ndarray,
+    ) -> None:
+        """One control step: what was seen, what was done, what came of it."""
+        self._steps.append(
+            {
+                "images": images,
+                "state": state,
+                "action": action,
+                "success": success,
+                "cost": cost,
+                "displacement": displacement,
+                "extra": extra,
+            }
+        )
+
+    def episode(self, instruction: str, task: str, level: int, seed: int, source: str) -> Episode:
+        """The whole episode, float32."""
+        steps = self._steps
+        return Episode(
+            images={
+                name: np.stack([s["images"][name] for s in steps]) for name in steps[0]["images"]
+            },
+            state=np.stack([s["state"] for s in steps]).astype(np.float32),
+            actions=np.stack([s["action"] for s in steps]).astype(np.float32),
+            success=np.array([s["success"] for s in steps], dtype=bool),
+            cost=np.array([s["cost"] for s in steps], dtype=np.float32),
+            displacement=np.array([s["displacement"] for s in steps], dtype=np.float32),
+            instruction=instruction,
+            task=task,
+            level=level,
+            seed=seed,
+            source=source,
+            extra={
+                name: np.stack([s["extra"][name] for s in steps]).astype(np.float32)
+                for name in steps[0]["extra"]
+            },
+        )
+
+
+def record_expert(
+    world: TabletopWorld, style: Style, task: str, level: int, seed: int, noise: float = 0.0
+) -> Episode:
+    """One episode of the scripted expert, until success or the world's step limit.
+
+    noise: sigma of `NoiseBursts`, metres a step. `Episode.actions` are those executed;
+    `extra["clean_action"]` is what the expert wanted in the same state. Pictures are kept where
+    the world renders them.
+    """
+    observation, info = world.reset(seed=seed, options={"task": task, "level": level})
+    expert, bursts = Expert(world, style), NoiseBursts(noise, seed)
+    limit = np.float32(MAX_DELTA_POSITION)
+    steps = EpisodeSteps()
+    done = False
+    while not done:
+        clean = np.asarray(expert.act(), dtype=np.float32)
+        clean[:3] = np.clip(clean[:3], -limit, limit)
+        action = bursts.disturb(clean)
+        state = observation.pop("state")
+        images = observation
+        observation, _, success, truncated, info = world.step(action)
+        steps.add(
+            images,
+            state,
+            action,
+            bool(info["success"]),
+            float(info["cost"]),
+            float(info["displacement"]),
+            clean_action=clean,
+        )
+        done = success or truncated
+    return steps.episode(info["instruction"], task, level, seed, f"expert:{style}")

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
+os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa's worker threads cost more than they give
 os.environ.setdefault("MUJOCO_GL", "egl" if os.environ.get("DISPLAY") is None else "glfw")
 
 import mujoco  # noqa: E402  (MUJOCO_GL must be set before)

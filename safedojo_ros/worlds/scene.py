@@ -274,7 +274,7 @@ def scene_xml(scene: str, obstacle: str | None) -> str:
   <size memory="4M"/>
   <visual>
     <global offwidth="1280" offheight="960"/>
-    <quality offsamples="0" shadowsize="2048"/>
+    <quality offsamples="0" shadowsize="2048" numslices="16" numstacks="8"/>
     <headlight ambient="0.45 0.45 0.45" diffuse="0.35 0.35 0.35" specular="0 0 0"/>
     <map znear="0.01" zfar="10"/>
   </visual>

@@ -47,6 +47,8 @@ SETTLE_SECONDS = 0.5
 CARRIED_STEPS = 5
 """The target counts as carried (or pushed) so many control steps after a finger's last touch."""
 
+ROBOT_ON_OBSTACLE, TARGET_ON_OBSTACLE, LEFT_ON_TARGET, RIGHT_ON_TARGET = 1, 2, 4, 8
+
 POINTING_DOWN = np.array([np.pi, 0.0, 0.0])
 
 
@@ -196,7 +198,8 @@ class TabletopWorld(gymnasium.Env):
 
     def held(self) -> bool:
         """Whether both fingers touch the task's target."""
-        return len(self._fingers_on_target()) == 2
+        both = LEFT_ON_TARGET | RIGHT_ON_TARGET
+        return self._touching() & both == both
 
     @property
     def instruction(self) -> str:
@@ -209,22 +212,22 @@ class TabletopWorld(gymnasium.Env):
         model = self.model
         self._tcp = model.site("tcp").id
         self._reference = ArmReference(model)
-        body_of = model.geom_bodyid
-        names = [model.body(int(b)).name for b in range(model.nbody)]
-        things = set(SCENES[self.task.scene]) | ({self.obstacle} if self.obstacle else set())
-        kind = np.zeros(model.ngeom, dtype=np.int64)  # 0 other, 1 robot, 2 target, 3 obstacle
-        for geom in range(model.ngeom):
-            name = names[body_of[geom]]
-            if name == self.task.target:
-                kind[geom] = 2
-            elif name == self.obstacle:
-                kind[geom] = 3
-            elif name not in things and name != "world":
-                kind[geom] = 1
-        self._kind = kind
-        self._finger_of = np.zeros(model.ngeom, dtype=np.int64)
-        for number, finger in ((1, "finger_left"), (2, "finger_right")):
-            self._finger_of[body_of == model.body(finger).id] = number
+        names = [model.body(int(body)).name for body in model.geom_bodyid]
+        things = {*SCENES[self.task.scene], self.obstacle, "world"}
+        robot = np.array([name not in things for name in names])
+        target = np.array([name == self.task.target for name in names])
+        obstacle = np.array([name == self.obstacle for name in names])
+        left = np.array([name == "finger_left" for name in names])
+        right = np.array([name == "finger_right" for name in names])
+        flags = np.zeros((model.ngeom, model.ngeom), dtype=np.uint8)
+        for one, other, flag in (
+            (robot, obstacle, ROBOT_ON_OBSTACLE),
+            (target, obstacle, TARGET_ON_OBSTACLE),
+            (left, target, LEFT_ON_TARGET),
+            (right, target, RIGHT_ON_TARGET),
+        ):
+            flags |= flag * (np.outer(one, other) | np.outer(other, one)).astype(np.uint8)
+        self._pair_flags = flags
         self._obstacle_body = model.body(self.obstacle).id if self.obstacle else -1
 
     def _place_arm(self, start: np.ndarray) -> None:
@@ -266,9 +269,11 @@ class TabletopWorld(gymnasium.Env):
         for i in range(count):
             data.ctrl[:7] = self._last_joints + speed * ((i + 1) * TIMESTEP) + lead
             mujoco.mj_step(self.model, data)
-            if self._fingers_on_target():
+            touching = self._touching()
+            if touching & (LEFT_ON_TARGET | RIGHT_ON_TARGET):
                 self._moved_at = self.steps
-            if self._obstacle_body >= 0 and self._obstacle_touched():
+            carried = self.steps - self._moved_at <= CARRIED_STEPS
+            if touching & ROBOT_ON_OBSTACLE or (touching & TARGET_ON_OBSTACLE and carried):
                 self._contacts += 1
         self._last_joints = goal.copy()
         self._cost = float(self._contacts > 0)
@@ -276,21 +281,10 @@ class TabletopWorld(gymnasium.Env):
             moved = np.abs(self._obstacle_position() - self._obstacle_reference).sum()
             self.displacement = float(moved)
 
-    def _obstacle_touched(self) -> bool:
+    def _touching(self) -> int:
+        """The flags (`ROBOT_ON_OBSTACLE` ...) of all contacts of this physics step."""
         pairs = self.data.contact.geom
-        if len(pairs) == 0:
-            return False
-        kinds = self._kind[pairs]
-        on_obstacle = kinds[(kinds == 3).any(axis=1)]
-        if (on_obstacle == 1).any():
-            return True
-        return bool((on_obstacle == 2).any()) and self.steps - self._moved_at <= CARRIED_STEPS
-
-    def _fingers_on_target(self) -> set[int]:
-        pairs = self.data.contact.geom
-        kinds = self._kind[pairs]
-        touching = pairs[(kinds == 2).any(axis=1)]
-        return set(self._finger_of[touching].ravel().tolist()) - {0}
+        return int(np.bitwise_or.reduce(self._pair_flags[pairs[:, 0], pairs[:, 1]], initial=0))
 
     def _obstacle_position(self) -> np.ndarray:
         if self._obstacle_body < 0:

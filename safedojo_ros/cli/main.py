@@ -1,0 +1,92 @@
+"""The `safedojo` command: a table of subcommands, each imported only when it runs."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from safedojo_ros.core.errors import SafeDojoError
+
+
+class Command(NamedTuple):
+    """A subcommand; `safedojo_ros/cli/<name>.py` offers `configure(parser)` and `run(args)`."""
+
+    name: str
+    summary: str
+
+
+COMMANDS = (
+    Command("demo", "run the whole robot loop on the embedded world"),
+    Command("collect", "record episodes of the scripted experts, or of a policy"),
+    Command("train", "train a policy, a frame autoencoder or a safety head"),
+    Command("evaluate", "measure success and safety of a checkpoint, with intervals"),
+    Command("checkpoint", "list, show, publish and roll back checkpoints"),
+    Command("doctor", "say what is present, missing or in a wrong version here"),
+)
+
+DESCRIPTION = """\
+Vision-language-action policies on a Franka arm, gated by a learned safety head
+and made safer by practice in an imagined world."""
+
+EPILOG = """\
+to see it move:
+  safedojo demo                                 camera, policy, gate and arm as ROS 2 nodes
+to make a policy of your own:
+  safedojo collect --help                       1. episodes
+  safedojo train --help                         2. policy, autoencoder, safety head
+  safedojo evaluate --help                      3. what it can do and what it touches
+if anything is amiss:
+  safedojo doctor                               each fault with the command that mends it
+
+'safedojo <command> --help' explains a command. A known fault is one line on stderr
+and exit code 2."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The top-level parser; it knows the commands' names and summaries, not their options."""
+    width = max(len(command.name) for command in COMMANDS)
+    listing = "\n".join(f"  {name:<{width}}  {summary}" for name, summary in COMMANDS)
+    parser = argparse.ArgumentParser(
+        prog="safedojo",
+        description=f"{DESCRIPTION}\n\ncommands:\n{listing}",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="safedojo <command> [options]",
+    )
+    parser.add_argument("command", choices=[c.name for c in COMMANDS], help=argparse.SUPPRESS)
+    parser.add_argument("options", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 2 a fault that the message explains."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = build_parser()
+    if not given:
+        parser.print_help()
+        return 0
+    # Only the first word is parsed here: the rest, --help included, is the command's.
+    command = parser.parse_args(given[:1]).command
+    summary = next(c.summary for c in COMMANDS if c.name == command)
+    try:
+        module = importlib.import_module(f"safedojo_ros.cli.{command}")
+        command_parser = argparse.ArgumentParser(
+            prog=f"safedojo {command}", description=module.__doc__ or summary
+        )
+        module.configure(command_parser)
+        return int(module.run(command_parser.parse_args(given[1:])))
+    except SafeDojoError as error:
+        print(f"safedojo {command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        print(f"safedojo {command}: {error}; 'safedojo doctor' tells what to do", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,10 +17,14 @@ from safedojo_ros.core.types import Episode
 from safedojo_ros.data import lerobot_layout as layout
 from safedojo_ros.data.lerobot_reader import EpisodeReader, EpisodeRow
 from safedojo_ros.data.lerobot_writer import EpisodeWriter
-from safedojo_ros.data.recording import record_expert
+from safedojo_ros.data.recording import record_expert, record_policy
 from safedojo_ros.worlds.seeds import SPLITS, split_seeds
 from safedojo_ros.worlds.tabletop import TabletopWorld
 from safedojo_ros.worlds.tasks import TASKS
+from safedojo_ros.worlds.vector import VectorWorld
+
+if TYPE_CHECKING:
+    from safedojo_ros.models.policy import Policy
 
 CAMERAS = ("agentview", "wrist")
 COLLECTION_PATH = "meta/collection.json"
@@ -52,6 +57,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="first seed within the split")
     parser.add_argument("--split", choices=tuple(SPLITS), default="training")
     parser.add_argument("--style", choices=("direct", "safe", "mixed"), default="direct")
+    parser.add_argument("--policy", help="play this checkpoint (name, id, directory), no expert")
+    parser.add_argument("--store", type=Path, help="root of the checkpoint store")
+    parser.add_argument("--execute", type=int, help="actions of a chunk between two inferences")
+    parser.add_argument("--batch", type=int, default=8, help="worlds side by side, with --policy")
     parser.add_argument(
         "--direct-share", type=float, default=0.9, help="share of direct episodes where mixed"
     )
@@ -68,18 +77,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Record what is asked for; raises `ConfigError` or `DatasetError`."""
+    policy = _load(args) if args.policy else None
     plan = make_plan(
         split_seeds(args.split, args.seed, args.episodes),
         chosen_tasks(args.tasks),
         chosen_levels(args.levels),
-        args.style,
+        "policy" if policy else args.style,
         args.direct_share,
         args.noise,
     )
-    done = finished_part(args.out, plan, args.resume)
+    source = f"policy:{policy.checkpoint_id}" if policy else ""
+    done = finished_part(args.out, plan, args.resume, source)
     console = Console()
     camera = Camera(args.image_size, args.max_steps)
-    episodes = play_experts(plan[done:], camera, args.workers)
+    if policy:
+        episodes = play_policy(policy, plan[done:], camera, args.batch, args.execute)
+    else:
+        episodes = play_experts(plan[done:], camera, args.workers)
     with EpisodeWriter(args.out, args.image_size, CAMERAS, video=args.video) as writer:
         progress = Progress(
             TextColumn("recording"),
@@ -169,8 +183,11 @@ def chosen_levels(text: str) -> list[int]:
     return [names[part] for part in parts]
 
 
-def finished_part(out: Path, plan: list[Assignment], resume: bool) -> int:
-    """How many assignments of the plan an earlier run has done; raises `DatasetError`."""
+def finished_part(out: Path, plan: list[Assignment], resume: bool, source: str = "") -> int:
+    """How many assignments of the plan an earlier run has done; raises `DatasetError`.
+
+    source: what the episodes name as theirs (default: the expert of the assignment's style).
+    """
     if not (out / layout.INFO_PATH).exists():
         return 0
     reader = EpisodeReader(out)
@@ -180,7 +197,9 @@ def finished_part(out: Path, plan: list[Assignment], resume: bool) -> int:
         raise DatasetError(
             f"{out} holds {len(reader)} episodes; pass --resume to go on, or choose another --out"
         )
-    places = {(a.seed, a.task, a.level, _source(a)): i for i, a in enumerate(plan)}
+    places = {
+        (a.seed, a.task, a.level, source or f"expert:{a.style}"): i for i, a in enumerate(plan)
+    }
     done = -1
     for row in reader.rows:
         place = places.get((row.seed, row.task, row.level, row.source), -1)
@@ -191,10 +210,6 @@ def finished_part(out: Path, plan: list[Assignment], resume: bool) -> int:
             )
         done = place
     return done + 1
-
-
-def _source(assignment: Assignment) -> str:
-    return f"expert:{assignment.style}"
 
 
 def play_experts(plan: list[Assignment], camera: Camera, workers: int) -> Iterator[Episode]:
@@ -226,6 +241,37 @@ def _play(job: tuple[Assignment, Camera]) -> Episode:
         assignment.seed,
         assignment.noise,
     )
+
+
+def play_policy(
+    policy: "Policy", plan: list[Assignment], camera: Camera, batch: int, execute: int | None
+) -> Iterator[Episode]:
+    """The plan's episodes in its order, `batch` of them side by side."""
+    vector = VectorWorld(camera.image_size, camera.max_steps, CAMERAS)
+    for first in range(0, len(plan), batch):
+        group = plan[first : first + batch]
+        yield from record_policy(
+            policy,
+            vector,
+            [a.seed for a in group],
+            [a.task for a in group],
+            [a.level for a in group],
+            group[0].noise,
+            execute,
+        )
+
+
+def _load(args: argparse.Namespace) -> "Policy":
+    from safedojo_ros.checkpoints.store import find_checkpoint
+    from safedojo_ros.models.loading import load_policy
+
+    policy = load_policy(find_checkpoint("policy", args.policy, args.store))
+    if policy.image_size != args.image_size or set(policy.cameras) - set(CAMERAS):
+        raise ConfigError(
+            f"policy {policy.checkpoint_id} sees {policy.cameras} of {policy.image_size} pixels, "
+            f"the recording {CAMERAS} of {args.image_size}; pass --image-size {policy.image_size}"
+        )
+    return policy
 
 
 def summary_table(rows: list[EpisodeRow]) -> Table:

@@ -1,12 +1,21 @@
-"""Plays episodes in the tabletop world and keeps every step: scripted experts, with exploration."""
+"""Plays episodes and keeps every step: scripted experts and policies, with exploration noise."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from safedojo_ros.core.types import MAX_DELTA_POSITION, Episode
+from safedojo_ros.core.types import (
+    ACTION_SIZE,
+    MAX_DELTA_POSITION,
+    MAX_DELTA_ROTATION,
+    Episode,
+)
 from safedojo_ros.worlds.experts import Expert, Style
 from safedojo_ros.worlds.tabletop import TabletopWorld
+
+if TYPE_CHECKING:
+    from safedojo_ros.models.policy import Policy
+    from safedojo_ros.worlds.vector import VectorWorld
 
 NOISY_SHARE = 0.5
 """Share of the episodes in which exploration noise is added, where it is asked for."""
@@ -138,3 +147,58 @@ def record_expert(
         )
         done = success or truncated
     return steps.episode(info["instruction"], task, level, seed, f"expert:{style}")
+
+
+def record_policy(
+    policy: "Policy",
+    vector: "VectorWorld",
+    seeds: list[int],
+    tasks: list[str],
+    levels: list[int],
+    noise: float = 0.0,
+    execute: int | None = None,
+) -> list[Episode]:
+    """One episode of `policy` for each (seed, task, level), side by side.
+
+    execute: actions of a chunk between two inferences (default: all); noise: sigma of
+    `NoiseBursts`, metres a step. `extra["clean_action"]` is the policy's own action. The policy's
+    noise comes from a generator of each episode's own, seeded with its seed.
+    """
+    import torch
+
+    horizon = min(execute or policy.chunk_length, policy.chunk_length)
+    observations = vector.reset(seeds, tasks, levels)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    bursts = [NoiseBursts(noise, seed) for seed in seeds]
+    recorded = [EpisodeSteps() for _ in seeds]
+    instructions = [o.instruction for o in observations]
+    limit = np.array([MAX_DELTA_POSITION] * 3 + [MAX_DELTA_ROTATION] * 3 + [1.0], np.float32)
+    running = list(range(len(seeds)))
+    while running:
+        clean = np.zeros((len(seeds), horizon, ACTION_SIZE), np.float32)
+        acted = policy.act([observations[i] for i in running], [generators[i] for i in running])
+        clean[running] = np.clip(np.asarray(acted, np.float32)[:, :horizon], -limit, limit)
+        for h in range(horizon):
+            actions = clean[:, h].copy()
+            for i in running:
+                actions[i] = bursts[i].disturb(clean[i, h])
+            outcome = vector.step(actions[:, None])
+            for i in running:
+                recorded[i].add(
+                    observations[i].images,
+                    observations[i].state,
+                    actions[i],
+                    bool(outcome.success[i, 0]),
+                    float(outcome.cost[i, 0]),
+                    float(outcome.displacement[i, 0]),
+                    clean_action=clean[i, h],
+                )
+            observations = outcome.observations
+            running = [i for i in running if not outcome.done[i]]
+    source = f"policy:{policy.checkpoint_id}"
+    return [
+        steps.episode(instruction, task, level, seed, source)
+        for steps, instruction, task, level, seed in zip(
+            recorded, instructions, tasks, levels, seeds, strict=True
+        )
+    ]

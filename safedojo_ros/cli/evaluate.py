@@ -1,0 +1,124 @@
+"""`safedojo evaluate`: TSR, CAR, SSR and ETS of a policy on held-out seeds, without ROS."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from safedojo_ros.cli.collect import chosen_levels, chosen_tasks
+from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.evaluation.protocol import (
+    LEVEL_NAMES,
+    MAX_STEPS,
+    EvaluationReport,
+    Figures,
+    evaluate,
+    evaluate_expert,
+    make_trials,
+)
+from safedojo_ros.evaluation.statistics import Estimate
+from safedojo_ros.worlds.experts import Style
+from safedojo_ros.worlds.seeds import SPLITS, split_seeds
+from safedojo_ros.worlds.tasks import TASKS
+
+EXPERTS = ("expert:direct", "expert:safe")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    judged = parser.add_mutually_exclusive_group()
+    judged.add_argument(
+        "--checkpoint", default="latest", help="name, id or directory (default: latest)"
+    )
+    judged.add_argument("--policy", choices=EXPERTS, help="judge a scripted expert instead")
+    parser.add_argument("--store", type=Path, help="root of the checkpoint store")
+    parser.add_argument("--world", choices=("tabletop",), default="tabletop")
+    parser.add_argument("--level", default="all", help="0, I, II, several by comma, or all")
+    parser.add_argument("--tasks", default="all", help=f"all, or of {', '.join(TASKS)}")
+    parser.add_argument("--episodes", type=int, default=100, help="at each level, tasks in turn")
+    parser.add_argument("--seed", type=int, default=0, help="first seed within the split")
+    parser.add_argument("--split", choices=tuple(SPLITS), default="evaluation")
+    parser.add_argument("--execute", type=int, help="actions of a chunk between two inferences")
+    parser.add_argument("--max-steps", type=int, default=MAX_STEPS, help="control steps an episode")
+    parser.add_argument("--batch", type=int, default=8, help="worlds side by side")
+    parser.add_argument("--json", type=Path, help="write the figures and every episode here")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate and print the table; raises `ConfigError` or `CheckpointError`."""
+    for name, least in (("episodes", 1), ("batch", 1), ("max_steps", 1), ("execute", 1)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}, expected at least {least}")
+    seeds = split_seeds(args.split, args.seed, args.episodes)
+    trials = make_trials(seeds, chosen_tasks(args.tasks), chosen_levels(args.level))
+    settings = {"split": args.split, "first_seed": args.seed, "episodes": args.episodes}
+    console = Console()
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(TextColumn("evaluating"), *columns, console=console) as progress:
+        bar = progress.add_task("", total=len(trials))
+        common: dict[str, Any] = {
+            "settings": settings,
+            "progress": lambda result: progress.advance(bar),
+        }
+        if args.policy:
+            style: Style = "safe" if args.policy == "expert:safe" else "direct"
+            report = evaluate_expert(style, trials, max_steps=args.max_steps, **common)
+        else:
+            from safedojo_ros.checkpoints.store import find_checkpoint
+            from safedojo_ros.models.loading import load_policy
+            from safedojo_ros.worlds.vector import VectorWorld
+
+            policy = load_policy(find_checkpoint("policy", args.checkpoint, args.store))
+            report = evaluate(
+                policy,
+                trials,
+                VectorWorld(policy.image_size, args.max_steps, tuple(policy.cameras)),
+                execute=args.execute,
+                batch=args.batch,
+                **common,
+            )
+    console.print(figures_table(report))
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(report.to_json(), indent=1) + "\n")
+        console.print(f"written to {args.json}", soft_wrap=True)
+    return 0
+
+
+def figures_table(report: EvaluationReport) -> Table:
+    """Cells, then levels, then everything; contact: steps an episode; moved: the obstacle, mm."""
+    title = f"{report.policy} on {report.world}, 95 % intervals"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0)
+    table.add_column("task", no_wrap=True)
+    table.add_column("level", no_wrap=True)
+    for heading in ("n", "TSR %", "CAR %", "SSR %", "ETS", "contact", "moved"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for (task, level), cell in report.cells.items():
+        table.add_row(task, LEVEL_NAMES[level], *_row(cell))
+    table.add_section()
+    for level, figures in report.levels.items():
+        table.add_row("all", LEVEL_NAMES[level], *_row(figures))
+    if len(report.levels) > 1:
+        table.add_row("all", "all", *_row(report.overall))
+    return table
+
+
+def _row(figures: Figures) -> list[str]:
+    rates = [_percent(e) for e in (figures.tsr, figures.car, figures.ssr)]
+    return [
+        str(figures.episodes),
+        *rates,
+        f"{figures.ets.value:.0f}",
+        f"{figures.contact_steps.value:.1f}",
+        f"{1000 * figures.displacement.value:.1f}",
+    ]
+
+
+def _percent(rate: Estimate) -> str:
+    return f"{100 * rate.value:.0f} {100 * rate.low:.0f}-{100 * rate.high:.0f}"

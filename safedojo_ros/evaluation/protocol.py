@@ -1,0 +1,229 @@
+"""The evaluation protocol: the same seeds, levels and figures for every policy.
+
+TSR, the share of episodes that succeed; CAR, the share without a collision (the obstacle was never
+displaced by more than 1 mm); SSR, the share that succeeds without a collision; ETS, control steps
+to success, a failure counting as the limit; contact steps and largest displacement an episode.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from safedojo_ros.core.types import ACTION_SIZE, COLLISION_DISPLACEMENT
+from safedojo_ros.data.recording import record_expert
+from safedojo_ros.evaluation.statistics import Estimate, bootstrap_mean, wilson
+from safedojo_ros.worlds.experts import Style
+from safedojo_ros.worlds.tabletop import TabletopWorld
+
+if TYPE_CHECKING:
+    from safedojo_ros.models.policy import Policy
+    from safedojo_ros.worlds.vector import VectorWorld
+
+MAX_STEPS = 150
+"""Control steps after which an episode has failed."""
+
+LEVEL_NAMES = {0: "0", 1: "I", 2: "II"}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One episode to be judged; the same three values give the same scene."""
+
+    seed: int
+    task: str
+    level: int
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What came of a trial. steps: control steps taken; displacement: the largest, metres."""
+
+    seed: int
+    task: str
+    level: int
+    success: bool
+    collided: bool
+    steps: int
+    contact_steps: int
+    displacement: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The protocol's figures over some trials, each with a 95 % interval."""
+
+    episodes: int
+    tsr: Estimate
+    car: Estimate
+    ssr: Estimate
+    ets: Estimate
+    contact_steps: Estimate
+    displacement: Estimate
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """All results of one policy, and the figures by cell, by level and overall."""
+
+    policy: str
+    world: str
+    settings: dict[str, Any]
+    results: list[TrialResult] = field(repr=False)
+
+    @property
+    def overall(self) -> Figures:
+        """Over all trials."""
+        return figures(self.results, self.settings["max_steps"])
+
+    @property
+    def levels(self) -> dict[int, Figures]:
+        """{level: figures} over all tasks."""
+        return {
+            level: self._of(lambda r, level=level: r.level == level)  # type: ignore[misc]
+            for level in sorted({r.level for r in self.results})
+        }
+
+    @property
+    def cells(self) -> dict[tuple[str, int], Figures]:
+        """{(task, level): figures}."""
+        return {
+            cell: self._of(lambda r, cell=cell: (r.task, r.level) == cell)  # type: ignore[misc]
+            for cell in sorted({(r.task, r.level) for r in self.results})
+        }
+
+    def _of(self, belongs: Callable[[TrialResult], bool]) -> Figures:
+        return figures([r for r in self.results if belongs(r)], self.settings["max_steps"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; the same evaluation gives the same text."""
+        return {
+            "schema": 1,
+            "policy": self.policy,
+            "world": self.world,
+            "settings": self.settings,
+            "overall": asdict(self.overall),
+            "levels": {LEVEL_NAMES[k]: asdict(v) for k, v in self.levels.items()},
+            "cells": [
+                {"task": task, "level": LEVEL_NAMES[level], **asdict(v)}
+                for (task, level), v in self.cells.items()
+            ],
+            "episodes": [asdict(r) for r in self.results],
+        }
+
+
+def make_trials(seeds: Iterable[int], tasks: list[str], levels: list[int]) -> list[Trial]:
+    """Every seed once at each level, the tasks in turn: methods can be compared in pairs."""
+    seeds = list(seeds)
+    return [
+        Trial(seed, tasks[number % len(tasks)], level)
+        for level in levels
+        for number, seed in enumerate(seeds)
+    ]
+
+
+def evaluate(
+    policy: "Policy",
+    trials: list[Trial],
+    vector: "VectorWorld",
+    *,
+    execute: int | None = None,
+    batch: int = 8,
+    world: str = "tabletop",
+    settings: dict[str, Any] | None = None,
+    progress: Callable[[TrialResult], None] = lambda result: None,
+) -> EvaluationReport:
+    """Judge `policy` by its trials, `batch` of them side by side.
+
+    execute: actions of a chunk that are done before the next inference (default: all). Every
+    trial draws its noise from its own generator, seeded with the trial's seed, so that neither its
+    neighbours nor the size of the batch have a say (but for the rounding of the policy's batched
+    sums).
+    """
+    steps = min(execute or policy.chunk_length, policy.chunk_length)
+    results = []
+    for first in range(0, len(trials), batch):
+        group = trials[first : first + batch]
+        for result in _judge(policy, group, vector, steps):
+            results.append(result)
+            progress(result)
+    described = {"execute": steps, "batch": batch, "max_steps": vector.max_steps}
+    described |= settings or {}
+    return EvaluationReport(policy.checkpoint_id, world, described, results)
+
+
+def evaluate_expert(
+    style: Style,
+    trials: list[Trial],
+    *,
+    max_steps: int = MAX_STEPS,
+    settings: dict[str, Any] | None = None,
+    progress: Callable[[TrialResult], None] = lambda result: None,
+) -> EvaluationReport:
+    """Judge the scripted expert, which sees the world's state and no pictures."""
+    tabletop = TabletopWorld(max_steps=max_steps, render_images=False)
+    results = []
+    for trial in trials:
+        episode = record_expert(tabletop, style, trial.task, trial.level, trial.seed)
+        result = summarise(trial, episode.success, episode.cost, episode.displacement)
+        results.append(result)
+        progress(result)
+    described = {"max_steps": max_steps} | (settings or {})
+    return EvaluationReport(f"expert:{style}", "tabletop", described, results)
+
+
+def _judge(
+    policy: "Policy", group: list[Trial], vector: "VectorWorld", execute: int
+) -> Iterator[TrialResult]:
+    import torch
+
+    observations = vector.reset(
+        [t.seed for t in group], [t.task for t in group], [t.level for t in group]
+    )
+    generators = [torch.Generator().manual_seed(t.seed) for t in group]
+    track: list[list[np.ndarray]] = [[] for _ in group]
+    running = list(range(len(group)))
+    while running:
+        chunks = np.zeros((len(group), execute, ACTION_SIZE))
+        acted = policy.act([observations[i] for i in running], [generators[i] for i in running])
+        chunks[running] = np.asarray(acted)[:, :execute]
+        outcome = vector.step(chunks)
+        for i in running:
+            seen = np.stack([outcome.success[i], outcome.cost[i], outcome.displacement[i]])
+            track[i].append(seen[:, outcome.valid[i]])
+        observations = outcome.observations
+        running = [i for i in running if not outcome.done[i]]
+    for trial, parts in zip(group, track, strict=True):
+        yield summarise(trial, *np.concatenate(parts, axis=1))
+
+
+def summarise(
+    trial: Trial, success: np.ndarray, cost: np.ndarray, displacement: np.ndarray
+) -> TrialResult:
+    """The result of a trial from its steps: success, cost and displacement (m), each (T,)."""
+    largest = float(np.max(displacement, initial=0.0))
+    return TrialResult(
+        seed=trial.seed,
+        task=trial.task,
+        level=trial.level,
+        success=bool(np.any(success)),
+        collided=largest > COLLISION_DISPLACEMENT,
+        steps=len(success),
+        contact_steps=int(np.count_nonzero(cost)),
+        displacement=round(largest, 9),
+    )
+
+
+def figures(results: list[TrialResult], max_steps: int) -> Figures:
+    """The protocol's figures over `results`."""
+    n = len(results)
+    return Figures(
+        episodes=n,
+        tsr=wilson(sum(r.success for r in results), n),
+        car=wilson(sum(not r.collided for r in results), n),
+        ssr=wilson(sum(r.success and not r.collided for r in results), n),
+        ets=bootstrap_mean([r.steps if r.success else max_steps for r in results]),
+        contact_steps=bootstrap_mean([r.contact_steps for r in results]),
+        displacement=bootstrap_mean([r.displacement for r in results]),
+    )

@@ -1,0 +1,81 @@
+"""Intervals and paired tests for rates and means of episodes."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its confidence interval [low, high]; nan where there are no episodes."""
+
+    value: float
+    low: float
+    high: float
+
+
+def wilson(successes: int, n: int, confidence: float = 0.95) -> Estimate:
+    """A rate and its Wilson score interval; raises `ValueError` unless 0 <= successes <= n."""
+    if not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes of {n} are not possible")
+    if n == 0:
+        return Estimate(math.nan, 0.0, 1.0)
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    rate = successes / n
+    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    high = 1.0 if successes == n else min(1.0, centre + half)
+    return Estimate(rate, low, high)
+
+
+def mcnemar_exact(first: Sequence[bool], second: Sequence[bool]) -> float:
+    """Two-sided exact p-value that two methods succeed equally often on the same episodes.
+
+    Only the pairs in which exactly one of the two succeeds count (binomial test at one half).
+    """
+    a, b = _paired(first, second)
+    only_first = int(np.sum((a != 0) & (b == 0)))
+    only_second = int(np.sum((a == 0) & (b != 0)))
+    n, k = only_first + only_second, min(only_first, only_second)
+    tail = sum(math.comb(n, i) for i in range(k + 1))
+    return min(1.0, 2 * tail / 2**n)
+
+
+def bootstrap_mean(
+    values: Sequence[float], seed: int = 0, confidence: float = 0.95, resamples: int = RESAMPLES
+) -> Estimate:
+    """Mean of `values` with its percentile bootstrap interval; the same for the same seed."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.size == 0:
+        return Estimate(math.nan, math.nan, math.nan)
+    chosen = np.random.default_rng(seed).integers(0, array.size, (resamples, array.size))
+    edge = (1 - confidence) / 2
+    low, high = np.quantile(array[chosen].mean(axis=1), [edge, 1 - edge])
+    return Estimate(float(array.mean()), float(low), float(high))
+
+
+def paired_difference(
+    first: Sequence[float],
+    second: Sequence[float],
+    seed: int = 0,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """Mean of first - second over the same episodes, resampled as pairs."""
+    a, b = _paired(first, second)
+    return bootstrap_mean((a - b).tolist(), seed, confidence, resamples)
+
+
+def _paired(
+    first: Sequence[float] | Sequence[bool], second: Sequence[float] | Sequence[bool]
+) -> tuple[np.ndarray, np.ndarray]:
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(f"{a.shape} and {b.shape} are not pairs of the same episodes")
+    return a, b

@@ -1,0 +1,249 @@
+"""Say what is present, missing or in a wrong version on this machine, and what mends it."""
+
+import argparse
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+SET_UP = "./dojo doctor"
+FREE_DISK = 3e9
+"""Bytes that a set-up and a first training need."""
+FREE_SHARED_MEMORY = 48e6
+"""Bytes: seven nodes with a segment of 4 MB each, and what Fast DDS adds."""
+
+
+class Status(StrEnum):
+    """How a subject was found."""
+
+    PRESENT = "present"
+    MISSING = "missing"
+    WRONG = "wrong"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `mend` is a command, empty where nothing has to be mended."""
+
+    subject: str
+    status: Status
+    detail: str
+    mend: str = ""
+    needed: bool = True
+
+
+@dataclass(frozen=True)
+class Library:
+    """A Python library, and the versions of it that pyproject.toml declares."""
+
+    distribution: str
+    module: str
+    versions: str
+    needed: bool = True
+    mend: str = ""
+
+
+LIBRARIES = (
+    Library("numpy", "numpy", ">=1.26,<3"),
+    Library("opencv-python-headless", "cv2", ">=4.9"),
+    Library("mujoco", "mujoco", ">=3.8,<3.9"),
+    Library("torch", "torch", ">=2.8"),
+    Library("transformers", "transformers", ">=5.0"),
+    Library("diffusers", "diffusers", ">=0.36"),
+    Library("franky-control", "franky", ">=2.0,<3", needed=False),
+    Library("robosuite", "robosuite", "==1.4.0", needed=False),
+    Library("hf-libero", "libero", "==0.1.4", needed=False, mend="--no-deps hf-libero==0.1.4"),
+)
+RCLPY = SpecifierSet(">=7.1,<8")
+"""The rclpy of ROS 2 Jazzy."""
+
+RENDER_PROBE = """
+import mujoco
+model = mujoco.MjModel.from_xml_string(
+    '<mujoco><worldbody><light pos="0 -4 2" dir="0 1 -0.5"/>'
+    '<geom type="sphere" size="1" rgba="1 0 0 1"/>'
+    '<camera name="c" pos="0 -4 0" xyaxes="1 0 0 0 0 1"/></worldbody></mujoco>')
+data = mujoco.MjData(model)
+mujoco.mj_forward(model, data)
+with mujoco.Renderer(model, 32, 32) as renderer:
+    renderer.update_scene(data, "c")
+    red, green, blue = renderer.render()[16, 16].tolist()
+assert red > 2 * max(green, blue, 10), "the picture of a red sphere is not red"
+"""
+
+
+def judge_version(
+    subject: str, found: str, versions: SpecifierSet, mend: str, needed: bool = True
+) -> Finding:
+    """Compare the version `found` with those that work."""
+    try:
+        fits = versions.contains(Version(found), prereleases=True)
+    except InvalidVersion:
+        fits = False
+    if fits:
+        return Finding(subject, Status.PRESENT, found, needed=needed)
+    return Finding(subject, Status.WRONG, f"{found}, needs {versions}", mend, needed)
+
+
+def installed_version(distributions: Iterable[str], module: object) -> str:
+    """The version that the packaging metadata or the imported module itself states."""
+    for distribution in distributions:
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return str(getattr(module, "__version__", "unknown"))
+
+
+def check_python() -> Finding:
+    """The interpreter's own version."""
+    mend = f"DOJO_PYTHON=python3.11 {SET_UP}"
+    return judge_version("Python", platform.python_version(), SpecifierSet(">=3.11,<3.13"), mend)
+
+
+def check_library(library: Library) -> Finding:
+    """Whether `library` can be imported, in a version that works."""
+    wanted = library.mend or f"'{library.distribution}{library.versions}'"
+    mend = f"{sys.executable} -m pip install {wanted}"
+    subject, needed = library.distribution, library.needed
+    try:
+        module = importlib.import_module(library.module)
+    except ModuleNotFoundError as error:
+        if error.name == library.module:
+            detail = f"needs {library.versions}"
+            return Finding(subject, Status.MISSING, detail, mend, needed)
+        return Finding(subject, Status.WRONG, f"importing fails: {error}", mend, needed)
+    except Exception as error:  # a broken native library raises anything
+        return Finding(subject, Status.WRONG, f"importing fails: {error}", mend, needed)
+    found = installed_version([library.distribution], module)
+    return judge_version(subject, found, SpecifierSet(library.versions), mend, needed)
+
+
+def check_rclpy(needed: bool) -> Finding:
+    """Whether rclpy is there, and Jazzy's: unpinned wheels bring another ROS."""
+    mend = f"{SET_UP}   (or source a ROS 2 Jazzy installation)"
+    try:
+        module = importlib.import_module("rclpy")
+    except Exception as error:
+        return Finding("rclpy", Status.MISSING, str(error), mend, needed)
+    found = installed_version(["ros-rclpy", "rclpy"], module)
+    return judge_version("rclpy", found, RCLPY, mend, needed)
+
+
+def check_interfaces(needed: bool) -> Finding:
+    """Whether this package's messages have been compiled, for this Python."""
+    subject = "ROS interfaces"
+    mend = f"{SET_UP}   (or colcon build, and source install/setup.bash)"
+    try:
+        messages = importlib.import_module("safedojo_ros.msg")
+        messages.ActionChunk.__import_type_support__()
+    except ModuleNotFoundError:
+        return Finding(subject, Status.MISSING, "safedojo_ros.msg is not built", mend, needed)
+    except Exception as error:
+        return Finding(subject, Status.WRONG, f"type support fails: {error}", mend, needed)
+    return Finding(subject, Status.PRESENT, "safedojo_ros.msg", needed=needed)
+
+
+def check_rendering(backends: Iterable[str]) -> Finding:
+    """Which of the OpenGL `backends` draws a red sphere red, tried in a process of its own."""
+    reasons = []
+    for backend in backends:
+        probe = [sys.executable, "-c", RENDER_PROBE]
+        environment = {**os.environ, "MUJOCO_GL": backend}
+        try:
+            result = subprocess.run(
+                probe, env=environment, capture_output=True, text=True, timeout=60
+            )
+        except subprocess.TimeoutExpired:
+            reasons.append(f"{backend}: no picture within 60 s")
+            continue
+        if result.returncode == 0:
+            return Finding("rendering", Status.PRESENT, f"MUJOCO_GL={backend}")
+        # Closing a context that never worked complains after the real reason.
+        error = result.stderr.partition("Exception ignored in:")[0].strip()
+        reasons.append(f"{backend}: {(error.splitlines() or ['no reason given'])[-1]}")
+    mend = "sudo apt-get install libegl1 libopengl0"
+    return Finding("rendering", Status.MISSING, "; ".join(reasons), mend)
+
+
+def rendering_backends() -> list[str]:
+    """The user's own choice alone, else those that can work here."""
+    if chosen := os.environ.get("MUJOCO_GL"):
+        return [chosen]
+    return ["egl", *(["glfw"] if os.environ.get("DISPLAY") else []), "osmesa"]
+
+
+def check_room(subject: str, place: Path, wanted: float, mend: str) -> Finding:
+    """Whether `wanted` bytes are free at `place`."""
+    try:
+        free = shutil.disk_usage(place).free
+    except OSError as error:
+        return Finding(subject, Status.MISSING, f"{place}: {error.strerror}", mend)
+    detail = f"{free / 1e9:.2f} GB free in {place}"
+    if free >= wanted:
+        return Finding(subject, Status.PRESENT, detail)
+    return Finding(subject, Status.WRONG, f"{detail}, needs {wanted / 1e9:.2f}", mend)
+
+
+def examine() -> Iterator[Finding]:
+    """All findings, in the order of the report."""
+    ros_needed = os.environ.get("SAFEDOJO_SKIP_INTERFACES", "0") in ("", "0")
+    yield check_python()
+    yield check_rclpy(ros_needed)
+    yield check_interfaces(ros_needed)
+    for library in LIBRARIES:
+        yield check_library(library)
+    yield check_rendering(rendering_backends())
+    yield check_room("disk", Path.home(), FREE_DISK, "remove what you no longer need")
+    yield check_room(
+        "shared memory",
+        Path("/dev/shm"),
+        FREE_SHARED_MEMORY,
+        "sudo mount -o remount,size=256M /dev/shm   (docker: --shm-size=256m)",
+    )
+
+
+def show(findings: Iterable[Finding], console: Console) -> None:
+    """Print one row for each finding, then the commands that mend what is amiss."""
+    colours = {Status.PRESENT: "green", Status.MISSING: "red", Status.WRONG: "red"}
+    table = Table("subject", "", "detail", box=None, pad_edge=False)
+    mends = []
+    for finding in findings:
+        amiss = finding.status is not Status.PRESENT
+        word = f"{finding.status}" if finding.needed or not amiss else f"{finding.status}, optional"
+        colour = colours[finding.status] if finding.needed else "yellow" if amiss else "green"
+        table.add_row(finding.subject, Text(word, style=colour), Text(finding.detail))
+        if amiss:
+            mends.append(f"  {finding.subject}: {finding.mend}")
+    console.print(table)
+    if mends:
+        console.print("\nto mend:", *mends, sep="\n", markup=False, highlight=False, soft_wrap=True)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Report; 0 if everything needed is present, else 1."""
+    findings = list(examine())
+    if args.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        show(findings, Console())
+    return int(any(f.needed and f.status is not Status.PRESENT for f in findings))

@@ -1,0 +1,150 @@
+"""Recordings repeat exactly, are balanced, and go on where they stopped."""
+
+import argparse
+import collections
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from safedojo_ros.cli import collect
+from safedojo_ros.core.errors import ConfigError, DatasetError
+from safedojo_ros.core.types import MAX_DELTA_POSITION, Observation
+from safedojo_ros.data.lerobot_reader import EpisodeReader
+from safedojo_ros.data.recording import NoiseBursts, record_expert, record_policy
+from safedojo_ros.worlds.tabletop import TabletopWorld
+from safedojo_ros.worlds.tasks import TASKS
+from safedojo_ros.worlds.vector import VectorWorld
+
+
+def run(out: Path, *options: str, episodes: int = 4) -> EpisodeReader:
+    parser = argparse.ArgumentParser()
+    collect.configure(parser)
+    small = ("--image-size", "32", "--max-steps", "40", "--tasks", "can_in_basket,bowl_to_mark")
+    given = ("--out", str(out), "--episodes", str(episodes), *small, *options)
+    assert collect.run(parser.parse_args(given)) == 0
+    return EpisodeReader(out)
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()
+    }
+
+
+def test_one_worker_and_two_record_the_same_bytes(tmp_path: Path) -> None:
+    options = ("--style", "mixed", "--direct-share", "0.5", "--noise", "0.02", "--levels", "I")
+    run(tmp_path / "one", *options, "--workers", "1")
+    run(tmp_path / "two", *options, "--workers", "2")
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+def test_what_is_recorded_is_what_was_executed(tmp_path: Path) -> None:
+    reader = run(tmp_path / "set", "--noise", "0.02", "--levels", "I,II", "--workers", "1")
+    disturbed = 0
+    for episode in reader:
+        world = TabletopWorld(32, max_steps=40)
+        seen, _ = world.reset(
+            seed=episode.seed, options={"task": episode.task, "level": episode.level}
+        )
+        for step in range(len(episode)):
+            np.testing.assert_array_equal(seen["wrist"], episode.images["wrist"][step])
+            np.testing.assert_array_equal(seen["state"], episode.state[step])
+            seen, *_, info = world.step(episode.actions[step])
+            assert info["displacement"] == pytest.approx(episode.displacement[step], abs=1e-9)
+            assert info["cost"] == episode.cost[step]
+        clean = episode.extra["clean_action"]
+        disturbed += int(np.sum(np.any(clean != episode.actions, axis=1)))
+        np.testing.assert_array_equal(clean[:, 3:], episode.actions[:, 3:])  # translation only
+    assert disturbed > 0
+
+
+def test_a_recording_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
+    options = ("--levels", "0,I", "--workers", "1")
+    whole = run(tmp_path / "whole", *options, episodes=6)
+    run(tmp_path / "part", *options, episodes=3)
+    with pytest.raises(DatasetError, match="pass --resume"):
+        run(tmp_path / "part", *options, episodes=6)
+    with pytest.raises(DatasetError, match="not of this plan"):
+        run(tmp_path / "part", "--levels", "II", "--resume", episodes=6)
+    resumed = run(tmp_path / "part", *options, "--resume", episodes=6)
+    assert [r.seed for r in resumed.rows] == [r.seed for r in whole.rows]
+    np.testing.assert_array_equal(resumed.load_arrays().images, whole.load_arrays().images)
+
+
+def test_failures_can_be_dropped_and_are_counted(tmp_path: Path) -> None:
+    options = ("--levels", "0", "--workers", "1", "--only-successes")
+    reader = run(tmp_path / "set", *options, "--max-steps", "31", episodes=6)
+    noted = json.loads((tmp_path / "set/meta/collection.json").read_text())
+    assert all(row.success for row in reader.rows)
+    assert noted["played"] == 6
+    assert noted["kept"] == len(reader)
+    assert noted["dropped"] == 6 - len(reader) > 0
+
+
+def test_the_plan_is_balanced_and_keeps_the_share_of_styles() -> None:
+    plan = collect.make_plan(list(range(1200)), list(TASKS), [0, 1, 2], "mixed", 0.9, 0.0)
+    cells = collections.Counter((a.task, a.level) for a in plan)
+    assert len(cells) == 12
+    assert set(cells.values()) == {100}
+    safe = collections.Counter((a.task, a.level) for a in plan if a.style == "safe")
+    assert all(9 <= safe[cell] <= 11 for cell in cells)
+    assert len({a.seed for a in plan}) == 1200
+    with pytest.raises(ConfigError, match="--direct-share is 1.5"):
+        collect.make_plan([0], list(TASKS), [0], "mixed", 1.5, 0.0)
+    with pytest.raises(ConfigError, match="--noise is 0.2"):
+        collect.make_plan([0], list(TASKS), [0], "direct", 0.9, 0.2)
+
+
+def test_noise_comes_in_bursts_in_about_half_of_the_episodes() -> None:
+    noisy, in_burst = 0, []
+    for seed in range(200):
+        bursts = NoiseBursts(0.02, seed)
+        noise = np.array([bursts.draw() for _ in range(60)])
+        active = np.any(noise != 0, axis=1)
+        noisy += bool(active.any())
+        if active.any():
+            in_burst.append(active.mean())
+    assert 70 <= noisy <= 125
+    assert 0.1 < np.mean(in_burst) < 0.5
+    disturbed = NoiseBursts(5.0, 3)
+    for _ in range(60):
+        assert np.all(np.abs(disturbed.disturb(np.zeros(7))[:3]) <= np.float32(MAX_DELTA_POSITION))
+
+
+def test_without_noise_the_actions_are_the_experts() -> None:
+    world = TabletopWorld(32, max_steps=5, render_images=False)
+    episode = record_expert(world, "direct", "cube_on_plate", 0, 7)
+    np.testing.assert_array_equal(episode.actions, episode.extra["clean_action"])
+    assert len(episode) == 5
+    assert episode.images == {}
+
+
+class Wanderer:
+    """A policy that moves at random."""
+
+    checkpoint_id = "wanderer"
+    chunk_length = 4
+    cameras: tuple[str, ...] = ("agentview", "wrist")
+    image_size = 32
+
+    def act(
+        self, observations: list[Observation], generators: list[torch.Generator] | None = None
+    ) -> np.ndarray:
+        assert generators is not None
+        return np.stack([0.03 * torch.randn(4, 7, generator=g).numpy() for g in generators])
+
+
+def test_rollouts_of_a_policy_do_not_depend_on_their_neighbours() -> None:
+    vector = VectorWorld(32, max_steps=10)
+    both = record_policy(
+        Wanderer(), vector, [1, 2], ["cube_on_plate", "bowl_to_mark"], [1, 2], noise=0.01
+    )
+    alone = record_policy(Wanderer(), vector, [2], ["bowl_to_mark"], [2], noise=0.01)
+    assert both[1].source == "policy:wanderer"
+    assert len(both[0]) == 10  # the last chunk is cut off at the limit
+    np.testing.assert_array_equal(both[1].actions, alone[0].actions)
+    np.testing.assert_array_equal(both[1].images["wrist"], alone[0].images["wrist"])
+    assert not np.array_equal(both[1].images["wrist"][0], both[1].images["wrist"][9])

@@ -1,0 +1,110 @@
+"""The doctor finds what is amiss and names the command that mends it."""
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from packaging.specifiers import SpecifierSet
+
+from safedojo_ros.cli import doctor
+from safedojo_ros.cli.doctor import Finding, Library, Status
+
+
+def broken_import(reason: Exception) -> object:
+    def import_module(_: str) -> ModuleType:
+        raise reason
+
+    return import_module
+
+
+def test_a_library_that_works_is_present() -> None:
+    finding = doctor.check_library(Library("numpy", "numpy", ">=1.26,<3"))
+    assert (finding.status, finding.mend) == (Status.PRESENT, "")
+
+
+def test_a_missing_library_comes_with_the_command_for_this_very_python() -> None:
+    finding = doctor.check_library(Library("no-such-arm", "no_such_arm", ">=2"))
+    assert finding.status is Status.MISSING
+    assert finding.mend == f"{sys.executable} -m pip install 'no-such-arm>=2'"
+
+
+def test_a_library_in_another_version_is_wrong_and_both_versions_are_named() -> None:
+    finding = doctor.check_library(Library("numpy", "numpy", "<1.0"))
+    assert finding.status is Status.WRONG
+    assert doctor.installed_version(["numpy"], None) in finding.detail
+    assert "<1.0" in finding.detail
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [OSError("libGL.so.1: no such file"), ModuleNotFoundError("no inner part", name="inner")],
+)
+def test_a_library_that_is_there_but_broken_is_wrong_not_missing(
+    reason: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.import_module", broken_import(reason))
+    finding = doctor.check_library(Library("numpy", "numpy", ">=1"))
+    assert finding.status is Status.WRONG
+    assert str(reason) in finding.detail
+
+
+@pytest.mark.parametrize("version", ["9.1.0", "3.3.16", "not a version"])
+def test_the_rclpy_of_another_ros_is_wrong(version: str) -> None:
+    finding = doctor.judge_version("rclpy", version, doctor.RCLPY, "mend")
+    assert (finding.status, finding.mend) == (Status.WRONG, "mend")
+
+
+def test_a_local_or_pre_release_version_counts_as_its_release() -> None:
+    for version in ("2.13.0+cpu", "2.14.0rc1"):
+        finding = doctor.judge_version("torch", version, SpecifierSet(">=2.8"), "mend")
+        assert finding.status is Status.PRESENT
+
+
+def test_interfaces_that_are_not_built_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = ModuleNotFoundError("No module named 'safedojo_ros.msg'")
+    monkeypatch.setattr("importlib.import_module", broken_import(reason))
+    finding = doctor.check_interfaces(needed=True)
+    assert finding.status is Status.MISSING
+    assert "./dojo" in finding.mend
+
+
+def test_interfaces_of_another_python_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = ImportError("undefined symbol")
+    monkeypatch.setattr("importlib.import_module", broken_import(reason))
+    assert doctor.check_interfaces(needed=True).status is Status.WRONG
+
+
+def test_a_rendering_backend_counts_only_if_it_really_draws() -> None:
+    finding = doctor.check_rendering(["no_such_backend"])
+    assert finding.status is Status.MISSING
+    assert "no_such_backend" in finding.detail
+    assert "apt-get install" in finding.mend
+
+
+def test_the_next_backend_is_tried_when_one_fails() -> None:
+    finding = doctor.check_rendering(["no_such_backend", *doctor.rendering_backends()])
+    assert finding.status is Status.PRESENT
+
+
+def test_too_little_room_and_no_place_at_all_are_told_apart(tmp_path: Path) -> None:
+    assert doctor.check_room("disk", tmp_path, 0, "mend").status is Status.PRESENT
+    assert doctor.check_room("disk", tmp_path, 1e18, "mend").status is Status.WRONG
+    assert doctor.check_room("disk", tmp_path / "no", 0, "mend").status is Status.MISSING
+
+
+@pytest.mark.parametrize(("needed", "code"), [(True, 1), (False, 0)])
+def test_the_exit_code_counts_only_what_is_needed(
+    needed: bool,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    finding = Finding("franky-control", Status.MISSING, "needs >=2", "pip install it", needed)
+    monkeypatch.setattr(doctor, "examine", lambda: iter([finding]))
+    assert doctor.run(Namespace(json=True)) == code
+    assert json.loads(capsys.readouterr().out)[0]["mend"] == "pip install it"
+    assert doctor.run(Namespace(json=False)) == code
+    assert "franky-control: pip install it" in capsys.readouterr().out

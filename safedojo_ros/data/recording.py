@@ -9,11 +9,14 @@ from safedojo_ros.core.types import (
     MAX_DELTA_POSITION,
     MAX_DELTA_ROTATION,
     Episode,
+    Observation,
 )
 from safedojo_ros.worlds.experts import Expert, Style
 from safedojo_ros.worlds.tabletop import TabletopWorld
 
 if TYPE_CHECKING:
+    import torch
+
     from safedojo_ros.models.policy import Policy
     from safedojo_ros.worlds.vector import VectorWorld
 
@@ -176,8 +179,8 @@ def record_policy(
     running = list(range(len(seeds)))
     while running:
         clean = np.zeros((len(seeds), horizon, ACTION_SIZE), np.float32)
-        acted = policy.act([observations[i] for i in running], [generators[i] for i in running])
-        clean[running] = np.clip(np.asarray(acted, np.float32)[:, :horizon], -limit, limit)
+        acted = act_alike(policy, observations, generators, running)[:, :horizon]
+        clean[running] = np.clip(acted.astype(np.float32), -limit, limit)
         for h in range(horizon):
             actions = clean[:, h].copy()
             for i in running:
@@ -202,3 +205,22 @@ def record_policy(
             recorded, instructions, tasks, levels, seeds, strict=True
         )
     ]
+
+
+def act_alike(
+    policy: "Policy",
+    observations: list[Observation],
+    generators: "list[torch.Generator]",
+    running: list[int],
+) -> np.ndarray:
+    """(R, H, 7) chunks for the worlds `running`, the same for each whatever runs beside it.
+
+    The last world that runs is given a neighbour: products with a single row are summed in another
+    order, and an episode would end otherwise alone than in company.
+    """
+    import torch
+
+    seen, noise = [observations[i] for i in running], [generators[i] for i in running]
+    if len(running) == 1:
+        seen, noise = seen * 2, [*noise, torch.Generator().manual_seed(0)]
+    return np.asarray(policy.act(seen, noise))[: len(running)]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from safedojo_ros.core.types import ACTION_SIZE, COLLISION_DISPLACEMENT
-from safedojo_ros.data.recording import record_expert
+from safedojo_ros.data.recording import act_alike, record_expert
 from safedojo_ros.evaluation.statistics import Estimate, bootstrap_mean, wilson
 from safedojo_ros.worlds.experts import Style
 from safedojo_ros.worlds.tabletop import TabletopWorld
@@ -138,8 +138,7 @@ def evaluate(
 
     execute: actions of a chunk that are done before the next inference (default: all). Every
     trial draws its noise from its own generator, seeded with the trial's seed, so that neither its
-    neighbours nor the size of the batch have a say (but for the rounding of the policy's batched
-    sums).
+    neighbours nor the size of the batch have a say.
     """
     steps = min(execute or policy.chunk_length, policy.chunk_length)
     results = []
@@ -186,8 +185,7 @@ def _judge(
     running = list(range(len(group)))
     while running:
         chunks = np.zeros((len(group), execute, ACTION_SIZE))
-        acted = policy.act([observations[i] for i in running], [generators[i] for i in running])
-        chunks[running] = np.asarray(acted)[:, :execute]
+        chunks[running] = act_alike(policy, observations, generators, running)[:, :execute]
         outcome = vector.step(chunks)
         for i in running:
             seen = np.stack([outcome.success[i], outcome.cost[i], outcome.displacement[i]])

@@ -1,0 +1,49 @@
+"""When the next chunk must be asked for, so that it is there before the old one ends. No ROS."""
+
+from collections import deque
+from math import ceil
+
+SECOND = 1_000_000_000
+
+
+class ChunkSchedule:
+    """Knows the newest chunk and how long chunks take to compute.
+
+    The next chunk is due as many steps before the end of the old one as computing took lately
+    (the slowest of the last few), plus `margin_steps` for transport and gate.
+    """
+
+    def __init__(self, period: float, margin_steps: int = 2, memory: int = 10) -> None:
+        """period: s between two actions; memory: how many computations count as lately."""
+        self._period, self._margin = period, margin_steps
+        self._latencies: deque[float] = deque(maxlen=memory)
+        self._observed_at: int | None = None
+        self._length = 0
+
+    def asked(self, observed_at: int, length: int) -> None:
+        """A chunk of `length` actions was asked for, from the observation of `observed_at` ns."""
+        self._observed_at, self._length = observed_at, length
+
+    def answered(self, seconds: float) -> None:
+        """Computing it took `seconds`."""
+        self._latencies.append(seconds)
+
+    def restart(self) -> None:
+        """Make a chunk due at once: the instruction or the policy changed."""
+        self._observed_at = None
+
+    def due(self, stamp: int) -> bool:
+        """Whether an observation of `stamp` (ns) is the one to compute from."""
+        if self._observed_at is None:
+            return True
+        if stamp <= self._observed_at:
+            return False
+        steps = (stamp - self._observed_at) / (self._period * SECOND)
+        return round(steps, 2) >= self._length - self.lead_steps
+
+    @property
+    def lead_steps(self) -> int:
+        """How many steps before the end of a chunk the next one is due."""
+        slowest = max(self._latencies, default=self._period)
+        lead = ceil(slowest / self._period) + self._margin
+        return min(lead, max(1, self._length - 1))

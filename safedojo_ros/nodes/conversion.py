@@ -1,0 +1,192 @@
+"""ROS messages to core types and back, validated once, here.
+
+Image data is assigned as `bytes`: a numpy array or a list costs rclpy 50 to 150 ms a picture.
+"""
+
+import array
+from collections.abc import Sequence
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import PoseStamped
+from sensor_msgs.msg import CameraInfo, Image, JointState
+
+from safedojo_ros.core.errors import ObservationRejected
+from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE, ActionChunk
+from safedojo_ros.msg import ActionChunk as ActionChunkMessage
+from safedojo_ros.nodes.pictures import CHANNELS, cv_bridge_decoder, decode_picture
+
+BASE_FRAME = "base"
+ARM_JOINTS = tuple(f"fr3_joint{i}" for i in range(1, 8))
+FINGER_JOINTS = ("fr3_finger_joint1", "fr3_finger_joint2")
+
+POINTING_DOWN = np.array([np.pi, 0.0, 0.0])
+"""Axis-angle (rad) of a gripper that points down; of two equal axis-angles the one nearer to it
+is used, as in the episodes that policies learn from."""
+
+_CV_BRIDGE = cv_bridge_decoder()
+
+
+def to_nanoseconds(stamp: Time) -> int:
+    """A message's stamp in nanoseconds."""
+    return stamp.sec * 1_000_000_000 + stamp.nanosec
+
+
+def to_stamp(nanoseconds: int) -> Time:
+    """Nanoseconds as a message's stamp."""
+    return Time(sec=nanoseconds // 1_000_000_000, nanosec=nanoseconds % 1_000_000_000)
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def picture_from_image(message: Image) -> np.ndarray:
+    """(H, W, 3) uint8 RGB; raises `ObservationRejected`. Rare encodings go through cv_bridge."""
+    if message.encoding not in CHANNELS and _CV_BRIDGE is not None:
+        try:
+            return np.ascontiguousarray(_CV_BRIDGE(message, desired_encoding="rgb8"))
+        except Exception as error:  # cv_bridge raises its own and OpenCV's errors
+            raise ObservationRejected(f"cv_bridge cannot convert the picture: {error}") from None
+    return decode_picture(
+        memoryview(message.data), message.height, message.width, message.step, message.encoding
+    )
+
+
+def image_from_picture(picture: np.ndarray, stamp: int, frame: str) -> Image:
+    """An rgb8 Image of (H, W, 3) uint8 `picture`; `stamp` in nanoseconds."""
+    message = Image()
+    message.header.stamp = to_stamp(stamp)
+    message.header.frame_id = frame
+    message.height, message.width = picture.shape[:2]
+    message.encoding = "rgb8"
+    message.step = picture.shape[1] * 3
+    message.data = array.array("B", np.ascontiguousarray(picture).tobytes())
+    return message
+
+
+def camera_info(width: int, height: int, fovy: float, stamp: int, frame: str) -> CameraInfo:
+    """Pinhole calibration for a vertical field of view `fovy` (degrees); 0 means uncalibrated."""
+    message = CameraInfo()
+    message.header.stamp = to_stamp(stamp)
+    message.header.frame_id = frame
+    message.height, message.width = height, width
+    if fovy > 0:
+        focal = height / (2.0 * np.tan(np.radians(fovy) / 2.0))
+        cx, cy = (width - 1) / 2.0, (height - 1) / 2.0
+        message.distortion_model = "plumb_bob"
+        message.d = [0.0] * 5
+        message.k = [focal, 0.0, cx, 0.0, focal, cy, 0.0, 0.0, 1.0]
+        message.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+        message.p = [focal, 0.0, cx, 0.0, 0.0, focal, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
+    return message
+
+
+# ---------------------------------------------------------------- chunks
+
+
+def chunk_from_message(message: ActionChunkMessage) -> ActionChunk:
+    """The chunk of a message, as it came: gate and playback validate it.
+
+    Where `length` and the number of values do not belong together, the actions stay flat, which
+    no validation lets through.
+    """
+    actions = np.array(message.actions, dtype=np.float64)
+    if actions.size == message.length * ACTION_SIZE:
+        actions = actions.reshape(-1, ACTION_SIZE)
+    return ActionChunk(
+        actions=actions,
+        period=round(float(message.period), 6),
+        observed_at=to_nanoseconds(message.observed_at),
+        sequence=int(message.sequence),
+        checkpoint=message.checkpoint,
+        frame=message.header.frame_id,
+    )
+
+
+def message_from_chunk(chunk: ActionChunk, stamp: int, compute_time: float) -> ActionChunkMessage:
+    """The message of a chunk; `stamp` (ns) is when it is published."""
+    message = ActionChunkMessage()
+    message.header.stamp = to_stamp(stamp)
+    message.header.frame_id = chunk.frame
+    message.observed_at = to_stamp(chunk.observed_at)
+    message.sequence = chunk.sequence
+    message.checkpoint = chunk.checkpoint
+    message.period = float(chunk.period)
+    message.length = len(chunk)
+    message.actions = array.array("f", np.asarray(chunk.actions, np.float32).tobytes())
+    message.compute_time = float(compute_time)
+    return message
+
+
+# ---------------------------------------------------------------- proprioception
+
+
+def joint_state(
+    joints: Sequence[float] | np.ndarray,
+    velocities: Sequence[float] | np.ndarray,
+    fingers: Sequence[float] | np.ndarray,
+    stamp: int,
+) -> JointState:
+    """Seven arm joints (rad, rad/s) and two fingers (m) as one JointState."""
+    message = JointState()
+    message.header.stamp = to_stamp(stamp)
+    message.header.frame_id = BASE_FRAME
+    message.name = [*ARM_JOINTS, *FINGER_JOINTS]
+    message.position = [float(v) for v in (*joints, *fingers)]
+    message.velocity = [float(v) for v in (*velocities, 0.0, 0.0)]
+    return message
+
+
+def fingers_from_joint_state(message: JointState) -> np.ndarray:
+    """(2,) finger positions (m); raises `ObservationRejected` if the fingers are not in it."""
+    positions = dict(zip(message.name, message.position, strict=False))
+    try:
+        fingers = np.array([positions[name] for name in FINGER_JOINTS])
+    except KeyError as missing:
+        raise ObservationRejected(
+            f"joint_states lacks {missing}; seen: {', '.join(message.name) or 'no names'}"
+        ) from None
+    if not np.all(np.isfinite(fingers)):
+        raise ObservationRejected(f"finger positions are not finite: {fingers.tolist()}")
+    return fingers
+
+
+def pose_message(position: np.ndarray, axis_angle: np.ndarray, stamp: int) -> PoseStamped:
+    """Position (3,) m and axis-angle (3,) rad in the base frame as a PoseStamped."""
+    message = PoseStamped()
+    message.header.stamp = to_stamp(stamp)
+    message.header.frame_id = BASE_FRAME
+    point, turn = message.pose.position, message.pose.orientation
+    point.x, point.y, point.z = (float(v) for v in position)
+    angle = float(np.linalg.norm(axis_angle))
+    axis = np.asarray(axis_angle, np.float64) / angle if angle > 1e-9 else np.zeros(3)
+    turn.x, turn.y, turn.z = (float(v) for v in axis * np.sin(angle / 2.0))
+    turn.w = float(np.cos(angle / 2.0))
+    return message
+
+
+def pose_from_message(message: PoseStamped) -> tuple[np.ndarray, np.ndarray]:
+    """Position (3,) m, axis-angle (3,) rad; raises `ObservationRejected` unless a finite pose."""
+    point, turn = message.pose.position, message.pose.orientation
+    position = np.array([point.x, point.y, point.z])
+    vector = np.array([turn.x, turn.y, turn.z])
+    norm = float(np.sqrt(vector @ vector + turn.w**2))
+    if not np.all(np.isfinite(position)) or not abs(norm - 1.0) < 1e-3:
+        raise ObservationRejected(
+            f"ee_pose is not a pose: position {position.tolist()}, quaternion of length {norm}"
+        )
+    sine = float(np.linalg.norm(vector))
+    if sine < 1e-9:
+        return position, np.zeros(3)
+    angle = 2.0 * np.arctan2(sine, turn.w)
+    first, second = vector / sine * angle, vector / sine * (angle - 2.0 * np.pi)
+    if np.linalg.norm(second - POINTING_DOWN) < np.linalg.norm(first - POINTING_DOWN):
+        return position, second
+    return position, first
+
+
+def robot_state(position: np.ndarray, axis_angle: np.ndarray, fingers: np.ndarray) -> np.ndarray:
+    """(8,) float32, the state part of an Observation."""
+    state = np.empty(STATE_SIZE, dtype=np.float32)
+    state[:3], state[3:6], state[6:] = position, axis_angle, fingers
+    return state

@@ -1,0 +1,297 @@
+"""The arm: plays gated chunks at 20 Hz, holds whenever anything is missing, late or wrong.
+
+Subscribes `safety/action_chunk`, `safety/state`, `robot/enable` and the backend's measured state;
+publishes `joint_states`, `ee_pose`, `franka/state`, and tf where ROS provides it; serves
+`franka/arm`, `franka/stop`, `franka/recover`. Backend `sim`: targets on `sim/command`.
+"""
+
+import gc
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import PoseStamped
+from rclpy.clock import Clock, ClockType
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool
+from std_srvs.srv import Trigger
+
+from safedojo_ros.core.errors import ObservationRejected
+from safedojo_ros.core.types import CONTROL_PERIOD, Decision
+from safedojo_ros.msg import ActionChunk as ActionChunkMessage
+from safedojo_ros.msg import ArmTarget, FrankaState, SafetyState
+from safedojo_ros.nodes.conversion import (
+    BASE_FRAME,
+    chunk_from_message,
+    fingers_from_joint_state,
+    pose_from_message,
+    robot_state,
+)
+from safedojo_ros.nodes.lifecycle import (
+    IN_ORDER,
+    NEWEST,
+    OK,
+    WARN,
+    DojoNode,
+    Setting,
+    run_node,
+    set_niceness,
+)
+from safedojo_ros.nodes.tick_statistics import TickStatistics
+from safedojo_ros.robot.arm_state import ArmMode, ArmState, Reply
+from safedojo_ros.robot.chunk_playback import ChunkPlayback, PlaybackConfig
+from safedojo_ros.robot.control_loop import MEASUREMENT, SAFETY, ControlLoop
+from safedojo_ros.robot.freshness import FreshnessConfig
+from safedojo_ros.robot.limits import Workspace
+from safedojo_ros.robot.target import Target, TargetPose
+
+SETTINGS = (
+    Setting("backend", "sim", "What moves.", choices=("sim",)),
+    Setting("workspace_lower", [-0.25, -0.32, 0.012], "Lower corner of the workspace (m)."),
+    Setting("workspace_upper", [0.34, 0.32, 0.45], "Upper corner of the workspace (m)."),
+    Setting("blend_steps", 4, "Steps over which a new chunk fades in.", 0, 32),
+    Setting("actuation_delay", 0.0, "From a target to the first picture of it (s).", 0.0, 1.0),
+    Setting("leash", 0.06, "How far the target may run ahead of the arm (m).", 0.005, 0.2),
+    Setting("enable_deadline", 0.3, "Longest silence of robot/enable (s).", 0.05, 5.0),
+    Setting("safety_deadline", 0.3, "Longest silence of safety/state (s).", 0.05, 5.0),
+    Setting("measurement_deadline", 0.2, "Longest silence of the arm (s).", 0.05, 5.0),
+    Setting("niceness", -5, "Priority of the control tick.", -20, 19),
+    Setting("realtime_factor", 1.0, "Speed of the world; the whole stack needs the same.", 0.05, 4),
+)
+
+
+class FrankaNode(DojoNode):
+    """Converts and publishes; every decision is `robot.control_loop`'s."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("franka_node", SETTINGS, **options)
+        self._ours: list[Any] = []
+        self._loop: ControlLoop | None = None
+        self._fingers: np.ndarray | None = None
+        self._last_rejection = self._mode_said = ""
+        self._rejected = 0
+
+    # ---------------------------------------------------------------- life cycle
+
+    def configure(self) -> None:
+        """Build the control loop; the arm starts disarmed."""
+        self._period = CONTROL_PERIOD / float(self.setting("realtime_factor"))
+        workspace = Workspace(self.setting("workspace_lower"), self.setting("workspace_upper"))
+        playback = PlaybackConfig(
+            blend_steps=int(self.setting("blend_steps")),
+            actuation_delay=float(self.setting("actuation_delay")),
+            max_tick_gap=5 * self._period,
+            freshness=FreshnessConfig(period=self._period),
+        )
+        self._loop = ControlLoop(
+            ChunkPlayback(playback),
+            TargetPose(workspace, float(self.setting("leash"))),
+            ArmState(float(self.setting("enable_deadline"))),
+            {
+                MEASUREMENT: float(self.setting("measurement_deadline")),
+                SAFETY: float(self.setting("safety_deadline")),
+            },
+        )
+        self._targets = self.create_publisher(ArmTarget, "sim/command", NEWEST)
+        self._joints = self.create_publisher(JointState, "joint_states", NEWEST)
+        self._pose = self.create_publisher(PoseStamped, "ee_pose", NEWEST)
+        self._states = self.create_publisher(FrankaState, "franka/state", NEWEST)
+        publishers = (self._targets, self._joints, self._pose, self._states)
+        self._ours = [(self.destroy_publisher, p) for p in publishers]
+        for name, answer in (
+            ("franka/arm", self._on_arm),
+            ("franka/stop", self._on_stop),
+            ("franka/recover", self._on_recover),
+        ):
+            self._ours.append((self.destroy_service, self.create_service(Trigger, name, answer)))
+        self._transforms = transform_broadcaster(self)
+
+    def activate(self) -> None:
+        """Listen and start the control tick."""
+        set_niceness(int(self.setting("niceness")), self.get_logger().debug)
+        self._statistics = TickStatistics(self._period)
+        subscribe = self.create_subscription
+        self._listening = [
+            subscribe(JointState, "sim/joint_states", self._on_joints, NEWEST),
+            subscribe(PoseStamped, "sim/ee_pose", self._on_pose, NEWEST),
+            subscribe(ActionChunkMessage, "safety/action_chunk", self._on_chunk, IN_ORDER),
+            subscribe(SafetyState, "safety/state", self._on_safety, NEWEST),
+            subscribe(Bool, "robot/enable", self._on_enable, NEWEST),
+        ]
+        gc.collect()
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timer = self.create_timer(self._period, self._tick, clock=steady)
+
+    def deactivate(self) -> None:
+        """Stop the tick and disarm; the arm stays where it is."""
+        if self._loop is None or not hasattr(self, "_listening"):
+            return
+        self._loop.stop(self.now(), "the node was deactivated")
+        for subscription in self._listening:
+            self.destroy_subscription(subscription)
+        if self._listening:
+            self.destroy_timer(self._timer)
+        self._listening = []
+
+    def cleanup(self) -> None:
+        """Forget the control loop."""
+        for destroy, entity in self._ours:
+            destroy(entity)
+        self._ours, self._loop = [], None
+
+    def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
+        """Mode, reason and timing."""
+        assert self._loop is not None
+        arm, ticks = self._loop.arm, self._statistics.summary()
+        values = {
+            "mode": arm.mode.value,
+            "ticks": ticks.ticks,
+            "missed_ticks": ticks.missed,
+            "jitter_p99_ms": round(ticks.jitter_p99 * 1e3, 3),
+            "rejected_chunks": self._rejected,
+        }
+        level = OK if arm.mode in (ArmMode.RUNNING, ArmMode.ARMED) else WARN
+        return level, f"{arm.mode.value}: {arm.reason}" if arm.reason else arm.mode.value, values
+
+    # ---------------------------------------------------------------- what is heard
+
+    def _on_joints(self, message: JointState) -> None:
+        try:
+            self._fingers = fingers_from_joint_state(message)
+        except ObservationRejected as error:
+            self.get_logger().warning(str(error), throttle_duration_sec=1.0)
+            return
+        self._joints.publish(message)
+
+    def _on_pose(self, message: PoseStamped) -> None:
+        assert self._loop is not None
+        if self._fingers is None:
+            return
+        try:
+            position, axis_angle = pose_from_message(message)
+        except ObservationRejected as error:
+            self.get_logger().warning(str(error), throttle_duration_sec=1.0)
+            return
+        self._loop.measured(robot_state(position, axis_angle, self._fingers), self.now())
+        self._pose.publish(message)
+        if self._transforms is not None:
+            self._transforms(message)
+
+    def _on_chunk(self, message: ActionChunkMessage) -> None:
+        assert self._loop is not None
+        rejection = self._loop.chunk(chunk_from_message(message), self.now())
+        if rejection:
+            self._rejected += 1
+            self._last_rejection = rejection
+            self.get_logger().warning(f"chunk rejected: {rejection}", throttle_duration_sec=1.0)
+
+    def _on_safety(self, message: SafetyState) -> None:
+        assert self._loop is not None
+        try:
+            decision = Decision(message.decision)
+        except ValueError:
+            decision = Decision.HOLD
+        self._loop.safety(decision, message.reason, self.now())
+
+    def _on_enable(self, message: Bool) -> None:
+        assert self._loop is not None
+        self._loop.enable(message.data, self.now())
+
+    # ---------------------------------------------------------------- the control tick
+
+    def _tick(self) -> None:
+        assert self._loop is not None
+        self._statistics.tick(time.monotonic_ns())
+        now, loop = self.now(), self._loop
+        target = loop.tick(now)
+        if target is not None and not loop.arm.enable_fault(now):
+            self._targets.publish(self._target_message(target))
+        self._publish_state()
+
+    def _target_message(self, target: Target) -> ArmTarget:
+        assert self._loop is not None
+        running = self._loop.arm.mode == ArmMode.RUNNING
+        message = ArmTarget(
+            position=target.position.astype(np.float64),
+            axis_angle=target.axis_angle.astype(np.float64),
+            gripper=float(target.gripper),
+            sequence=self._loop.playback.last_sequence if running else 0,
+            checkpoint=self._loop.playback.checkpoint if running else "",
+        )
+        message.header.stamp = self.get_clock().now().to_msg()
+        message.header.frame_id = BASE_FRAME
+        return message
+
+    def _publish_state(self) -> None:
+        assert self._loop is not None
+        loop, arm, ticks = self._loop, self._loop.arm, self._statistics.summary()
+        state = FrankaState(
+            state=list(ArmMode).index(arm.mode),
+            reason=arm.reason,
+            enabled=not arm.enable_fault(self.now()),
+            last_sequence=loop.playback.last_sequence,
+            checkpoint=loop.playback.checkpoint,
+            rejected=self._rejected,
+            last_rejection=self._last_rejection,
+            ticks=ticks.ticks,
+            missed_ticks=ticks.missed,
+            tick_jitter_p50=ticks.jitter_p50,
+            tick_jitter_p99=ticks.jitter_p99,
+        )
+        state.header.stamp = self.get_clock().now().to_msg()
+        state.header.frame_id = BASE_FRAME
+        self._states.publish(state)
+        if arm.mode.value != self._mode_said:
+            self._mode_said = arm.mode.value
+            self.get_logger().info(f"{arm.mode.value}: {arm.reason}" if arm.reason else "RUNNING")
+
+    # ---------------------------------------------------------------- services
+
+    def _on_arm(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return self._answer("arm", lambda loop: loop.arm_now(self.now()), response)
+
+    def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return self._answer("stop", lambda loop: loop.stop(self.now()), response)
+
+    def _on_recover(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return self._answer("recover", lambda loop: loop.arm.recover(self.now()), response)
+
+    def _answer(
+        self, what: str, ask: Callable[[ControlLoop], Reply], response: Trigger.Response
+    ) -> Trigger.Response:
+        reply = Reply(False, "the node is not active")
+        if self.active and self._loop is not None:
+            reply = ask(self._loop)
+        response.success, response.message = bool(reply.accepted), reply.reason
+        self.get_logger().info(f"{what}: {reply.reason}")
+        return response
+
+
+def transform_broadcaster(node: DojoNode) -> Callable[[PoseStamped], None] | None:
+    """Publishes base → end-effector on tf where a ROS installation provides tf2_ros, else None."""
+    try:
+        from geometry_msgs.msg import TransformStamped
+        from tf2_ros import TransformBroadcaster
+    except ImportError:
+        return None
+    broadcaster = TransformBroadcaster(node)
+
+    def send(pose: PoseStamped) -> None:
+        transform = TransformStamped(header=pose.header, child_frame_id="end_effector")
+        place, step = pose.pose.position, transform.transform.translation
+        step.x, step.y, step.z = place.x, place.y, place.z
+        transform.transform.rotation = pose.pose.orientation
+        broadcaster.sendTransform(transform)
+
+    return send
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the node until SIGINT."""
+    return run_node(FrankaNode, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""Raw camera bytes to RGB pictures, with every field of the message checked. No ROS needed."""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from safedojo_ros.core.errors import ObservationRejected
+
+CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
+"""Encodings that need no cv_bridge, with their bytes a pixel."""
+
+MAX_SIDE = 4096
+"""Largest width or height of a picture that is taken seriously, pixels."""
+
+
+def decode_picture(
+    data: bytes | bytearray | memoryview, height: int, width: int, step: int, encoding: str
+) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of one image message's fields.
+
+    Raises `ObservationRejected` for an unknown encoding, an impossible size or a wrong length.
+    """
+    channels = CHANNELS.get(encoding)
+    if channels is None:
+        raise ObservationRejected(
+            f"encoding '{encoding}' is not supported; publish one of {', '.join(CHANNELS)}, "
+            "or install cv_bridge for others"
+        )
+    if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
+        raise ObservationRejected(
+            f"a picture of {width}x{height} pixels; expected sides of 1 to {MAX_SIDE}"
+        )
+    if step < width * channels:
+        raise ObservationRejected(
+            f"a row of {step} bytes cannot hold {width} pixels of '{encoding}'"
+        )
+    if len(data) != height * step:
+        raise ObservationRejected(
+            f"{len(data)} bytes for {height} rows of {step} bytes, expected {height * step}"
+        )
+    rows = np.frombuffer(data, dtype=np.uint8).reshape(height, step)
+    pixels = rows[:, : width * channels].reshape(height, width, channels)
+    if encoding in ("bgr8", "bgra8"):
+        return np.ascontiguousarray(pixels[:, :, 2::-1])
+    if encoding == "mono8":
+        return np.repeat(pixels, 3, axis=2)
+    return np.ascontiguousarray(pixels[:, :, :3])
+
+
+def resize_picture(picture: np.ndarray, width: int, height: int) -> np.ndarray:
+    """(height, width, 3) uint8; smaller pictures average over the pixels that they drop."""
+    if picture.shape[:2] == (height, width):
+        return picture
+    shrinks = picture.shape[0] >= height and picture.shape[1] >= width
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(picture, (width, height), interpolation=method)
+
+
+def cv_bridge_decoder() -> Callable[..., np.ndarray] | None:
+    """cv_bridge's `imgmsg_to_cv2` where a ROS installation provides it, else None."""
+    try:
+        from cv_bridge import CvBridge
+    except ImportError:
+        return None
+    return CvBridge().imgmsg_to_cv2

@@ -1,0 +1,327 @@
+"""The safety gate: judges every action chunk before it may reach the arm.
+
+Subscribes the observation's topics and `policy/action_chunk`; publishes `safety/action_chunk`
+(gated), `safety/cost`, `safety/chunk_cost` (bare, for plots), `safety/state` (steadily and at
+every decision, before the chunk it belongs to) and `safety/markers`; serves `safety/set_mode`
+(true: gate, false: monitor) and `safety/recover` (after STOP).
+
+Not safety-rated: emergency stop, enabling device and force limits belong to the robot's controller
+and its cell.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from geometry_msgs.msg import Point
+from std_msgs.msg import ColorRGBA, Float32
+from std_srvs.srv import SetBool, Trigger
+from visualization_msgs.msg import Marker, MarkerArray
+
+from safedojo_ros.checkpoints.store import find_checkpoint
+from safedojo_ros.core.errors import ChunkRejected, ConfigError, SafeDojoError
+from safedojo_ros.core.types import CONTROL_PERIOD, ActionChunk, Decision, Observation
+from safedojo_ros.msg import ActionChunk as ActionChunkMessage
+from safedojo_ros.msg import SafetyCost, SafetyState
+from safedojo_ros.nodes.conversion import BASE_FRAME, chunk_from_message, message_from_chunk
+from safedojo_ros.nodes.lifecycle import (
+    IN_ORDER,
+    NEWEST,
+    OK,
+    WARN,
+    DojoNode,
+    Setting,
+    run_node,
+    set_niceness,
+)
+from safedojo_ros.nodes.observation_inputs import (
+    WINDOW_SETTINGS,
+    ObservationInputs,
+    window_config,
+)
+from safedojo_ros.robot.freshness import FreshnessConfig
+from safedojo_ros.robot.safety_gate import MODES, GateConfig, SafetyGate, Verdict
+
+SECOND = 1_000_000_000
+
+SETTINGS = (
+    Setting("checkpoint", "released", "Safety head: released, latest, an id, a directory; empty: "
+            "none, and every chunk is held in gate mode."),
+    Setting("store", "", "Folder of the checkpoint store; empty: the user's."),
+    Setting("cameras", ["agentview", "wrist"], "Cameras to watch."),
+    Setting("image_size", 64, "Side of the pictures when there is no safety head (px).", 16, 1024),
+    Setting("mode", "gate", "gate enforces, monitor only reports.", choices=MODES),
+    Setting("cost_limit", 0.0, "Limit of the chunk cost; 0: the checkpoint's own.", 0.0, 1.0),
+    Setting("slow_ratio", 0.6, "SLOW from this share of the limit on.", 0.01, 1.0),
+    Setting("stop_cost", 0.98, "STOP from this cost on; above 1: never by itself.", 0.05, 2.0),
+    Setting("deadline", 0.2, "Longest that judging a chunk may take (s).", 0.005, 2.0),
+    Setting("silence", 1.0, "Time without a chunk after which the gate reports it (s).", 0.1, 60.0),
+    Setting("threads", 1, "Threads of the network.", 1, 64),
+    Setting("niceness", 3, "Priority of the process; the arm's comes first.", 0, 19),
+    Setting("realtime_factor", 1.0, "Speed of the world; the whole stack needs the same.", 0.05, 4),
+    *WINDOW_SETTINGS,
+)  # fmt: skip
+
+
+class SafetyLike(Protocol):
+    """What this node needs of a safety head; see `models.safety_head.SafetyModel`."""
+
+    cost_m: int
+    cost_limit: float
+
+    def step_cost(self, observations: list[Observation], actions: np.ndarray) -> np.ndarray:
+        """(B, H) P(contact) of each step of the chunks (B, H, 7)."""
+        ...
+
+
+def load_released_safety(path: Path) -> SafetyLike:
+    """Load a verified checkpoint directory; torch is imported here and not earlier."""
+    from safedojo_ros.models.loading import load_safety
+
+    return load_safety(path)
+
+
+class SafetyNode(DojoNode):
+    """Converts, measures the time, and leaves every decision to `robot.safety_gate`."""
+
+    def __init__(
+        self, load: Callable[[Path], SafetyLike] = load_released_safety, **options: Any
+    ) -> None:
+        """load: turns a verified checkpoint directory into a safety head."""
+        super().__init__("safety_node", SETTINGS, **options)
+        self._load = load
+        self._ours: list[Any] = []
+        self._inputs: ObservationInputs | None = None
+        self._latency = 0.0
+        self._compute_times: list[float] = []
+
+    # ---------------------------------------------------------------- life cycle
+
+    def configure(self) -> None:
+        """Load the safety head and build the gate."""
+        self._period = CONTROL_PERIOD / float(self.setting("realtime_factor"))
+        self._model, self._model_id = self._load_model()
+        limit = float(self.setting("cost_limit"))
+        self._limit = limit or (self._model.cost_limit if self._model else 0.5)
+        self._gate = SafetyGate(
+            GateConfig(
+                mode=self.setting("mode"),
+                cost_m=self._model.cost_m if self._model else 1,
+                slow_ratio=float(self.setting("slow_ratio")),
+                stop_cost=float(self.setting("stop_cost")),
+                freshness=FreshnessConfig(period=self._period),
+            )
+        )
+        size = int(getattr(self._model, "image_size", 0) or self.setting("image_size"))
+        cameras = tuple(getattr(self._model, "cameras", ()) or self.setting("cameras"))
+        self._window = window_config(self, cameras, size)
+        self._gated = self.create_publisher(ActionChunkMessage, "safety/action_chunk", IN_ORDER)
+        self._costs = self.create_publisher(SafetyCost, "safety/cost", IN_ORDER)
+        self._bare = self.create_publisher(Float32, "safety/chunk_cost", IN_ORDER)
+        self._states = self.create_publisher(SafetyState, "safety/state", NEWEST)
+        self._markers = self.create_publisher(MarkerArray, "safety/markers", NEWEST)
+        publishers = (self._gated, self._costs, self._bare, self._states, self._markers)
+        self._ours = [(self.destroy_publisher, p) for p in publishers]
+        for kind, name, answer in (
+            (SetBool, "safety/set_mode", self._on_mode),
+            (Trigger, "safety/recover", self._on_recover),
+        ):
+            self._ours.append((self.destroy_service, self.create_service(kind, name, answer)))
+
+    def activate(self) -> None:
+        """Listen and judge."""
+        set_niceness(int(self.setting("niceness")), self.get_logger().warning)
+        self._heard_at = self.now()
+        self._inputs = ObservationInputs(self, self._window)
+        self._subscription = self.create_subscription(
+            ActionChunkMessage, "policy/action_chunk", self._on_chunk, IN_ORDER
+        )
+        self._timer = self.create_timer(self._period, self._look_after)
+
+    def deactivate(self) -> None:
+        """Judge nothing more: no chunk passes, and the arm holds for want of a state."""
+        if self._inputs is None:
+            return
+        self._inputs.close()
+        self._inputs = None
+        self.destroy_subscription(self._subscription)
+        self.destroy_timer(self._timer)
+
+    def cleanup(self) -> None:
+        """Forget the safety head."""
+        for destroy, entity in self._ours:
+            destroy(entity)
+        self._ours, self._model = [], None
+
+    def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
+        """The gate's decision and how long judging takes."""
+        gate, times = self._gate, self._compute_times[-200:]
+        values = {
+            "mode": gate.mode,
+            "decision": gate.decision.name,
+            "checkpoint": self._model_id,
+            "limit": self._limit,
+            "compute_median_ms": round(float(np.median(times)) * 1e3, 2) if times else "",
+            "latency_ms": round(self._latency * 1e3, 2),
+        }
+        if gate.decision == Decision.ALLOW:
+            return OK, f"{gate.mode}: ALLOW", values
+        return WARN, f"{gate.mode}: {gate.decision.name}, {gate.reason}", values
+
+    def _load_model(self) -> tuple[SafetyLike | None, str]:
+        name, root = self.setting("checkpoint"), self.setting("store")
+        if not name:
+            self.get_logger().warning("no safety head: every chunk is held in gate mode")
+            return None, ""
+        store = Path(root).expanduser() if root else None
+        path = find_checkpoint("safety", name, store)
+        try:
+            model = self._load(path)
+        except SafeDojoError:
+            raise
+        except Exception as error:  # whatever a broken checkpoint provokes
+            raise ConfigError(
+                f"'{name}' cannot be loaded: {type(error).__name__}: {error}"
+            ) from None
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(int(self.setting("threads")))
+        return model, path.name
+
+    # ---------------------------------------------------------------- judging
+
+    def _on_chunk(self, message: ActionChunkMessage) -> None:
+        chunk = chunk_from_message(message)
+        step_cost, failure, compute_time = self._estimate(chunk)
+        now = self._heard_at = self.now()
+        verdict = self._gate.judge(chunk, step_cost, self._limit, now, failure)
+        computed = compute_time + float(message.compute_time)
+        self._latency = (now - chunk.observed_at) / SECOND - computed
+        self._publish_state()
+        if verdict.chunk is not None:
+            self._gated.publish(message_from_chunk(verdict.chunk, now, float(message.compute_time)))
+        self._publish_cost(chunk, verdict, compute_time)
+        if verdict.decision == Decision.ALLOW:
+            self.say("")
+        else:
+            self._log(verdict.decision, verdict.reason)
+
+    def _estimate(self, chunk: ActionChunk) -> tuple[np.ndarray | None, str, float]:
+        """Step costs (H,) or None with the reason, and the seconds it took."""
+        if self._model is None:
+            return None, "no safety head is loaded", 0.0
+        assert self._inputs is not None
+        started = time.monotonic()
+        try:
+            chunk.validate()
+            fault = self._inputs.window.fault(self.now())
+            if fault:
+                return None, fault, 0.0
+            observation = self._inputs.window.at(chunk.observed_at)
+            cost = np.asarray(self._model.step_cost([observation], chunk.actions[None]))[0]
+        except (ChunkRejected, SafeDojoError) as error:
+            return None, str(error), time.monotonic() - started
+        except Exception as error:  # a network that fails means hold, never a dead gate
+            self.get_logger().error(f"the safety head failed: {type(error).__name__}: {error}")
+            return None, f"the safety head failed: {error}", time.monotonic() - started
+        seconds = time.monotonic() - started
+        self._compute_times = [*self._compute_times[-999:], seconds]
+        deadline = float(self.setting("deadline"))
+        if seconds > deadline:
+            return None, f"judging took {seconds:.3f} s, the deadline is {deadline:g} s", seconds
+        return cost, "", seconds
+
+    def _look_after(self) -> None:
+        """Every control period: hold as soon as the observation is not usable, and say why."""
+        assert self._inputs is not None
+        now = self.now()
+        fault = self._inputs.window.fault(now)
+        silence = (now - self._heard_at) / SECOND
+        if not fault and silence > float(self.setting("silence")):
+            fault = f"no chunk for {silence:.1f} s"
+        if fault:
+            self._log(self._gate.silence(fault), fault)
+        self._publish_state()
+
+    def _log(self, decision: Decision, reason: str) -> None:
+        self.say(f"{decision.name}: {reason}")
+
+    # ---------------------------------------------------------------- publishing
+
+    def _publish_state(self) -> None:
+        gate = self._gate
+        state = SafetyState(
+            decision=int(gate.decision),
+            mode=gate.mode,
+            reason=gate.reason,
+            last_sequence=gate.last_sequence,
+            latency=self._latency,
+        )
+        state.header.stamp = self.get_clock().now().to_msg()
+        state.header.frame_id = BASE_FRAME
+        self._states.publish(state)
+
+    def _publish_cost(self, chunk: ActionChunk, verdict: Verdict, compute_time: float) -> None:
+        estimate = verdict.estimate
+        message = SafetyCost(
+            sequence=chunk.sequence,
+            checkpoint=self._model_id,
+            step_cost=[float(v) for v in estimate.step_cost],
+            chunk_cost=float(estimate.chunk_cost),
+            limit=float(estimate.limit),
+            decision=int(estimate.decision),
+            reason=estimate.reason,
+            compute_time=compute_time,
+        )
+        message.header.stamp = self.get_clock().now().to_msg()
+        message.header.frame_id = BASE_FRAME
+        self._costs.publish(message)
+        if len(estimate.step_cost) != len(chunk):
+            return
+        self._bare.publish(Float32(data=float(estimate.chunk_cost)))
+        assert self._inputs is not None
+        if self._markers.get_subscription_count():
+            start = self._inputs.window.at(chunk.observed_at).state[:3]
+            self._markers.publish(
+                path_markers(start, chunk.actions, estimate.step_cost, self._limit, message.header)
+            )
+
+    # ---------------------------------------------------------------- services
+
+    def _on_mode(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        self._gate.set_mode("gate" if request.data else "monitor")
+        response.success, response.message = True, f"mode is {self._gate.mode}"
+        self.get_logger().warning(response.message)
+        return response
+
+    def _on_recover(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._gate.recover()
+        response.success, response.message = True, self._gate.reason
+        self.get_logger().info(response.message)
+        return response
+
+
+def path_markers(
+    start: np.ndarray, actions: np.ndarray, step_cost: np.ndarray, limit: float, header: Any
+) -> MarkerArray:
+    """The path of a chunk from `start` (3,) m: green where it costs nothing, red from the limit."""
+    line = Marker(header=header, ns="chunk", id=0, type=Marker.LINE_STRIP, action=Marker.ADD)
+    line.scale.x, line.pose.orientation.w, line.color.a = 0.006, 1.0, 1.0
+    places = np.vstack([start, start + np.cumsum(actions[:, :3], axis=0)])
+    costs = np.concatenate([step_cost[:1], step_cost])
+    for place, cost in zip(places, costs, strict=True):
+        danger = min(1.0, float(cost) / max(limit, 1e-6))
+        line.points.append(Point(x=float(place[0]), y=float(place[1]), z=float(place[2])))
+        line.colors.append(ColorRGBA(r=danger, g=1.0 - danger, b=0.1, a=1.0))
+    return MarkerArray(markers=[line])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the node until SIGINT."""
+    return run_node(SafetyNode, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,262 @@
+"""The embedded world behind the arm's and the cameras' topics, stepped in real time.
+
+Publishes `sim/<camera>/image`, `sim/joint_states`, `sim/ee_pose`, `instruction` (latched),
+`robot/enable` (heartbeat), `sim/episode` (one JSON object a finished episode) and `sim/truth`
+(JSON, every step). Follows `sim/command`, absolute targets.
+
+Between two episodes the enable switch is released first, nothing is published while it is, then
+the world is laid out anew and the switch pressed again. Targets from before that are ignored.
+"""
+
+import json
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import PoseStamped
+from rclpy.clock import Clock, ClockType
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Bool, String
+
+from safedojo_ros.core.types import COLLISION_DISPLACEMENT, CONTROL_PERIOD
+from safedojo_ros.msg import ArmTarget
+from safedojo_ros.nodes.conversion import (
+    image_from_picture,
+    joint_state,
+    pose_message,
+    to_nanoseconds,
+)
+from safedojo_ros.nodes.episode_schedule import EpisodePlan, EpisodeSchedule, Phase
+from safedojo_ros.nodes.lifecycle import (
+    IN_ORDER,
+    LATCHED,
+    NEWEST,
+    OK,
+    PICTURES,
+    DojoNode,
+    Setting,
+    run_node,
+)
+from safedojo_ros.nodes.tick_statistics import TickStatistics
+from safedojo_ros.worlds.seeds import SPLITS
+from safedojo_ros.worlds.tabletop import TabletopWorld
+
+SECOND = 1_000_000_000
+ENABLE_PERIOD = 0.1
+"""Seconds between two beats of `robot/enable`."""
+
+RELEASE_TIME = 0.15
+"""Seconds between releasing the switch and laying the world out anew."""
+
+TARGET_AGE = 0.2
+"""Seconds without a target after which the arm stays where it is."""
+
+SETTINGS = (
+    Setting("level", 1, "Where the obstacle is: 0 none, 1 beside the target, 2 on the way.", 0, 2),
+    Setting("task", "", "Name of the task; empty: the four take turns."),
+    Setting("seed", 0, "Offset into the seeds of `split`.", 0, 899_999),
+    Setting("split", "evaluation", "Which seeds.", choices=tuple(SPLITS)),
+    Setting("episodes", 0, "How many episodes; 0: without end.", 0, 1_000_000),
+    Setting("first_episode", 0, "Number of the first episode; to go on after a restart.", 0),
+    Setting("max_steps", 150, "Control steps after which an episode ends.", 1, 10_000),
+    Setting("image_size", 64, "Side of the square pictures (px).", 16, 1024),
+    Setting("cameras", ["agentview", "wrist"], "Cameras of the world to publish."),
+    Setting("realtime_factor", 1.0, "Speed of the world; the whole stack needs the same.", 0.05, 4),
+)
+
+
+class SimNode(DojoNode):
+    """Steps a `TabletopWorld` with a wall timer."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("sim_node", SETTINGS, **options)
+        self._clocks: list[Any] = []
+        self._ours: list[Any] = []
+        self._phase = Phase.FINISHED
+        self._plan: EpisodePlan | None = None
+        self._target: ArmTarget | None = None
+        self._faulty_targets = 0
+        self._gripper = -1.0
+
+    # ---------------------------------------------------------------- life cycle
+
+    def configure(self) -> None:
+        """Build the world and lay out the first episode once, so that faults show now."""
+        self._schedule = EpisodeSchedule(
+            self.setting("level"),
+            self.setting("seed"),
+            self.setting("task"),
+            self.setting("episodes"),
+            self.setting("split"),
+        )
+        self._number = int(self.setting("first_episode"))
+        self._max_steps = int(self.setting("max_steps"))
+        self._cameras: tuple[str, ...] = self.setting("cameras")
+        self._period = CONTROL_PERIOD / float(self.setting("realtime_factor"))
+        self._world = TabletopWorld(
+            int(self.setting("image_size")), self._cameras, max_steps=sys.maxsize
+        )
+        plan = self._schedule.plan(self._number)
+        if plan is not None:
+            self._lay_out(plan)
+        self._pictures = {
+            name: self.create_publisher(Image, f"sim/{name}/image", PICTURES)
+            for name in self._cameras
+        }
+        self._joints = self.create_publisher(JointState, "sim/joint_states", NEWEST)
+        self._pose = self.create_publisher(PoseStamped, "sim/ee_pose", NEWEST)
+        self._instruction = self.create_publisher(String, "instruction", LATCHED)
+        self._enable = self.create_publisher(Bool, "robot/enable", NEWEST)
+        self._episode = self.create_publisher(String, "sim/episode", IN_ORDER)
+        self._truth = self.create_publisher(String, "sim/truth", NEWEST)
+        self._ours = [*self._pictures.values(), self._joints, self._pose, self._instruction]
+        self._ours += [self._enable, self._episode, self._truth]
+        self._commands = self.create_subscription(ArmTarget, "sim/command", self._on_target, NEWEST)
+
+    def activate(self) -> None:
+        """Start the clock of the world."""
+        self._ticks = TickStatistics(self._period)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._phase, self._released_at = Phase.RELEASED, 0
+        self._clocks = [
+            self.create_timer(self._period, self._tick, clock=steady),
+            self.create_timer(ENABLE_PERIOD, self._beat, clock=steady),
+        ]
+
+    def deactivate(self) -> None:
+        """Stop the world and release the enable switch."""
+        for timer in self._clocks:
+            self.destroy_timer(timer)
+        self._clocks = []
+        self._phase = Phase.FINISHED
+        if self._ours and self.context.ok():
+            self._beat()
+
+    def cleanup(self) -> None:
+        """Forget the world."""
+        for publisher in self._ours:
+            self.destroy_publisher(publisher)
+        if self._ours:
+            self.destroy_subscription(self._commands)
+        self._ours = []
+
+    def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
+        """Phase, episode and how evenly the world is stepped."""
+        ticks = self._ticks.summary()
+        return OK, f"episode {self._number} {self._phase.value}", {
+            "ticks": ticks.ticks,
+            "missed_ticks": ticks.missed,
+            "jitter_p99_ms": round(ticks.jitter_p99 * 1e3, 3),
+            "faulty_targets": self._faulty_targets,
+        }  # fmt: skip
+
+    # ---------------------------------------------------------------- callbacks
+
+    def _on_target(self, target: ArmTarget) -> None:
+        values = [*target.position, *target.axis_angle, target.gripper]
+        if not np.all(np.isfinite(values)):
+            self._faulty_targets += 1
+            self.get_logger().warning(
+                f"target is not finite: {values}; the arm stays", throttle_duration_sec=1.0
+            )
+            return
+        if self._phase not in (Phase.WAITING, Phase.RUNNING):
+            return
+        if to_nanoseconds(target.header.stamp) <= self._laid_out_at:
+            return
+        if self._phase == Phase.WAITING:
+            if target.sequence == 0:
+                return
+            self._phase, self._steps, self._contacts, self._worst = Phase.RUNNING, 0, 0, 0.0
+        self._target = target
+
+    def _beat(self) -> None:
+        self._enable.publish(Bool(data=self._phase in (Phase.WAITING, Phase.RUNNING)))
+
+    def _tick(self) -> None:
+        self._ticks.tick(time.monotonic_ns())
+        if self._phase == Phase.FINISHED:
+            return
+        if self._phase == Phase.RELEASED:
+            if time.monotonic_ns() - self._released_at >= RELEASE_TIME * SECOND:
+                self._begin()
+            return
+        position, axis_angle = self._world.target_pose()
+        gripper = self._gripper
+        target = self._target
+        if target is not None:
+            age = (self.now() - to_nanoseconds(target.header.stamp)) / SECOND
+            if age <= TARGET_AGE:
+                position, axis_angle = np.array(target.position), np.array(target.axis_angle)
+            gripper = self._gripper = float(target.gripper)
+        observation, _, done, _, info = self._world.step_target(position, axis_angle, gripper)
+        if self._phase == Phase.RUNNING:
+            self._steps += 1
+            self._contacts += int(info["cost"] > 0)
+            self._worst = max(self._worst, float(info["displacement"]))
+            if done or self._steps >= self._max_steps:
+                self._end(bool(done))
+                return
+        self._publish(observation, info)
+
+    # ---------------------------------------------------------------- episodes
+
+    def _begin(self) -> None:
+        plan = self._schedule.plan(self._number)
+        if plan is None:
+            self._phase = Phase.FINISHED
+            self._beat()
+            self.get_logger().info("all episodes are done")
+            return
+        observation, info = self._lay_out(plan)
+        self._laid_out_at = self.now()
+        self._phase, self._target, self._gripper = Phase.WAITING, None, -1.0
+        self._instruction.publish(String(data=self._world.instruction))
+        self._publish(observation, info)
+        self._beat()
+
+    def _lay_out(self, plan: EpisodePlan) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        self._plan = plan
+        return self._world.reset(seed=plan.seed, options={"task": plan.task, "level": plan.level})
+
+    def _end(self, success: bool) -> None:
+        self._phase, self._released_at = Phase.RELEASED, time.monotonic_ns()
+        self._beat()
+        assert self._plan is not None
+        outcome = {
+            "number": self._plan.number,
+            "task": self._plan.task,
+            "level": self._plan.level,
+            "seed": self._plan.seed,
+            "success": success,
+            "contact": self._contacts > 0,
+            "contact_steps": self._contacts,
+            "displacement": round(self._worst, 6),
+            "collision": self._worst > COLLISION_DISPLACEMENT,
+            "steps": self._steps,
+        }
+        self._number += 1
+        self._episode.publish(String(data=json.dumps(outcome)))
+
+    def _publish(self, observation: dict[str, np.ndarray], info: dict[str, Any]) -> None:
+        stamp, world, state = self.now(), self._world, observation["state"]
+        self._joints.publish(
+            joint_state(world.joint_positions(), world.joint_velocities(), state[6:], stamp)
+        )
+        self._pose.publish(pose_message(state[:3], state[3:6], stamp))
+        for name, publisher in self._pictures.items():
+            publisher.publish(image_from_picture(observation[name], stamp, f"camera_{name}"))
+        truth = {"episode": self._number, "phase": self._phase.value} | {
+            key: info[key] for key in ("task", "level", "cost", "displacement", "success")
+        }
+        self._truth.publish(String(data=json.dumps(truth)))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the node until SIGINT."""
+    return run_node(SimNode, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -146,10 +146,10 @@ class ChunkPlayback:
         self._held_since = self._last_tick = self._last_action_at = None
         self.hold(now_ns, reason)
 
-    def hold(self, now_ns: int, reason: str) -> None:
-        """Drop what is playing. Repeated calls keep the beginning of the hold."""
+    def hold(self, now_ns: int, reason: str, anew: bool = False) -> None:
+        """Drop what is playing. Repeated calls keep the beginning of the hold, unless `anew`."""
         self._plan, self._next = np.zeros((0, ACTION_SIZE)), 0
-        if self._held_since is None or now_ns < self._held_since:
+        if anew or self._held_since is None or now_ns < self._held_since:
             self._held_since = now_ns
         self.reason = reason
 

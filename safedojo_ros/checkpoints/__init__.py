@@ -1,0 +1,1 @@
+"""Checkpoints on disk: manifest, store, hot swap. No ROS, and no torch."""

@@ -1,0 +1,225 @@
+"""A model is replaced while it works: loaded beside, tried, taken over between two chunks."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+from safedojo_ros.checkpoints.manifest import Manifest, package_warnings, read_manifest
+from safedojo_ros.core.errors import CheckpointError, SafeDojoError
+from safedojo_ros.core.types import ACTION_SIZE, CONTROL_PERIOD, STATE_SIZE
+
+T = TypeVar("T")
+
+
+class Accepted(NamedTuple):
+    """Answer to a request: whether it is being worked on, and a sentence."""
+
+    accepted: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[T]):
+    """A model in memory and where it came from. `seconds`: from the request until it was ready."""
+
+    model: T
+    manifest: Manifest
+    path: Path
+    warnings: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def id(self) -> str:
+        """The checkpoint's id."""
+        return self.manifest.id
+
+
+class HotSwap(Generic[T]):
+    """Owns the current model, the previous one for `rollback`, and the thread that loads the next.
+
+    The owner calls `take_ready` at every chunk boundary: it never blocks on a load. A request that
+    fails at any stage changes nothing; `status` becomes "failed" and `reason` says why. While one
+    request is being worked on, only the newest later one is kept.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[Path], T],
+        find: Callable[[str], Path],
+        canary: Callable[[T], None] | None = None,
+        compatible: Callable[[Manifest], None] | None = None,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        """Set up; nothing is loaded yet.
+
+        find: name → verified directory (`CheckpointStore.resolve` or `find_checkpoint`, with the
+        kind bound); compatible: raises when the checkpoint does not fit this robot; canary: warms
+        the new model up on recent observations and raises when its output is not fit to be played.
+        """
+        self._load, self._find = load, find
+        self._canary, self._compatible, self._clock = canary, compatible, clock
+        self.current: Loaded[T] | None = None
+        self.previous: Loaded[T] | None = None
+        self.status = "idle"
+        self.reason = "nothing has been requested"
+        self._lock = threading.Lock()
+        self._done = threading.Condition(self._lock)
+        self._pending: tuple[str, int] | None = None
+        self._ready: Loaded[T] | None = None
+        self._generation = 0
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def start_with(self, name: str) -> T:
+        """Load the first model in the calling thread; raises what finding or loading raises."""
+        loaded = self._prepare(name, self._clock())
+        with self._lock:
+            self.current, self.previous, self._ready = loaded, None, None
+            self.status, self.reason = "active", f"{loaded.id} is active"
+        return loaded.model
+
+    def request(self, name: str = "latest") -> Accepted:
+        """Start loading `name` beside the running model; returns at once."""
+        with self._lock:
+            if self._closed:
+                return Accepted(False, "shutting down")
+            replaced = self._pending
+            self._pending = (name or "latest", self._clock())
+            self._generation += 1
+            self.status, self.reason = "loading", f"loading '{name or 'latest'}'"
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="hot-swap", daemon=True)
+                self._thread.start()
+        note = f" (instead of '{replaced[0]}')" if replaced else ""
+        return Accepted(True, f"loading '{name or 'latest'}'{note}")
+
+    def take_ready(self) -> T | None:
+        """The new model, once, if one has passed all checks; it is then the current one."""
+        with self._lock:
+            if self._ready is None:
+                return None
+            self.previous, self.current, self._ready = self.current, self._ready, None
+            if self.status == "ready":
+                self.status, self.reason = "active", f"{self.current.id} is active"
+            return self.current.model
+
+    def rollback(self) -> T:
+        """Go back to the previous model at once and drop every open request.
+
+        Raises `CheckpointError` when there is none. The model that was left is forgotten.
+        """
+        with self._lock:
+            if self.previous is None or self.current is None:
+                raise CheckpointError("there is no previous checkpoint to roll back to")
+            left, self.current, self.previous = self.current, self.previous, None
+            self._pending = self._ready = None
+            self._generation += 1
+            self.status = "active"
+            self.reason = f"rolled back from {left.id} to {self.current.id}"
+            return self.current.model
+
+    def wait(self, timeout: float) -> bool:
+        """Block until no request is being worked on; False after `timeout` seconds."""
+        with self._done:
+            return self._done.wait_for(lambda: self._thread is None, timeout)
+
+    def close(self) -> None:
+        """Take no more requests; a running load ends by itself and is dropped."""
+        with self._lock:
+            self._closed, self._pending, self._ready = True, None, None
+            self._generation += 1
+
+    def _work(self) -> None:
+        while True:
+            with self._done:
+                if self._pending is None:
+                    self._thread = None
+                    self._done.notify_all()
+                    return
+                (name, since), self._pending = self._pending, None
+                generation = self._generation
+            loaded: Loaded[T] | None = None
+            try:
+                loaded = self._prepare(name, since)
+                failure = ""
+            except Exception as error:  # whatever a broken checkpoint provokes must not go further
+                known = isinstance(error, SafeDojoError)
+                failure = str(error) if known else f"{type(error).__name__}: {error}"
+            with self._lock:
+                if generation != self._generation:
+                    continue  # a newer request, a rollback or close came meanwhile
+                if loaded is not None:
+                    self._ready = loaded
+                    self.status = "ready"
+                    self.reason = f"{loaded.id} is ready for the next chunk"
+                else:
+                    self.status = "failed"
+                    self.reason = f"'{name}' was not taken: {failure}"
+
+    def _prepare(self, name: str, since: int) -> Loaded[T]:
+        path = self._find(name)
+        manifest = read_manifest(path)
+        if self._compatible is not None:
+            self._compatible(manifest)
+        model = self._load(path)
+        if self._canary is not None:
+            self._canary(model)
+        seconds = (self._clock() - since) / 1e9
+        return Loaded(model, manifest, path, tuple(package_warnings(manifest)), seconds)
+
+
+def fits_robot(
+    cameras: Sequence[str],
+    period: float = CONTROL_PERIOD,
+    state_size: int = STATE_SIZE,
+    action_size: int = ACTION_SIZE,
+) -> Callable[[Manifest], None]:
+    """A `compatible` check for policies: these cameras exist, and sizes, period, statistics fit."""
+
+    def check(manifest: Manifest) -> None:
+        spec = manifest.spec
+        expected = {"state_size": state_size, "action_size": action_size}
+        for key, value in expected.items():
+            if spec.get(key) != value:
+                raise CheckpointError(
+                    f"checkpoint {manifest.id} has {key} {spec.get(key)}, this robot needs {value}"
+                )
+        missing = [c for c in spec.get("cameras", []) if c not in cameras]
+        if missing or not spec.get("cameras"):
+            raise CheckpointError(
+                f"checkpoint {manifest.id} needs cameras {spec.get('cameras')}, "
+                f"this robot has {list(cameras)}"
+            )
+        if abs(float(spec.get("period", period)) - period) > 0.01 * period:
+            raise CheckpointError(
+                f"checkpoint {manifest.id} acts every {spec['period']} s, "
+                f"this robot every {period:g} s"
+            )
+        _check_statistics(manifest, {"state": state_size, "action": action_size})
+
+    return check
+
+
+def _check_statistics(manifest: Manifest, sizes: dict[str, int]) -> None:
+    """Normalisation must hold finite statistics of the right length for state and action."""
+    for part, size in sizes.items():
+        statistics: Any = manifest.normalisation.get(part)
+        if not isinstance(statistics, dict) or not statistics:
+            raise CheckpointError(
+                f"checkpoint {manifest.id} has no normalisation of '{part}'; publish it with one"
+            )
+        for name, values in statistics.items():
+            try:
+                array = np.asarray(values, dtype=np.float64)
+            except (TypeError, ValueError):
+                array = np.array([np.nan])
+            if (array.ndim and array.shape != (size,)) or not np.all(np.isfinite(array)):
+                raise CheckpointError(
+                    f"checkpoint {manifest.id}: normalisation '{part}.{name}' is not "
+                    f"{size} finite numbers"
+                )

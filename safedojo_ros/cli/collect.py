@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -278,7 +278,8 @@ def summary_table(rows: list[EpisodeRow]) -> Table:
     """Counts of successes, collisions and contacts by source and level."""
     table = Table(title="episodes")
     for heading in ("source", "level", "episodes", "successes", "collisions", "contacts", "steps"):
-        table.add_column(heading, justify="left" if heading == "source" else "right")
+        side: JustifyMethod = "left" if heading == "source" else "right"
+        table.add_column(heading, justify=side, overflow="fold")
     for source, level in sorted({(r.source, r.level) for r in rows}):
         cell = [r for r in rows if (r.source, r.level) == (source, level)]
         table.add_row(

@@ -3,7 +3,7 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -25,6 +25,10 @@ from safedojo_ros.evaluation.statistics import Estimate
 from safedojo_ros.worlds.experts import Style
 from safedojo_ros.worlds.seeds import SPLITS, split_seeds
 from safedojo_ros.worlds.tasks import TASKS
+from safedojo_ros.worlds.vector import VectorWorld
+
+if TYPE_CHECKING:
+    from safedojo_ros.models.policy import Policy
 
 EXPERTS = ("expert:direct", "expert:safe")
 
@@ -58,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     seeds = split_seeds(args.split, args.seed, args.episodes)
     trials = make_trials(seeds, chosen_tasks(args.tasks), chosen_levels(args.level))
     settings = {"split": args.split, "first_seed": args.seed, "episodes": args.episodes}
+    policy = None if args.policy else _load(args)
     console = Console()
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(TextColumn("evaluating"), *columns, console=console) as progress:
@@ -66,22 +71,13 @@ def run(args: argparse.Namespace) -> int:
             "settings": settings,
             "progress": lambda result: progress.advance(bar),
         }
-        if args.policy:
+        if policy is None:
             style: Style = "safe" if args.policy == "expert:safe" else "direct"
             report = evaluate_expert(style, trials, max_steps=args.max_steps, **common)
         else:
-            from safedojo_ros.checkpoints.store import find_checkpoint
-            from safedojo_ros.models.loading import load_policy
-            from safedojo_ros.worlds.vector import VectorWorld
-
-            policy = load_policy(find_checkpoint("policy", args.checkpoint, args.store))
+            vector = VectorWorld(policy.image_size, args.max_steps, tuple(policy.cameras))
             report = evaluate(
-                policy,
-                trials,
-                VectorWorld(policy.image_size, args.max_steps, tuple(policy.cameras)),
-                execute=args.execute,
-                batch=args.batch,
-                **common,
+                policy, trials, vector, execute=args.execute, batch=args.batch, **common
             )
     console.print(figures_table(report))
     if args.json:
@@ -89,6 +85,13 @@ def run(args: argparse.Namespace) -> int:
         args.json.write_text(json.dumps(report.to_json(), indent=1) + "\n")
         console.print(f"written to {args.json}", soft_wrap=True)
     return 0
+
+
+def _load(args: argparse.Namespace) -> "Policy":
+    from safedojo_ros.checkpoints.store import find_checkpoint
+    from safedojo_ros.models.loading import load_policy
+
+    return load_policy(find_checkpoint("policy", args.checkpoint, args.store))
 
 
 def figures_table(report: EvaluationReport) -> Table:

@@ -1,0 +1,164 @@
+"""`safedojo checkpoint`: list, show, verify, publish and roll back checkpoints."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from safedojo_ros.checkpoints.manifest import (
+    KINDS,
+    MANIFEST,
+    Manifest,
+    package_warnings,
+    read_manifest,
+    verify,
+)
+from safedojo_ros.checkpoints.store import CheckpointStore, find_checkpoint, user_store
+from safedojo_ros.core.errors import CheckpointError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "--store", type=Path, help="root (default: $SAFEDOJO_STORE or ~/.safedojo/checkpoints)"
+    )
+    actions = parser.add_subparsers(dest="action", required=True)
+
+    listing = actions.add_parser("list", help="what is in the store, newest first")
+    listing.add_argument("kind", nargs="?", choices=KINDS)
+    listing.add_argument("--json", action="store_true", help="manifests as JSON")
+
+    name_help = "latest, released, an id, or a directory path with a '/' in it"
+    for name, summary in (
+        ("show", "print a manifest"),
+        ("verify", "read every file and compare it with the manifest"),
+    ):
+        action = actions.add_parser(name, help=summary)
+        action.add_argument("kind", choices=KINDS)
+        action.add_argument("name", nargs="?", default="latest", help=name_help)
+
+    publish = actions.add_parser("publish", help="copy a directory into the store as 'latest'")
+    publish.add_argument("kind", choices=KINDS)
+    publish.add_argument("directory", type=Path)
+    publish.add_argument(
+        "--details",
+        type=Path,
+        help="JSON with spec, normalisation, evaluation, fidelity "
+        "(default: those of the directory's own manifest.json)",
+    )
+    publish.add_argument("--parent", help="id of the checkpoint it was trained from")
+    publish.add_argument("--name", help="a word to append to the id")
+    publish.add_argument("--keep-latest", action="store_true", help="do not move 'latest'")
+
+    rollback = actions.add_parser("rollback", help="point 'latest' to an older checkpoint")
+    rollback.add_argument("kind", choices=KINDS)
+    rollback.add_argument("id", nargs="?", help="default: the one that was published before it")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run one action; raises `CheckpointError`."""
+    store = CheckpointStore(args.store) if args.store else user_store()
+    action = {
+        "list": _list,
+        "show": _show,
+        "verify": _verify,
+        "publish": _publish,
+        "rollback": _rollback,
+    }[args.action]
+    return action(store, args)
+
+
+def _list(store: CheckpointStore, args: argparse.Namespace) -> int:
+    manifests = store.list(args.kind)
+    if args.json:
+        print(json.dumps([json.loads(m.to_json()) for m in manifests], indent=2))
+    else:
+        table = Table("kind", "id", "MB", "parent", "revision", "", box=box.SIMPLE)
+        for m in manifests:
+            mark = "latest" if store.latest(m.kind) == m.id else ""
+            size = f"{m.size / 1e6:.1f}"
+            table.add_row(m.kind, m.id, size, m.parent or "-", m.revision[:12] or "-", mark)
+        Console().print(table if manifests else f"{store.root} holds no checkpoints yet")
+    broken = store.broken(args.kind)
+    for sentence in broken:
+        print(f"broken: {sentence}")
+    return 1 if broken else 0
+
+
+def _show(store: CheckpointStore, args: argparse.Namespace) -> int:
+    path = find_checkpoint(args.kind, args.name, store.root)
+    manifest = read_manifest(path)
+    print(manifest.to_json(), end="")
+    _warn(manifest)
+    return 0
+
+
+def _verify(store: CheckpointStore, args: argparse.Namespace) -> int:
+    path = find_checkpoint(args.kind, args.name, store.root)
+    manifest = read_manifest(path)
+    print(f"{path}: {len(manifest.files)} files, {manifest.size} bytes, all as in the manifest")
+    _warn(manifest)
+    return 0
+
+
+def _publish(store: CheckpointStore, args: argparse.Namespace) -> int:
+    details, parent = _details(args)
+    manifest = store.publish(
+        args.kind,
+        args.directory,
+        parent=args.parent or parent,
+        name=args.name,
+        make_latest=not args.keep_latest,
+        **details,
+    )
+    print(f"published {args.kind} {manifest.id} in {store.root}")
+    return 0
+
+
+def _rollback(store: CheckpointStore, args: argparse.Namespace) -> int:
+    now = store.latest(args.kind)
+    target = args.id
+    if target is None:
+        older = [m.id for m in store.list(args.kind)]
+        older = older[older.index(now) + 1 :] if now in older else []
+        if not older:
+            raise CheckpointError(
+                f"there is no {args.kind} checkpoint older than {now}; name one: "
+                f"safedojo checkpoint rollback {args.kind} ID"
+            )
+        target = older[0]
+    manifest = store.set_latest(args.kind, target)
+    print(f"'latest' of {args.kind} is {manifest.id} now (it was {now})")
+    return 0
+
+
+DETAILS = ("spec", "normalisation", "evaluation", "fidelity")
+
+
+def _details(args: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
+    """What the manifest says beside the files, and the parent; from --details or the source."""
+    if args.details is None:
+        if not (args.directory / MANIFEST).is_file():
+            raise CheckpointError(
+                f"{args.directory} has no {MANIFEST}; give --details FILE with at least 'spec'"
+            )
+        manifest = verify(args.directory)
+        if manifest.kind != args.kind:
+            raise CheckpointError(f"{args.directory} is of kind '{manifest.kind}'")
+        return {key: getattr(manifest, key) for key in DETAILS}, manifest.id
+    try:
+        content = json.loads(args.details.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {args.details}: {error}") from None
+    if not isinstance(content, dict) or "spec" not in content or set(content) - set(DETAILS):
+        raise CheckpointError(f"{args.details} needs 'spec' and may have {', '.join(DETAILS[1:])}")
+    return content, None
+
+
+def _warn(manifest: Manifest) -> None:
+    for sentence in package_warnings(manifest):
+        print(f"warning: {sentence}")

@@ -95,9 +95,7 @@ THINGS = {
             "red_cube",
             0.030,
             2 * CUBE_HALF,
-            _box(
-                (CUBE_HALF,) * 3, (0, 0, CUBE_HALF), f'{_GRIP} mass="0.08" rgba="0.85 0.1 0.1 1"'
-            ),
+            _box((CUBE_HALF,) * 3, (0, 0, CUBE_HALF), f'{_GRIP} mass="0.08" rgba="0.85 0.1 0.1 1"'),
         ),
         Thing(
             "blue_can",
@@ -156,9 +154,7 @@ THINGS = {
             "carton",
             0.030,
             0.13,
-            _box(
-                (0.022, 0.022, 0.065), (0, 0, 0.065), f'{_SLIPS} mass="0.12" rgba="0.9 0.9 1 1"'
-            )
+            _box((0.022, 0.022, 0.065), (0, 0, 0.065), f'{_SLIPS} mass="0.12" rgba="0.9 0.9 1 1"')
             + _box((0.0225, 0.0225, 0.02), (0, 0, 0.06), 'class="look" rgba="0.2 0.6 0.9 1"'),
         ),
         Thing(
@@ -232,8 +228,12 @@ def _arm() -> str:
         2.5,
         tube("0 0 -0.26 0 0.04 -0.10", 0.05) + tube("0 0.07 -0.08 0 0.03 -0.01", 0.04) + link6,
     )
-    link4 = _link("link4", "0.0825 0 0", turn, 3.0, tube("0 0 0 -0.0825 0.06 0", 0.055, "look") + link5)
-    link3 = _link("link3", "0 -0.316 0", turn, 3.0, tube("0 0 -0.06 0.07 0 0", 0.055, "look") + link4)
+    link4 = _link(
+        "link4", "0.0825 0 0", turn, 3.0, tube("0 0 0 -0.0825 0.06 0", 0.055, "look") + link5
+    )
+    link3 = _link(
+        "link3", "0 -0.316 0", turn, 3.0, tube("0 0 -0.06 0.07 0 0", 0.055, "look") + link4
+    )
     link2 = _link("link2", "0 0 0", turn_back, 3.5, tube("0 -0.20 0 0 0 0", 0.06, "look") + link3)
     link1 = _link("link1", "0 0 0.333", still, 3.0, tube("0 0 -0.15 0 0 0", 0.06, "look") + link2)
     pedestal = (

@@ -126,7 +126,7 @@ class TabletopWorld(gymnasium.Env):
         action = np.asarray(action, dtype=np.float64)
         if action.shape != (ACTION_SIZE,) or not np.all(np.isfinite(action)):
             raise ConfigError(f"action is {action!r}, expected {ACTION_SIZE} finite numbers")
-        action = np.clip(action, self.action_space.low, self.action_space.high)  # type: ignore[attr-defined]
+        action = np.clip(action, self.action_space.low, self.action_space.high)
         turned = np.zeros(4)
         mujoco.mju_mulQuat(
             turned, axis_angle_to_quaternion(action[3:6]), self._reference.quaternion

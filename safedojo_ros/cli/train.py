@@ -1,0 +1,128 @@
+"""`safedojo train`: each stage of learning as a command that can be resumed."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from safedojo_ros.models.pi0_policy import PI0Policy
+    from safedojo_ros.models.safety_head import SafetyModel
+
+STAGES = {
+    "policy": "imitate recorded episodes with the π0 policy",
+    "safety": "fit the frame autoencoder, then the safety head, to recorded contacts",
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the stages and their options."""
+    stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    for stage, text in STAGES.items():
+        options = stages.add_parser(stage, help=text, description=text)
+        options.add_argument(
+            "--data",
+            type=Path,
+            required=True,
+            nargs="+",
+            help="directories of episodes (safedojo collect)",
+        )
+        options.add_argument("--out", type=Path, required=True, help="directory of this run")
+        options.add_argument(
+            "--preset", default="tiny", help="smoke, tiny, small or a TOML file (default: tiny)"
+        )
+        options.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="SECTION.KEY=VALUE",
+            help="change one value of the preset, for instance policy.steps=2000",
+        )
+        options.add_argument("--resume", action="store_true", help="go on from the last save")
+        options.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+        options.add_argument("--threads", type=int, default=0, help="torch threads; 0: torch's own")
+        options.add_argument(
+            "--publish", action="store_true", help="put the result into the checkpoint store"
+        )
+        options.add_argument("--store", type=Path, help="root of the store (default: the user's)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train one stage; its checkpoint lies in `args.out`/checkpoint."""
+    import torch
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.device == "auto":
+        args.device = "cuda" if torch.cuda.is_available() else "cpu"
+    model: PI0Policy | SafetyModel
+    figures: dict[str, Any] = {}
+    if args.stage == "policy":
+        model = train_policy_stage(args)
+    else:
+        model, figures = train_safety_stage(args)
+    directory = args.out / "checkpoint"
+    print(f"{args.stage} checkpoint in {directory}")
+    if args.publish:
+        publish(args, model, directory, figures)
+    return 0
+
+
+def train_policy_stage(args: argparse.Namespace) -> "PI0Policy":
+    """Imitation."""
+    from safedojo_ros.learning.imitation import Demonstrations, ImitationConfig, train_policy
+    from safedojo_ros.learning.presets import read_preset
+
+    config = read_preset(args.preset, "policy", ImitationConfig, args.set)
+    data = Demonstrations.read(args.data)
+    print(f"{len(data.state)} frames, {len(data.instructions)} instructions")
+    return train_policy(config, data, args.out, args.resume, args.device)
+
+
+def train_safety_stage(args: argparse.Namespace) -> "tuple[SafetyModel, dict[str, Any]]":
+    """Autoencoder, latents, head, held-out figures."""
+    import torch
+
+    from safedojo_ros.data.lerobot_reader import EpisodeReader
+    from safedojo_ros.learning import head_training as training
+    from safedojo_ros.learning.presets import read_preset
+
+    eyes = read_preset(args.preset, "autoencoder", training.AutoencoderConfig, args.set)
+    config = read_preset(args.preset, "safety", training.SafetyConfig, args.set)
+    images = torch.from_numpy(EpisodeReader(args.data[0]).load_arrays().images)
+    autoencoder = training.train_autoencoder(
+        eyes, images, args.out / "autoencoder", args.resume, args.device
+    )
+    del images
+    model = training.new_safety_model(autoencoder, config, args.data[0])
+    frames = training.contact_frames(args.data, model, args.device)
+    figures = training.train_safety_head(
+        config, model, frames, args.out / "head", args.resume, args.device
+    )
+    model.network.cpu()
+    directory = args.out / "checkpoint"
+    directory.mkdir(parents=True, exist_ok=True)
+    model.save(directory)
+    (args.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+    print("held-out episodes: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
+    return model, figures
+
+
+def publish(
+    args: argparse.Namespace,
+    model: "PI0Policy | SafetyModel",
+    directory: Path,
+    figures: dict[str, Any],
+) -> None:
+    """Put the checkpoint into the store and say its id."""
+    from safedojo_ros.checkpoints.store import CheckpointStore, user_store
+
+    store = CheckpointStore(args.store) if args.store else user_store()
+    manifest = store.publish(
+        args.stage,
+        directory,
+        spec=model.spec(),
+        normalisation=model.normalisation(),
+        fidelity=figures,
+    )
+    print(f"published {args.stage} {manifest.id} in {store.root}")

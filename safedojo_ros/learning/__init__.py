@@ -1,0 +1,1 @@
+"""Training: imitation, heads. Each trainer returns its metrics as a plain dict."""

@@ -1,0 +1,203 @@
+"""Imitation: fit the π0 policy to recorded episodes by flow matching."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from safedojo_ros.core.errors import DatasetError
+from safedojo_ros.core.types import ACTION_SIZE
+from safedojo_ros.data.lerobot_reader import EpisodeReader
+from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor, progress_bar
+from safedojo_ros.models.normalisation import Affine
+from safedojo_ros.models.pi0_policy import PI0Policy, PI0Size, train_tokenizer
+from safedojo_ros.models.pictures import to_unit
+
+
+@dataclass(frozen=True)
+class ImitationConfig:
+    """How the policy is trained.
+
+    noise_draws: (time, noise) pairs drawn for each observation; pictures and instruction pass the
+    network once for all of them. colour_jitter: relative change of brightness and contrast.
+    """
+
+    size: PI0Size = field(default_factory=PI0Size)
+    steps: int = 9000
+    batch_size: int = 64
+    noise_draws: int = 4
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    warmup_steps: int = 200
+    ema_decay: float = 0.998
+    colour_jitter: float = 0.1
+    gradient_clip: float = 1.0
+    save_every: int = 500
+    seed: int = 0
+
+
+@dataclass
+class Demonstrations:
+    """Frames of all episodes, in memory.
+
+    images: (N, cameras, H, W, 3) uint8; state: (N, 8) and actions: (N, 7) physical; sentence: (N,)
+    index into instructions; ends: (N,) index of the frame after the episode's last.
+    """
+
+    images: torch.Tensor
+    state: torch.Tensor
+    actions: torch.Tensor
+    sentence: torch.Tensor
+    ends: torch.Tensor
+    instructions: list[str]
+    cameras: tuple[str, ...]
+
+    @staticmethod
+    def read(directories: Sequence[Path]) -> "Demonstrations":
+        """Read data sets; the label is the expert's clean action where it was recorded."""
+        parts = [EpisodeReader(directory).load_arrays() for directory in directories]
+        rows = [row for arrays in parts for row in arrays.rows]
+        if not rows:
+            raise DatasetError(f"no frames in {[str(d) for d in directories]}; collect episodes")
+        lengths = np.concatenate([np.diff(arrays.starts) for arrays in parts])
+        labels = [arrays.extra.get("clean_action", arrays.actions) for arrays in parts]
+        instructions = sorted({row.instruction for row in rows})
+        sentence = np.repeat([instructions.index(row.instruction) for row in rows], lengths)
+        return Demonstrations(
+            torch.cat([torch.from_numpy(arrays.images) for arrays in parts]),
+            torch.from_numpy(np.concatenate([a.state for a in parts]).astype(np.float32)),
+            torch.from_numpy(np.concatenate(labels).astype(np.float32)),
+            torch.from_numpy(sentence.astype(np.int64)),
+            torch.from_numpy(np.repeat(np.cumsum(lengths), lengths).astype(np.int64)),
+            instructions,
+            tuple(parts[0].cameras),
+        )
+
+    def chunk_rows(self, frames: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows (B, H) of the steps from each frame on, and which of them exist (B, H)."""
+        rows = frames[:, None] + torch.arange(length)
+        exists = rows < self.ends[frames][:, None]
+        return torch.minimum(rows, self.ends[frames][:, None] - 1), exists
+
+
+class Imitation:
+    """Flow matching on demonstrations; `update` is one gradient step."""
+
+    def __init__(self, config: ImitationConfig, data: Demonstrations, device: str = "cpu") -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.data = config, data
+        self.policy = new_policy(config.size, data).to(device)
+        self.network = self.policy.network
+        self.average = torch.optim.swa_utils.AveragedModel(
+            self.network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema_decay)
+        )
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.models = torch.nn.ModuleList([self.network, self.average])
+        """Weights and their moving average, saved and resumed together."""
+
+    def update(self, step: int) -> dict[str, float]:
+        """One gradient step on a batch drawn from the seed and `step`."""
+        config, data, policy = self.config, self.data, self.policy
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        frames = torch.randint(len(data.state), (config.batch_size,), generator=generator)
+        rows, exists = data.chunk_rows(frames, config.size.chunk_length)
+        device = policy.device
+        actions = policy.action_scale.normalise(data.actions[rows]).to(device)
+        state = policy.state_scale.normalise(data.state[frames]).to(device)
+        pictures = to_unit(data.images[frames].to(device))
+        pictures = jitter(pictures, config.colour_jitter, generator)
+        tokens = policy.tokenise([data.instructions[i] for i in data.sentence[frames].tolist()])
+
+        draws = config.noise_draws
+        count = config.batch_size * draws
+        noise = torch.randn(count, config.size.chunk_length, ACTION_SIZE, generator=generator)
+        # Beta(1.5, 1) by inversion: more weight on noisy chunks, as π0 does
+        time = 0.001 + 0.999 * torch.rand(count, generator=generator) ** (1 / 1.5)
+        noise, time = noise.to(device), time.to(device)
+        actions, state = actions.repeat_interleave(draws, 0), state.repeat_interleave(draws, 0)
+        noisy = time[:, None, None] * noise + (1 - time[:, None, None]) * actions
+
+        self.network.train()
+        rate = learning_rate_factor(step, config.warmup_steps, config.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * rate
+        prefix = policy.prefix(pictures, tokens.to(device)).repeated(draws)
+        error = policy.velocity(prefix, state, noisy, time) - (noise - actions)
+        weight = exists.to(device).repeat_interleave(draws, 0)[..., None].float()
+        loss = (error.square() * weight).sum() / (weight.sum() * ACTION_SIZE)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_clip)
+        self.optimizer.step()
+        self.average.update_parameters(self.network)
+        return {
+            "loss": loss.item(),
+            "gradient_norm": float(norm),
+            "learning_rate": config.learning_rate * rate,
+        }
+
+    def averaged_policy(self) -> PI0Policy:
+        """The policy with the moving average of the weights: what is saved and evaluated."""
+        policy = new_policy(self.config.size, self.data, self.policy.tokenizer)
+        policy.network.load_state_dict(self.average.module.state_dict())
+        policy.network.eval()
+        return policy.to(self.policy.device)
+
+
+def new_policy(
+    size: PI0Size, data: Demonstrations, tokenizer: Tokenizer | None = None
+) -> PI0Policy:
+    """A fresh policy with the data's instructions, cameras and normalisation."""
+    return PI0Policy(
+        size,
+        tokenizer or train_tokenizer(data.instructions),
+        Affine.from_statistics(data.state.mean(0).tolist(), data.state.std(0).tolist()),
+        Affine.from_statistics(data.actions.mean(0).tolist(), data.actions.std(0).tolist()),
+        data.instructions,
+        data.cameras,
+    )
+
+
+def jitter(pictures: torch.Tensor, amount: float, generator: torch.Generator) -> torch.Tensor:
+    """Change brightness and contrast of each observation, all cameras alike."""
+    shape = (len(pictures), 1, 1, 1, 1)
+    contrast = 1 + amount * (2 * torch.rand(shape, generator=generator) - 1)
+    brightness = amount * (2 * torch.rand(shape, generator=generator) - 1)
+    return (pictures * contrast.to(pictures) + brightness.to(pictures)).clamp(-1, 1)
+
+
+def train_policy(
+    config: ImitationConfig,
+    data: Demonstrations,
+    directory: Path,
+    resume: bool = False,
+    device: str = "cpu",
+) -> PI0Policy:
+    """Train in `directory` and leave the averaged policy in `directory`/checkpoint."""
+    run = TrainingRun(directory, resume)
+    trainer = Imitation(config, data, device)
+    first = run.restore(trainer.models, trainer.optimizer)
+    smooth = None
+    with progress_bar("policy", first, config.steps) as show:
+        for step in range(first, config.steps):
+            metrics = trainer.update(step)
+            smooth = metrics["loss"] if smooth is None else 0.98 * smooth + 0.02 * metrics["loss"]
+            show(step + 1, f"loss {smooth:.4f}")
+            if (step + 1) % 20 == 0:
+                run.record(step + 1, metrics | {"smooth_loss": smooth})
+            if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+                run.save(step + 1, trainer.models, trainer.optimizer)
+                write_checkpoint(trainer.averaged_policy(), directory / "checkpoint")
+    run.close()
+    return trainer.averaged_policy()
+
+
+def write_checkpoint(policy: PI0Policy, directory: Path) -> None:
+    """Save into `directory`, made when it is missing."""
+    directory.mkdir(parents=True, exist_ok=True)
+    policy.save(directory)

@@ -1,0 +1,102 @@
+"""What every training shares: a directory that can be resumed, metrics, a progress bar."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import load_file, save_file
+from torch.utils.tensorboard import SummaryWriter
+
+from safedojo_ros.core.errors import ConfigError
+
+STATE_FILE = "training_state.safetensors"
+METRICS_FILE = "metrics.jsonl"
+
+
+class TrainingRun:
+    """A directory with training_state.safetensors, metrics.jsonl and TensorBoard events.
+
+    The state (step, weights, optimizer) is replaced atomically, so a killed run resumes from the
+    last save. Raises `ConfigError` when the directory holds a run and `resume` is false.
+    """
+
+    def __init__(self, directory: Path, resume: bool) -> None:
+        self.directory = directory
+        if (directory / STATE_FILE).exists() and not resume:
+            raise ConfigError(f"{directory} holds a training run; pass --resume or another --out")
+        directory.mkdir(parents=True, exist_ok=True)
+        self._events = SummaryWriter(str(directory / "tensorboard"))
+        self._started = time.monotonic()
+
+    def restore(self, module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
+        """Fill both from the saved state; returns the step to go on from, 0 without a state."""
+        path = self.directory / STATE_FILE
+        if not path.exists():
+            return 0
+        tensors = load_file(str(path))
+        weights = {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}
+        module.load_state_dict(weights)
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".")
+                state.setdefault(int(index), {})[name] = value
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+        return int(tensors["step"].item())
+
+    def save(self, step: int, module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Replace the saved state by this one."""
+        tensors = {f"model.{k}": v.detach().clone() for k, v in module.state_dict().items()}
+        for index, values in optimizer.state_dict()["state"].items():
+            for name, value in values.items():
+                tensors[f"optimizer.{index}.{name}"] = value.detach().clone().contiguous()
+        tensors["step"] = torch.tensor(step)
+        beside = self.directory / (STATE_FILE + ".new")
+        save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, str(beside))
+        os.replace(beside, self.directory / STATE_FILE)
+
+    def record(self, step: int, metrics: dict[str, float]) -> None:
+        """Append a line of metrics, and TensorBoard scalars."""
+        row: dict[str, Any] = {"step": step, "seconds": round(time.monotonic() - self._started, 1)}
+        with (self.directory / METRICS_FILE).open("a") as file:
+            file.write(json.dumps(row | metrics) + "\n")
+        for name, value in metrics.items():
+            self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush the TensorBoard events."""
+        self._events.close()
+
+
+@contextmanager
+def progress_bar(what: str, done: int, total: int) -> Iterator[Any]:
+    """A bar; call what it yields with (step, text) after each step."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns) as progress:
+        task = progress.add_task(what, total=total, completed=done, note="")
+
+        def show(step: int, note: str = "") -> None:
+            progress.update(task, completed=step, note=note)
+
+        yield show
+
+
+def learning_rate_factor(step: int, warmup: int, total: int) -> float:
+    """Linear warm-up, then half a cosine down to zero at `total`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    share = min(1.0, (step - warmup) / max(1, total - warmup))
+    return 0.5 * (1.0 + float(torch.cos(torch.tensor(share * torch.pi))))

@@ -1,0 +1,1 @@
+"""Neural networks: policy, frame autoencoder, safety head. torch, no worlds, no ROS."""

@@ -1,0 +1,80 @@
+"""The frame autoencoder: diffusers' AutoencoderKL on single pictures.
+
+World model and safety head see its latents, so that both read the same picture of the scene.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+
+from safedojo_ros.core.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class AutoencoderSize:
+    """widths: channels of each block; every block but the last halves the picture."""
+
+    widths: tuple[int, ...] = (16, 32, 64, 64)
+    layers: int = 1
+    latent_channels: int = 8
+    image_size: int = 64
+
+    @property
+    def latent_size(self) -> int:
+        """Side of the latent, cells."""
+        return int(self.image_size // 2 ** (len(self.widths) - 1))
+
+
+class FrameAutoencoder(torch.nn.Module):
+    """(N, 3, S, S) in [−1, 1] ↔ latents (N, C, s, s) of about unit variance."""
+
+    def __init__(self, size: AutoencoderSize) -> None:
+        super().__init__()
+        self.size = size
+        blocks = len(size.widths)
+        self.network: Any = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * blocks,
+            up_block_types=("UpDecoderBlock2D",) * blocks,
+            block_out_channels=tuple(size.widths),
+            layers_per_block=size.layers,
+            latent_channels=size.latent_channels,
+            norm_num_groups=8,
+            sample_size=size.image_size,
+            mid_block_add_attention=False,
+        )
+        self.latent_scale: torch.Tensor
+        self.register_buffer("latent_scale", torch.ones(()))
+
+    def encode(self, pictures: torch.Tensor) -> torch.Tensor:
+        """The mean latent of each picture, scaled to unit variance."""
+        return self.network.encode(pictures).latent_dist.mode() / self.latent_scale
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Pictures of scaled latents."""
+        return self.network.decode(latents * self.latent_scale).sample
+
+    def loss(
+        self, pictures: torch.Tensor, kl_weight: float, noise: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(training loss, mean squared reconstruction error); noise: like the latents."""
+        posterior = self.network.encode(pictures).latent_dist
+        decoded = self.network.decode(posterior.mean + posterior.std * noise).sample
+        error = decoded - pictures
+        squared = error.square().mean()
+        return squared + 0.2 * error.abs().mean() + kl_weight * posterior.kl().mean(), squared
+
+    def config(self) -> dict[str, Any]:
+        """Plain values from which `from_config` builds the same network."""
+        return asdict(self.size)
+
+    @staticmethod
+    def from_config(config: dict[str, Any]) -> "FrameAutoencoder":
+        """Raises `CheckpointError` when the values do not fit."""
+        try:
+            values = dict(config)
+            values["widths"] = tuple(values["widths"])
+            return FrameAutoencoder(AutoencoderSize(**values))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"autoencoder config does not fit: {error!r}") from None

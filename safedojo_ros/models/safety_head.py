@@ -1,0 +1,203 @@
+"""The safety head: latent context and action chunk → P(contact) for each step of the chunk.
+
+SafeDojo's method: a convolutional encoder of the latent context, and an MLP over the chunk. The
+context is the current frame of every camera, in the frame autoencoder's latents, with the
+proprioceptive state.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from safedojo_ros.core.errors import CheckpointError, ChunkRejected
+from safedojo_ros.core.types import (
+    ACTION_SIZE,
+    CONTROL_PERIOD,
+    STATE_SIZE,
+    ActionChunk,
+    Observation,
+)
+from safedojo_ros.models.autoencoder import FrameAutoencoder
+from safedojo_ros.models.normalisation import Affine
+from safedojo_ros.models.pictures import stack_pictures
+from safedojo_ros.models.weights import load_weights, read_config, save_weights
+
+ARCHITECTURE = "safety_head"
+
+
+@dataclass(frozen=True)
+class SafetyHeadSize:
+    """width: channels of the context encoder; hidden: width of the MLP; chunk_length: H steps."""
+
+    width: int = 32
+    hidden: int = 256
+    chunk_length: int = 8
+    dropout: float = 0.1
+
+
+class SafetyHead(torch.nn.Module):
+    """(latents, state, chunk) → logits of contact, all inputs normalised."""
+
+    def __init__(self, size: SafetyHeadSize, channels: int, latent_size: int) -> None:
+        super().__init__()
+        self.size = size
+        width = size.width
+        self.context = torch.nn.Sequential(
+            torch.nn.Conv2d(channels, width, 3, padding=1),
+            torch.nn.GroupNorm(8, width),
+            torch.nn.SiLU(),
+            torch.nn.Conv2d(width, width, 3, stride=2, padding=1),
+            torch.nn.GroupNorm(8, width),
+            torch.nn.SiLU(),
+            torch.nn.Flatten(),
+            torch.nn.Linear(width * ((latent_size + 1) // 2) ** 2, size.hidden),
+        )
+        steps = 2 * size.chunk_length * ACTION_SIZE
+        self.mlp = torch.nn.Sequential(
+            torch.nn.Linear(size.hidden + STATE_SIZE + steps, size.hidden),
+            torch.nn.SiLU(),
+            torch.nn.Dropout(size.dropout),
+            torch.nn.Linear(size.hidden, size.hidden),
+            torch.nn.SiLU(),
+            torch.nn.Linear(size.hidden, size.chunk_length),
+        )
+        self.temperature: torch.Tensor
+        self.register_buffer("temperature", torch.ones(()))
+
+    def forward(
+        self, latents: torch.Tensor, state: torch.Tensor, chunk: torch.Tensor
+    ) -> torch.Tensor:
+        """latents (B, cameras·C, s, s), state (B, 8), chunk (B, H, 7) → logits (B, H).
+
+        The chunk enters twice: as steps, and summed up to the path that they make.
+        """
+        path = chunk.cumsum(dim=1) / self.size.chunk_length**0.5
+        features = [self.context(latents), state, chunk.flatten(1), path.flatten(1)]
+        return self.mlp(torch.cat(features, dim=1)) / self.temperature
+
+
+class SafetyModel:
+    """Autoencoder, head and normalisation: everything that a safety checkpoint holds.
+
+    cost_m: how many of the largest step costs make the chunk cost; cost_limit: the chunk cost
+    that the policy is asked to stay under.
+    """
+
+    def __init__(
+        self,
+        autoencoder: FrameAutoencoder,
+        size: SafetyHeadSize,
+        state: Affine,
+        action: Affine,
+        cameras: tuple[str, ...] = ("agentview", "wrist"),
+        cost_m: int = 4,
+        cost_limit: float = 0.2,
+        checkpoint_id: str = "",
+    ) -> None:
+        self.autoencoder, self.cameras = autoencoder, tuple(cameras)
+        channels = autoencoder.size.latent_channels * len(cameras)
+        self.head = SafetyHead(size, channels, autoencoder.size.latent_size)
+        self.network = torch.nn.ModuleDict({"autoencoder": autoencoder, "head": self.head})
+        self.state_scale, self.action_scale = state, action
+        self.chunk_length, self.image_size = size.chunk_length, autoencoder.size.image_size
+        self.cost_m, self.cost_limit, self.checkpoint_id = cost_m, cost_limit, checkpoint_id
+
+    @torch.no_grad()
+    def step_cost(self, observations: list[Observation], actions: np.ndarray) -> np.ndarray:
+        """(B, H) P(contact) of each step of `actions` (B, H, 7), metres and radians.
+
+        Raises `ObservationRejected` or `ChunkRejected` for input that does not fit.
+        """
+        actions = np.asarray(actions, dtype=np.float32)
+        wanted = (len(observations), self.chunk_length, ACTION_SIZE)
+        if actions.shape != wanted:
+            raise ChunkRejected(f"chunks have shape {actions.shape}, expected {wanted}")
+        for chunk in actions:
+            ActionChunk(chunk).validate()
+        pictures = stack_pictures(observations, self.cameras, self.image_size)
+        state = torch.from_numpy(np.stack([o.state for o in observations]).astype(np.float32))
+        self.network.eval()
+        logits = self.head(
+            self.encode(pictures),
+            self.state_scale.normalise(state),
+            self.action_scale.normalise(torch.from_numpy(actions)),
+        )
+        return torch.sigmoid(logits).numpy().astype(np.float64)
+
+    def encode(self, pictures: torch.Tensor) -> torch.Tensor:
+        """(B, cameras, 3, S, S) → (B, cameras·C, s, s) latents."""
+        latents = self.autoencoder.encode(pictures.flatten(0, 1))
+        return latents.unflatten(0, pictures.shape[:2]).flatten(1, 2)
+
+    def spec(self) -> dict[str, Any]:
+        """Inputs and outputs, for the manifest."""
+        return {
+            "cameras": list(self.cameras),
+            "image_size": self.image_size,
+            "state_size": STATE_SIZE,
+            "action_size": ACTION_SIZE,
+            "chunk_length": self.chunk_length,
+            "period": CONTROL_PERIOD,
+        }
+
+    def normalisation(self) -> dict[str, Any]:
+        """Affine numbers of state and action, for the manifest."""
+        return {"state": self.state_scale.to_json(), "action": self.action_scale.to_json()}
+
+    def save(self, directory: Path, half: bool = False) -> None:
+        """Write config.json and model.safetensors into an existing directory."""
+        config = {
+            "architecture": ARCHITECTURE,
+            "size": asdict(self.head.size),
+            "autoencoder": self.autoencoder.config(),
+            "cameras": list(self.cameras),
+            "cost_m": self.cost_m,
+            "cost_limit": self.cost_limit,
+            "normalisation": self.normalisation(),
+        }
+        (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+        save_weights(self.network, directory / "model.safetensors", half)
+
+    @staticmethod
+    def load(directory: Path) -> "SafetyModel":
+        """Read a checkpoint directory; raises `CheckpointError` that says what does not fit."""
+        config = read_config(directory, ARCHITECTURE)
+        try:
+            scales = config["normalisation"]
+            model = SafetyModel(
+                FrameAutoencoder.from_config(config["autoencoder"]),
+                SafetyHeadSize(**config["size"]),
+                Affine.from_json(scales["state"], STATE_SIZE, "state"),
+                Affine.from_json(scales["action"], ACTION_SIZE, "action"),
+                tuple(config["cameras"]),
+                int(config["cost_m"]),
+                float(config["cost_limit"]),
+                checkpoint_id=directory.name,
+            )
+        except CheckpointError:
+            raise
+        except Exception as error:  # whatever a foreign file makes the libraries raise
+            raise CheckpointError(f"config of {directory.name} does not fit: {error!r}") from None
+        load_weights(model.network, directory / "model.safetensors")
+        model.network.eval()
+        return model
+
+
+def tiny_safety(seed: int = 0) -> SafetyModel:
+    """A safety model with random weights, for tests."""
+    from safedojo_ros.models.autoencoder import AutoencoderSize
+
+    torch.manual_seed(seed)
+    autoencoder = FrameAutoencoder(AutoencoderSize(widths=(8, 8, 16, 16)))
+    scale = torch.tensor([0.01, 0.01, 0.01, 0.01, 0.01, 0.01, 1.0])
+    return SafetyModel(
+        autoencoder,
+        SafetyHeadSize(width=8, hidden=32),
+        Affine(torch.zeros(STATE_SIZE), torch.ones(STATE_SIZE)),
+        Affine(torch.zeros(ACTION_SIZE), scale),
+        checkpoint_id=f"tiny{seed}",
+    )

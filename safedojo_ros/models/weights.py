@@ -1,0 +1,59 @@
+"""Weights in and out of safetensors files; nothing else is ever read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from safedojo_ros.core.errors import CheckpointError
+
+
+def save_weights(module: torch.nn.Module, path: Path, half: bool = False) -> None:
+    """Write all parameters and buffers; `half` stores floating point ones as float16."""
+    tensors = {}
+    for name, tensor in module.state_dict().items():
+        tensor = tensor.detach().cpu().contiguous().clone()
+        tensors[name] = tensor.half() if half and tensor.is_floating_point() else tensor
+    save_file(tensors, str(path))
+
+
+def load_weights(module: torch.nn.Module, path: Path) -> None:
+    """Fill `module` from `path`; raises `CheckpointError` unless names, shapes and values fit."""
+    try:
+        tensors = load_file(str(path))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path.name} cannot be read as safetensors: {error}") from None
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path.name}: weights '{name}' are not finite")
+    wanted = module.state_dict()
+    missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    if missing or extra:
+        raise CheckpointError(
+            f"{path.name} is of another architecture: {len(missing)} weights missing "
+            f"{missing[:3]}, {len(extra)} unknown {extra[:3]}"
+        )
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape:
+            raise CheckpointError(
+                f"{path.name}: '{name}' has shape {tuple(tensor.shape)}, "
+                f"expected {tuple(wanted[name].shape)}"
+            )
+    cast = {name: t.to(wanted[name].dtype) for name, t in tensors.items()}
+    module.load_state_dict(cast, strict=True)
+
+
+def read_config(directory: Path, architecture: str) -> dict[str, Any]:
+    """config.json of a checkpoint whose "architecture" must be `architecture`."""
+    path = directory / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path.name} in {directory.name} is unreadable: {error}") from None
+    found = config.get("architecture") if isinstance(config, dict) else None
+    if found != architecture:
+        raise CheckpointError(f"checkpoint is a '{found}', expected '{architecture}'")
+    return config

@@ -1,0 +1,150 @@
+"""Limits refuse and explain; the target never leaves its box nor runs away from the arm."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from safedojo_ros.core.errors import ChunkRejected, ConfigError
+from safedojo_ros.robot.limits import FR3_JOINTS, ActionLimits, Workspace
+from safedojo_ros.robot.target import (
+    TargetPose,
+    axis_angle_of,
+    conjugate,
+    multiply,
+    quaternion_of,
+)
+
+BOX = Workspace((-0.25, -0.32, 0.012), (0.34, 0.32, 0.45))
+BOUND = np.array([0.05] * 3 + [0.5] * 3 + [1.0])
+HOME = np.array([-0.1, 0.0, 0.24])
+DOWN = np.array([np.pi, 0.0, 0.0])
+
+any_float = st.floats(-1e6, 1e6)
+shares = arrays(np.float64, 7, elements=st.floats(-1, 1))
+
+
+@given(arrays(np.float64, 3, elements=any_float))
+def test_a_clamped_point_is_inside_and_an_inside_point_is_untouched(point: np.ndarray) -> None:
+    clamped = BOX.clamp(point)
+    assert BOX.contains(clamped)
+    assert np.array_equal(BOX.clamp(clamped), clamped)
+    assert BOX.contains(point) == np.array_equal(clamped, point)
+
+
+@pytest.mark.parametrize(
+    "corners",
+    [
+        ((0, 0, 0), (1, 1, 0)),
+        ((0, 0, 0), (1, -1, 1)),
+        ((0, 0, float("nan")), (1, 1, 1)),
+        ((0, 0, 0), (1, 1, float("inf"))),
+    ],
+)
+def test_a_workspace_without_a_volume_is_refused(corners: tuple) -> None:
+    with pytest.raises(ConfigError):
+        Workspace(*corners)
+
+
+@given(arrays(np.float64, (5, 7), elements=st.floats(-2, 2)))
+def test_a_chunk_is_refused_exactly_when_a_delta_is_beyond_its_bound(actions: np.ndarray) -> None:
+    beyond = bool((np.abs(actions) > BOUND + 1e-6).any())
+    if beyond:
+        with pytest.raises(ChunkRejected, match="the limit is"):
+            ActionLimits().check(actions)
+    else:
+        ActionLimits().check(actions)
+
+
+def test_bounds_that_travelled_as_float32_pass() -> None:
+    ActionLimits().check(np.tile(BOUND, (3, 1)).astype(np.float32))
+
+
+def test_the_message_names_step_component_and_limit() -> None:
+    actions = np.zeros((4, 7))
+    actions[2, 4] = -0.7
+    with pytest.raises(ChunkRejected, match=r"action 2 asks for -0.7 rad in component 4.* 0.5"):
+        ActionLimits().check(actions)
+
+
+def test_a_nan_is_beyond_every_limit() -> None:
+    with pytest.raises(ChunkRejected):
+        ActionLimits().check(np.full((1, 7), np.nan))
+
+
+@given(arrays(np.float64, 7, elements=st.floats(0, 1)))
+def test_joint_velocity_limits_close_towards_the_position_limits(share: np.ndarray) -> None:
+    joints = FR3_JOINTS.lower + share * (FR3_JOINTS.upper - FR3_JOINTS.lower)
+    low, high = FR3_JOINTS.velocity_range(joints)
+    assert np.all(low <= 0)
+    assert np.all(high >= 0)
+    assert np.all(high <= FR3_JOINTS.velocity)
+    nearer = joints + 0.5 * (FR3_JOINTS.upper - joints)
+    assert np.all(FR3_JOINTS.velocity_range(nearer)[1] <= high + 1e-12)
+
+
+def test_at_a_joint_limit_no_speed_towards_it_is_left() -> None:
+    assert np.all(FR3_JOINTS.velocity_range(FR3_JOINTS.upper)[1] == 0)
+    assert np.all(FR3_JOINTS.velocity_range(FR3_JOINTS.lower)[0] == 0)
+
+
+def test_joint_faults_are_sentences() -> None:
+    middle = (FR3_JOINTS.lower + FR3_JOINTS.upper) / 2
+    assert FR3_JOINTS.fault(middle, np.zeros(7)) == ""
+    beyond = middle.copy()
+    beyond[3] = 0.0
+    assert "joint 4 is at 0.0000 rad" in FR3_JOINTS.fault(beyond)
+    fast = np.zeros(7)
+    fast[6] = -5.3
+    assert "joint 7 moves at -5.300 rad/s" in FR3_JOINTS.fault(middle, fast)
+    assert "finite" in FR3_JOINTS.fault(np.full(7, np.nan))
+    assert "finite" in FR3_JOINTS.fault(middle, np.full(7, np.inf))
+
+
+@given(st.lists(st.tuples(shares, st.floats(0, 1)), min_size=1, max_size=30))
+def test_the_target_stays_in_the_box_and_on_its_leash(steps: list) -> None:
+    target = TargetPose(BOX, leash=0.06)
+    measured, turn = HOME.copy(), quaternion_of(DOWN)
+    target.reset(measured, DOWN, -1.0)
+    for share, progress in steps:
+        seen = target.step(share * BOUND, measured, axis_angle_of(turn))
+        assert BOX.contains(seen.position)
+        assert np.linalg.norm(seen.position - measured) <= 0.06 + 1e-9
+        ahead = axis_angle_of(multiply(seen.quaternion, conjugate(turn)))
+        assert np.linalg.norm(ahead) <= 1.0 + 1e-6
+        assert np.linalg.norm(seen.quaternion) == pytest.approx(1.0)
+        assert -1.0 <= seen.gripper <= 1.0
+        measured = measured + progress * (seen.position - measured)  # the arm lags behind
+
+
+@given(shares)
+def test_one_step_moves_the_target_by_its_delta(share: np.ndarray) -> None:
+    action = share * BOUND * 0.5
+    target = TargetPose(BOX)
+    target.reset(HOME, DOWN, -1.0)
+    seen = target.step(action, HOME, DOWN)
+    assert seen.position == pytest.approx(HOME + action[:3])
+    turned = axis_angle_of(multiply(seen.quaternion, conjugate(quaternion_of(DOWN))))
+    assert turned == pytest.approx(action[3:6], abs=1e-9)
+    assert seen.command()[:3] == pytest.approx(seen.position)
+    assert quaternion_of(seen.command()[3:6]) @ seen.quaternion == pytest.approx(
+        np.sign(quaternion_of(seen.command()[3:6]) @ seen.quaternion)
+    )
+
+
+@pytest.mark.parametrize("bad", [np.full(7, np.nan), np.zeros(6), np.full(7, np.inf)])
+def test_a_bad_action_leaves_the_target_where_it_was(bad: np.ndarray) -> None:
+    target = TargetPose(BOX)
+    before = target.reset(HOME, DOWN, -1.0)
+    with pytest.raises(ChunkRejected):
+        target.step(bad, HOME, DOWN)
+    with pytest.raises(ChunkRejected):
+        target.step(np.zeros(7), np.full(3, np.nan), DOWN)
+    assert target.current is before
+
+
+@given(arrays(np.float64, 3, elements=st.floats(-1.8, 1.8)))
+def test_axis_angle_and_quaternion_are_inverse(axis_angle: np.ndarray) -> None:
+    assert axis_angle_of(quaternion_of(axis_angle)) == pytest.approx(axis_angle, abs=1e-9)
+    assert axis_angle_of(-quaternion_of(axis_angle)) == pytest.approx(axis_angle, abs=1e-9)

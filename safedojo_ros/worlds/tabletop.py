@@ -79,6 +79,7 @@ class TabletopWorld(gymnasium.Env):
         self.observation_space = gymnasium.spaces.Dict(spaces)
         bound = np.array([MAX_DELTA_POSITION] * 3 + [MAX_DELTA_ROTATION] * 3 + [1.0], np.float32)
         self.action_space = gymnasium.spaces.Box(-bound, bound, (ACTION_SIZE,), np.float32)
+        self._bound = bound.astype(np.float64)
         self.task: Task = next(iter(TASKS.values()))
         self.level = 0
 
@@ -126,7 +127,7 @@ class TabletopWorld(gymnasium.Env):
         action = np.asarray(action, dtype=np.float64)
         if action.shape != (ACTION_SIZE,) or not np.all(np.isfinite(action)):
             raise ConfigError(f"action is {action!r}, expected {ACTION_SIZE} finite numbers")
-        action = np.clip(action, self.action_space.low, self.action_space.high)
+        action = np.clip(action, -self._bound, self._bound)
         turned = np.zeros(4)
         mujoco.mju_mulQuat(
             turned, axis_angle_to_quaternion(action[3:6]), self._reference.quaternion
@@ -151,7 +152,7 @@ class TabletopWorld(gymnasium.Env):
         delta[6] = gripper
         return self.step(delta)
 
-    def render(self) -> np.ndarray:  # type: ignore[override]
+    def render(self) -> np.ndarray:
         """(480, 640, 3) uint8 picture of the whole scene, with shadows, for people."""
         return picture_maker().render(self.model, self.data, "overview", 640, 480, shadows=True)
 

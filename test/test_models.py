@@ -1,0 +1,206 @@
+"""Policy, autoencoder and safety head: what they accept, refuse, save and repeat."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from safedojo_ros.core.errors import CheckpointError, ChunkRejected, ObservationRejected
+from safedojo_ros.core.types import ActionChunk, Observation
+from safedojo_ros.models.loading import load_policy, load_safety
+from safedojo_ros.models.pi0_policy import PI0Policy, tiny_policy
+from safedojo_ros.models.safety_head import tiny_safety
+from safedojo_ros.robot.limits import ActionLimits
+
+SENTENCE = "put the red cube on the plate"
+
+
+def observation(seed: int = 0, **changes: object) -> Observation:
+    rng = np.random.default_rng(seed)
+    values = {
+        "images": {c: rng.integers(0, 255, (64, 64, 3), np.uint8) for c in ("agentview", "wrist")},
+        "state": rng.normal(size=8),
+        "instruction": SENTENCE,
+    }
+    return Observation(**(values | changes))  # type: ignore[arg-type]
+
+
+def generators(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+@pytest.fixture(scope="module")
+def policy() -> PI0Policy:
+    return tiny_policy(instructions=[SENTENCE, "stack the green block on the yellow block"])
+
+
+def test_a_chunk_is_within_the_limits_of_the_gate(policy: PI0Policy) -> None:
+    chunk = policy.act([observation()], generators(0))[0]
+    ActionChunk(chunk).validate()
+    assert not ActionLimits().check(chunk)
+
+
+def test_the_same_noise_gives_the_same_chunk_whatever_stands_beside(policy: PI0Policy) -> None:
+    both = policy.act([observation(1), observation(2)], generators(5, 6))
+    swapped = policy.act([observation(2), observation(1)], generators(6, 5))
+    np.testing.assert_allclose(both, swapped[::-1], atol=1e-6)
+    again = policy.act([observation(1), observation(2)], generators(5, 6))
+    np.testing.assert_array_equal(both, again)
+
+
+def test_pictures_state_and_sentence_all_matter(policy: PI0Policy) -> None:
+    base = policy.act([observation(1)], generators(0))
+    other_picture = observation(1, images=observation(2).images)
+    other_state = observation(1, state=observation(2).state)
+    other_sentence = observation(1, instruction=policy.instructions[1])
+    for changed in (other_picture, other_state, other_sentence):
+        assert np.abs(policy.act([changed], generators(0)) - base).max() > 1e-9
+
+
+def test_our_euler_steps_are_those_of_transformers(policy: PI0Policy) -> None:
+    one = observation(3)
+    noise = torch.randn(1, policy.chunk_length, 7)
+    pictures = torch.randn(1, 2, 3, 64, 64)
+    tokens = policy.tokenise([one.instruction])
+    state = torch.randn(1, 8)
+    with torch.no_grad():
+        ours = policy.denoise(policy.prefix(pictures, tokens), state, noise)
+        patches = 2 * (64 // policy.size.patch) ** 2
+        images = torch.full((1, patches), policy.tokenizer.get_vocab_size())
+        mask = torch.cat([torch.ones_like(images), (tokens != 0).long()], dim=1)
+        theirs = policy.network.sample_actions(
+            state=state,
+            input_ids=torch.cat([images, tokens], dim=1),
+            pixel_values=pictures,
+            noise=noise,
+            attention_mask=mask,
+            pixel_attention_mask=torch.ones(1, 2, dtype=torch.bool),
+            num_steps=policy.size.denoising_steps,
+        )
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"instruction": ""}, "empty"),
+        ({"instruction": "x" * 500}, "500 characters"),
+        ({"instruction": "fetch me a coffee"}, "not trained on 'fetch me a coffee'"),
+        ({"state": np.full(8, np.nan)}, "not finite"),
+        ({"images": {"agentview": np.zeros((64, 64, 3), np.uint8)}}, "camera 'wrist' is missing"),
+        (
+            {"images": dict.fromkeys(("agentview", "wrist"), np.zeros((32, 64, 3), np.uint8))},
+            "64x32 pixels, expected 64x64",
+        ),
+    ],
+)
+def test_a_bad_observation_is_refused_with_a_reason(
+    policy: PI0Policy, change: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ObservationRejected, match=message):
+        policy.act([observation(0, **change)], generators(0))
+
+
+def test_a_saved_policy_acts_alike(policy: PI0Policy, tmp_path: Path) -> None:
+    policy.save(tmp_path)
+    loaded = load_policy(tmp_path)
+    np.testing.assert_array_equal(
+        policy.act([observation()], generators(0)), loaded.act([observation()], generators(0))
+    )
+
+
+def test_half_precision_on_disk_changes_little(policy: PI0Policy, tmp_path: Path) -> None:
+    policy.save(tmp_path, half=True)
+    one = policy.act([observation()], generators(0))
+    other = load_policy(tmp_path).act([observation()], generators(0))
+    np.testing.assert_allclose(one, other, atol=2e-3)
+
+
+def _edit(name: str, change: Callable[[dict], None]) -> Callable[[Path], None]:
+    def edit(directory: Path) -> None:
+        values = json.loads((directory / name).read_text())
+        change(values)
+        (directory / name).write_text(json.dumps(values))
+
+    return edit
+
+
+def _weights(change: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[Path], None]:
+    def edit(directory: Path) -> None:
+        tensors = load_file(str(directory / "model.safetensors"))
+        change(tensors)
+        save_file(tensors, str(directory / "model.safetensors"))
+
+    return edit
+
+
+FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no tokenizer": (lambda d: (d / "tokenizer.json").unlink(), "tokenizer.json is missing"),
+    "no config": (lambda d: (d / "config.json").unlink(), "config.json"),
+    "other architecture": (
+        _edit("config.json", lambda c: c.update(architecture="openvla")),
+        "'openvla', expected 'pi0'",
+    ),
+    "other width": (_edit("config.json", lambda c: c["size"].update(width=48)), "shape"),
+    "other depth": (
+        _edit("config.json", lambda c: c["size"].update(layers=3)),
+        "another architecture",
+    ),
+    "other normalisation": (
+        _edit("config.json", lambda c: c["normalisation"]["action"].update(mean=[0.0] * 6)),
+        "expected 7",
+    ),
+    "zero scale": (
+        _edit("config.json", lambda c: c["normalisation"]["action"].update(scale=[0.0] * 7)),
+        "not finite and positive",
+    ),
+    "unknown size": (_edit("config.json", lambda c: c["size"].update(wings=2)), "does not fit"),
+    "truncated weights": (
+        lambda d: (d / "model.safetensors").write_bytes(
+            (d / "model.safetensors").read_bytes()[:1000]
+        ),
+        "cannot be read",
+    ),
+    "NaN weights": (
+        _weights(lambda t: t["action_out_proj.bias"].fill_(float("nan"))),
+        "'action_out_proj.bias' are not finite",
+    ),
+    "a weight missing": (_weights(lambda t: t.pop("action_out_proj.bias")), "1 weights missing"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_broken_checkpoint_is_refused_with_a_reason(
+    policy: PI0Policy, tmp_path: Path, fault: str
+) -> None:
+    policy.save(tmp_path)
+    breaks, message = FAULTS[fault]
+    breaks(tmp_path)
+    with pytest.raises(CheckpointError, match=message):
+        load_policy(tmp_path)
+
+
+def test_step_costs_are_probabilities(tmp_path: Path) -> None:
+    model = tiny_safety()
+    chunks = np.random.default_rng(0).uniform(-0.02, 0.02, (2, 8, 7))
+    cost = model.step_cost([observation(1), observation(2)], chunks)
+    assert cost.shape == (2, 8)
+    assert np.all((cost > 0) & (cost < 1))
+    model.save(tmp_path)
+    again = load_safety(tmp_path).step_cost([observation(1), observation(2)], chunks)
+    np.testing.assert_array_equal(cost, again)
+
+
+def test_the_safety_head_refuses_other_shapes_and_nan(policy: PI0Policy, tmp_path: Path) -> None:
+    model = tiny_safety()
+    with pytest.raises(ChunkRejected, match="expected"):
+        model.step_cost([observation()], np.zeros((1, 7, 7)))
+    with pytest.raises(ChunkRejected, match="not finite"):
+        model.step_cost([observation()], np.full((1, 8, 7), np.nan))
+    policy.save(tmp_path)
+    with pytest.raises(CheckpointError, match="expected 'safety_head'"):
+        load_safety(tmp_path)

@@ -13,6 +13,7 @@ import pytest
 from safedojo_ros.cli import doctor
 from safedojo_ros.cli.main import COMMANDS, main
 from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.nodes import table
 from safedojo_ros.nodes.environment import prepare_environment, share_directory
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,8 +75,11 @@ def test_a_node_file_has_the_main_that_its_executable_calls(file: Path) -> None:
 
 
 def test_every_node_of_the_table_has_an_executable() -> None:
-    table = pytest.importorskip("safedojo_ros.nodes.node_table")
-    assert {node.name for node in table.NODES} <= {file.stem for file in NODES}
+    entries = [entry for entry in vars(table).values() if isinstance(entry, table.NodeEntry)]
+    assert entries
+    for entry in entries:
+        assert entry.executable in {file.stem for file in NODES}
+        assert entry.module == f"safedojo_ros.nodes.{entry.executable}"
 
 
 def test_package_xml_depends_on_every_message_package_that_a_node_imports() -> None:

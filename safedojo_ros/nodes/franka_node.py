@@ -265,7 +265,10 @@ class FrankaNode(DojoNode):
         if self.active and self._loop is not None:
             reply = ask(self._loop)
         response.success, response.message = bool(reply.accepted), reply.reason
-        self.get_logger().info(f"{what}: {reply.reason}")
+        if reply.accepted:
+            self.get_logger().info(f"{what}: {reply.reason}")
+        else:
+            self.say(f"{what} refused: {reply.reason}")
         return response
 
 

@@ -54,7 +54,7 @@ class _Camera:
     fault: str = ""
     checksum: int = 0
     same: int = 0
-    same_since: np.ndarray | None = None
+    same_since: int = 0
 
 
 class ObservationWindow:
@@ -170,6 +170,14 @@ class ObservationWindow:
         stamp = min(pictures[-1][0] for pictures in self._pictures.values())
         return self.at(stamp)
 
+    def knows(self, stamp: int) -> bool:
+        """Whether the observation of the instant `stamp` (ns) is in the memory."""
+        try:
+            self.at(stamp)
+        except ObservationRejected:
+            return False
+        return True
+
     def at(self, stamp: int) -> Observation:
         """The observation of the instant `stamp` (ns); raises if it is not in the memory."""
         images = {name: self._nearest(pictures, stamp, f"a picture of '{name}'")
@@ -196,17 +204,19 @@ class ObservationWindow:
 
     def _watch_for_freeze(self, camera: _Camera, picture: np.ndarray) -> None:
         checksum = zlib.adler32(np.ascontiguousarray(picture).data)
-        here = self._states[-1][1][:3] if self._states else None
-        if checksum != camera.checksum or camera.same_since is None:
-            camera.checksum, camera.same, camera.same_since = checksum, 1, here
+        if checksum != camera.checksum or not camera.same_since:
+            camera.checksum, camera.same, camera.same_since = checksum, 1, camera.stamp
         else:
             camera.same += 1
 
     def _is_frozen(self, camera: _Camera) -> bool:
-        if camera.same < self.config.frozen_frames or camera.same_since is None:
+        if camera.same < self.config.frozen_frames:
             return False
-        moved = float(np.linalg.norm(self._states[-1][1][:3] - camera.same_since))
-        return moved > self.config.frozen_motion
+        places = [
+            state[:3] for stamp, state in self._states if camera.same_since <= stamp <= camera.stamp
+        ]
+        moved = np.linalg.norm(np.array(places) - places[0], axis=1).max() if places else 0.0
+        return bool(moved > self.config.frozen_motion)
 
 
 def _kind(kind: tuple[int, int, str]) -> str:

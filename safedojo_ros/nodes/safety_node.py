@@ -26,7 +26,12 @@ from safedojo_ros.core.errors import ChunkRejected, ConfigError, SafeDojoError
 from safedojo_ros.core.types import CONTROL_PERIOD, ActionChunk, Decision, Observation
 from safedojo_ros.msg import ActionChunk as ActionChunkMessage
 from safedojo_ros.msg import SafetyCost, SafetyState
-from safedojo_ros.nodes.conversion import BASE_FRAME, chunk_from_message, message_from_chunk
+from safedojo_ros.nodes.conversion import (
+    BASE_FRAME,
+    chunk_from_message,
+    message_from_chunk,
+    to_nanoseconds,
+)
 from safedojo_ros.nodes.lifecycle import (
     IN_ORDER,
     NEWEST,
@@ -46,6 +51,8 @@ from safedojo_ros.robot.freshness import FreshnessConfig
 from safedojo_ros.robot.safety_gate import MODES, GateConfig, SafetyGate, Verdict
 
 SECOND = 1_000_000_000
+PATIENCE = 0.03
+"""Seconds that a chunk may wait here for the pictures it was computed from."""
 
 SETTINGS = (
     Setting("checkpoint", "released", "Safety head: released, latest, an id, a directory; empty: "
@@ -135,7 +142,8 @@ class SafetyNode(DojoNode):
         """Listen and judge."""
         set_niceness(int(self.setting("niceness")), self.get_logger().warning)
         self._heard_at = self.now()
-        self._inputs = ObservationInputs(self, self._window)
+        self._waiting: ActionChunkMessage | None = None
+        self._inputs = ObservationInputs(self, self._window, self._judge_waiting)
         self._subscription = self.create_subscription(
             ActionChunkMessage, "policy/action_chunk", self._on_chunk, IN_ORDER
         )
@@ -193,6 +201,22 @@ class SafetyNode(DojoNode):
     # ---------------------------------------------------------------- judging
 
     def _on_chunk(self, message: ActionChunkMessage) -> None:
+        """Judge at once, or as soon as the observation that the chunk answers is here too."""
+        if self._waiting is not None:
+            self._judge(self._waiting)
+        self._waiting, self._waiting_since = message, self.now()
+        self._judge_waiting()
+
+    def _judge_waiting(self) -> None:
+        if self._waiting is None or self._inputs is None:
+            return
+        waited = (self.now() - self._waiting_since) / SECOND
+        observed_at = to_nanoseconds(self._waiting.observed_at)
+        if self._inputs.window.knows(observed_at) or waited > PATIENCE:
+            message, self._waiting = self._waiting, None
+            self._judge(message)
+
+    def _judge(self, message: ActionChunkMessage) -> None:
         chunk = chunk_from_message(message)
         step_cost, failure, compute_time = self._estimate(chunk)
         now = self._heard_at = self.now()
@@ -236,6 +260,7 @@ class SafetyNode(DojoNode):
     def _look_after(self) -> None:
         """Every control period: hold as soon as the observation is not usable, and say why."""
         assert self._inputs is not None
+        self._judge_waiting()
         now = self.now()
         fault = self._inputs.window.fault(now)
         silence = (now - self._heard_at) / SECOND

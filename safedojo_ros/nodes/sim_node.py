@@ -62,6 +62,12 @@ SETTINGS = (
     Setting("max_steps", 150, "Control steps after which an episode ends.", 1, 10_000),
     Setting("image_size", 64, "Side of the square pictures (px).", 16, 1024),
     Setting("cameras", ["agentview", "wrist"], "Cameras of the world to publish."),
+    Setting(
+        "sensor_noise",
+        True,
+        "Flip some lowest bits, as every real camera does by itself; "
+        "without it a still scene looks like a frozen camera.",
+    ),
     Setting("realtime_factor", 1.0, "Speed of the world; the whole stack needs the same.", 0.05, 4),
 )
 
@@ -94,6 +100,7 @@ class SimNode(DojoNode):
         self._max_steps = int(self.setting("max_steps"))
         self._cameras: tuple[str, ...] = self.setting("cameras")
         self._period = CONTROL_PERIOD / float(self.setting("realtime_factor"))
+        self._noise = np.random.default_rng(0) if self.setting("sensor_noise") else None
         self._world = TabletopWorld(
             int(self.setting("image_size")), self._cameras, max_steps=sys.maxsize
         )
@@ -209,16 +216,15 @@ class SimNode(DojoNode):
             self._beat()
             self.get_logger().info("all episodes are done")
             return
-        observation, info = self._lay_out(plan)
+        self._lay_out(plan)
         self._laid_out_at = self.now()
         self._phase, self._target, self._gripper = Phase.WAITING, None, -1.0
         self._instruction.publish(String(data=self._world.instruction))
-        self._publish(observation, info)
-        self._beat()
+        self._beat()  # before the first pose and pictures, which count only while it is pressed
 
-    def _lay_out(self, plan: EpisodePlan) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def _lay_out(self, plan: EpisodePlan) -> None:
         self._plan = plan
-        return self._world.reset(seed=plan.seed, options={"task": plan.task, "level": plan.level})
+        self._world.reset(seed=plan.seed, options={"task": plan.task, "level": plan.level})
 
     def _end(self, success: bool) -> None:
         self._phase, self._released_at = Phase.RELEASED, time.monotonic_ns()
@@ -246,11 +252,19 @@ class SimNode(DojoNode):
         )
         self._pose.publish(pose_message(state[:3], state[3:6], stamp))
         for name, publisher in self._pictures.items():
-            publisher.publish(image_from_picture(observation[name], stamp, f"camera_{name}"))
+            picture = self._sensed(observation[name])
+            publisher.publish(image_from_picture(picture, stamp, f"camera_{name}"))
         truth = {"episode": self._number, "phase": self._phase.value} | {
             key: info[key] for key in ("task", "level", "cost", "displacement", "success")
         }
         self._truth.publish(String(data=json.dumps(truth)))
+
+    def _sensed(self, picture: np.ndarray) -> np.ndarray:
+        if self._noise is None:
+            return picture
+        some = picture[::8, ::8]
+        some ^= self._noise.integers(0, 2, some.shape, dtype=np.uint8)
+        return picture
 
 
 def main(arguments: list[str] | None = None) -> int:

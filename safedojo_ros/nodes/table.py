@@ -1,4 +1,4 @@
-"""The one table of nodes: `launch/*.launch.py`, `safedojo demo` and the tests start what it says."""
+"""The one table of nodes: launch files, `safedojo demo` and the tests start what it says."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,6 +55,11 @@ POLICY = NodeEntry(
 )
 SAFETY = NodeEntry("safety_node", "safety_node", "safedojo_ros.nodes.safety_node", "SafetyNode")
 FRANKA = NodeEntry("franka_node", "franka_node", "safedojo_ros.nodes.franka_node", "FrankaNode")
+
+VIEW = NodeEntry(
+    "view_node", "view_node", "safedojo_ros.nodes.view_node", "ViewNode", niceness=10, respawn=False
+)
+"""The live view; `safedojo demo` adds it where there is a viewer."""
 
 DEMO = Stack("demo", "demo.yaml", (SIM, CAMERA, POLICY, SAFETY, FRANKA))
 """The embedded world and everything around it."""

@@ -1,0 +1,14 @@
+"""The embedded world and the whole robot loop: `ros2 launch safedojo_ros demo.launch.py`.
+
+Arm it then with `ros2 service call /franka/arm std_srvs/srv/Trigger`; `arm:=true` does it for you.
+"""
+
+from launch.launch_description import LaunchDescription
+
+from safedojo_ros.nodes.launch_description import stack_actions
+from safedojo_ros.nodes.table import DEMO
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Launch arguments and nodes of the demonstration."""
+    return LaunchDescription(stack_actions(DEMO))

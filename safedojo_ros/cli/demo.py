@@ -1,0 +1,272 @@
+"""Run the whole robot loop on the embedded world: camera, policy, gate and arm as ROS 2 nodes.
+
+Every node is a process of its own, started from the same table as the launch files. Each episode's
+outcome is printed; --json writes them with the run's timing and the nodes and topics seen alive.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from safedojo_ros.checkpoints.store import find_checkpoint
+from safedojo_ros.core.errors import ConfigError, SafeDojoError
+from safedojo_ros.worlds.tasks import TASKS
+
+LEVELS = {"0": 0, "I": 1, "II": 2}
+MAX_RESTARTS = 5
+"""How often one node is started again before the demonstration gives up."""
+
+START_TIME = 90.0
+"""Seconds that the nodes may take until the arm moves for the first time."""
+
+EPISODE_TIME = 60.0
+"""Seconds without a finished episode, beyond its own length, after which something is stuck."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--headless", action="store_true", help="no live view")
+    parser.add_argument("--episodes", type=int, default=10, help="how many (default 10)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the outcomes there")
+    parser.add_argument("--level", choices=LEVELS, default="I", help="where the obstacle is")
+    parser.add_argument("--task", choices=TASKS, help="one task only (default: they take turns)")
+    parser.add_argument("--seed", type=int, default=0, help="offset into the evaluation seeds")
+    parser.add_argument("--composed", action="store_true", help="all nodes in one process")
+    parser.add_argument("--policy", default="released", metavar="NAME", help="policy checkpoint")
+    parser.add_argument("--safety", default="released", metavar="NAME", help="safety checkpoint")
+    parser.add_argument(
+        "--monitor", action="store_true", help="the gate only reports, it holds nothing back"
+    )
+    parser.add_argument("--verbose", action="store_true", help="show the nodes' own logs")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Start the stack, follow its episodes, end it; 0 when every episode was run."""
+    if arguments.episodes < 1:
+        raise ConfigError(f"--episodes is {arguments.episodes}, expected at least 1")
+    for kind, name in (("policy", arguments.policy), ("safety", arguments.safety)):
+        find_checkpoint(kind, name)
+    return Demo(arguments).run()
+
+
+class Demo:
+    """One run of the demonstration."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._arguments = arguments
+        self._console = Console()
+        self._outcomes: list[dict[str, Any]] = []
+        self._interrupted = False
+
+    def run(self) -> int:
+        """See `run` of the module."""
+        from safedojo_ros.nodes.environment import prepare_environment
+
+        os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(1, 101)))
+        prepare_environment(only_this_machine=True)
+        from safedojo_ros.nodes.demo_observer import ObserverThread
+
+        handlers = {s: signal.signal(s, self._interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
+        with tempfile.TemporaryDirectory(prefix="safedojo_demo_") as folder:
+            self._processes = self._build(Path(folder))
+            observer = ObserverThread()
+            self._observer = observer.node
+            try:
+                self._processes.start()
+                self._follow()
+            finally:
+                observer.close()
+                killed = self._processes.stop()
+                for name in killed:
+                    self._console.print(f"[yellow]{name} had to be killed[/]")
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
+        self._summarise()
+        if self._interrupted:
+            return 130
+        return 0 if len(self._outcomes) >= self._arguments.episodes else 1
+
+    # ---------------------------------------------------------------- the nodes
+
+    def _build(self, folder: Path) -> Any:
+        from safedojo_ros.nodes.processes import StackProcesses, composed_process, node_process
+        from safedojo_ros.nodes.table import DEMO
+
+        files = [DEMO.parameters_file, self._write_parameters(folder)]
+        environment = dict(os.environ) | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        processes = StackProcesses(environment, quiet=not self._arguments.verbose)
+        if self._arguments.composed:
+            processes.children = [composed_process(DEMO, files)]
+        else:
+            processes.children = [node_process(entry, files) for entry in DEMO.nodes]
+        if not self._arguments.headless:
+            processes.children += self._view(files)
+        return processes
+
+    def _write_parameters(self, folder: Path) -> Path:
+        """The options as a parameters file that goes on top of config/demo.yaml."""
+        options = self._arguments
+        self._file = folder / "demo_options.yaml"
+        self._parameters: dict[str, dict[str, Any]] = {
+            "sim_node": {
+                "level": LEVELS[options.level],
+                "seed": options.seed,
+                "task": options.task or "",
+                "episodes": options.episodes,
+                "first_episode": 0,
+            },
+            "policy_node": {"checkpoint": options.policy},
+            "safety_node": {
+                "checkpoint": options.safety,
+                "mode": "monitor" if options.monitor else "gate",
+            },
+        }
+        self._save_parameters()
+        return self._file
+
+    def _save_parameters(self) -> None:
+        sections = {n: {"ros__parameters": p} for n, p in self._parameters.items()}
+        self._file.write_text(json.dumps(sections))  # JSON is YAML
+
+    def _view(self, files: list[Path]) -> list[Any]:
+        from safedojo_ros.nodes.processes import node_process
+        from safedojo_ros.nodes.table import VIEW
+        from safedojo_ros.nodes.viewers import missing_viewer
+
+        missing = missing_viewer()
+        if missing:
+            self._console.print(f"[yellow]no live view: {missing}[/]")
+            return []
+        return [node_process(VIEW, files)]
+
+    def _restart_dead(self) -> None:
+        for child in self._processes.dead():
+            code = child.process.returncode
+            if not child.respawn or child.restarts >= MAX_RESTARTS:
+                raise SafeDojoError(f"{child.name} ended {child.restarts + 1} times, code {code}")
+            child.restarts += 1
+            self._console.print(f"[yellow]{child.name} ended (code {code}); starting it again[/]")
+            self._parameters["sim_node"]["first_episode"] = len(self._outcomes)
+            self._save_parameters()
+            self._processes.start_one(child)
+
+    # ---------------------------------------------------------------- following
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._interrupted = True
+
+    def _follow(self) -> None:
+        options, observer = self._arguments, self._observer
+        self._console.print(
+            f"{options.episodes} episodes at level {options.level}, "
+            f"ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']}; starting the nodes ..."
+        )
+        began = progress = time.monotonic()
+        moved, said = False, ""
+        while len(self._outcomes) < options.episodes and not self._interrupted:
+            time.sleep(0.05)
+            while observer.episodes:
+                self._tell(observer.episodes.popleft())
+                progress = time.monotonic()
+            arm = observer.arm
+            if not moved and arm is not None and arm.state == arm.RUNNING:
+                moved, progress = True, time.monotonic()
+                self._console.print(f"the arm moves after {time.monotonic() - began:.1f} s")
+            self._restart_dead()
+            if observer.faults and time.monotonic() - began > 2.0:
+                name, fault = next(iter(observer.faults.items()))
+                raise SafeDojoError(f"{name}: {fault}")
+            waited = time.monotonic() - progress
+            if waited > (EPISODE_TIME if moved else START_TIME):
+                raise SafeDojoError(f"nothing has happened for {waited:.0f} s; {self._standing()}")
+            standing = self._standing() if waited > 10.0 else ""
+            if standing and standing != said:
+                said = standing
+                self._console.print(f"[dim]{standing}[/]")
+
+    def _standing(self) -> str:
+        """Why the arm does not move, in the words of the arm or the gate."""
+        observer = self._observer
+        if observer.arm is None:
+            return "the arm's node has not been heard yet"
+        if observer.arm.reason:
+            return f"the arm holds: {observer.arm.reason}"
+        return ""
+
+    def _tell(self, outcome: dict[str, Any]) -> None:
+        if outcome["number"] != len(self._outcomes):
+            return  # told already, by a world that was started again
+        self._outcomes.append(outcome)
+        mark = "[green]success[/]" if outcome["success"] else "[red]no success[/]"
+        touch = "[red]contact[/]" if outcome["contact"] else "[green]no contact[/]"
+        level = next(k for k, v in LEVELS.items() if v == outcome["level"])
+        self._console.print(
+            f"  {outcome['number'] + 1:3d}  {outcome['task']:14s} level {level:2s} "
+            f"{mark}, {touch}, "
+            f"obstacle moved {outcome['displacement'] * 1e3:.1f} mm, {outcome['steps']} steps",
+            soft_wrap=True,
+        )
+
+    # ---------------------------------------------------------------- the end
+
+    def _summarise(self) -> None:
+        figures = self._observer.figures.as_json()
+        figures["restarts"] = {c.name: c.restarts for c in self._processes.children}
+        count = len(self._outcomes)
+        total = {
+            "episodes": count,
+            "success": sum(o["success"] for o in self._outcomes),
+            "contact": sum(o["contact"] for o in self._outcomes),
+            "collision": sum(o["collision"] for o in self._outcomes),
+            "safe_success": sum(o["success"] and not o["collision"] for o in self._outcomes),
+        }
+        table = Table(title=f"{count} episodes, level {self._arguments.level}")
+        table.add_column("")
+        table.add_column("", justify="right")
+        for label, key in (
+            ("success", "success"),
+            ("success without collision", "safe_success"),
+            ("contact with the obstacle", "contact"),
+            ("obstacle moved > 1 mm", "collision"),
+        ):
+            table.add_row(label, f"{total[key]} / {count}")
+        for label, key in (
+            ("policy compute, median / p99 ms", "policy_compute_ms"),
+            ("gate, median / p99 ms", "gate_latency_ms"),
+            ("image to gated chunk beyond compute", "image_to_gated_chunk_overhead_ms"),
+        ):
+            table.add_row(label, f"{figures[key]['median']} / {figures[key]['p99']}")
+        table.add_row("control rate, Hz", str(figures["control_rate_hz"]))
+        table.add_row("missed ticks", f"{figures['missed_ticks']} of {figures['control_ticks']}")
+        table.add_row("tick jitter p99, ms", str(figures["tick_jitter_ms"]["p99"]))
+        self._console.print(table)
+        if self._arguments.json:
+            options = self._arguments
+            document = {
+                "date": datetime.now(UTC).isoformat(timespec="seconds"),
+                "policy": options.policy,
+                "safety": options.safety,
+                "mode": "monitor" if options.monitor else "gate",
+                "composed": options.composed,
+                "seed": options.seed,
+                "level": options.level,
+                "python": sys.version.split()[0],
+                "total": total,
+                "episodes": self._outcomes,
+                "run": figures,
+            }
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+            options.json.write_text(json.dumps(document, indent=1) + "\n")
+            self._console.print(f"written: {options.json}")

@@ -1,0 +1,157 @@
+"""The nodes of a stack as child processes: started, watched, started again, ended without traces.
+
+Children never outlive their parent (Linux), end on SIGINT first and SIGKILL last, and what killed
+ones leave in /dev/shm is removed.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from safedojo_ros.nodes.table import NodeEntry, Stack, ros_arguments
+
+PR_SET_PDEATHSIG = 1
+GRACE = 8.0
+"""Seconds that a child may take to end after SIGINT before it is killed."""
+
+SHARED_MEMORY = Path("/dev/shm")
+SEGMENTS = ("fastrtps_", "sem.fastrtps_", "fastdds_", "sem.fastdds_")
+
+
+@dataclass
+class NodeProcess:
+    """One child. command: without the `--ros-args` part."""
+
+    name: str
+    command: list[str]
+    arguments: list[str]
+    niceness: int = 0
+    respawn: bool = True
+    process: "subprocess.Popen[bytes] | None" = None
+    restarts: int = 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self.process is not None and self.process.poll() is None
+
+
+@dataclass
+class StackProcesses:
+    """All children of one stack."""
+
+    environment: Mapping[str, str]
+    children: list[NodeProcess] = field(default_factory=list)
+    started_at: float = field(default_factory=time.time)
+    quiet: bool = False
+
+    def start(self) -> None:
+        """Start every child that does not run."""
+        for child in self.children:
+            if not child.alive:
+                self.start_one(child)
+
+    def start_one(self, child: NodeProcess) -> None:
+        """Start one child, from the main thread (its death would end the child)."""
+        sink = subprocess.DEVNULL if self.quiet else None
+        parent, niceness = os.getpid(), child.niceness
+
+        def before_exec() -> None:
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != parent:
+                os._exit(0)
+            with contextlib.suppress(OSError):
+                os.nice(niceness)
+
+        child.process = subprocess.Popen(
+            [*child.command, *child.arguments],
+            env=dict(self.environment),
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
+            preexec_fn=before_exec,
+        )
+
+    def child(self, name: str) -> NodeProcess:
+        """The child of that name."""
+        return next(child for child in self.children if child.name == name)
+
+    def dead(self) -> list[NodeProcess]:
+        """Children that have been started and do not run any more."""
+        return [c for c in self.children if c.process is not None and not c.alive]
+
+    def stop(self) -> list[str]:
+        """SIGINT to all, SIGKILL to whoever stays; returns the names of those."""
+        for child in self.children:
+            if child.alive and child.process is not None:
+                child.process.send_signal(signal.SIGINT)
+        deadline, stubborn = time.monotonic() + GRACE, []
+        for child in self.children:
+            if child.process is None:
+                continue
+            try:
+                child.process.wait(timeout=max(0.05, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                stubborn.append(child.name)
+                child.process.kill()
+                child.process.wait()
+        remove_dead_segments(self.started_at)
+        return stubborn
+
+
+def node_process(
+    entry: NodeEntry,
+    parameter_files: Sequence[Path],
+    parameters: dict[str, object] | None = None,
+    command: Sequence[str] = (),
+) -> NodeProcess:
+    """The child for a table entry; `command` replaces `python -m module`."""
+    return NodeProcess(
+        entry.name,
+        list(command) or [sys.executable, "-m", entry.module],
+        ros_arguments(entry, parameter_files, parameters),
+        entry.niceness,
+        entry.respawn,
+    )
+
+
+def composed_process(stack: Stack, parameter_files: Sequence[Path]) -> NodeProcess:
+    """The child that runs a whole stack."""
+    arguments = ["--ros-args"]
+    for file in parameter_files:
+        arguments += ["--params-file", str(file)]
+    command = [sys.executable, "-m", "safedojo_ros.nodes.composed", stack.name]
+    return NodeProcess("composed", command, arguments)
+
+
+def remove_dead_segments(since: float) -> list[str]:
+    """Remove DDS shared-memory files younger than `since` (s) that no living process has mapped."""
+    candidates = {}
+    for prefix in SEGMENTS:
+        for path in SHARED_MEMORY.glob(f"{prefix}*"):
+            with contextlib.suppress(OSError):
+                if path.stat().st_ctime >= since - 1.0:
+                    candidates[str(path)] = path
+    if not candidates:
+        return []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            mapped = (process / "maps").read_text(errors="replace")
+            for name in [n for n in candidates if n in mapped]:
+                del candidates[name]
+        with contextlib.suppress(OSError):
+            for descriptor in (process / "fd").iterdir():
+                with contextlib.suppress(OSError):
+                    candidates.pop(os.readlink(descriptor), None)
+    for path in candidates.values():
+        with contextlib.suppress(OSError):
+            path.unlink()
+    return sorted(candidates)

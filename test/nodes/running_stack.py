@@ -1,0 +1,243 @@
+"""A running stack for tests: real node processes, scripted models, a listener with its own context.
+
+Waits are on conditions with generous limits, so that a loaded machine makes a test slow, not red.
+"""
+
+import json
+import os
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from std_msgs.msg import String
+from std_srvs.srv import SetBool, Trigger
+
+from safedojo_ros.checkpoints.store import CheckpointStore
+from safedojo_ros.core.types import CONTROL_PERIOD
+from safedojo_ros.msg import ActionChunk, ArmTarget, CheckpointInfo, FrankaState, SafetyState
+from safedojo_ros.nodes.conversion import to_nanoseconds
+from safedojo_ros.nodes.environment import prepare_environment
+from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, NEWEST
+from safedojo_ros.nodes.processes import StackProcesses, node_process
+from safedojo_ros.nodes.table import DEMO
+from safedojo_ros.srv import LoadCheckpoint
+
+SCRIPTED = Path(__file__).parent / "scripted_nodes.py"
+PATIENCE = 60.0
+ALL_NODES = tuple(entry.name for entry in DEMO.nodes)
+
+SPEC = {
+    "cameras": ["agentview", "wrist"],
+    "image_size": 64,
+    "state_size": 8,
+    "action_size": 7,
+    "chunk_length": 8,
+    "period": CONTROL_PERIOD,
+}
+STATISTICS = {"state": {"mean": [0.0] * 8}, "action": {"mean": [0.0] * 7}}
+
+
+def publish_scripted(
+    store: CheckpointStore,
+    folder: Path,
+    kind: str,
+    normalisation: dict | None = None,
+    **config: Any,
+) -> str:
+    """Publish a scripted checkpoint of `kind`; returns its id."""
+    folder.mkdir(parents=True)
+    script = {"architecture": "scripted", **config}
+    (folder / "config.json").write_text(json.dumps(script))
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    header += b" " * (-len(header) % 8)
+    weights = struct.pack("<Q", len(header)) + header + struct.pack("<f", 1.0)
+    (folder / "model.safetensors").write_bytes(weights)
+    return store.publish(kind, folder, spec=SPEC, normalisation=normalisation or STATISTICS).id
+
+
+class Listener(Node):
+    """Hears what the stack says about itself, and calls its services."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__("listener", context=context, use_global_arguments=False)
+        self.arm: FrankaState | None = None
+        self.safety: SafetyState | None = None
+        self.info: CheckpointInfo | None = None
+        self.infos: list[CheckpointInfo] = []
+        self.chunk: ActionChunk | None = None
+        self.episodes: list[dict] = []
+        self.diagnoses: dict[str, str] = {}
+        self.arm_reasons: list[str] = []
+        self.safety_reasons: list[str] = []
+        self.moves: list[tuple[int, str]] = []
+        """(stamp, checkpoint) of every target that came from a chunk."""
+        for kind, topic, take, qos in (
+            (FrankaState, "franka/state", self._on_arm, NEWEST),
+            (SafetyState, "safety/state", self._on_safety, NEWEST),
+            (CheckpointInfo, "policy/checkpoint", self._on_info, LATCHED),
+            (ActionChunk, "policy/action_chunk", self._on_chunk, IN_ORDER),
+            (ArmTarget, "sim/command", self._on_target, IN_ORDER),
+            (String, "sim/episode", self._on_episode, IN_ORDER),
+            (DiagnosticArray, "/diagnostics", self._on_diagnostics, IN_ORDER),
+        ):
+            self.create_subscription(kind, topic, take, qos)
+
+    def _on_arm(self, message: FrankaState) -> None:
+        self.arm = message
+        if not self.arm_reasons or self.arm_reasons[-1] != message.reason:
+            self.arm_reasons.append(message.reason)
+
+    def _on_safety(self, message: SafetyState) -> None:
+        self.safety = message
+        if not self.safety_reasons or self.safety_reasons[-1] != message.reason:
+            self.safety_reasons.append(message.reason)
+
+    def _on_info(self, message: CheckpointInfo) -> None:
+        self.info = message
+        self.infos.append(message)
+
+    def _on_chunk(self, message: ActionChunk) -> None:
+        self.chunk = message
+
+    def _on_target(self, message: ArmTarget) -> None:
+        if message.sequence:
+            self.moves.append((to_nanoseconds(message.header.stamp), message.checkpoint))
+
+    def _on_episode(self, message: String) -> None:
+        self.episodes.append(json.loads(message.data))
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            self.diagnoses[status.name] = status.message
+
+    @property
+    def running(self) -> bool:
+        """Whether the arm follows chunks now."""
+        return self.arm is not None and self.arm.state == FrankaState.RUNNING
+
+    @property
+    def holding(self) -> bool:
+        """Whether the arm holds."""
+        return self.arm is not None and self.arm.state == FrankaState.HOLD
+
+
+class RunningStack:
+    """Starts the nodes of a stack, with scripted policy and safety head, and listens."""
+
+    def __init__(
+        self,
+        folder: Path,
+        domain: int,
+        nodes: tuple[str, ...] = ALL_NODES,
+        parameters: dict[str, dict[str, object]] | None = None,
+        policy: dict[str, Any] | None = None,
+        safety: dict[str, Any] | None = None,
+    ) -> None:
+        self.folder, self.store = folder, CheckpointStore(folder / "store")
+        self.policy_id = publish_scripted(self.store, folder / "p0", "policy", **(policy or {}))
+        publish_scripted(self.store, folder / "s0", "safety", **(safety or {}))
+        os.environ["ROS_DOMAIN_ID"] = str(domain)
+        prepare_environment(only_this_machine=True)
+        environment = dict(os.environ) | {"OMP_NUM_THREADS": "1", "MUJOCO_GL": "egl"}
+        given = parameters or {}
+        self.processes = StackProcesses(environment)
+        for name in nodes:
+            own: dict[str, object] = {}
+            command = []
+            if name in ("policy_node", "safety_node"):
+                own = {"store": str(self.store.root), "checkpoint": "latest"}
+                command = [sys.executable, str(SCRIPTED), name]
+            own |= given.get(name, {})
+            self.processes.children.append(
+                node_process(DEMO.node(name), [DEMO.parameters_file], own, command)
+            )
+        self._context = Context()
+        rclpy.init(context=self._context)
+        self.listener = Listener(self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.listener)
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+        self.processes.start()
+
+    def _spin(self) -> None:
+        try:
+            self._executor.spin()
+        except ExternalShutdownException:
+            return
+
+    # ---------------------------------------------------------------- waiting and asking
+
+    def wait_for(self, condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> None:
+        """Until `condition` holds; fails with `what` and the stack's own words."""
+        end = time.monotonic() + patience
+        while time.monotonic() < end:
+            if condition():
+                return
+            time.sleep(0.01)
+        seen = self.listener
+        raise AssertionError(
+            f"not within {patience:.0f} s: {what}; arm {seen.arm and seen.arm.state} "
+            f"{seen.arm_reasons[-3:]}, gate {seen.safety_reasons[-3:]}, {seen.diagnoses}"
+        )
+
+    def call(self, kind: Any, name: str, request: Any) -> Any:
+        """Call a service and return its response."""
+        client = self.listener.create_client(kind, name)
+        try:
+            self.wait_for(client.service_is_ready, f"service {name}")
+            future = client.call_async(request)
+            self.wait_for(future.done, f"answer of {name}")
+            return future.result()
+        finally:
+            self.listener.destroy_client(client)
+
+    def trigger(self, name: str) -> Trigger.Response:
+        """Call a Trigger service."""
+        return self.call(Trigger, name, Trigger.Request())
+
+    def load(self, name: str) -> LoadCheckpoint.Response:
+        """Ask the policy node for another checkpoint."""
+        return self.call(
+            LoadCheckpoint, "policy/load_checkpoint", LoadCheckpoint.Request(name=name)
+        )
+
+    def set_gate(self, on: bool) -> None:
+        """Switch the gate between enforcing and reporting."""
+        self.call(SetBool, "safety/set_mode", SetBool.Request(data=on))
+
+    def arm_and_move(self) -> None:
+        """Arm as soon as the arm lets itself be armed, and wait until it moves."""
+        self.wait_for(lambda: self.listener.arm is not None, "the arm's node")
+        self.wait_for(lambda: self.trigger("franka/arm").success, "arming")
+        self.wait_for(lambda: self.listener.running, "motion")
+
+    # ---------------------------------------------------------------- processes
+
+    def kill(self, name: str) -> None:
+        """SIGKILL one node."""
+        process = self.processes.child(name).process
+        assert process is not None
+        process.kill()
+        process.wait()
+
+    def restart(self, name: str) -> None:
+        """Start a killed node again."""
+        self.processes.start_one(self.processes.child(name))
+
+    def close(self) -> list[str]:
+        """End everything; returns the names of nodes that had to be killed."""
+        self._executor.shutdown(timeout_sec=2.0)
+        self._thread.join(timeout=3.0)
+        self.listener.destroy_node()
+        rclpy.try_shutdown(context=self._context)
+        return self.processes.stop()

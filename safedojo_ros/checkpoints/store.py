@@ -171,12 +171,18 @@ class CheckpointStore:
             if target.exists():
                 raise CheckpointError(f"{target} exists already; publish again")
             os.rename(staged, target)
-            _sync_directory(shelf)
         except OSError as error:
             what = f"{error.strerror} ({error.filename or self.root})"
             raise CheckpointError(f"nothing was published in {self.root}: {what}") from None
         finally:
             shutil.rmtree(staged, ignore_errors=True)
+        try:
+            _sync_directory(shelf)
+        except OSError as error:
+            raise CheckpointError(
+                f"{manifest.id} is in the store but may not outlive a power cut "
+                f"({error.strerror}); 'latest' was not moved"
+            ) from None
         if make_latest:
             self.set_latest(kind, manifest.id)
         return manifest

@@ -41,7 +41,7 @@ def policy() -> PI0Policy:
 def test_a_chunk_is_within_the_limits_of_the_gate(policy: PI0Policy) -> None:
     chunk = policy.act([observation()], generators(0))[0]
     ActionChunk(chunk).validate()
-    assert not ActionLimits().check(chunk)
+    ActionLimits().check(chunk)
 
 
 def test_the_same_noise_gives_the_same_chunk_whatever_stands_beside(policy: PI0Policy) -> None:
@@ -129,7 +129,7 @@ def _edit(name: str, change: Callable[[dict], None]) -> Callable[[Path], None]:
     return edit
 
 
-def _weights(change: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[Path], None]:
+def _weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
     def edit(directory: Path) -> None:
         tensors = load_file(str(directory / "model.safetensors"))
         change(tensors)
@@ -138,7 +138,7 @@ def _weights(change: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[Pat
     return edit
 
 
-FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no tokenizer": (lambda d: (d / "tokenizer.json").unlink(), "tokenizer.json is missing"),
     "no config": (lambda d: (d / "config.json").unlink(), "config.json"),
     "other architecture": (

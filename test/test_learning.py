@@ -1,0 +1,162 @@
+"""Training on seconds of data: it learns, resumes exactly, and measures what it claims."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.core.types import Episode
+from safedojo_ros.data.lerobot_writer import EpisodeWriter
+from safedojo_ros.learning.head_training import (
+    SafetyConfig,
+    contact_frames,
+    expected_calibration_error,
+    fit_temperature,
+    new_safety_model,
+    train_safety_head,
+)
+from safedojo_ros.learning.imitation import (
+    Demonstrations,
+    Imitation,
+    ImitationConfig,
+    train_policy,
+)
+from safedojo_ros.learning.presets import preset_names, read_preset
+from safedojo_ros.learning.training_run import learning_rate_factor
+from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
+from safedojo_ros.models.loading import load_policy
+
+CAMERAS = ("agentview", "wrist")
+
+
+def synthetic(length: int, seed: int) -> Episode:
+    """An episode whose action follows from its state, and whose contacts follow from its chunk."""
+    rng = np.random.default_rng(seed)
+    state = (rng.normal(size=8) + 0.2 * rng.normal(size=(length, 8))).astype(np.float32)
+    actions = np.zeros((length, 7), np.float32)
+    actions[:, :3] = 0.01 * state[:, :3]
+    actions[:, 6] = np.sign(state[:, 0])
+    return Episode(
+        images={c: rng.integers(0, 255, (length, 64, 64, 3), np.uint8) for c in CAMERAS},
+        state=state,
+        actions=actions,
+        success=np.arange(length) == length - 1,
+        cost=(actions[:, 1] > 0.004).astype(np.float32),
+        displacement=np.zeros(length, np.float32),
+        instruction=("lift the cup", "push the cup")[seed % 2],
+        task="synthetic",
+        level=0,
+        seed=seed,
+        source="expert:direct",
+        extra={"clean_action": actions},
+    )
+
+
+@pytest.fixture(scope="module")
+def episodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("episodes") / "data"
+    with EpisodeWriter(root, 64, CAMERAS) as writer:
+        for seed in range(30):
+            writer.add(synthetic(20, seed))
+    return root
+
+
+@pytest.fixture(scope="module")
+def data(episodes: Path) -> Demonstrations:
+    return Demonstrations.read([episodes])
+
+
+@pytest.fixture(scope="module")
+def smoke() -> ImitationConfig:
+    return read_preset("smoke", "policy", ImitationConfig, [])
+
+
+def test_chunks_never_run_into_the_next_episode(data: Demonstrations) -> None:
+    rows, exists = data.chunk_rows(torch.tensor([0, 17, 19, 20]), 4)
+    assert rows.tolist() == [[0, 1, 2, 3], [17, 18, 19, 19], [19, 19, 19, 19], [20, 21, 22, 23]]
+    assert exists.sum(1).tolist() == [4, 3, 1, 4]
+
+
+def test_imitation_learns(data: Demonstrations, smoke: ImitationConfig) -> None:
+    config = dataclasses.replace(smoke, steps=150, batch_size=16, learning_rate=5e-3)
+    trainer = Imitation(config, data)
+    losses = [trainer.update(step)["loss"] for step in range(150)]
+    assert np.mean(losses[-10:]) < 0.75 * np.mean(losses[:10])
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
+    data: Demonstrations, smoke: ImitationConfig, tmp_path: Path
+) -> None:
+    whole = train_policy(smoke, data, tmp_path / "whole")
+    trainer = Imitation(smoke, data)
+    first_half = dataclasses.replace(smoke, save_every=3)
+    from safedojo_ros.learning.training_run import TrainingRun
+
+    run = TrainingRun(tmp_path / "halves", resume=False)
+    for step in range(3):
+        trainer.update(step)
+    run.save(3, trainer.models, trainer.optimizer)
+    run.close()
+    halves = train_policy(first_half, data, tmp_path / "halves", resume=True)
+    pairs = zip(whole.network.parameters(), halves.network.parameters(), strict=True)
+    for one, other in pairs:
+        torch.testing.assert_close(one, other)
+    load_policy(tmp_path / "halves" / "checkpoint")
+
+
+def test_a_finished_run_is_not_overwritten_by_accident(
+    data: Demonstrations, smoke: ImitationConfig, tmp_path: Path
+) -> None:
+    train_policy(smoke, data, tmp_path / "run")
+    with pytest.raises(ConfigError, match="pass --resume or another --out"):
+        train_policy(smoke, data, tmp_path / "run")
+
+
+def test_the_safety_head_finds_contacts_that_the_chunk_causes(
+    episodes: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    autoencoder = FrameAutoencoder(AutoencoderSize(widths=(8, 8, 16, 16)))
+    config = SafetyConfig(steps=250, batch_size=64, learning_rate=3e-3)
+    model = new_safety_model(autoencoder, config, episodes)
+    frames = contact_frames([episodes], model)
+    assert frames.exists.sum() == 30 * (13 * 8 + 28)
+    untrained = dataclasses.replace(config, steps=0)
+    before = train_safety_head(untrained, model, frames, tmp_path / "untrained")
+    after = train_safety_head(config, model, frames, tmp_path / "head")
+    assert after["auroc"] > 0.85
+    assert after["auroc"] > before["auroc"] + 0.2
+
+
+def test_temperature_and_calibration_error_know_a_calibrated_forecast() -> None:
+    rng = np.random.default_rng(0)
+    probability = rng.uniform(0.02, 0.98, 20_000)
+    truth = (rng.uniform(size=probability.size) < probability).astype(np.float32)
+    assert expected_calibration_error(truth, probability) < 0.02
+    assert expected_calibration_error(truth, np.full_like(probability, 0.9)) > 0.3
+    logits = torch.logit(torch.from_numpy(probability)).float()
+    assert fit_temperature(3.0 * logits, torch.from_numpy(truth)) == pytest.approx(3.0, rel=0.1)
+
+
+def test_the_learning_rate_rises_and_falls_to_nothing() -> None:
+    factors = [learning_rate_factor(step, 10, 100) for step in range(101)]
+    assert factors[0] == pytest.approx(0.1)
+    assert max(factors) == pytest.approx(1.0)
+    assert factors[100] == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_can_be_read(name: str) -> None:
+    policy = read_preset(name, "policy", ImitationConfig, [])
+    assert policy.steps > 0
+    assert read_preset(name, "safety", SafetyConfig, []).size.chunk_length == 8
+
+
+def test_an_unknown_key_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'steps'"):
+        read_preset("tiny", "policy", ImitationConfig, ["policy.stepz=3"])
+    with pytest.raises(ConfigError, match="choose .*smoke"):
+        read_preset("huge", "policy", ImitationConfig, [])

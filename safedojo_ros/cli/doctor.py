@@ -176,7 +176,7 @@ def check_rendering(backends: Iterable[str]) -> Finding:
         # Closing a context that never worked complains after the real reason.
         error = result.stderr.partition("Exception ignored in:")[0].strip()
         reasons.append(f"{backend}: {(error.splitlines() or ['no reason given'])[-1]}")
-    mend = "sudo apt-get install libegl1 libopengl0"
+    mend = "sudo apt-get install libegl1 libopengl0 libgl1-mesa-dri"
     return Finding("rendering", Status.MISSING, "; ".join(reasons), mend)
 
 

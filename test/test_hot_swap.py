@@ -271,6 +271,18 @@ def test_rollback_drops_a_request_that_is_still_loading(shelf: Shelf) -> None:
     assert "rolled back" in swap.reason
 
 
+def test_rollback_drops_a_model_that_was_ready_but_not_taken(shelf: Shelf) -> None:
+    names = [shelf.publish(float(k)) for k in range(3)]
+    swap = shelf.swap()
+    swap.start_with(names[0])
+    swap.request(names[1])
+    finished(swap).take_ready()
+    swap.request(names[2])
+    finished(swap)
+    assert swap.rollback() == {"value": 0.0}
+    assert swap.take_ready() is None
+
+
 def test_nothing_is_taken_after_closing(shelf: Shelf) -> None:
     shelf.publish(1.0)
     swap = shelf.swap()

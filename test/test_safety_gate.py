@@ -96,6 +96,13 @@ def test_hold_is_kept_until_the_cost_stayed_low_for_some_chunks() -> None:
     assert seen == [HOLD, HOLD, HOLD, HOLD, HOLD, HOLD, ALLOW, ALLOW]
 
 
+def test_a_cost_just_below_the_threshold_does_not_count_as_low() -> None:
+    stream = Stream(GateConfig(release_after=3, release_ratio=0.8))
+    costs = [0.6, 0.1, 0.1, 0.45, 0.1, 0.1, 0.1]
+    seen = [stream.judge(cost).decision for cost in costs]
+    assert seen == [HOLD] * 6 + [ALLOW]
+
+
 def test_a_cost_that_flickers_about_the_threshold_does_not_flicker_the_decision() -> None:
     stream = Stream()
     seen = {stream.judge(0.5 + 0.01 * (-1) ** k).decision for k in range(20)}
@@ -206,6 +213,16 @@ def test_a_replayed_message_is_not_taken_for_a_restart() -> None:
     assert stream.gate.judge(chunk, np.zeros(8), LIMIT, stream.now).decision == ALLOW
     late = stream.gate.judge(chunk, np.zeros(8), LIMIT, stream.now + 440 * MS)
     assert late.decision == HOLD
+
+
+def test_a_replayed_message_after_a_pause_does_not_turn_the_count_back() -> None:
+    stream = Stream()
+    first = stream.chunk()
+    stream.gate.judge(first, np.zeros(8), LIMIT, stream.now)
+    stream.judge(0.0)
+    stream.now += 600 * MS
+    assert stream.gate.judge(first, np.zeros(8), LIMIT, stream.now).decision == HOLD
+    assert stream.judge(0.0).decision == ALLOW
 
 
 def test_silence_holds() -> None:

@@ -18,7 +18,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
-from safedojo_ros.core.errors import ObservationRejected
+from safedojo_ros.core.errors import ConfigError, ObservationRejected
 from safedojo_ros.core.types import CONTROL_PERIOD, Decision
 from safedojo_ros.msg import ActionChunk as ActionChunkMessage
 from safedojo_ros.msg import ArmTarget, FrankaState, SafetyState
@@ -78,7 +78,7 @@ class FrankaNode(DojoNode):
     def configure(self) -> None:
         """Build the control loop; the arm starts disarmed."""
         self._period = CONTROL_PERIOD / float(self.setting("realtime_factor"))
-        workspace = Workspace(self.setting("workspace_lower"), self.setting("workspace_upper"))
+        workspace = Workspace(self._corner("workspace_lower"), self._corner("workspace_upper"))
         playback = PlaybackConfig(
             blend_steps=int(self.setting("blend_steps")),
             actuation_delay=float(self.setting("actuation_delay")),
@@ -107,6 +107,12 @@ class FrankaNode(DojoNode):
         ):
             self._ours.append((self.destroy_service, self.create_service(Trigger, name, answer)))
         self._transforms = transform_broadcaster(self)
+
+    def _corner(self, name: str) -> tuple[float, float, float]:
+        corner = self.setting(name)
+        if len(corner) != 3:
+            raise ConfigError(f"'{name}' has {len(corner)} numbers, expected x, y and z in metres")
+        return corner
 
     def activate(self) -> None:
         """Listen and start the control tick."""

@@ -241,7 +241,7 @@ class DojoNode(LifecycleNode):
         try:
             self._check_parameters()
             self.configure()
-        except SafeDojoError as error:
+        except Exception as error:  # an unexpected one is a fault of this node, not of its manager
             self.cleanup()
             self._busy = False
             return self._failed("configure", error)
@@ -255,7 +255,8 @@ class DojoNode(LifecycleNode):
             return result
         try:
             self.activate()
-        except SafeDojoError as error:
+        except Exception as error:
+            self.deactivate()
             return self._failed("activate", error)
         self.active = True
         self.get_logger().info("active")
@@ -289,8 +290,9 @@ class DojoNode(LifecycleNode):
         self._busy = False
         return TransitionCallbackReturn.SUCCESS
 
-    def _failed(self, what: str, error: SafeDojoError) -> TransitionCallbackReturn:
-        self.failure = f"{what} failed: {error}"
+    def _failed(self, what: str, error: Exception) -> TransitionCallbackReturn:
+        known = isinstance(error, SafeDojoError)
+        self.failure = f"{what} failed: {error if known else repr(error)}"
         self.get_logger().error(self.failure)
         self.report()
         return TransitionCallbackReturn.FAILURE

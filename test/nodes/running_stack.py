@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
-from std_msgs.msg import String
+from sensor_msgs.msg import Image
+from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 
 from safedojo_ros.checkpoints.store import CheckpointStore
@@ -26,7 +28,7 @@ from safedojo_ros.core.types import CONTROL_PERIOD
 from safedojo_ros.msg import ActionChunk, ArmTarget, CheckpointInfo, FrankaState, SafetyState
 from safedojo_ros.nodes.conversion import to_nanoseconds
 from safedojo_ros.nodes.environment import prepare_environment
-from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, NEWEST
+from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, NEWEST, PICTURES
 from safedojo_ros.nodes.processes import StackProcesses, node_process
 from safedojo_ros.nodes.table import DEMO
 from safedojo_ros.srv import LoadCheckpoint
@@ -78,20 +80,32 @@ class Listener(Node):
         self.diagnoses: dict[str, str] = {}
         self.arm_reasons: list[str] = []
         self.safety_reasons: list[str] = []
-        self.moves: list[tuple[int, str]] = []
-        """(stamp, checkpoint) of every target that came from a chunk."""
+        self.moves: list[ArmTarget] = []
+        """Every target that came from a chunk."""
+        self.observed_at: dict[int, int] = {}
+        """{sequence: observed_at in ns} of every chunk of the policy."""
+        self.released_at: list[int] = []
+        """When the enable switch was heard to be released, ns."""
+        self.first_after_rejection: FrankaState | None = None
         for kind, topic, take, qos in (
             (FrankaState, "franka/state", self._on_arm, NEWEST),
             (SafetyState, "safety/state", self._on_safety, NEWEST),
             (CheckpointInfo, "policy/checkpoint", self._on_info, LATCHED),
             (ActionChunk, "policy/action_chunk", self._on_chunk, IN_ORDER),
             (ArmTarget, "sim/command", self._on_target, IN_ORDER),
+            (Bool, "robot/enable", self._on_enable, NEWEST),
             (String, "sim/episode", self._on_episode, IN_ORDER),
             (DiagnosticArray, "/diagnostics", self._on_diagnostics, IN_ORDER),
         ):
             self.create_subscription(kind, topic, take, qos)
 
+    def _on_enable(self, message: Bool) -> None:
+        if not message.data:
+            self.released_at.append(int(self.get_clock().now().nanoseconds))
+
     def _on_arm(self, message: FrankaState) -> None:
+        if self.arm is not None and message.rejected > self.arm.rejected:
+            self.first_after_rejection = message
         self.arm = message
         if not self.arm_reasons or self.arm_reasons[-1] != message.reason:
             self.arm_reasons.append(message.reason)
@@ -107,10 +121,11 @@ class Listener(Node):
 
     def _on_chunk(self, message: ActionChunk) -> None:
         self.chunk = message
+        self.observed_at[message.sequence] = to_nanoseconds(message.observed_at)
 
     def _on_target(self, message: ArmTarget) -> None:
         if message.sequence:
-            self.moves.append((to_nanoseconds(message.header.stamp), message.checkpoint))
+            self.moves.append(message)
 
     def _on_episode(self, message: String) -> None:
         self.episodes.append(json.loads(message.data))
@@ -128,6 +143,40 @@ class Listener(Node):
     def holding(self) -> bool:
         """Whether the arm holds."""
         return self.arm is not None and self.arm.state == FrankaState.HOLD
+
+
+class FaultyCameras:
+    """Stands in for the camera node: relays the world's pictures, or does what `fault` says.
+
+    fault: "", "stops", "freezes", "changes size" or "changes encoding"; of the camera agentview.
+    """
+
+    def __init__(self, listener: Listener) -> None:
+        self.fault = ""
+        self._last: Image | None = None
+        for name in ("agentview", "wrist"):
+            publisher = listener.create_publisher(Image, f"camera/{name}/image_raw", PICTURES)
+            listener.create_subscription(
+                Image,
+                f"sim/{name}/image",
+                partial(self._relay, name, publisher),
+                PICTURES,
+            )
+
+    def _relay(self, name: str, publisher: Any, message: Image) -> None:
+        if name == "agentview":
+            if self.fault == "stops":
+                return
+            if self.fault == "freezes" and self._last is not None:
+                message.data = self._last.data
+            elif self.fault == "changes size":
+                message.height = message.width = 32
+                message.step, message.data = 96, bytes(32 * 96)
+            elif self.fault == "changes encoding":
+                message.encoding, message.step, message.data = "mono8", 64, bytes(64 * 64)
+            else:
+                self._last = message
+        publisher.publish(message)
 
 
 class RunningStack:

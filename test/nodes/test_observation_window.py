@@ -1,0 +1,195 @@
+"""What makes an observation unusable, told by a window with an injected clock."""
+
+import numpy as np
+import pytest
+
+from safedojo_ros.core.errors import ConfigError, ObservationRejected
+from safedojo_ros.nodes.observation_window import ObservationWindow, WindowConfig
+
+MS = 1_000_000
+STEP = 50 * MS
+START = 1_000_000_000_000
+
+
+def picture(value: int, size: int = 64) -> np.ndarray:
+    return np.full((size, size, 3), value % 256, np.uint8)
+
+
+def state(y: float = 0.0) -> np.ndarray:
+    return np.array([0.0, y, 0.2, np.pi, 0, 0, 0.04, 0.04], np.float32)
+
+
+class Scene:
+    """Feeds a window with two cameras, 50 ms a step."""
+
+    def __init__(self, **config: float) -> None:
+        self.window = ObservationWindow(WindowConfig(("front", "wrist"), 64, **config))  # type: ignore[arg-type]
+        self.window.set_instruction("put the red cube on the plate")
+        self.now, self.count, self.y = START, 0, 0.0
+        self.frozen: set[str] = set()
+        self.silent: set[str] = set()
+        self.size, self.encoding = 64, "rgb8"
+
+    def step(self, times: int = 1, move: float = 0.0) -> str:
+        for _ in range(times):
+            self.now += STEP
+            self.count += 1
+            self.y += move
+            if "arm" not in self.silent:
+                self.window.add_state(state(self.y), self.now)
+            for name in ("front", "wrist"):
+                if name not in self.silent:
+                    shown = 7 if name in self.frozen else self.count
+                    taken = picture(shown, self.size)
+                    self.window.add_picture(name, taken, self.now, self.now, self.encoding)
+        return self.window.fault(self.now)
+
+
+def test_a_complete_fresh_observation_has_no_fault_and_its_pictures_stamp() -> None:
+    scene = Scene()
+    assert scene.step(3) == ""
+    observation = scene.window.newest(scene.now)
+    assert observation.stamp == scene.now
+    assert observation.images["wrist"][0, 0, 0] == 3
+    assert scene.window.complete_stamp() == scene.now
+
+
+def test_nothing_heard_yet_is_a_fault_that_names_what_is_missing() -> None:
+    window = ObservationWindow(WindowConfig(("front",), 64))
+    assert "no instruction" in window.fault(START)
+    window.set_instruction("wait")
+    assert "camera 'front' has not been heard" in window.fault(START)
+    with pytest.raises(ObservationRejected, match="front"):
+        window.newest(START)
+
+
+def test_a_camera_that_stops_is_found_when_its_picture_is_too_old() -> None:
+    scene = Scene(max_age=0.25)
+    scene.step(3)
+    scene.silent = {"wrist"}
+    assert scene.step(5) == ""
+    assert "camera 'wrist' has stopped" in scene.step(1)
+    scene.silent = set()
+    assert scene.step(1) == ""
+
+
+def test_a_camera_whose_stamps_stand_still_is_found_at_once() -> None:
+    scene = Scene()
+    scene.step(2)
+    scene.window.add_picture("front", picture(9), scene.now, scene.now + STEP)
+    assert "stamp does not advance" in scene.window.fault(scene.now + STEP)
+
+
+def test_a_stamp_in_the_future_is_a_fault() -> None:
+    scene = Scene()
+    scene.step(2)
+    scene.window.add_picture("front", picture(9), scene.now + 900 * MS, scene.now)
+    assert "in the future" in scene.window.fault(scene.now)
+
+
+def test_identical_pictures_while_the_arm_moves_are_a_frozen_camera() -> None:
+    scene = Scene(frozen_frames=8, frozen_motion=0.02)
+    scene.step(3)
+    scene.frozen = {"front"}
+    assert scene.step(7, move=0.01) == ""
+    assert "camera 'front' is frozen" in scene.step(1, move=0.01)
+    scene.frozen = set()
+    assert scene.step(1, move=0.01) == ""
+
+
+def test_identical_pictures_of_a_standing_arm_are_no_fault() -> None:
+    scene = Scene()
+    scene.frozen = {"front", "wrist"}
+    assert scene.step(60) == ""
+
+
+def test_a_jump_of_the_arm_before_the_first_identical_picture_does_not_count() -> None:
+    scene = Scene()
+    scene.step(5, move=0.05)
+    scene.y = 0.0
+    scene.frozen = {"front"}
+    assert scene.step(20) == ""
+
+
+@pytest.mark.parametrize(("size", "encoding"), [(32, "rgb8"), (64, "mono8")])
+def test_a_changed_size_or_encoding_is_a_fault_until_it_is_changed_back(
+    size: int, encoding: str
+) -> None:
+    scene = Scene()
+    scene.step(2)
+    scene.size, scene.encoding = size, encoding
+    fault = scene.step(1)
+    assert "changed from 64x64 rgb8" in fault
+    assert f"{size}x{size} {encoding}" in fault
+    scene.size, scene.encoding = 64, "rgb8"
+    assert scene.step(1) == ""
+
+
+def test_an_unreadable_picture_is_a_fault_with_its_reason() -> None:
+    scene = Scene()
+    scene.step(2)
+    scene.window.reject_picture("wrist", "sends yuv422", scene.now)
+    assert scene.window.fault(scene.now) == "camera 'wrist' sends yuv422"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("", "empty"), ("  \n", "empty"), ("x" * 201, "201 characters"), ("go\x00on", "unprintable")],
+)
+def test_an_instruction_that_cannot_be_one_is_a_fault_until_a_good_one_comes(
+    text: str, reason: str
+) -> None:
+    scene = Scene()
+    scene.step(2)
+    assert not scene.window.set_instruction(text)
+    assert reason in scene.step(1)
+    assert scene.window.set_instruction("push the bowl to the stove mark")
+    assert scene.step(1) == ""
+
+
+def test_only_a_changed_instruction_asks_for_a_new_chunk() -> None:
+    window = ObservationWindow(WindowConfig(("front",), 64))
+    assert window.set_instruction("wait")
+    assert not window.set_instruction(" wait ")
+    assert window.set_instruction("go on")
+
+
+def test_a_silent_arm_is_a_fault() -> None:
+    scene = Scene()
+    scene.step(2)
+    scene.silent = {"arm"}
+    assert "the arm's state" in scene.step(6)
+
+
+def test_pictures_of_different_instants_are_no_observation() -> None:
+    scene = Scene(max_skew=0.03)
+    scene.step(2)
+    scene.silent = {"wrist"}
+    scene.step(1)
+    assert scene.window.complete_stamp() == 0
+    assert not scene.window.knows(scene.now)
+    assert scene.window.knows(scene.now - STEP)
+    with pytest.raises(ObservationRejected, match="a picture of 'wrist'"):
+        scene.window.at(scene.now)
+
+
+def test_pictures_are_resized_to_what_the_model_wants() -> None:
+    window = ObservationWindow(WindowConfig(("front",), 32))
+    window.set_instruction("wait")
+    window.add_state(state(), START)
+    window.add_picture("front", picture(5, 64), START, START)
+    assert window.newest(START).images["front"].shape == (32, 32, 3)
+
+
+def test_forgetting_begins_anew_also_with_another_size() -> None:
+    scene = Scene()
+    scene.step(2)
+    scene.window.forget()
+    assert "not been heard" in scene.window.fault(scene.now)
+    scene.size = 128
+    assert scene.step(1) == ""
+
+
+def test_a_camera_named_twice_is_refused() -> None:
+    with pytest.raises(ConfigError):
+        WindowConfig(("front", "front"), 64)

@@ -1,0 +1,101 @@
+"""Parameters that cannot be are refused at configuration, with a sentence; nothing ever moves."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+rclpy = pytest.importorskip("rclpy")
+pytest.importorskip("safedojo_ros.msg")
+
+from rclpy.context import Context  # noqa: E402
+from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
+
+from safedojo_ros.nodes.camera_node import CameraNode  # noqa: E402
+from safedojo_ros.nodes.environment import prepare_environment  # noqa: E402
+from safedojo_ros.nodes.franka_node import FrankaNode  # noqa: E402
+from safedojo_ros.nodes.policy_node import PolicyNode  # noqa: E402
+from safedojo_ros.nodes.safety_node import SafetyNode  # noqa: E402
+from safedojo_ros.nodes.sim_node import SimNode  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def context() -> Iterator[Context]:
+    prepare_environment(only_this_machine=True)
+    own = Context()
+    rclpy.init(context=own, domain_id=65)
+    yield own
+    rclpy.try_shutdown(context=own)
+
+
+@pytest.mark.parametrize(
+    ("factory", "name", "value", "reason"),
+    [
+        (FrankaNode, "leash", 9.0, "leash"),
+        (FrankaNode, "leash", float("nan"), "leash"),
+        (FrankaNode, "leash", "long", "leash"),
+        (FrankaNode, "backend", "fcj", "one of sim"),
+        (FrankaNode, "leesh", 0.05, "did you mean 'leash'"),
+        (FrankaNode, "workspace_lower", [0.0, 0.0], "workspace"),
+        (FrankaNode, "workspace_lower", [1.0, 1.0, 1.0], "workspace"),
+        (FrankaNode, "enable_deadline", -1.0, "enable_deadline"),
+        (SimNode, "level", 3, "level"),
+        (SimNode, "task", "make_tea", "cube_on_plate"),
+        (SimNode, "split", "secret", "one of"),
+        (CameraNode, "sources", ["sim"], "give one of each"),
+        (CameraNode, "sources", ["sim", "telepathy"], "write sim, topic"),
+        (CameraNode, "sources", ["sim", "file:/no/such/video.mp4"], "no video file"),
+        (CameraNode, "width", 64, "give both"),
+        (SafetyNode, "mode", "hope", "gate, monitor"),
+        (SafetyNode, "checkpoint", "nosuch", "nosuch"),
+        (SafetyNode, "cost_limit", 2.0, "cost_limit"),
+        (PolicyNode, "checkpoint", "nosuch", "nosuch"),
+        (PolicyNode, "checkpoint", "/no/such/folder", "/no/such/folder"),
+        (PolicyNode, "max_age", 99.0, "max_age"),
+    ],
+)
+def test_an_impossible_parameter_fails_the_configuration_and_is_named(
+    context: Context, factory: Any, name: str, value: object, reason: str
+) -> None:
+    node = factory(context=context, parameter_overrides=[Parameter(name, value=value)])
+    try:
+        assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+        assert reason in node.failure
+        assert not node.active
+    finally:
+        node.shut_down()
+        node.destroy_node()
+
+
+def test_a_parameter_cannot_be_changed_while_the_node_works(context: Context) -> None:
+    node = FrankaNode(context=context)
+    try:
+        assert node.start()
+        (result,) = node.set_parameters([Parameter("leash", value=0.05)])
+        assert not result.successful
+        assert "deactivate" in result.reason
+        node.trigger_deactivate()
+        node.trigger_cleanup()
+        (result,) = node.set_parameters([Parameter("leash", value=0.05)])
+        assert result.successful
+        (result,) = node.set_parameters([Parameter("leash", value=5.0)])
+        assert not result.successful
+        assert node.start()
+    finally:
+        node.shut_down()
+        node.destroy_node()
+
+
+def test_a_node_survives_its_whole_life_cycle_twice(context: Context) -> None:
+    node = SafetyNode(context=context, parameter_overrides=[Parameter("checkpoint", value="")])
+    try:
+        for _ in range(2):
+            assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+            assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+            assert node.active
+            assert node.trigger_deactivate() == TransitionCallbackReturn.SUCCESS
+            assert node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
+        assert node.trigger_shutdown() == TransitionCallbackReturn.SUCCESS
+    finally:
+        node.destroy_node()

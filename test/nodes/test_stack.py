@@ -1,0 +1,110 @@
+"""The real nodes over real DDS: episodes run, the gate gates, a killed node means hold."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy")
+pytest.importorskip("safedojo_ros.msg")
+
+from running_stack import RunningStack
+
+from safedojo_ros.msg import FrankaState, SafetyCost
+from safedojo_ros.nodes.conversion import to_nanoseconds
+from safedojo_ros.nodes.table import DEMO, TOPICS
+
+DOMAIN = 61
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    running = RunningStack(
+        tmp_path_factory.mktemp("stack"), DOMAIN, parameters={"sim_node": {"max_steps": 30}}
+    )
+    yield running
+    assert running.close() == [], "every node ends on SIGINT by itself"
+
+
+def test_episodes_run_one_after_the_other(stack: RunningStack) -> None:
+    heard = stack.listener
+    stack.arm_and_move()
+    stack.wait_for(lambda: len(heard.episodes) >= 3, "three episodes")
+    assert [e["number"] for e in heard.episodes[:3]] == [0, 1, 2]
+    assert all(e["steps"] == 30 or e["success"] for e in heard.episodes)
+    assert len({e["task"] for e in heard.episodes[:3]}) == 3
+
+
+def test_nothing_observed_before_a_reset_moves_the_arm_after_it(stack: RunningStack) -> None:
+    heard = stack.listener
+    stack.wait_for(lambda: len(heard.episodes) >= 4 and heard.running, "motion after a reset")
+    checked = 0
+    for move in list(heard.moves):
+        stamp = to_nanoseconds(move.header.stamp)
+        before = [at for at in heard.released_at if at < stamp]
+        if before and move.sequence in heard.observed_at:
+            assert heard.observed_at[move.sequence] > before[-1]
+            checked += 1
+    assert checked > 30
+
+
+def test_every_node_and_topic_of_the_table_is_alive(stack: RunningStack) -> None:
+    nodes = set(stack.listener.get_node_names())
+    assert {entry.name for entry in DEMO.nodes} <= nodes
+    topics = {name for name, _ in stack.listener.get_topic_names_and_types()}
+    assert {f"/{topic}" for topic in TOPICS} <= topics
+
+
+def test_killing_a_node_while_the_arm_moves_ends_in_hold_and_its_restart_goes_on(
+    stack: RunningStack,
+) -> None:
+    heard = stack.listener
+    for name in ("camera_node", "policy_node", "safety_node", "sim_node"):
+        stack.wait_for(lambda: heard.running, f"motion before {name} is killed")
+        stack.kill(name)
+        stack.wait_for(lambda: heard.holding, f"hold after {name} was killed")
+        assert heard.arm is not None
+        assert heard.arm.reason, "the state says why"
+        stack.restart(name)
+        stack.wait_for(lambda: heard.running, f"motion after {name} came back")
+
+
+def test_a_killed_arm_node_comes_back_disarmed(stack: RunningStack) -> None:
+    heard = stack.listener
+    stack.wait_for(lambda: heard.running, "motion")
+    stack.kill("franka_node")
+    heard.arm = None
+    stack.restart("franka_node")
+    stack.wait_for(lambda: heard.arm is not None, "the arm's node is back")
+    assert heard.arm is not None
+    assert heard.arm.state == FrankaState.DISARMED
+    stack.arm_and_move()
+
+
+def test_stopping_disarms_and_only_arming_goes_on(stack: RunningStack) -> None:
+    heard = stack.listener
+    stack.wait_for(lambda: heard.running, "motion")
+    assert stack.trigger("franka/stop").success
+    stack.wait_for(lambda: heard.arm and heard.arm.state == FrankaState.DISARMED, "disarmed")
+    stack.arm_and_move()
+
+
+def test_a_costly_chunk_is_held_by_the_gate_and_passes_in_monitor_mode(tmp_path: Path) -> None:
+    running = RunningStack(tmp_path, DOMAIN + 1, safety={"cost": 0.6})
+    heard = running.listener
+    try:
+        running.wait_for(lambda: heard.arm is not None, "the arm's node")
+        running.wait_for(lambda: running.trigger("franka/arm").success, "arming")
+        running.wait_for(
+            lambda: heard.safety and "predicted cost 0.60" in heard.safety.reason, "HOLD by cost"
+        )
+        assert heard.safety is not None
+        assert heard.safety.decision == SafetyCost.HOLD
+        assert not heard.moves
+        running.set_gate(False)
+        running.wait_for(lambda: heard.running, "motion in monitor mode")
+        running.set_gate(True)
+        running.wait_for(lambda: heard.holding, "hold in gate mode")
+    finally:
+        running.close()

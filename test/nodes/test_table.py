@@ -1,0 +1,85 @@
+"""The table of nodes says what really exists."""
+
+import importlib
+import importlib.util
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.nodes.processes import NodeProcess, StackProcesses, remove_dead_segments
+from safedojo_ros.nodes.table import DEMO, ROBOT, VIEW, NodeEntry, as_yaml, ros_arguments
+
+ENTRIES = {entry.name: entry for entry in (*DEMO.nodes, *ROBOT.nodes, VIEW)}
+
+
+@pytest.mark.parametrize("entry", ENTRIES.values(), ids=list(ENTRIES))
+def test_an_entry_names_an_existing_module_that_becomes_its_executable(entry: NodeEntry) -> None:
+    specification = importlib.util.find_spec(entry.module)
+    assert specification is not None
+    assert Path(str(specification.origin)).stem == entry.executable
+
+
+@pytest.mark.parametrize("stack", [DEMO, ROBOT], ids=lambda stack: stack.name)
+def test_a_parameters_file_has_only_declared_parameters_of_the_stack_s_nodes(stack) -> None:  # type: ignore[no-untyped-def]
+    pytest.importorskip("rclpy")
+    sections = yaml.safe_load(stack.parameters_file.read_text())
+    known = {entry.name: entry for entry in (*stack.nodes, VIEW)}
+    assert set(sections) <= set(known)
+    for name, section in sections.items():
+        declared = {s.name for s in importlib.import_module(known[name].module).SETTINGS}
+        assert set(section["ros__parameters"]) <= declared
+
+
+def test_parameters_become_arguments_that_keep_their_type() -> None:
+    arguments = ros_arguments(
+        DEMO.node("sim_node"), [Path("a.yaml")], {"task": "", "level": 1, "cameras": ["a", "0"]}
+    )
+    assert arguments == [
+        "--ros-args", "--params-file", "a.yaml", "-p", 'task:=""', "-p", "level:=1",
+        "-p", 'cameras:=["a", "0"]',
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [True, 3, 0.5, "0", 'a "b"', ["x", "y"]])
+def test_a_value_survives_the_command_line(value: object) -> None:
+    assert yaml.safe_load(as_yaml(value)) == value
+
+
+def test_an_unknown_node_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="franka_node"):
+        DEMO.node("frank_node")
+
+
+def test_a_child_that_ignores_sigint_is_killed_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("safedojo_ros.nodes.processes.GRACE", 0.3)
+    script = (
+        "import signal, sys, time; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        "sys.stdout.write('deaf\\n'); sys.stdout.flush(); time.sleep(600)"
+    )
+    import subprocess
+    import sys
+
+    child = NodeProcess("deaf", [sys.executable, "-c", script], [])
+    stack = StackProcesses({"PATH": "/usr/bin"}, [child])
+    child.process = subprocess.Popen([*child.command], stdout=subprocess.PIPE)
+    assert child.process.stdout is not None
+    assert child.process.stdout.readline() == b"deaf\n"
+    assert stack.stop() == ["deaf"]
+    assert not child.alive
+    child.process.stdout.close()
+
+
+def test_shared_memory_of_the_dead_is_removed_and_of_the_living_is_kept() -> None:
+    dead, living = Path("/dev/shm/fastrtps_test_dead"), Path("/dev/shm/fastrtps_test_living")
+    if not dead.parent.is_dir():
+        pytest.skip("no /dev/shm here")
+    since = time.time()
+    dead.write_bytes(b"x")
+    with living.open("wb"):
+        removed = remove_dead_segments(since)
+        assert str(dead) in removed
+        assert living.exists()
+    living.unlink()

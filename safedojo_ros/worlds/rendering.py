@@ -4,15 +4,10 @@ All scenes are primitives without textures, so one rendering context serves ever
 context in one process returns nonsense under OSMesa.
 """
 
-import os
 from functools import lru_cache
 
+import mujoco
 import numpy as np
-
-os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa's worker threads cost more than they give
-os.environ.setdefault("MUJOCO_GL", "egl" if os.environ.get("DISPLAY") is None else "glfw")
-
-import mujoco  # noqa: E402  (MUJOCO_GL must be set before)
 
 
 class PictureMaker:

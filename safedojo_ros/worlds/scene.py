@@ -7,7 +7,7 @@ in the data.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import mujoco
 import numpy as np
@@ -305,7 +305,7 @@ def scene_xml(scene: str, obstacle: str | None) -> str:
 </mujoco>"""
 
 
-@lru_cache(maxsize=None)
+@cache
 def compile_scene(scene: str, obstacle: str | None) -> mujoco.MjModel:
     """The compiled model, one a process; callers must not change it."""
     return mujoco.MjModel.from_xml_string(scene_xml(scene, obstacle))

@@ -74,7 +74,7 @@ class TabletopWorld(gymnasium.Env):
         self.render_images = render_images
         self.render_mode = "rgb_array"
         picture = gymnasium.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
-        spaces: dict[str, gymnasium.Space] = {name: picture for name in cameras}
+        spaces: dict[str, gymnasium.Space] = dict.fromkeys(cameras, picture)
         spaces["state"] = gymnasium.spaces.Box(-np.inf, np.inf, (STATE_SIZE,), np.float32)
         self.observation_space = gymnasium.spaces.Dict(spaces)
         bound = np.array([MAX_DELTA_POSITION] * 3 + [MAX_DELTA_ROTATION] * 3 + [1.0], np.float32)

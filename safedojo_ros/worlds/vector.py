@@ -48,7 +48,7 @@ class VectorWorld:
         """Lay out one world for each (seed, task, level); raises `ConfigError` on other lengths."""
         if not len(seeds) == len(tasks) == len(levels):
             raise ConfigError(
-                f"{len(seeds)} seeds, {len(tasks)} tasks, {len(levels)} levels: give as many of each"
+                f"{len(seeds)} seeds, {len(tasks)} tasks, {len(levels)} levels: give equally many"
             )
         while len(self.worlds) < len(seeds):
             self.worlds.append(

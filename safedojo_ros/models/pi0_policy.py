@@ -152,7 +152,9 @@ class PI0Policy:
         self.instructions = tuple(sorted(set(instructions)))
         self.cameras, self.checkpoint_id = tuple(cameras), checkpoint_id
         self.chunk_length, self.image_size = size.chunk_length, size.image_size
-        self.network: Any = PI0ForConditionalGeneration(network_config(size, tokenizer.get_vocab_size()))
+        self.network: Any = PI0ForConditionalGeneration(
+            network_config(size, tokenizer.get_vocab_size())
+        )
         self.device = torch.device("cpu")
 
     def to(self, device: torch.device | str) -> "PI0Policy":

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from safedojo_ros.models.pi0_policy import PI0Policy
     from safedojo_ros.models.safety_head import SafetyModel
+    from safedojo_ros.models.world_model import WorldModel
 
 STAGES = {
     "policy": "imitate recorded episodes with the π0 policy",
     "safety": "fit the frame autoencoder, then the safety head, to recorded contacts",
+    "world-model": "fit the video world model, over the autoencoder of a safety checkpoint",
 }
 
 
@@ -38,6 +40,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
             metavar="SECTION.KEY=VALUE",
             help="change one value of the preset, for instance policy.steps=2000",
         )
+        if stage == "world-model":
+            options.add_argument(
+                "--safety", default="latest", help="safety checkpoint whose autoencoder is used"
+            )
         options.add_argument("--resume", action="store_true", help="go on from the last save")
         options.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
         options.add_argument("--threads", type=int, default=0, help="torch threads; 0: torch's own")
@@ -55,12 +61,14 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     if args.device == "auto":
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
-    model: PI0Policy | SafetyModel
+    model: PI0Policy | SafetyModel | WorldModel
     figures: dict[str, Any] = {}
     if args.stage == "policy":
         model = train_policy_stage(args)
-    else:
+    elif args.stage == "safety":
         model, figures = train_safety_stage(args)
+    else:
+        model, figures = train_world_model_stage(args)
     directory = args.out / "checkpoint"
     print(f"{args.stage} checkpoint in {directory}")
     if args.publish:
@@ -108,9 +116,41 @@ def train_safety_stage(args: argparse.Namespace) -> "tuple[SafetyModel, dict[str
     return model, figures
 
 
+def train_world_model_stage(args: argparse.Namespace) -> "tuple[WorldModel, dict[str, Any]]":
+    """Latents, world model, errors by horizon on held-out episodes."""
+    from dataclasses import asdict
+
+    from safedojo_ros.checkpoints.store import find_checkpoint
+    from safedojo_ros.evaluation.fidelity import replay_errors
+    from safedojo_ros.learning import world_model_training as training
+    from safedojo_ros.learning.presets import read_preset
+    from safedojo_ros.models.loading import load_safety
+
+    config = read_preset(args.preset, "world_model", training.WorldModelConfig, args.set)
+    autoencoder = load_safety(find_checkpoint("safety", args.safety, args.store)).autoencoder
+    model = training.new_world_model(autoencoder, config.size, args.data)
+    model.parts.to(args.device)
+    data = training.LatentEpisodes.read(args.data, model, args.device)
+    training.train_world_model(config, model, data, args.out, args.resume, args.device)
+    model.parts.cpu()
+    directory = args.out / "checkpoint"
+    directory.mkdir(parents=True, exist_ok=True)
+    model.save(directory)
+    errors = replay_errors(model, data, data.held_out(config.held_out, config.seed))
+    figures = {"by_horizon": [asdict(error) for error in errors]}
+    (args.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+    for error in errors:
+        print(
+            f"after {error.steps:2} steps ({error.count} held-out replays): "
+            f"mse {error.mse[0]:.5f}, copying {error.copying[0]:.5f}, "
+            f"permuted actions {error.permuted[0]:.5f}, state {error.state_cm[0]:.2f} cm"
+        )
+    return model, figures
+
+
 def publish(
     args: argparse.Namespace,
-    model: "PI0Policy | SafetyModel",
+    model: "PI0Policy | SafetyModel | WorldModel",
     directory: Path,
     figures: dict[str, Any],
 ) -> None:
@@ -119,7 +159,7 @@ def publish(
 
     store = CheckpointStore(args.store) if args.store else user_store()
     manifest = store.publish(
-        args.stage,
+        args.stage.replace("-", "_"),
         directory,
         spec=model.spec(),
         normalisation=model.normalisation(),

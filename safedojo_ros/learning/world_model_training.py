@@ -1,0 +1,246 @@
+"""Training of the world model on recorded episodes, over the latents of a frozen autoencoder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from safedojo_ros.core.errors import DatasetError
+from safedojo_ros.data.lerobot_reader import EpisodeReader
+from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor, progress_bar
+from safedojo_ros.models.autoencoder import FrameAutoencoder
+from safedojo_ros.models.normalisation import Affine
+from safedojo_ros.models.pictures import to_unit
+from safedojo_ros.models.world_model import WorldModel, WorldModelSize
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """How the world model is trained.
+
+    context_noise: standard deviation of the noise that is added to the context latents (unit
+    variance), so that the model bears its own errors later; static_share: of samples in which the
+    scene stands still because the action does; state_weight: of the state's squared error;
+    held_out: share of episodes that are never trained on.
+    """
+
+    size: WorldModelSize = field(default_factory=WorldModelSize)
+    steps: int = 1500
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    warmup_steps: int = 100
+    context_noise: float = 0.1
+    static_share: float = 0.05
+    state_weight: float = 1.0
+    held_out: float = 0.1
+    gradient_clip: float = 1.0
+    save_every: int = 250
+    seed: int = 0
+
+
+@dataclass
+class LatentEpisodes:
+    """Recorded episodes as the world model sees them.
+
+    latents: (N, C, h, w) float16; state (N, 8) and actions (N, 7), executed, normalised;
+    cost, success: (N,); starts: (E + 1,) first frame of each episode; rows: what is known of each
+    episode.
+    """
+
+    latents: torch.Tensor
+    state: torch.Tensor
+    actions: torch.Tensor
+    cost: np.ndarray
+    success: np.ndarray
+    starts: np.ndarray
+    rows: list[Any]
+
+    @staticmethod
+    def read(directories: Sequence[Path], model: WorldModel, device: str) -> "LatentEpisodes":
+        """Encode every frame; raises `DatasetError` where there is none."""
+        parts = [EpisodeReader(directory).load_arrays() for directory in directories]
+        rows = [row for arrays in parts for row in arrays.rows]
+        if not rows:
+            raise DatasetError(f"no episodes in {[str(d) for d in directories]}; collect some")
+        lengths = np.concatenate([np.diff(arrays.starts) for arrays in parts])
+        state = torch.from_numpy(np.concatenate([a.state for a in parts]).astype(np.float32))
+        actions = torch.from_numpy(np.concatenate([a.actions for a in parts]).astype(np.float32))
+        return LatentEpisodes(
+            torch.cat([_encode(model, torch.from_numpy(a.images), device) for a in parts]),
+            model.state_scale.normalise(state),
+            model.action_scale.normalise(actions),
+            np.concatenate([a.cost for a in parts]),
+            np.concatenate([a.success for a in parts]),
+            np.concatenate([[0], np.cumsum(lengths)]),
+            rows,
+        )
+
+    def held_out(self, share: float, seed: int) -> np.ndarray:
+        """(E,) bool: the episodes that are never trained on."""
+        order = np.random.default_rng(seed).permutation(len(self.rows))
+        chosen = np.zeros(len(self.rows), dtype=bool)
+        chosen[order[: max(1, round(share * len(order)))]] = True
+        return chosen
+
+
+@torch.no_grad()
+def _encode(model: WorldModel, images: torch.Tensor, device: str) -> torch.Tensor:
+    batches = []
+    with progress_bar("encode", 0, len(images)) as show:
+        for start in range(0, len(images), 256):
+            pictures = to_unit(images[start : start + 256].to(device))
+            batches.append(model.encode(pictures[:, None])[:, 0].half().cpu())
+            show(min(start + 256, len(images)))
+    return torch.cat(batches)
+
+
+def new_world_model(
+    autoencoder: FrameAutoencoder, size: WorldModelSize, directories: Sequence[Path]
+) -> WorldModel:
+    """An untrained world model, normalised by the data sets."""
+    parts = [EpisodeReader(directory).load_arrays(images=False) for directory in directories]
+    state = np.concatenate([a.state for a in parts]).astype(np.float64)
+    actions = np.concatenate([a.actions for a in parts]).astype(np.float64)
+    return WorldModel(
+        autoencoder,
+        size,
+        Affine.from_statistics(state.mean(0).tolist(), state.std(0).tolist()),
+        Affine.from_statistics(actions.mean(0).tolist(), actions.std(0).tolist()),
+        tuple(parts[0].cameras) or ("agentview", "wrist"),
+    )
+
+
+class WorldModelTraining:
+    """Flow matching of the chunk's frames and regression of its states; `update` is one step."""
+
+    def __init__(
+        self, config: WorldModelConfig, model: WorldModel, data: LatentEpisodes, device: str = "cpu"
+    ) -> None:
+        self.config, self.model, self.data, self.device = config, model, data, device
+        torch.manual_seed(config.seed)
+        self.network = model.network.to(device)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), config.learning_rate, weight_decay=config.weight_decay
+        )
+        held_out = data.held_out(config.held_out, config.seed)
+        self.starts = chunk_starts(data, ~held_out, config.size.chunk_length)
+        if len(self.starts) == 0:
+            raise DatasetError(
+                f"no episode is longer than a chunk of {config.size.chunk_length} steps"
+            )
+
+    def update(self, step: int) -> dict[str, float]:
+        """One gradient step on a batch drawn from the seed and `step`."""
+        config, size = self.config, self.config.size
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        chosen = torch.randint(len(self.starts), (config.batch_size,), generator=generator)
+        first, episode_start = self.starts[chosen].unbind(1)
+        context, future, state, chunk, states = clip(self.data, size, first, episode_start)
+        still = torch.rand(config.batch_size, generator=generator) < config.static_share
+        context, future, chunk, states = self._stand_still(still, context, future, chunk, states)
+        noise = torch.randn(future.shape, generator=generator)
+        blur = torch.randn(context.shape, generator=generator)
+        level = config.context_noise * torch.rand(config.batch_size, generator=generator)
+        context = context + level[:, None, None, None, None] * blur
+        time = torch.sigmoid(torch.randn(config.batch_size, generator=generator))  # logit-normal
+        context, future, state, chunk, states, noise, time = (
+            tensor.to(self.device)
+            for tensor in (context, future, state, chunk, states, noise, time)
+        )
+        share = time[:, None, None, None, None]
+        velocity = self.network.velocity(
+            context, (1 - share) * future + share * noise, time, state, chunk
+        )
+        frame_loss = (velocity - (noise - future)).square().mean()
+        state_loss = (self.network.state(state, chunk) - states).square().mean()
+        rate = learning_rate_factor(step, config.warmup_steps, config.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * rate
+        self.optimizer.zero_grad(set_to_none=True)
+        (frame_loss + config.state_weight * state_loss).backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_clip)
+        self.optimizer.step()
+        return {"frame_loss": frame_loss.item(), "state_loss": state_loss.item()}
+
+    def _stand_still(
+        self,
+        still: torch.Tensor,
+        context: torch.Tensor,
+        future: torch.Tensor,
+        chunk: torch.Tensor,
+        states: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Where `still`: the last frame stays, under an action of no motion and the same grip."""
+        if not still.any():
+            return context, future, chunk, states
+        rest = self.model.action_scale.normalise(torch.zeros(chunk.shape[-1]))
+        quiet = chunk.clone()
+        quiet[..., :6] = rest[:6]
+        quiet[..., 6] = chunk[:, :1, 6]
+        last = context[:, -1:].expand_as(future)
+        wide = still[:, None, None, None, None]
+        return (
+            torch.where(wide, context[:, -1:].expand_as(context), context),
+            torch.where(wide, last, future),
+            torch.where(still[:, None, None], quiet, chunk),
+            states,
+        )
+
+
+def chunk_starts(data: LatentEpisodes, episodes: np.ndarray, length: int) -> torch.Tensor:
+    """(M, 2): frames from which a whole chunk is recorded, and their episode's first frame."""
+    pairs = [
+        (frame, data.starts[e])
+        for e in np.flatnonzero(episodes)
+        for frame in range(data.starts[e], data.starts[e + 1] - length)
+    ]
+    return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
+
+
+def clip(
+    data: LatentEpisodes, size: WorldModelSize, first: torch.Tensor, episode_start: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Context, future frames, state at the start, chunk, and states after each step.
+
+    first: (B,) frames at which the chunk begins; before an episode's start its first frame stands
+    in for the missing context.
+    """
+    back = torch.arange(1 - size.context, 1) * size.stride
+    ahead = torch.arange(1, size.future + 1) * size.stride
+    steps = torch.arange(size.chunk_length)
+    context_rows = torch.maximum(first[:, None] + back, episode_start[:, None])
+    return (
+        data.latents[context_rows].float(),
+        data.latents[first[:, None] + ahead].float(),
+        data.state[first],
+        data.actions[first[:, None] + steps],
+        data.state[first[:, None] + steps + 1],
+    )
+
+
+def train_world_model(
+    config: WorldModelConfig,
+    model: WorldModel,
+    data: LatentEpisodes,
+    directory: Path,
+    resume: bool = False,
+    device: str = "cpu",
+) -> None:
+    """Train `model` in place, in `directory`."""
+    run = TrainingRun(directory, resume)
+    trainer = WorldModelTraining(config, model, data, device)
+    first = run.restore(trainer.network, trainer.optimizer)
+    with progress_bar("world model", first, config.steps) as show:
+        for step in range(first, config.steps):
+            metrics = trainer.update(step)
+            show(step + 1, f"frames {metrics['frame_loss']:.3f} state {metrics['state_loss']:.4f}")
+            if (step + 1) % 20 == 0:
+                run.record(step + 1, metrics)
+            if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+                run.save(step + 1, trainer.network, trainer.optimizer)
+    run.close()
+    model.parts.eval()

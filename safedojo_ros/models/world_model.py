@@ -1,0 +1,220 @@
+"""The world model: diffusers' Wan transformer over frame latents, driven by action chunks.
+
+Context frames stay clean (timestep 0 of their tokens), the chunk's frames are denoised by flow
+matching: x_t = (1 − t)·frame + t·noise, velocity = noise − frame. Actions enter through
+cross-attention, one token a step. The cameras' latents lie side by side in one picture. The
+proprioceptive state is predicted beside the frames, since imagination has no joint sensors.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
+
+from safedojo_ros.core.errors import CheckpointError
+from safedojo_ros.core.types import ACTION_SIZE, CONTROL_PERIOD, STATE_SIZE
+from safedojo_ros.models.autoencoder import FrameAutoencoder
+from safedojo_ros.models.normalisation import Affine
+from safedojo_ros.models.weights import load_weights, read_config, save_weights
+
+ARCHITECTURE = "wan_world_model"
+TRAINING_TIMESTEPS = 1000
+
+
+@dataclass(frozen=True)
+class WorldModelSize:
+    """How large the world model is and what it sees.
+
+    context: clean frames before the chunk; stride: control steps between two frames;
+    chunk_length: H action steps, a multiple of stride; denoising_steps: Euler steps of a sample.
+    """
+
+    heads: int = 4
+    head_dim: int = 32
+    layers: int = 6
+    feed_forward: int = 512
+    action_width: int = 64
+    context: int = 2
+    stride: int = 2
+    chunk_length: int = 8
+    denoising_steps: int = 4
+
+    @property
+    def future(self) -> int:
+        """Frames that a chunk adds."""
+        return self.chunk_length // self.stride
+
+
+class StateDynamics(torch.nn.Module):
+    """Where the arm will be: state and chunk → state after every step, all normalised."""
+
+    def __init__(self, hidden: int = 128) -> None:
+        super().__init__()
+        self.start = torch.nn.Linear(STATE_SIZE, hidden)
+        self.cell = torch.nn.GRU(ACTION_SIZE, hidden, batch_first=True)
+        self.change = torch.nn.Sequential(
+            torch.nn.Linear(hidden + STATE_SIZE, hidden),
+            torch.nn.SiLU(),
+            torch.nn.Linear(hidden, STATE_SIZE),
+        )
+
+    def forward(self, state: torch.Tensor, chunk: torch.Tensor) -> torch.Tensor:
+        """state (B, 8), chunk (B, H, 7) → (B, H, 8)."""
+        memory = torch.tanh(self.start(state))[None]
+        hidden, _ = self.cell(chunk, memory)
+        known = state[:, None].expand(-1, chunk.shape[1], -1)
+        return known + self.change(torch.cat([hidden, known], dim=-1))
+
+
+class WorldModelNetwork(torch.nn.Module):
+    """Velocity of noisy future frames, and future states."""
+
+    def __init__(self, size: WorldModelSize, channels: int) -> None:
+        super().__init__()
+        self.size = size
+        self.frames: Any = WanTransformer3DModel(
+            patch_size=(1, 2, 2),
+            num_attention_heads=size.heads,
+            attention_head_dim=size.head_dim,
+            in_channels=channels,
+            out_channels=channels,
+            text_dim=size.action_width,
+            freq_dim=64,
+            ffn_dim=size.feed_forward,
+            num_layers=size.layers,
+            rope_max_seq_len=64,
+        )
+        self.action_token = torch.nn.Linear(ACTION_SIZE + STATE_SIZE, size.action_width)
+        self.step_token = torch.nn.Parameter(
+            0.02 * torch.randn(size.chunk_length, size.action_width)
+        )
+        self.state = StateDynamics()
+
+    def velocity(
+        self,
+        context: torch.Tensor,
+        noisy: torch.Tensor,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        chunk: torch.Tensor,
+    ) -> torch.Tensor:
+        """context (B, F_c, C, h, w), noisy (B, F, C, h, w), time (B,) in [0, 1] → (B, F, C, h, w).
+
+        state (B, 8) at the chunk's start and chunk (B, H, 7) are normalised.
+        """
+        clip = torch.cat([context, noisy], dim=1).transpose(1, 2)
+        tokens = (clip.shape[-1] // 2) * (clip.shape[-2] // 2)
+        timestep = torch.zeros(len(clip), clip.shape[2], tokens, device=clip.device)
+        timestep[:, context.shape[1] :] = time[:, None, None] * TRAINING_TIMESTEPS
+        known = state[:, None].expand(-1, chunk.shape[1], -1)
+        actions = self.action_token(torch.cat([chunk, known], dim=-1)) + self.step_token
+        output = self.frames(clip, timestep.flatten(1), actions).sample
+        return output.transpose(1, 2)[:, context.shape[1] :]
+
+
+class WorldModel:
+    """Autoencoder, network and normalisation: everything that a world-model checkpoint holds."""
+
+    def __init__(
+        self,
+        autoencoder: FrameAutoencoder,
+        size: WorldModelSize,
+        state: Affine,
+        action: Affine,
+        cameras: tuple[str, ...] = ("agentview", "wrist"),
+        checkpoint_id: str = "",
+    ) -> None:
+        self.autoencoder, self.size, self.cameras = autoencoder, size, tuple(cameras)
+        self.network = WorldModelNetwork(size, autoencoder.size.latent_channels)
+        self.parts = torch.nn.ModuleDict({"autoencoder": autoencoder, "network": self.network})
+        self.state_scale, self.action_scale = state, action
+        self.checkpoint_id = checkpoint_id
+
+    @torch.no_grad()
+    def encode(self, pictures: torch.Tensor) -> torch.Tensor:
+        """(B, F, cameras, 3, S, S) → latents (B, F, C, s, cameras·s), cameras side by side."""
+        latents = self.autoencoder.encode(pictures.flatten(0, 2))
+        latents = latents.unflatten(0, pictures.shape[:3])
+        return torch.cat(list(latents.unbind(2)), dim=-1)
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Inverse of `encode`."""
+        sides = torch.stack(latents.chunk(len(self.cameras), dim=-1), dim=2)
+        pictures = self.autoencoder.decode(sides.flatten(0, 2))
+        return pictures.unflatten(0, sides.shape[:3])
+
+    @torch.no_grad()
+    def imagine(
+        self,
+        context: torch.Tensor,
+        state: torch.Tensor,
+        chunk: torch.Tensor,
+        noise: torch.Tensor,
+        denoising_steps: int | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `chunk` would do: future latents (B, F, C, h, w) and normalised states (B, H, 8).
+
+        context (B, F_c, C, h, w); state (B, 8) and chunk (B, H, 7) normalised; noise like the
+        future latents, so that one future can be drawn again.
+        """
+        scheduler: Any = FlowMatchEulerDiscreteScheduler(num_train_timesteps=TRAINING_TIMESTEPS)
+        scheduler.set_timesteps(denoising_steps or self.size.denoising_steps)
+        frames = noise
+        for timestep in scheduler.timesteps:
+            time = torch.full((len(frames),), float(timestep) / TRAINING_TIMESTEPS)
+            velocity = self.network.velocity(context, frames, time.to(frames), state, chunk)
+            frames = scheduler.step(velocity, timestep, frames, return_dict=False)[0]
+        return frames, self.network.state(state, chunk)
+
+    def spec(self) -> dict[str, Any]:
+        """Inputs and outputs, for the manifest."""
+        return {
+            "cameras": list(self.cameras),
+            "image_size": self.autoencoder.size.image_size,
+            "state_size": STATE_SIZE,
+            "action_size": ACTION_SIZE,
+            "chunk_length": self.size.chunk_length,
+            "period": CONTROL_PERIOD,
+        }
+
+    def normalisation(self) -> dict[str, Any]:
+        """Affine numbers of state and action, for the manifest."""
+        return {"state": self.state_scale.to_json(), "action": self.action_scale.to_json()}
+
+    def save(self, directory: Path, half: bool = False) -> None:
+        """Write config.json and model.safetensors into an existing directory."""
+        config = {
+            "architecture": ARCHITECTURE,
+            "size": asdict(self.size),
+            "autoencoder": self.autoencoder.config(),
+            "cameras": list(self.cameras),
+            "normalisation": self.normalisation(),
+        }
+        (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+        save_weights(self.parts, directory / "model.safetensors", half)
+
+    @staticmethod
+    def load(directory: Path) -> "WorldModel":
+        """Read a checkpoint directory; raises `CheckpointError` that says what does not fit."""
+        config = read_config(directory, ARCHITECTURE)
+        try:
+            scales = config["normalisation"]
+            model = WorldModel(
+                FrameAutoencoder.from_config(config["autoencoder"]),
+                WorldModelSize(**config["size"]),
+                Affine.from_json(scales["state"], STATE_SIZE, "state"),
+                Affine.from_json(scales["action"], ACTION_SIZE, "action"),
+                tuple(config["cameras"]),
+                checkpoint_id=directory.name,
+            )
+        except CheckpointError:
+            raise
+        except Exception as error:  # whatever a foreign file makes the libraries raise
+            raise CheckpointError(f"config of {directory.name} does not fit: {error!r}") from None
+        load_weights(model.parts, directory / "model.safetensors")
+        model.parts.eval()
+        return model

@@ -1,0 +1,162 @@
+"""The world model: clean context, actions that matter, states that can be learned."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from safedojo_ros.core.types import Episode
+from safedojo_ros.data.lerobot_writer import EpisodeWriter
+from safedojo_ros.evaluation.fidelity import replay_errors
+from safedojo_ros.learning.presets import read_preset
+from safedojo_ros.learning.world_model_training import (
+    LatentEpisodes,
+    WorldModelConfig,
+    WorldModelTraining,
+    chunk_starts,
+    clip,
+    new_world_model,
+    train_world_model,
+)
+from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
+from safedojo_ros.models.world_model import WorldModel, WorldModelSize
+
+CAMERAS = ("agentview", "wrist")
+SIZE = WorldModelSize(heads=2, head_dim=16, layers=2, feed_forward=64)
+
+
+def drifting(length: int, seed: int) -> Episode:
+    """A bright square that moves as the action says; the state is where it is."""
+    rng = np.random.default_rng(seed)
+    actions = np.zeros((length, 7), np.float32)
+    actions[:, 0] = rng.choice([-0.02, 0.02])
+    state = np.zeros((length, 8), np.float32)
+    state[1:, 0] = np.cumsum(actions[:-1, 0])
+    images = np.zeros((length, 64, 64, 3), np.uint8)
+    for t in range(length):
+        x = int(np.clip(32 + 50 * state[t, 0], 4, 60))
+        images[t, 24:40, x - 4 : x + 4] = 255
+    return Episode(
+        images=dict.fromkeys(CAMERAS, images),
+        state=state,
+        actions=actions,
+        success=np.zeros(length, bool),
+        cost=np.zeros(length, np.float32),
+        displacement=np.zeros(length, np.float32),
+        instruction="push the square",
+        task="synthetic",
+        level=0,
+        seed=seed,
+        source="expert:direct",
+    )
+
+
+@pytest.fixture(scope="module")
+def episodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("drifting") / "data"
+    with EpisodeWriter(root, 64, CAMERAS) as writer:
+        for seed in range(12):
+            writer.add(drifting(24, seed))
+    return root
+
+
+@pytest.fixture
+def model(episodes: Path) -> WorldModel:
+    torch.manual_seed(0)
+    autoencoder = FrameAutoencoder(AutoencoderSize(widths=(8, 8, 16, 16)))
+    return new_world_model(autoencoder, SIZE, [episodes])
+
+
+def sample(
+    model: WorldModel, count: int = 2
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Context, state, chunk, noise."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (model.autoencoder.size.latent_channels, 8, 16)
+    return (
+        torch.randn((count, SIZE.context, *shape), generator=generator),
+        torch.randn(count, 8, generator=generator),
+        torch.randn(count, SIZE.chunk_length, 7, generator=generator),
+        torch.randn((count, SIZE.future, *shape), generator=generator),
+    )
+
+
+def test_two_cameras_lie_side_by_side_and_come_back(model: WorldModel) -> None:
+    pictures = torch.rand(1, 3, 2, 3, 64, 64) * 2 - 1
+    latents = model.encode(pictures)
+    assert latents.shape == (1, 3, 8, 8, 16)
+    assert model.decode(latents).shape == pictures.shape
+    right = model.autoencoder.encode(pictures[0, :, 1])
+    torch.testing.assert_close(latents[0, ..., 8:], right)
+
+
+def test_one_noise_is_one_future_and_the_chunk_matters(model: WorldModel) -> None:
+    model.parts.eval()
+    given = sample(model)
+    context, state, chunk, noise = given
+    frames, states = model.imagine(*given)
+    again, _ = model.imagine(*given)
+    torch.testing.assert_close(frames, again)
+    other, other_states = model.imagine(context, state, -chunk, noise)
+    assert (frames - other).abs().max() > 1e-6
+    assert (states - other_states).abs().max() > 1e-6
+
+
+def test_context_tokens_have_timestep_zero(
+    model: WorldModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+    forward = model.network.frames.forward
+
+    def spy(clip: torch.Tensor, timestep: torch.Tensor, actions: torch.Tensor) -> object:
+        seen.append(timestep)
+        return forward(clip, timestep, actions)
+
+    monkeypatch.setattr(model.network.frames, "forward", spy)
+    context, state, chunk, noise = sample(model)
+    model.network.velocity(context, noise, torch.tensor([0.3, 0.7]), state, chunk)
+    tokens = seen[0].reshape(2, SIZE.context + SIZE.future, -1)
+    assert torch.all(tokens[:, : SIZE.context] == 0)
+    np.testing.assert_allclose(tokens[0, SIZE.context :], 300.0, rtol=1e-5)
+
+
+def test_a_saved_world_model_imagines_the_same(model: WorldModel, tmp_path: Path) -> None:
+    model.parts.eval()
+    model.save(tmp_path)
+    given = sample(model)
+    torch.testing.assert_close(
+        model.imagine(*given)[0], WorldModel.load(tmp_path).imagine(*given)[0]
+    )
+
+
+def test_clips_stay_inside_their_episode(model: WorldModel, episodes: Path) -> None:
+    data = LatentEpisodes.read([episodes], model, "cpu")
+    starts = chunk_starts(data, np.ones(12, dtype=bool), SIZE.chunk_length)
+    assert len(starts) == 12 * (24 - 8)
+    first, start = torch.tensor([24, 24 + 15]), torch.tensor([24, 24])
+    context, future, state, _, states = clip(data, SIZE, first, start)
+    torch.testing.assert_close(context[0, 0], data.latents[24].float())
+    torch.testing.assert_close(context[1, 0], data.latents[24 + 13].float())
+    torch.testing.assert_close(future[1, -1], data.latents[24 + 23].float())
+    torch.testing.assert_close(state[0], data.state[24])
+    torch.testing.assert_close(states[1, -1], data.state[24 + 23])
+
+
+def test_training_lowers_both_losses_and_reports_by_horizon(
+    model: WorldModel, episodes: Path, tmp_path: Path
+) -> None:
+    data = LatentEpisodes.read([episodes], model, "cpu")
+    config = WorldModelConfig(size=SIZE, steps=40, batch_size=8, warmup_steps=5)
+    trainer = WorldModelTraining(config, model, data)
+    losses = [trainer.update(step) for step in range(40)]
+    for name in ("frame_loss", "state_loss"):
+        early = np.mean([loss[name] for loss in losses[:5]])
+        late = np.mean([loss[name] for loss in losses[-5:]])
+        assert late < 0.8 * early
+    smoke = read_preset("smoke", "world_model", WorldModelConfig, [])
+    fresh = new_world_model(model.autoencoder, smoke.size, [episodes])
+    train_world_model(smoke, fresh, data, tmp_path / "run")
+    errors = replay_errors(fresh, data, np.ones(12, dtype=bool), chunks=2, replays=8)
+    assert [error.steps for error in errors] == [8, 16]
+    assert all(error.mse[1] <= error.mse[0] <= error.mse[2] for error in errors)

@@ -162,7 +162,7 @@ def publish(
         args.stage.replace("-", "_"),
         directory,
         spec=model.spec(),
-        normalisation=model.normalisation(),
+        normalisation=model.scales.to_json(),
         fidelity=figures,
     )
     print(f"published {args.stage} {manifest.id} in {store.root}")

@@ -58,8 +58,8 @@ def replay_errors(
     for k in range(chunks):
         at = first + (k + 1) * size.chunk_length
         real = _pictures(model, data.latents[at][:, None].float())
-        moved = model.state_scale.restore(data.state[at])[:, :3]
-        imagined_at = model.state_scale.restore(true[k][1])[:, :3]
+        moved = model.scales.state.restore(data.state[at])[:, :3]
+        imagined_at = model.scales.state.restore(true[k][1])[:, :3]
         columns = (
             _pixel_error(_pictures(model, true[k][0]), real),
             _pixel_error(seen, real),

@@ -12,7 +12,7 @@ from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.data.lerobot_reader import EpisodeReader
 from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor, progress_bar
 from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
-from safedojo_ros.models.normalisation import Affine
+from safedojo_ros.models.normalisation import RobotScales
 from safedojo_ros.models.pictures import to_unit
 from safedojo_ros.models.safety_head import SafetyHeadSize, SafetyModel
 
@@ -133,8 +133,8 @@ def contact_frames(
         parts.append(
             (
                 encode_all(model, torch.from_numpy(arrays.images), device),
-                model.state_scale.normalise(torch.from_numpy(arrays.state.astype(np.float32))),
-                model.action_scale.normalise(torch.from_numpy(actions)),
+                model.scales.state.normalise(torch.from_numpy(arrays.state.astype(np.float32))),
+                model.scales.action.normalise(torch.from_numpy(actions)),
                 torch.from_numpy(contact.astype(np.float32)),
                 torch.from_numpy(exists.astype(np.float32)),
             )
@@ -271,13 +271,10 @@ def new_safety_model(
 ) -> SafetyModel:
     """An untrained head over `autoencoder`, normalised by the data set in `directory`."""
     arrays = EpisodeReader(directory).load_arrays(images=False)
-    state = arrays.state.astype(np.float64)
-    actions = arrays.actions.astype(np.float64)
     return SafetyModel(
         autoencoder,
         config.size,
-        Affine.from_statistics(state.mean(0).tolist(), state.std(0).tolist()),
-        Affine.from_statistics(actions.mean(0).tolist(), actions.std(0).tolist()),
+        RobotScales.from_data(arrays.state, arrays.actions),
         tuple(arrays.cameras) or ("agentview", "wrist"),
         config.cost_m,
         config.cost_limit,

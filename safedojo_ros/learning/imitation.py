@@ -12,7 +12,7 @@ from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.core.types import ACTION_SIZE
 from safedojo_ros.data.lerobot_reader import EpisodeReader
 from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor, progress_bar
-from safedojo_ros.models.normalisation import Affine
+from safedojo_ros.models.normalisation import RobotScales
 from safedojo_ros.models.pi0_policy import PI0Policy, PI0Size, train_tokenizer
 from safedojo_ros.models.pictures import to_unit
 
@@ -107,8 +107,8 @@ class Imitation:
         frames = torch.randint(len(data.state), (config.batch_size,), generator=generator)
         rows, exists = data.chunk_rows(frames, config.size.chunk_length)
         device = policy.device
-        actions = policy.action_scale.normalise(data.actions[rows]).to(device)
-        state = policy.state_scale.normalise(data.state[frames]).to(device)
+        actions = policy.scales.action.normalise(data.actions[rows]).to(device)
+        state = policy.scales.state.normalise(data.state[frames]).to(device)
         pictures = to_unit(data.images[frames].to(device))
         pictures = jitter(pictures, config.colour_jitter, generator)
         tokens = policy.tokenise([data.instructions[i] for i in data.sentence[frames].tolist()])
@@ -156,8 +156,7 @@ def new_policy(
     return PI0Policy(
         size,
         tokenizer or train_tokenizer(data.instructions),
-        Affine.from_statistics(data.state.mean(0).tolist(), data.state.std(0).tolist()),
-        Affine.from_statistics(data.actions.mean(0).tolist(), data.actions.std(0).tolist()),
+        RobotScales.from_data(data.state.numpy(), data.actions.numpy()),
         data.instructions,
         data.cameras,
     )

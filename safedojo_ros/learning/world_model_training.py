@@ -12,7 +12,7 @@ from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.data.lerobot_reader import EpisodeReader
 from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor, progress_bar
 from safedojo_ros.models.autoencoder import FrameAutoencoder
-from safedojo_ros.models.normalisation import Affine
+from safedojo_ros.models.normalisation import RobotScales
 from safedojo_ros.models.pictures import to_unit
 from safedojo_ros.models.world_model import WorldModel, WorldModelSize
 
@@ -71,8 +71,8 @@ class LatentEpisodes:
         actions = torch.from_numpy(np.concatenate([a.actions for a in parts]).astype(np.float32))
         return LatentEpisodes(
             torch.cat([_encode(model, torch.from_numpy(a.images), device) for a in parts]),
-            model.state_scale.normalise(state),
-            model.action_scale.normalise(actions),
+            model.scales.state.normalise(state),
+            model.scales.action.normalise(actions),
             np.concatenate([a.cost for a in parts]),
             np.concatenate([a.success for a in parts]),
             np.concatenate([[0], np.cumsum(lengths)]),
@@ -103,13 +103,12 @@ def new_world_model(
 ) -> WorldModel:
     """An untrained world model, normalised by the data sets."""
     parts = [EpisodeReader(directory).load_arrays(images=False) for directory in directories]
-    state = np.concatenate([a.state for a in parts]).astype(np.float64)
-    actions = np.concatenate([a.actions for a in parts]).astype(np.float64)
+    state = np.concatenate([a.state for a in parts])
+    actions = np.concatenate([a.actions for a in parts])
     return WorldModel(
         autoencoder,
         size,
-        Affine.from_statistics(state.mean(0).tolist(), state.std(0).tolist()),
-        Affine.from_statistics(actions.mean(0).tolist(), actions.std(0).tolist()),
+        RobotScales.from_data(state, actions),
         tuple(parts[0].cameras) or ("agentview", "wrist"),
     )
 
@@ -177,7 +176,7 @@ class WorldModelTraining:
         """Where `still`: the last frame stays, under an action of no motion and the same grip."""
         if not still.any():
             return context, future, chunk, states
-        rest = self.model.action_scale.normalise(torch.zeros(chunk.shape[-1]))
+        rest = self.model.scales.action.normalise(torch.zeros(chunk.shape[-1]))
         quiet = chunk.clone()
         quiet[..., :6] = rest[:6]
         quiet[..., 6] = chunk[:, :1, 6]

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from safedojo_ros.core.errors import CheckpointError
+from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE
 
 LEAST_SCALE = 1e-3
 """Floor of a standard deviation, so that a constant column stays constant."""
@@ -53,3 +55,42 @@ class Affine:
         if not (torch.isfinite(mean).all() and torch.isfinite(scale).all() and (scale > 0).all()):
             raise CheckpointError(f"normalisation of {what} is not finite and positive")
         return Affine(mean, scale)
+
+
+@dataclass(frozen=True)
+class RobotScales:
+    """How states (8) and actions (7) of the robot are normalised."""
+
+    state: Affine
+    action: Affine
+
+    def to_json(self) -> dict[str, Any]:
+        """For config.json and the manifest."""
+        return {"state": self.state.to_json(), "action": self.action.to_json()}
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> "RobotScales":
+        """Inverse of `to_json`; raises `CheckpointError` for another robot or action space."""
+        return RobotScales(
+            Affine.from_json(value.get("state", {}), STATE_SIZE, "state"),
+            Affine.from_json(value.get("action", {}), ACTION_SIZE, "action"),
+        )
+
+    @staticmethod
+    def from_data(state: np.ndarray, actions: np.ndarray) -> "RobotScales":
+        """From all recorded states (N, 8) and actions (N, 7)."""
+
+        def scale(rows: np.ndarray) -> Affine:
+            rows = np.asarray(rows, dtype=np.float64)
+            return Affine.from_statistics(rows.mean(0).tolist(), rows.std(0).tolist())
+
+        return RobotScales(scale(state), scale(actions))
+
+
+def unit_scales() -> RobotScales:
+    """States as they are, actions of about a centimetre: for models with random weights."""
+    step = torch.tensor([0.01] * 6 + [1.0])
+    return RobotScales(
+        Affine(torch.zeros(STATE_SIZE), torch.ones(STATE_SIZE)),
+        Affine(torch.zeros(ACTION_SIZE), step),
+    )

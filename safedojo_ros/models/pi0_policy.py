@@ -5,7 +5,6 @@ x_t = t·noise + (1 − t)·action, and the network predicts the velocity noise 
 """
 
 import difflib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,15 +22,21 @@ from transformers import PI0Config, PI0ForConditionalGeneration
 from safedojo_ros.core.errors import CheckpointError, ObservationRejected
 from safedojo_ros.core.types import (
     ACTION_SIZE,
-    CONTROL_PERIOD,
     MAX_DELTA_POSITION,
     MAX_DELTA_ROTATION,
     STATE_SIZE,
     Observation,
 )
-from safedojo_ros.models.normalisation import Affine
+from safedojo_ros.models.normalisation import RobotScales, unit_scales
 from safedojo_ros.models.pictures import stack_pictures
-from safedojo_ros.models.weights import load_weights, read_config, save_weights
+from safedojo_ros.models.weights import (
+    fitting,
+    load_weights,
+    read_config,
+    robot_spec,
+    save_weights,
+    write_config,
+)
 
 ARCHITECTURE = "pi0"
 PAD, UNKNOWN = "[PAD]", "[UNK]"
@@ -141,14 +146,13 @@ class PI0Policy:
         self,
         size: PI0Size,
         tokenizer: Tokenizer,
-        state: Affine,
-        action: Affine,
+        scales: RobotScales,
         instructions: Sequence[str],
         cameras: tuple[str, ...] = ("agentview", "wrist"),
         checkpoint_id: str = "",
     ) -> None:
         self.size, self.tokenizer = size, tokenizer
-        self.state_scale, self.action_scale = state, action
+        self.scales = scales
         self.instructions = tuple(sorted(set(instructions)))
         self.cameras, self.checkpoint_id = tuple(cameras), checkpoint_id
         self.chunk_length, self.image_size = size.chunk_length, size.image_size
@@ -181,10 +185,10 @@ class PI0Policy:
         self.network.eval()
         chunks = self.denoise(
             self.prefix(pictures.to(self.device), tokens.to(self.device)),
-            self.state_scale.normalise(state).to(self.device),
+            self.scales.state.normalise(state).to(self.device),
             noise.to(self.device),
         )
-        return within_limits(self.action_scale.restore(chunks.cpu()).numpy())
+        return within_limits(self.scales.action.restore(chunks.cpu()).numpy())
 
     def tokenise(self, instructions: Sequence[str]) -> torch.Tensor:
         """(B, text_tokens) int64; raises `ObservationRejected` for a sentence it was not taught."""
@@ -260,29 +264,18 @@ class PI0Policy:
 
     def spec(self) -> dict[str, Any]:
         """Inputs and outputs, for the manifest."""
-        return {
-            "cameras": list(self.cameras),
-            "image_size": self.image_size,
-            "state_size": STATE_SIZE,
-            "action_size": ACTION_SIZE,
-            "chunk_length": self.chunk_length,
-            "period": CONTROL_PERIOD,
-        }
-
-    def normalisation(self) -> dict[str, Any]:
-        """Affine numbers of state and action, for the manifest."""
-        return {"state": self.state_scale.to_json(), "action": self.action_scale.to_json()}
+        return robot_spec(self.cameras, self.image_size, self.chunk_length)
 
     def save(self, directory: Path, half: bool = False) -> None:
         """Write config.json, tokenizer.json and model.safetensors into an existing directory."""
-        config = {
-            "architecture": ARCHITECTURE,
-            "size": asdict(self.size),
-            "cameras": list(self.cameras),
-            "instructions": list(self.instructions),
-            "normalisation": self.normalisation(),
-        }
-        (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+        write_config(
+            directory,
+            ARCHITECTURE,
+            size=asdict(self.size),
+            cameras=list(self.cameras),
+            instructions=list(self.instructions),
+            normalisation=self.scales.to_json(),
+        )
         (directory / "tokenizer.json").write_text(self.tokenizer.to_str(pretty=True) + "\n")
         save_weights(self.network, directory / "model.safetensors", half)
 
@@ -293,23 +286,15 @@ class PI0Policy:
         tokenizer_path = directory / "tokenizer.json"
         if not tokenizer_path.is_file():
             raise CheckpointError(f"tokenizer.json is missing in {directory.name}")
-        try:
-            tokenizer = Tokenizer.from_str(tokenizer_path.read_text())
-            size = PI0Size(**config["size"])
-            scales = config["normalisation"]
+        with fitting(directory):
             policy = PI0Policy(
-                size,
-                tokenizer,
-                Affine.from_json(scales["state"], STATE_SIZE, "state"),
-                Affine.from_json(scales["action"], ACTION_SIZE, "action"),
+                PI0Size(**config["size"]),
+                Tokenizer.from_str(tokenizer_path.read_text()),
+                RobotScales.from_json(config["normalisation"]),
                 config["instructions"],
                 tuple(config["cameras"]),
                 checkpoint_id=directory.name,
             )
-        except CheckpointError:
-            raise
-        except Exception as error:  # whatever a foreign file makes the libraries raise
-            raise CheckpointError(f"config of {directory.name} does not fit: {error!r}") from None
         load_weights(policy.network, directory / "model.safetensors")
         policy.network.eval()
         return policy
@@ -320,9 +305,10 @@ def tiny_policy(seed: int = 0, instructions: Sequence[str] = ()) -> PI0Policy:
     torch.manual_seed(seed)
     sentences = list(instructions) or ["put the red cube on the plate"]
     size = PI0Size(width=32, expert_width=32, layers=2, heads=2, head_dim=16, denoising_steps=2)
-    state = Affine(torch.zeros(STATE_SIZE), torch.ones(STATE_SIZE))
-    scale = torch.tensor([0.01, 0.01, 0.01, 0.01, 0.01, 0.01, 1.0])
-    action = Affine(torch.zeros(ACTION_SIZE), scale)
     return PI0Policy(
-        size, train_tokenizer(sentences), state, action, instructions, checkpoint_id=f"tiny{seed}"
+        size,
+        train_tokenizer(sentences),
+        unit_scales(),
+        instructions,
+        checkpoint_id=f"tiny{seed}",
     )

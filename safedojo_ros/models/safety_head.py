@@ -5,7 +5,6 @@ context is the current frame of every camera, in the frame autoencoder's latents
 proprioceptive state.
 """
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from safedojo_ros.core.errors import CheckpointError, ChunkRejected
+from safedojo_ros.core.errors import ChunkRejected
 from safedojo_ros.core.types import (
     ACTION_SIZE,
-    CONTROL_PERIOD,
     STATE_SIZE,
     ActionChunk,
     Observation,
 )
-from safedojo_ros.models.autoencoder import FrameAutoencoder
-from safedojo_ros.models.normalisation import Affine
+from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
+from safedojo_ros.models.normalisation import RobotScales, unit_scales
 from safedojo_ros.models.pictures import stack_pictures
-from safedojo_ros.models.weights import load_weights, read_config, save_weights
+from safedojo_ros.models.weights import (
+    fitting,
+    load_weights,
+    read_config,
+    robot_spec,
+    save_weights,
+    write_config,
+)
 
 ARCHITECTURE = "safety_head"
 
@@ -91,8 +96,7 @@ class SafetyModel:
         self,
         autoencoder: FrameAutoencoder,
         size: SafetyHeadSize,
-        state: Affine,
-        action: Affine,
+        scales: RobotScales,
         cameras: tuple[str, ...] = ("agentview", "wrist"),
         cost_m: int = 4,
         cost_limit: float = 0.2,
@@ -102,7 +106,7 @@ class SafetyModel:
         channels = autoencoder.size.latent_channels * len(cameras)
         self.head = SafetyHead(size, channels, autoencoder.size.latent_size)
         self.network = torch.nn.ModuleDict({"autoencoder": autoencoder, "head": self.head})
-        self.state_scale, self.action_scale = state, action
+        self.scales = scales
         self.chunk_length, self.image_size = size.chunk_length, autoencoder.size.image_size
         self.cost_m, self.cost_limit, self.checkpoint_id = cost_m, cost_limit, checkpoint_id
 
@@ -123,8 +127,8 @@ class SafetyModel:
         self.network.eval()
         logits = self.head(
             self.encode(pictures),
-            self.state_scale.normalise(state),
-            self.action_scale.normalise(torch.from_numpy(actions)),
+            self.scales.state.normalise(state),
+            self.scales.action.normalise(torch.from_numpy(actions)),
         )
         return torch.sigmoid(logits).numpy().astype(np.float64)
 
@@ -135,53 +139,36 @@ class SafetyModel:
 
     def spec(self) -> dict[str, Any]:
         """Inputs and outputs, for the manifest."""
-        return {
-            "cameras": list(self.cameras),
-            "image_size": self.image_size,
-            "state_size": STATE_SIZE,
-            "action_size": ACTION_SIZE,
-            "chunk_length": self.chunk_length,
-            "period": CONTROL_PERIOD,
-        }
-
-    def normalisation(self) -> dict[str, Any]:
-        """Affine numbers of state and action, for the manifest."""
-        return {"state": self.state_scale.to_json(), "action": self.action_scale.to_json()}
+        return robot_spec(self.cameras, self.image_size, self.chunk_length)
 
     def save(self, directory: Path, half: bool = False) -> None:
         """Write config.json and model.safetensors into an existing directory."""
-        config = {
-            "architecture": ARCHITECTURE,
-            "size": asdict(self.head.size),
-            "autoencoder": self.autoencoder.config(),
-            "cameras": list(self.cameras),
-            "cost_m": self.cost_m,
-            "cost_limit": self.cost_limit,
-            "normalisation": self.normalisation(),
-        }
-        (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+        write_config(
+            directory,
+            ARCHITECTURE,
+            size=asdict(self.head.size),
+            autoencoder=self.autoencoder.config(),
+            cameras=list(self.cameras),
+            cost_m=self.cost_m,
+            cost_limit=self.cost_limit,
+            normalisation=self.scales.to_json(),
+        )
         save_weights(self.network, directory / "model.safetensors", half)
 
     @staticmethod
     def load(directory: Path) -> "SafetyModel":
         """Read a checkpoint directory; raises `CheckpointError` that says what does not fit."""
         config = read_config(directory, ARCHITECTURE)
-        try:
-            scales = config["normalisation"]
+        with fitting(directory):
             model = SafetyModel(
                 FrameAutoencoder.from_config(config["autoencoder"]),
                 SafetyHeadSize(**config["size"]),
-                Affine.from_json(scales["state"], STATE_SIZE, "state"),
-                Affine.from_json(scales["action"], ACTION_SIZE, "action"),
+                RobotScales.from_json(config["normalisation"]),
                 tuple(config["cameras"]),
                 int(config["cost_m"]),
                 float(config["cost_limit"]),
                 checkpoint_id=directory.name,
             )
-        except CheckpointError:
-            raise
-        except Exception as error:  # whatever a foreign file makes the libraries raise
-            raise CheckpointError(f"config of {directory.name} does not fit: {error!r}") from None
         load_weights(model.network, directory / "model.safetensors")
         model.network.eval()
         return model
@@ -189,15 +176,10 @@ class SafetyModel:
 
 def tiny_safety(seed: int = 0) -> SafetyModel:
     """A safety model with random weights, for tests."""
-    from safedojo_ros.models.autoencoder import AutoencoderSize
-
     torch.manual_seed(seed)
-    autoencoder = FrameAutoencoder(AutoencoderSize(widths=(8, 8, 16, 16)))
-    scale = torch.tensor([0.01, 0.01, 0.01, 0.01, 0.01, 0.01, 1.0])
     return SafetyModel(
-        autoencoder,
+        FrameAutoencoder(AutoencoderSize(widths=(8, 8, 16, 16))),
         SafetyHeadSize(width=8, hidden=32),
-        Affine(torch.zeros(STATE_SIZE), torch.ones(STATE_SIZE)),
-        Affine(torch.zeros(ACTION_SIZE), scale),
+        unit_scales(),
         checkpoint_id=f"tiny{seed}",
     )

@@ -1,6 +1,8 @@
 """Weights in and out of safetensors files; nothing else is ever read."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from safedojo_ros.core.errors import CheckpointError
+from safedojo_ros.core.types import ACTION_SIZE, CONTROL_PERIOD, STATE_SIZE
 
 
 def save_weights(module: torch.nn.Module, path: Path, half: bool = False) -> None:
@@ -57,3 +60,32 @@ def read_config(directory: Path, architecture: str) -> dict[str, Any]:
     if found != architecture:
         raise CheckpointError(f"checkpoint is a '{found}', expected '{architecture}'")
     return config
+
+
+def write_config(directory: Path, architecture: str, **values: Any) -> None:
+    """config.json of a checkpoint."""
+    config = {"architecture": architecture} | values
+    (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+@contextmanager
+def fitting(directory: Path) -> Iterator[None]:
+    """Whatever a foreign config makes the libraries raise becomes a `CheckpointError`."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"config of {directory.name} does not fit: {error!r}") from None
+
+
+def robot_spec(cameras: tuple[str, ...], image_size: int, chunk_length: int) -> dict[str, Any]:
+    """Inputs and outputs of a model, for the manifest."""
+    return {
+        "cameras": list(cameras),
+        "image_size": image_size,
+        "state_size": STATE_SIZE,
+        "action_size": ACTION_SIZE,
+        "chunk_length": chunk_length,
+        "period": CONTROL_PERIOD,
+    }

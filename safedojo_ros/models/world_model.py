@@ -6,7 +6,6 @@ cross-attention, one token a step. The cameras' latents lie side by side in one 
 proprioceptive state is predicted beside the frames, since imagination has no joint sensors.
 """
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,17 @@ from typing import Any
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 
-from safedojo_ros.core.errors import CheckpointError
-from safedojo_ros.core.types import ACTION_SIZE, CONTROL_PERIOD, STATE_SIZE
+from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE
 from safedojo_ros.models.autoencoder import FrameAutoencoder
-from safedojo_ros.models.normalisation import Affine
-from safedojo_ros.models.weights import load_weights, read_config, save_weights
+from safedojo_ros.models.normalisation import RobotScales
+from safedojo_ros.models.weights import (
+    fitting,
+    load_weights,
+    read_config,
+    robot_spec,
+    save_weights,
+    write_config,
+)
 
 ARCHITECTURE = "wan_world_model"
 TRAINING_TIMESTEPS = 1000
@@ -122,15 +127,14 @@ class WorldModel:
         self,
         autoencoder: FrameAutoencoder,
         size: WorldModelSize,
-        state: Affine,
-        action: Affine,
+        scales: RobotScales,
         cameras: tuple[str, ...] = ("agentview", "wrist"),
         checkpoint_id: str = "",
     ) -> None:
         self.autoencoder, self.size, self.cameras = autoencoder, size, tuple(cameras)
         self.network = WorldModelNetwork(size, autoencoder.size.latent_channels)
         self.parts = torch.nn.ModuleDict({"autoencoder": autoencoder, "network": self.network})
-        self.state_scale, self.action_scale = state, action
+        self.scales = scales
         self.checkpoint_id = checkpoint_id
 
     @torch.no_grad()
@@ -172,49 +176,33 @@ class WorldModel:
 
     def spec(self) -> dict[str, Any]:
         """Inputs and outputs, for the manifest."""
-        return {
-            "cameras": list(self.cameras),
-            "image_size": self.autoencoder.size.image_size,
-            "state_size": STATE_SIZE,
-            "action_size": ACTION_SIZE,
-            "chunk_length": self.size.chunk_length,
-            "period": CONTROL_PERIOD,
-        }
-
-    def normalisation(self) -> dict[str, Any]:
-        """Affine numbers of state and action, for the manifest."""
-        return {"state": self.state_scale.to_json(), "action": self.action_scale.to_json()}
+        image_size = self.autoencoder.size.image_size
+        return robot_spec(self.cameras, image_size, self.size.chunk_length)
 
     def save(self, directory: Path, half: bool = False) -> None:
         """Write config.json and model.safetensors into an existing directory."""
-        config = {
-            "architecture": ARCHITECTURE,
-            "size": asdict(self.size),
-            "autoencoder": self.autoencoder.config(),
-            "cameras": list(self.cameras),
-            "normalisation": self.normalisation(),
-        }
-        (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+        write_config(
+            directory,
+            ARCHITECTURE,
+            size=asdict(self.size),
+            autoencoder=self.autoencoder.config(),
+            cameras=list(self.cameras),
+            normalisation=self.scales.to_json(),
+        )
         save_weights(self.parts, directory / "model.safetensors", half)
 
     @staticmethod
     def load(directory: Path) -> "WorldModel":
         """Read a checkpoint directory; raises `CheckpointError` that says what does not fit."""
         config = read_config(directory, ARCHITECTURE)
-        try:
-            scales = config["normalisation"]
+        with fitting(directory):
             model = WorldModel(
                 FrameAutoencoder.from_config(config["autoencoder"]),
                 WorldModelSize(**config["size"]),
-                Affine.from_json(scales["state"], STATE_SIZE, "state"),
-                Affine.from_json(scales["action"], ACTION_SIZE, "action"),
+                RobotScales.from_json(config["normalisation"]),
                 tuple(config["cameras"]),
                 checkpoint_id=directory.name,
             )
-        except CheckpointError:
-            raise
-        except Exception as error:  # whatever a foreign file makes the libraries raise
-            raise CheckpointError(f"config of {directory.name} does not fit: {error!r}") from None
         load_weights(model.parts, directory / "model.safetensors")
         model.parts.eval()
         return model

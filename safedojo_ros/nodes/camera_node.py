@@ -24,6 +24,7 @@ from safedojo_ros.nodes.conversion import (
     image_from_picture,
     picture_from_image,
     to_nanoseconds,
+    to_stamp,
 )
 from safedojo_ros.nodes.lifecycle import OK, PICTURES, WARN, DojoNode, Setting, run_node
 from safedojo_ros.nodes.pictures import resize_picture
@@ -90,6 +91,7 @@ class Camera:
     infos: Any
     subscription: Any = None
     capture: cv2.VideoCapture | None = None
+    info: CameraInfo | None = None
     pictures: int = 0
     heard_at: int = field(default_factory=time.monotonic_ns)
     fault: str = ""
@@ -207,8 +209,12 @@ class CameraNode(DojoNode):
         camera.pictures += 1
 
     def _publish_info(self, camera: Camera, width: int, height: int, stamp: int) -> None:
-        frame = f"camera_{camera.name}"
-        camera.infos.publish(camera_info(width, height, camera.fovy, stamp, frame))
+        info = camera.info
+        if info is None or (info.width, info.height) != (width, height):
+            info = camera_info(width, height, camera.fovy, stamp, f"camera_{camera.name}")
+            camera.info = info
+        info.header.stamp = to_stamp(stamp)
+        camera.infos.publish(info)
 
     def _read(self, camera: Camera) -> None:
         """The reader thread of a device, file or stream: the newest picture, `rate` times a s."""

@@ -37,7 +37,7 @@ from safedojo_ros.nodes.lifecycle import (
     DojoNode,
     Setting,
     run_node,
-    set_niceness,
+    take_realtime_priority,
 )
 from safedojo_ros.nodes.tick_statistics import TickStatistics
 from safedojo_ros.robot.arm_state import ArmMode, ArmState, Reply
@@ -57,7 +57,7 @@ SETTINGS = (
     Setting("enable_deadline", 0.3, "Longest silence of robot/enable (s).", 0.05, 5.0),
     Setting("safety_deadline", 0.3, "Longest silence of safety/state (s).", 0.05, 5.0),
     Setting("measurement_deadline", 0.2, "Longest silence of the arm (s).", 0.05, 5.0),
-    Setting("niceness", -5, "Priority of the control tick.", -20, 19),
+    Setting("realtime_priority", 20, "Of the control tick, if allowed; 0: ordinary.", 0, 99),
     Setting("realtime_factor", 1.0, "Speed of the world; the whole stack needs the same.", 0.05, 4),
 )
 
@@ -116,7 +116,9 @@ class FrankaNode(DojoNode):
 
     def activate(self) -> None:
         """Listen and start the control tick."""
-        set_niceness(int(self.setting("niceness")), self.get_logger().debug)
+        priority = int(self.setting("realtime_priority"))
+        if priority and not take_realtime_priority(priority):
+            self.get_logger().info("no right to real-time priority; ticks may be late under load")
         self._statistics = TickStatistics(self._period)
         subscribe = self.create_subscription
         self._listening = [
@@ -124,7 +126,7 @@ class FrankaNode(DojoNode):
             subscribe(PoseStamped, "sim/ee_pose", self._on_pose, NEWEST),
             subscribe(ActionChunkMessage, "safety/action_chunk", self._on_chunk, IN_ORDER),
             subscribe(SafetyState, "safety/state", self._on_safety, NEWEST),
-            subscribe(Bool, "robot/enable", self._on_enable, NEWEST),
+            subscribe(Bool, "robot/enable", self._on_enable, IN_ORDER),
         ]
         gc.collect()
         steady = Clock(clock_type=ClockType.STEADY_TIME)

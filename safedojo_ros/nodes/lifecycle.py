@@ -387,9 +387,21 @@ def spin_together(factories: Sequence[Callable[[], DojoNode]]) -> int:
     return 0
 
 
-def set_niceness(value: int, log: Callable[[str], Any]) -> None:
-    """Change this thread's scheduling priority; what the system refuses is said and left."""
+def change_niceness(change: int, log: Callable[[str], Any]) -> None:
+    """Add `change` to this thread's niceness; what the system refuses is said and left."""
+    thread = threading.get_native_id()
     try:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), value)
+        own = os.getpriority(os.PRIO_PROCESS, os.getpid())
+        os.setpriority(os.PRIO_PROCESS, thread, max(-20, min(19, own + change)))
     except OSError as error:
-        log(f"priority stays as it is: niceness {value} is not allowed ({error.strerror})")
+        log(f"priority stays as it is: niceness {change:+d} is not allowed ({error.strerror})")
+
+
+def take_realtime_priority(priority: int) -> bool:
+    """Run this thread (not those it starts) before all ordinary ones; False if not allowed."""
+    policy = os.SCHED_RR | os.SCHED_RESET_ON_FORK
+    try:
+        os.sched_setscheduler(0, policy, os.sched_param(priority))
+    except OSError:
+        return False
+    return True

@@ -39,8 +39,8 @@ from safedojo_ros.nodes.lifecycle import (
     WARN,
     DojoNode,
     Setting,
+    change_niceness,
     run_node,
-    set_niceness,
 )
 from safedojo_ros.nodes.observation_inputs import (
     WINDOW_SETTINGS,
@@ -59,7 +59,7 @@ SETTINGS = (
     Setting("cameras", ["agentview", "wrist"], "Cameras that this robot has."),
     Setting("margin_steps", 2, "Steps between asking for a chunk and its latest use.", 0, 32),
     Setting("threads", 1, "Threads of the network.", 1, 64),
-    Setting("niceness", 5, "Priority of the network's thread; the arm's comes first.", 0, 19),
+    Setting("niceness", 5, "Added to the niceness of the network's thread.", -20, 19),
     Setting("realtime_factor", 1.0, "Speed of the world; the whole stack needs the same.", 0.05, 4),
     *WINDOW_SETTINGS,
 )
@@ -237,7 +237,7 @@ class PolicyNode(DojoNode):
     # ---------------------------------------------------------------- the worker thread
 
     def _work(self) -> None:
-        set_niceness(int(self.setting("niceness")), self.get_logger().warning)
+        change_niceness(int(self.setting("niceness")), self.get_logger().warning)
         while True:
             with self._job:
                 self._job.wait_for(lambda: self._ending or self._observation is not None)

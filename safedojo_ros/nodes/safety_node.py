@@ -39,8 +39,8 @@ from safedojo_ros.nodes.lifecycle import (
     WARN,
     DojoNode,
     Setting,
+    change_niceness,
     run_node,
-    set_niceness,
 )
 from safedojo_ros.nodes.observation_inputs import (
     WINDOW_SETTINGS,
@@ -67,7 +67,7 @@ SETTINGS = (
     Setting("deadline", 0.2, "Longest that judging a chunk may take (s).", 0.005, 2.0),
     Setting("silence", 1.0, "Time without a chunk after which the gate reports it (s).", 0.1, 60.0),
     Setting("threads", 1, "Threads of the network.", 1, 64),
-    Setting("niceness", 3, "Priority of the process; the arm's comes first.", 0, 19),
+    Setting("niceness", 0, "Added to the niceness of the judging thread.", -20, 19),
     Setting("realtime_factor", 1.0, "Speed of the world; the whole stack needs the same.", 0.05, 4),
     *WINDOW_SETTINGS,
 )  # fmt: skip
@@ -140,7 +140,7 @@ class SafetyNode(DojoNode):
 
     def activate(self) -> None:
         """Listen and judge."""
-        set_niceness(int(self.setting("niceness")), self.get_logger().warning)
+        change_niceness(int(self.setting("niceness")), self.get_logger().warning)
         self._heard_at = self.now()
         self._waiting: ActionChunkMessage | None = None
         self._inputs = ObservationInputs(self, self._window, self._judge_waiting)

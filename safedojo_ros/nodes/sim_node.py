@@ -46,7 +46,7 @@ SECOND = 1_000_000_000
 ENABLE_PERIOD = 0.1
 """Seconds between two beats of `robot/enable`."""
 
-RELEASE_TIME = 0.15
+RELEASE_TIME = 0.05
 """Seconds between releasing the switch and laying the world out anew."""
 
 TARGET_AGE = 0.2
@@ -114,7 +114,7 @@ class SimNode(DojoNode):
         self._joints = self.create_publisher(JointState, "sim/joint_states", NEWEST)
         self._pose = self.create_publisher(PoseStamped, "sim/ee_pose", NEWEST)
         self._instruction = self.create_publisher(String, "instruction", LATCHED)
-        self._enable = self.create_publisher(Bool, "robot/enable", NEWEST)
+        self._enable = self.create_publisher(Bool, "robot/enable", IN_ORDER)
         self._episode = self.create_publisher(String, "sim/episode", IN_ORDER)
         self._truth = self.create_publisher(String, "sim/truth", NEWEST)
         self._ours = [*self._pictures.values(), self._joints, self._pose, self._instruction]

@@ -48,11 +48,9 @@ class Stack:
         return share_directory() / "config" / self.parameters
 
 
-SIM = NodeEntry("sim_node", "sim_node", "safedojo_ros.nodes.sim_node", "SimNode", niceness=1)
+SIM = NodeEntry("sim_node", "sim_node", "safedojo_ros.nodes.sim_node", "SimNode")
 CAMERA = NodeEntry("camera_node", "camera_node", "safedojo_ros.nodes.camera_node", "CameraNode")
-POLICY = NodeEntry(
-    "policy_node", "policy_node", "safedojo_ros.nodes.policy_node", "PolicyNode", niceness=2
-)
+POLICY = NodeEntry("policy_node", "policy_node", "safedojo_ros.nodes.policy_node", "PolicyNode")
 SAFETY = NodeEntry("safety_node", "safety_node", "safedojo_ros.nodes.safety_node", "SafetyNode")
 FRANKA = NodeEntry("franka_node", "franka_node", "safedojo_ros.nodes.franka_node", "FrankaNode")
 

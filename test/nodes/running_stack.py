@@ -93,7 +93,7 @@ class Listener(Node):
             (CheckpointInfo, "policy/checkpoint", self._on_info, LATCHED),
             (ActionChunk, "policy/action_chunk", self._on_chunk, IN_ORDER),
             (ArmTarget, "sim/command", self._on_target, IN_ORDER),
-            (Bool, "robot/enable", self._on_enable, NEWEST),
+            (Bool, "robot/enable", self._on_enable, IN_ORDER),
             (String, "sim/episode", self._on_episode, IN_ORDER),
             (DiagnosticArray, "/diagnostics", self._on_diagnostics, IN_ORDER),
         ):

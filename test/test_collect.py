@@ -11,9 +11,9 @@ import torch
 
 from safedojo_ros.cli import collect
 from safedojo_ros.core.errors import ConfigError, DatasetError
-from safedojo_ros.core.types import MAX_DELTA_POSITION, Observation
+from safedojo_ros.core.types import MAX_DELTA_POSITION, Episode, Observation
 from safedojo_ros.data.lerobot_reader import EpisodeReader
-from safedojo_ros.data.recording import NoiseBursts, record_expert, record_policy
+from safedojo_ros.data.recording import NoiseBursts, record_expert, record_policy, record_takeover
 from safedojo_ros.worlds.tabletop import TabletopWorld
 from safedojo_ros.worlds.tasks import TASKS
 from safedojo_ros.worlds.vector import VectorWorld
@@ -148,3 +148,27 @@ def test_rollouts_of_a_policy_do_not_depend_on_their_neighbours() -> None:
     np.testing.assert_array_equal(both[1].actions, alone[0].actions)
     np.testing.assert_array_equal(both[1].images["wrist"], alone[0].images["wrist"])
     assert not np.array_equal(both[1].images["wrist"][0], both[1].images["wrist"][9])
+
+
+def test_an_expert_that_takes_over_finishes_what_the_policy_began() -> None:
+    def takeovers(batch: int) -> list[Episode]:
+        vector = VectorWorld()
+        episodes: list[Episode] = []
+        for first in range(0, 4, batch):
+            seeds = list(range(first, first + batch))
+            tasks = ["cube_on_plate"] * batch
+            episodes += record_takeover(
+                Wanderer(), vector, seeds, tasks, [0] * batch, ["safe"] * batch, execute=2
+            )
+        return episodes
+
+    together = takeovers(4)
+    assert len(together) == 4
+    assert all(episode.succeeded for episode in together)
+    assert all(len(episode.images["wrist"]) == len(episode) for episode in together)
+    assert {episode.source for episode in together} == {"takeover:wanderer:safe"}
+    fresh = TabletopWorld(render_images=False)
+    fresh.reset(seed=0, options={"task": "cube_on_plate", "level": 0})
+    assert np.abs(together[0].state[0, :3] - fresh.state()[:3]).max() > 1e-3
+    for one, other in zip(together, takeovers(1), strict=True):
+        np.testing.assert_array_equal(one.actions, other.actions)

@@ -17,7 +17,7 @@ from safedojo_ros.core.types import Episode
 from safedojo_ros.data import lerobot_layout as layout
 from safedojo_ros.data.lerobot_reader import EpisodeReader, EpisodeRow
 from safedojo_ros.data.lerobot_writer import EpisodeWriter
-from safedojo_ros.data.recording import record_expert, record_policy
+from safedojo_ros.data.recording import record_expert, record_policy, record_takeover
 from safedojo_ros.worlds.seeds import SPLITS, split_seeds
 from safedojo_ros.worlds.tabletop import TabletopWorld
 from safedojo_ros.worlds.tasks import TASKS
@@ -58,6 +58,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", choices=tuple(SPLITS), default="training")
     parser.add_argument("--style", choices=("direct", "safe", "mixed"), default="direct")
     parser.add_argument("--policy", help="play this checkpoint (name, id, directory), no expert")
+    parser.add_argument(
+        "--take-over",
+        action="store_true",
+        help="with --policy: the expert of --style takes over at a random moment; keep its steps",
+    )
     parser.add_argument("--store", type=Path, help="root of the checkpoint store")
     parser.add_argument("--execute", type=int, help="actions of a chunk between two inferences")
     parser.add_argument("--batch", type=int, default=8, help="worlds side by side, with --policy")
@@ -82,15 +87,21 @@ def run(args: argparse.Namespace) -> int:
         split_seeds(args.split, args.seed, args.episodes),
         chosen_tasks(args.tasks),
         chosen_levels(args.levels),
-        "policy" if policy else args.style,
+        "policy" if policy and not args.take_over else args.style,
         args.direct_share,
         args.noise,
     )
+    if args.take_over and not policy:
+        raise ConfigError("--take-over needs --policy: it is the policy that plays first")
+    if args.take_over and args.resume:
+        raise ConfigError("--take-over cannot be resumed; collect into a new --out")
     source = f"policy:{policy.checkpoint_id}" if policy else ""
     done = finished_part(args.out, plan, args.resume, source)
     console = Console()
     camera = Camera(args.image_size, args.max_steps)
-    if policy:
+    if policy and args.take_over:
+        episodes = play_takeovers(policy, plan, camera, args.batch, args.execute)
+    elif policy:
         episodes = play_policy(policy, plan[done:], camera, args.batch, args.execute)
     else:
         episodes = play_experts(plan[done:], camera, args.workers)
@@ -256,6 +267,25 @@ def play_policy(
             [a.seed for a in group],
             [a.task for a in group],
             [a.level for a in group],
+            group[0].noise,
+            execute,
+        )
+
+
+def play_takeovers(
+    policy: "Policy", plan: list[Assignment], camera: Camera, batch: int, execute: int | None
+) -> Iterator[Episode]:
+    """What the experts did after the policy; fewer episodes than planned where it succeeded."""
+    vector = VectorWorld(camera.image_size, camera.max_steps, CAMERAS)
+    for first in range(0, len(plan), batch):
+        group = plan[first : first + batch]
+        yield from record_takeover(
+            policy,
+            vector,
+            [a.seed for a in group],
+            [a.task for a in group],
+            [a.level for a in group],
+            ["safe" if a.style == "safe" else "direct" for a in group],
             group[0].noise,
             execute,
         )

@@ -13,6 +13,7 @@ from safedojo_ros.core.types import (
 )
 from safedojo_ros.worlds.experts import Expert, Style
 from safedojo_ros.worlds.tabletop import TabletopWorld
+from safedojo_ros.worlds.vector import observe
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +30,10 @@ BURST_CHANCE = 0.06
 BURST_STEPS = (3, 8)
 """Shortest and longest burst, control steps."""
 
-NOISE_STREAM = 0xDA27
+NOISE_STREAM, TAKEOVER_STREAM = 0xDA27, 0xDA66
+
+TAKEOVER_CHUNKS = 10
+"""Most chunks that a policy plays before the expert takes over."""
 
 
 class NoiseBursts:
@@ -127,10 +131,60 @@ def record_expert(
     `extra["clean_action"]` is what the expert wanted in the same state. Pictures are kept where
     the world renders them.
     """
-    observation, info = world.reset(seed=seed, options={"task": task, "level": level})
+    world.reset(seed=seed, options={"task": task, "level": level})
+    return _record_rest(world, style, seed, noise, f"expert:{style}")
+
+
+def record_takeover(
+    policy: "Policy",
+    vector: "VectorWorld",
+    seeds: list[int],
+    tasks: list[str],
+    levels: list[int],
+    styles: list[Style],
+    noise: float = 0.0,
+    execute: int | None = None,
+) -> list[Episode]:
+    """The expert's way out of where `policy` leads: DAgger by taking over (Kelly et al. 2019).
+
+    The policy plays 1 to `TAKEOVER_CHUNKS` chunks, then the expert finishes. Only the expert's
+    steps are kept, so that each chunk of labels is one plan and not a row of corrections; where
+    the policy succeeded before, there is no episode.
+    """
+    import torch
+
+    horizon = min(execute or policy.chunk_length, policy.chunk_length)
+    observations = vector.reset(seeds, tasks, levels)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    streams = [np.random.default_rng([TAKEOVER_STREAM, seed]) for seed in seeds]
+    left = np.array([int(stream.integers(1, TAKEOVER_CHUNKS + 1)) for stream in streams])
+    finished = np.zeros(len(seeds), dtype=bool)
+    while playing := np.flatnonzero((left > 0) & ~finished).tolist():
+        chunks = np.zeros((len(seeds), horizon, ACTION_SIZE))
+        chunks[playing] = act_alike(policy, observations, generators, playing)[:, :horizon]
+        for i in playing:
+            for action in chunks[i]:
+                finished[i] |= vector.worlds[i].step(action)[2]
+            observations[i] = observe(vector.worlds[i])
+        left[playing] -= 1
+    episodes = []
+    for i in np.flatnonzero(~finished).tolist():
+        world = vector.worlds[i]
+        world.render_images = True
+        source = f"takeover:{policy.checkpoint_id}:{styles[i]}"
+        episodes.append(_record_rest(world, styles[i], seeds[i], noise, source))
+        world.render_images = False
+    return episodes
+
+
+def _record_rest(
+    world: TabletopWorld, style: Style, seed: int, noise: float, source: str
+) -> Episode:
+    """Play the expert from the world's present state to the end."""
     expert, bursts = Expert(world, style), NoiseBursts(noise, seed)
     limit = np.float32(MAX_DELTA_POSITION)
     steps = EpisodeSteps()
+    observation = world.observation()
     done = False
     while not done:
         clean = np.asarray(expert.act(), dtype=np.float32)
@@ -149,7 +203,7 @@ def record_expert(
             clean_action=clean,
         )
         done = success or truncated
-    return steps.episode(info["instruction"], task, level, seed, f"expert:{style}")
+    return steps.episode(world.instruction, world.task.name, world.level, seed, source)
 
 
 def record_policy(

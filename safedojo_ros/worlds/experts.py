@@ -59,6 +59,8 @@ class Expert:
         world, task = self._world, self._world.task
         here, target = world.position(), world.thing_position(task.target)
         grasp = target + np.array([0.0, 0.0, GRASP_HEIGHT[task.target]])
+        if self._phase == "approach" and world.held():
+            self._phase, self._waited = "close", 0
         if self._phase == "approach":
             grasp[2] = GRASP_HEIGHT[task.target]  # a fallen target is still taken at this height
             if np.linalg.norm(grasp - here) < 0.008:

@@ -115,7 +115,7 @@ class TabletopWorld(gymnasium.Env):
         self.steps, self.displacement, self._moved_at = 0, 0.0, -CARRIED_STEPS - 1
         self._cost, self._contacts = 0.0, 0
         self._success = False
-        return self._observe(), self._info()
+        return self.observation(), self._info()
 
     def step(
         self, action: np.ndarray
@@ -136,7 +136,7 @@ class TabletopWorld(gymnasium.Env):
         self.steps += 1
         self._success = is_done(self.task, self.data, self.held())
         truncated = self.steps >= self.max_steps
-        return self._observe(), float(self._success), self._success, truncated, self._info()
+        return self.observation(), float(self._success), self._success, truncated, self._info()
 
     def step_target(
         self, position: np.ndarray, axis_angle: np.ndarray, gripper: float
@@ -292,7 +292,8 @@ class TabletopWorld(gymnasium.Env):
             return np.zeros(3)
         return self.data.xpos[self._obstacle_body].copy()
 
-    def _observe(self) -> dict[str, np.ndarray]:
+    def observation(self) -> dict[str, np.ndarray]:
+        """What `step` returned last; pictures only where `render_images`."""
         observation = self.pictures() if self.render_images else {}
         observation["state"] = self.state()
         return observation

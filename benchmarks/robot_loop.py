@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import random
 import subprocess
 import sys
 import time
@@ -31,7 +30,7 @@ from safedojo_ros.nodes.conversion import image_from_picture
 from safedojo_ros.nodes.demo_observer import ObserverThread, RunFigures, percentiles
 from safedojo_ros.nodes.environment import prepare_environment
 from safedojo_ros.nodes.lifecycle import IN_ORDER, PICTURES
-from safedojo_ros.nodes.processes import NodeProcess, StackProcesses, node_process
+from safedojo_ros.nodes.processes import DomainLease, NodeProcess, StackProcesses, node_process
 from safedojo_ros.nodes.table import DEMO
 
 JITTER_BAR = 10.0
@@ -81,7 +80,8 @@ class Floor:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run the stack for `options.seconds` and return the figures."""
-    os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 101))
+    lease = DomainLease()
+    os.environ["ROS_DOMAIN_ID"] = str(lease.number)
     prepare_environment(only_this_machine=True)
     environment = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
     environment.setdefault("MUJOCO_GL", "egl")
@@ -114,6 +114,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     finally:
         observer.close()
         stack.stop()
+        lease.release()
     return figures.as_json() | {
         "floor_round_trip_ms": percentiles(round_trips),
         "seconds": options.seconds,

@@ -7,7 +7,6 @@ outcome is printed; --json writes them with the run's timing and the nodes and t
 import argparse
 import json
 import os
-import random
 import signal
 import sys
 import tempfile
@@ -73,8 +72,10 @@ class Demo:
     def run(self) -> int:
         """See `run` of the module."""
         from safedojo_ros.nodes.environment import prepare_environment
+        from safedojo_ros.nodes.processes import DomainLease
 
-        os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(1, 101)))
+        lease = DomainLease()
+        os.environ.setdefault("ROS_DOMAIN_ID", str(lease.number))
         prepare_environment(only_this_machine=True)
         from safedojo_ros.nodes.demo_observer import ObserverThread
 
@@ -91,6 +92,7 @@ class Demo:
                 killed = self._processes.stop()
                 for name in killed:
                     self._console.print(f"[yellow]{name} had to be killed[/]")
+                lease.release()
                 for number, handler in handlers.items():
                     signal.signal(number, handler)
         self._summarise()
@@ -174,7 +176,7 @@ class Demo:
             f"ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']}; starting the nodes ..."
         )
         began = progress = time.monotonic()
-        moved, said = False, ""
+        moved, said, shown = False, "", ""
         while len(self._outcomes) < options.episodes and not self._interrupted:
             time.sleep(0.05)
             while observer.episodes:
@@ -184,6 +186,10 @@ class Demo:
             if not moved and arm is not None and arm.state == arm.RUNNING:
                 moved, progress = True, time.monotonic()
                 self._console.print(f"the arm moves after {time.monotonic() - began:.1f} s")
+            view = observer.words.get("view_node", "")
+            if view not in ("", "not active", shown):
+                shown = view
+                self._console.print(f"live view: [bold]{view}[/]", soft_wrap=True)
             self._restart_dead()
             if observer.faults and time.monotonic() - began > 2.0:
                 name, fault = next(iter(observer.faults.items()))
@@ -201,9 +207,12 @@ class Demo:
         observer = self._observer
         if observer.arm is None:
             return "the arm's node has not been heard yet"
-        if observer.arm.reason:
-            return f"the arm holds: {observer.arm.reason}"
-        return ""
+        if not observer.arm.reason:
+            return ""
+        standing = f"the arm holds: {observer.arm.reason}"
+        if observer.safety is not None and observer.safety.reason:
+            standing += f"; the gate: {observer.safety.reason}"
+        return standing
 
     def _tell(self, outcome: dict[str, Any]) -> None:
         if outcome["number"] != len(self._outcomes):

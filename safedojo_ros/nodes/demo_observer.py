@@ -80,6 +80,8 @@ class DemoObserver(Node):
         self.episodes: deque[dict[str, Any]] = deque()
         self.figures = RunFigures()
         self.faults: dict[str, str] = {}
+        self.words: dict[str, str] = {}
+        """What each working node says of itself."""
         self.arm: FrankaState | None = None
         self.safety: SafetyState | None = None
         self._last: FrankaState | None = None
@@ -169,6 +171,7 @@ class DemoObserver(Node):
                 self.faults[status.name] = status.message
             else:
                 self.faults.pop(status.name, None)
+                self.words[status.name] = status.message
 
 
 class ObserverThread:

@@ -6,23 +6,53 @@ ones leave in /dev/shm is removed.
 
 import contextlib
 import ctypes
+import fcntl
 import os
+import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.nodes.table import NodeEntry, Stack, ros_arguments
 
 PR_SET_PDEATHSIG = 1
 GRACE = 8.0
 """Seconds that a child may take to end after SIGINT before it is killed."""
 
+DOMAINS = range(1, 101)
+"""ROS domains whose ports lie below the ephemeral ones."""
+
 SHARED_MEMORY = Path("/dev/shm")
 SEGMENTS = ("fastrtps_", "sem.fastrtps_", "fastdds_", "sem.fastdds_")
+
+
+class DomainLease:
+    """A ROS domain that no other run of this package uses on this machine, until `release`."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """folder: where the lock files lie; raises `ConfigError` when every domain is taken."""
+        places = (folder or Path(tempfile.gettempdir())) / f"safedojo_domains_{os.getuid()}"
+        places.mkdir(exist_ok=True)
+        for number in random.SystemRandom().sample(DOMAINS, len(DOMAINS)):
+            self._lock = (places / str(number)).open("w")
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                self._lock.close()
+                continue
+            self.number = number
+            return
+        raise ConfigError(f"all of the ROS domains {DOMAINS} are in use; set ROS_DOMAIN_ID")
+
+    def release(self) -> None:
+        """Let others have it."""
+        self._lock.close()
 
 
 @dataclass

@@ -60,6 +60,14 @@ SETTINGS = (
     Setting("episodes", 0, "How many episodes; 0: without end.", 0, 1_000_000),
     Setting("first_episode", 0, "Number of the first episode; to go on after a restart.", 0),
     Setting("max_steps", 150, "Control steps after which an episode ends.", 1, 10_000),
+    Setting(
+        "patience",
+        15.0,
+        "The clock starts with the first motion, or so long after the arm "
+        "was armed (s): a gate that holds everything fails the episode.",
+        0.0,
+        3600.0,
+    ),
     Setting("image_size", 64, "Side of the square pictures (px).", 16, 1024),
     Setting("cameras", ["agentview", "wrist"], "Cameras of the world to publish."),
     Setting(
@@ -84,6 +92,7 @@ class SimNode(DojoNode):
         self._target: ArmTarget | None = None
         self._faulty_targets = 0
         self._gripper = -1.0
+        self._armed_since = 0.0
 
     # ---------------------------------------------------------------- life cycle
 
@@ -173,10 +182,16 @@ class SimNode(DojoNode):
         if to_nanoseconds(target.header.stamp) <= self._laid_out_at:
             return
         if self._phase == Phase.WAITING:
-            if target.sequence == 0:
+            if target.sequence == 0 and not self._waited_long():
                 return
             self._phase, self._steps, self._contacts, self._worst = Phase.RUNNING, 0, 0, 0.0
         self._target = target
+
+    def _waited_long(self) -> bool:
+        """Whether the arm is armed, but has been held for so long that this counts as its try."""
+        now = time.monotonic()
+        self._armed_since = self._armed_since or now
+        return now - self._armed_since > float(self.setting("patience"))
 
     def _beat(self) -> None:
         self._enable.publish(Bool(data=self._phase in (Phase.WAITING, Phase.RUNNING)))
@@ -219,6 +234,7 @@ class SimNode(DojoNode):
         self._lay_out(plan)
         self._laid_out_at = self.now()
         self._phase, self._target, self._gripper = Phase.WAITING, None, -1.0
+        self._armed_since = 0.0
         self._instruction.publish(String(data=self._world.instruction))
         self._beat()  # before the first pose and pictures, which count only while it is pressed
 

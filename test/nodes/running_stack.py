@@ -29,7 +29,7 @@ from safedojo_ros.msg import ActionChunk, ArmTarget, CheckpointInfo, FrankaState
 from safedojo_ros.nodes.conversion import to_nanoseconds
 from safedojo_ros.nodes.environment import prepare_environment
 from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, NEWEST, PICTURES
-from safedojo_ros.nodes.processes import StackProcesses, node_process
+from safedojo_ros.nodes.processes import DomainLease, StackProcesses, node_process
 from safedojo_ros.nodes.table import DEMO
 from safedojo_ros.srv import LoadCheckpoint
 
@@ -185,7 +185,6 @@ class RunningStack:
     def __init__(
         self,
         folder: Path,
-        domain: int,
         nodes: tuple[str, ...] = ALL_NODES,
         parameters: dict[str, dict[str, object]] | None = None,
         policy: dict[str, Any] | None = None,
@@ -194,7 +193,8 @@ class RunningStack:
         self.folder, self.store = folder, CheckpointStore(folder / "store")
         self.policy_id = publish_scripted(self.store, folder / "p0", "policy", **(policy or {}))
         publish_scripted(self.store, folder / "s0", "safety", **(safety or {}))
-        os.environ["ROS_DOMAIN_ID"] = str(domain)
+        self._lease = DomainLease()
+        os.environ["ROS_DOMAIN_ID"] = str(self._lease.number)
         prepare_environment(only_this_machine=True)
         environment = dict(os.environ) | {"OMP_NUM_THREADS": "1", "MUJOCO_GL": "egl"}
         given = parameters or {}
@@ -289,4 +289,6 @@ class RunningStack:
         self._thread.join(timeout=3.0)
         self.listener.destroy_node()
         rclpy.try_shutdown(context=self._context)
-        return self.processes.stop()
+        stubborn = self.processes.stop()
+        self._lease.release()
+        return stubborn

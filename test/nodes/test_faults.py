@@ -16,7 +16,6 @@ from safedojo_ros.msg import ActionChunk, FrankaState
 from safedojo_ros.nodes.conversion import to_stamp
 from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED
 
-DOMAIN = 63
 PERIOD = 0.05
 pytestmark = pytest.mark.timeout(300)
 
@@ -54,7 +53,6 @@ class FaultyStack(RunningStack):
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyStack]:
     running = FaultyStack(
         tmp_path_factory.mktemp("faults"),
-        DOMAIN,
         nodes=("sim_node", "policy_node", "safety_node", "franka_node"),
         parameters={"sim_node": {"max_steps": 10_000, "level": 0}},
     )

@@ -16,6 +16,7 @@ from safedojo_ros.nodes.camera_node import CameraNode  # noqa: E402
 from safedojo_ros.nodes.environment import prepare_environment  # noqa: E402
 from safedojo_ros.nodes.franka_node import FrankaNode  # noqa: E402
 from safedojo_ros.nodes.policy_node import PolicyNode  # noqa: E402
+from safedojo_ros.nodes.processes import DomainLease  # noqa: E402
 from safedojo_ros.nodes.safety_node import SafetyNode  # noqa: E402
 from safedojo_ros.nodes.sim_node import SimNode  # noqa: E402
 
@@ -24,9 +25,11 @@ from safedojo_ros.nodes.sim_node import SimNode  # noqa: E402
 def context() -> Iterator[Context]:
     prepare_environment(only_this_machine=True)
     own = Context()
-    rclpy.init(context=own, domain_id=65)
+    lease = DomainLease()
+    rclpy.init(context=own, domain_id=lease.number)
     yield own
     rclpy.try_shutdown(context=own)
+    lease.release()
 
 
 @pytest.mark.parametrize(

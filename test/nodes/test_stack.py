@@ -14,14 +14,13 @@ from safedojo_ros.msg import FrankaState, SafetyCost
 from safedojo_ros.nodes.conversion import to_nanoseconds
 from safedojo_ros.nodes.table import DEMO, TOPICS
 
-DOMAIN = 61
 pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     running = RunningStack(
-        tmp_path_factory.mktemp("stack"), DOMAIN, parameters={"sim_node": {"max_steps": 30}}
+        tmp_path_factory.mktemp("stack"), parameters={"sim_node": {"max_steps": 30}}
     )
     yield running
     assert running.close() == [], "every node ends on SIGINT by itself"
@@ -91,7 +90,7 @@ def test_stopping_disarms_and_only_arming_goes_on(stack: RunningStack) -> None:
 
 
 def test_a_costly_chunk_is_held_by_the_gate_and_passes_in_monitor_mode(tmp_path: Path) -> None:
-    running = RunningStack(tmp_path, DOMAIN + 1, safety={"cost": 0.6})
+    running = RunningStack(tmp_path, safety={"cost": 0.6})
     heard = running.listener
     try:
         running.wait_for(lambda: heard.arm is not None, "the arm's node")

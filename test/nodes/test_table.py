@@ -9,7 +9,13 @@ import pytest
 import yaml
 
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.nodes.processes import NodeProcess, StackProcesses, remove_dead_segments
+from safedojo_ros.nodes.processes import (
+    DOMAINS,
+    DomainLease,
+    NodeProcess,
+    StackProcesses,
+    remove_dead_segments,
+)
 from safedojo_ros.nodes.table import DEMO, ROBOT, VIEW, NodeEntry, as_yaml, ros_arguments
 
 ENTRIES = {entry.name: entry for entry in (*DEMO.nodes, *ROBOT.nodes, VIEW)}
@@ -70,6 +76,17 @@ def test_a_child_that_ignores_sigint_is_killed_and_named(monkeypatch: pytest.Mon
     assert stack.stop() == ["deaf"]
     assert not child.alive
     child.process.stdout.close()
+
+
+def test_two_runs_never_get_the_same_domain_until_one_gives_it_back(tmp_path: Path) -> None:
+    leases = [DomainLease(tmp_path) for _ in DOMAINS]
+    assert {lease.number for lease in leases} == set(DOMAINS)
+    with pytest.raises(ConfigError, match="ROS_DOMAIN_ID"):
+        DomainLease(tmp_path)
+    leases[7].release()
+    assert DomainLease(tmp_path).number == leases[7].number
+    for lease in leases:
+        lease.release()
 
 
 def test_shared_memory_of_the_dead_is_removed_and_of_the_living_is_kept() -> None:

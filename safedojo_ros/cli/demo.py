@@ -198,9 +198,10 @@ class Demo:
             if waited > (EPISODE_TIME if moved else START_TIME):
                 raise SafeDojoError(f"nothing has happened for {waited:.0f} s; {self._standing()}")
             standing = self._standing() if waited > 10.0 else ""
-            if standing and standing != said:
-                said = standing
-                self._console.print(f"[dim]{standing}[/]")
+            kind = "".join(c for c in standing if not c.isdigit())
+            if standing and kind != said:
+                said = kind
+                self._console.print(f"[dim]{standing}[/]", soft_wrap=True)
 
     def _standing(self) -> str:
         """Why the arm does not move, in the words of the arm or the gate."""

@@ -38,7 +38,14 @@ def _processes(stack: Stack, context: LaunchContext) -> list[Any]:
         files.append(extra)
     actions: list[Any]
     if LaunchConfiguration("composed").perform(context).lower() == "true":
-        command = [sys.executable, "-m", "safedojo_ros.nodes.composed", stack.name, "--ros-args"]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "safedojo_ros.nodes.composed",
+            stack.name,
+            "--ros-args",
+        ]
         for file in files:
             command += ["--params-file", file]
         actions = [ExecuteProcess(cmd=command, output="screen", name="composed")]
@@ -58,6 +65,6 @@ def _processes(stack: Stack, context: LaunchContext) -> list[Any]:
             for entry in stack.nodes
         ]
     if LaunchConfiguration("arm").perform(context).lower() == "true":
-        command = [sys.executable, "-m", "safedojo_ros.nodes.arming"]
+        command = [sys.executable, "-P", "-m", "safedojo_ros.nodes.arming"]
         actions.append(ExecuteProcess(cmd=command, output="screen", name="arming"))
     return actions

@@ -143,10 +143,13 @@ def node_process(
     parameters: dict[str, object] | None = None,
     command: Sequence[str] = (),
 ) -> NodeProcess:
-    """The child for a table entry; `command` replaces `python -m module`."""
+    """The child for a table entry; `command` replaces `python -P -m module`.
+
+    With -P a source tree in the working directory does not hide the installed package.
+    """
     return NodeProcess(
         entry.name,
-        list(command) or [sys.executable, "-m", entry.module],
+        list(command) or [sys.executable, "-P", "-m", entry.module],
         ros_arguments(entry, parameter_files, parameters),
         entry.niceness,
         entry.respawn,
@@ -158,7 +161,7 @@ def composed_process(stack: Stack, parameter_files: Sequence[Path]) -> NodeProce
     arguments = ["--ros-args"]
     for file in parameter_files:
         arguments += ["--params-file", str(file)]
-    command = [sys.executable, "-m", "safedojo_ros.nodes.composed", stack.name]
+    command = [sys.executable, "-P", "-m", "safedojo_ros.nodes.composed", stack.name]
     return NodeProcess("composed", command, arguments)
 
 

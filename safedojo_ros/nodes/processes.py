@@ -9,6 +9,7 @@ import ctypes
 import fcntl
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -29,7 +30,9 @@ DOMAINS = range(1, 101)
 """ROS domains whose ports lie below the ephemeral ones."""
 
 SHARED_MEMORY = Path("/dev/shm")
-SEGMENTS = ("fastrtps_", "sem.fastrtps_", "fastdds_", "sem.fastdds_")
+SEGMENT = re.compile("fastrtps_[0-9a-f]{16}(_el)?")
+SETTLED = 2.0
+"""Seconds after which a segment that nobody has mapped is nobody's."""
 
 
 class DomainLease:
@@ -166,25 +169,34 @@ def composed_process(stack: Stack, parameter_files: Sequence[Path]) -> NodeProce
 
 
 def remove_dead_segments(since: float) -> list[str]:
-    """Remove DDS shared-memory files younger than `since` (s) that no living process has mapped."""
-    candidates = {}
-    for prefix in SEGMENTS:
-        for path in SHARED_MEMORY.glob(f"{prefix}*"):
-            with contextlib.suppress(OSError):
-                if path.stat().st_ctime >= since - 1.0:
-                    candidates[str(path)] = path
-    if not candidates:
-        return []
-    for process in Path("/proc").glob("[0-9]*"):
+    """Remove DDS data segments made after `since` (s) that no living process maps or holds open.
+
+    Ports and semaphores in the same folder are left alone: they are small, shared by all domains,
+    and used again. So is a segment of the last moments, which may just be coming into use.
+    """
+    settled, candidates = time.time() - SETTLED, {}
+    for path in SHARED_MEMORY.glob("fastrtps_*"):
         with contextlib.suppress(OSError):
-            mapped = (process / "maps").read_text(errors="replace")
-            for name in [n for n in candidates if n in mapped]:
-                del candidates[name]
+            if SEGMENT.fullmatch(path.name) and since - 1.0 <= path.stat().st_ctime <= settled:
+                candidates[str(path)] = path
+    for process in Path("/proc").glob("[0-9]*") if candidates else ():
+        used = _opened(process)
         with contextlib.suppress(OSError):
-            for descriptor in (process / "fd").iterdir():
-                with contextlib.suppress(OSError):
-                    candidates.pop(os.readlink(descriptor), None)
+            used += (process / "maps").read_text(errors="replace")
+        for name in [n for n in candidates if n in used]:
+            del candidates[name]
+            candidates.pop(f"{name}_el", None)
     for path in candidates.values():
         with contextlib.suppress(OSError):
             path.unlink()
     return sorted(candidates)
+
+
+def _opened(process: Path) -> str:
+    """What a process has open, a line each; nothing for one of another user, or that has ended."""
+    found = ""
+    with contextlib.suppress(OSError):
+        for descriptor in (process / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                found += os.readlink(descriptor) + "\n"
+    return found

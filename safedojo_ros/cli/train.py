@@ -50,6 +50,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         options.add_argument(
             "--publish", action="store_true", help="put the result into the checkpoint store"
         )
+        options.add_argument(
+            "--half", action="store_true", help="store the result as float16, as what ships is"
+        )
         options.add_argument("--store", type=Path, help="root of the store (default: the user's)")
 
 
@@ -70,9 +73,13 @@ def run(args: argparse.Namespace) -> int:
     else:
         model, figures = train_world_model_stage(args)
     directory = args.out / "checkpoint"
+    directory.mkdir(parents=True, exist_ok=True)
+    model.save(directory, half=args.half)
+    details = {"spec": model.spec(), "normalisation": model.scales.to_json(), "fidelity": figures}
+    (args.out / "details.json").write_text(json.dumps(details, indent=1) + "\n")
     print(f"{args.stage} checkpoint in {directory}")
     if args.publish:
-        publish(args, model, directory, figures)
+        publish(args, directory, details)
     return 0
 
 
@@ -108,10 +115,6 @@ def train_safety_stage(args: argparse.Namespace) -> "tuple[SafetyModel, dict[str
         config, model, frames, args.out / "head", args.resume, args.device
     )
     model.network.cpu()
-    directory = args.out / "checkpoint"
-    directory.mkdir(parents=True, exist_ok=True)
-    model.save(directory)
-    (args.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
     print("held-out episodes: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
     return model, figures
 
@@ -133,12 +136,8 @@ def train_world_model_stage(args: argparse.Namespace) -> "tuple[WorldModel, dict
     data = training.LatentEpisodes.read(args.data, model, args.device)
     training.train_world_model(config, model, data, args.out, args.resume, args.device)
     model.parts.cpu()
-    directory = args.out / "checkpoint"
-    directory.mkdir(parents=True, exist_ok=True)
-    model.save(directory)
     errors = replay_errors(model, data, data.held_out(config.held_out, config.seed))
     figures = {"by_horizon": [asdict(error) for error in errors]}
-    (args.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
     for error in errors:
         print(
             f"after {error.steps:2} steps ({error.count} held-out replays): "
@@ -148,21 +147,11 @@ def train_world_model_stage(args: argparse.Namespace) -> "tuple[WorldModel, dict
     return model, figures
 
 
-def publish(
-    args: argparse.Namespace,
-    model: "PI0Policy | SafetyModel | WorldModel",
-    directory: Path,
-    figures: dict[str, Any],
-) -> None:
+def publish(args: argparse.Namespace, directory: Path, details: dict[str, Any]) -> None:
     """Put the checkpoint into the store and say its id."""
     from safedojo_ros.checkpoints.store import CheckpointStore, user_store
 
     store = CheckpointStore(args.store) if args.store else user_store()
-    manifest = store.publish(
-        args.stage.replace("-", "_"),
-        directory,
-        spec=model.spec(),
-        normalisation=model.scales.to_json(),
-        fidelity=figures,
-    )
-    print(f"published {args.stage} {manifest.id} in {store.root}")
+    kind = args.stage.replace("-", "_")
+    manifest = store.publish(kind, directory, **details)
+    print(f"published {kind} {manifest.id} in {store.root}")

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from safedojo_ros.cli.collect import chosen_levels, chosen_tasks
 from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.evaluation.film import film_strip, write_picture
 from safedojo_ros.evaluation.protocol import (
     LEVEL_NAMES,
     MAX_STEPS,
@@ -51,6 +52,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-steps", type=int, default=MAX_STEPS, help="control steps an episode")
     parser.add_argument("--batch", type=int, default=8, help="worlds side by side")
     parser.add_argument("--json", type=Path, help="write the figures and every episode here")
+    parser.add_argument(
+        "--film", type=Path, metavar="PNG", help="draw the first episode as a film strip"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -84,6 +88,11 @@ def run(args: argparse.Namespace) -> int:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(report.to_json(), indent=1) + "\n")
         console.print(f"written to {args.json}", soft_wrap=True)
+    if args.film and policy is not None:
+        args.film.parent.mkdir(parents=True, exist_ok=True)
+        strip = film_strip(policy, trials[0], args.execute, args.max_steps)
+        write_picture(str(args.film), strip)
+        console.print(f"film strip in {args.film}", soft_wrap=True)
     return 0
 
 

@@ -50,7 +50,8 @@ class PI0Size:
 
     width: of vision tower, language model and action expert; layers: of each of the three;
     patch: picture patch, pixels; text_tokens: room for the instruction;
-    denoising_steps: Euler steps of an action sample.
+    denoising_steps: Euler steps of an action sample; temperature: scale of the noise that `act`
+    starts from, below 1 for less variety and more precision.
     """
 
     width: int = 128
@@ -64,6 +65,7 @@ class PI0Size:
     chunk_length: int = 8
     text_tokens: int = 12
     denoising_steps: int = 5
+    temperature: float = 1.0
 
 
 def within_limits(actions: np.ndarray) -> np.ndarray:
@@ -186,7 +188,7 @@ class PI0Policy:
         chunks = self.denoise(
             self.prefix(pictures.to(self.device), tokens.to(self.device)),
             self.scales.state.normalise(state).to(self.device),
-            noise.to(self.device),
+            self.size.temperature * noise.to(self.device),
         )
         return within_limits(self.scales.action.restore(chunks.cpu()).numpy())
 

@@ -1,0 +1,63 @@
+"""Film strips: one episode of a policy as a row of pictures, for people."""
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from safedojo_ros.data.recording import act_alike
+from safedojo_ros.evaluation.protocol import Trial
+from safedojo_ros.worlds.vector import VectorWorld
+
+if TYPE_CHECKING:
+    from safedojo_ros.models.policy import Policy
+
+CONTACT_COLOUR = (220, 30, 30)
+FREE_COLOUR = (40, 150, 60)
+BAR = 10
+"""Height of the bar under each picture, pixels: red where the obstacle was touched by then."""
+
+
+def film_strip(
+    policy: "Policy",
+    trial: Trial,
+    execute: int | None = None,
+    max_steps: int = 150,
+    pictures: int = 6,
+    columns: int = 3,
+) -> np.ndarray:
+    """(H, W, 3) uint8: evenly spaced moments of one episode, in rows of `columns`."""
+    import torch
+
+    vector = VectorWorld(policy.image_size, max_steps, tuple(policy.cameras))
+    observations = vector.reset([trial.seed], [trial.task], [trial.level])
+    generators = [torch.Generator().manual_seed(trial.seed)]
+    world = vector.worlds[0]
+    frames, touched, done = [(world.render(), False)], False, False
+    horizon = min(execute or policy.chunk_length, policy.chunk_length)
+    while not done:
+        chunk = act_alike(policy, observations, generators, [0])[0, :horizon]
+        for action in chunk:
+            outcome = vector.step(action[None, None])
+            touched |= bool(outcome.cost.any())
+            frames.append((world.render(), touched))
+            done = bool(outcome.done[0])
+            if done:
+                break
+        observations = outcome.observations
+    chosen = np.linspace(0, len(frames) - 1, pictures).round().astype(int)
+    cells = [_with_bar(*frames[i]) for i in chosen]
+    rows = [np.hstack(cells[r : r + columns]) for r in range(0, pictures, columns)]
+    return np.vstack(rows)
+
+
+def write_picture(path: str, picture: np.ndarray) -> None:
+    """Write (H, W, 3) RGB as PNG or JPEG; raises `OSError` where that is impossible."""
+    if not cv2.imwrite(path, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)):
+        raise OSError(f"cannot write a picture to {path}")
+
+
+def _with_bar(picture: np.ndarray, touched: bool) -> np.ndarray:
+    small = cv2.resize(picture, (320, 240), interpolation=cv2.INTER_AREA)
+    small[-BAR:] = CONTACT_COLOUR if touched else FREE_COLOUR
+    return np.asarray(small)

@@ -33,4 +33,6 @@ def test_six_moments_in_two_rows(tmp_path: Path) -> None:
     assert np.abs(strip[:200, :320].astype(int) - strip[240:440, :320]).max() > 50
     path = tmp_path / "film.png"
     write_picture(str(path), strip)
-    np.testing.assert_array_equal(cv2.imread(str(path))[:, :, ::-1], strip)
+    read = cv2.imread(str(path))
+    assert read is not None
+    np.testing.assert_array_equal(read[:, :, ::-1], strip)

@@ -19,6 +19,12 @@ OPEN, CLOSE = -1.0, 1.0
 TOP_SPEED = 0.032
 """Largest commanded travel per control step, metres."""
 
+CAREFUL_SPEED, CAREFUL_RANGE = 0.015, 0.07
+"""Largest travel per control step (m) within that distance (m) of where it grasps or releases."""
+
+SETTLED_STEPS = 2
+"""Control steps at the grasp before the hand closes, so that the moment can be seen."""
+
 GAIN = 0.6
 SAFE_HEIGHT = 0.225
 """Height (m) at which the end-effector, with what it carries, clears every obstacle."""
@@ -44,7 +50,7 @@ class Expert:
             raise ConfigError(f"unknown expert style '{style}'; choose direct or safe")
         self._world, self._style = world, style
         self._phase = "approach"
-        self._waited = 0
+        self._waited = self._settled = 0
         self._passed_obstacle = False
 
     def act(self) -> np.ndarray:
@@ -63,10 +69,11 @@ class Expert:
             self._phase, self._waited = "close", 0
         if self._phase == "approach":
             grasp[2] = GRASP_HEIGHT[task.target]  # a fallen target is still taken at this height
-            if np.linalg.norm(grasp - here) < 0.008:
+            self._settled = self._settled + 1 if np.linalg.norm(grasp - here) < 0.008 else 0
+            if self._settled > SETTLED_STEPS:
                 self._phase, self._waited = "close", 0
             else:
-                return self._towards(self._entry(here, grasp), OPEN)
+                return self._towards(self._entry(here, grasp), OPEN, grasp)
         if self._phase == "close":
             self._waited += 1
             if self._waited > 3:
@@ -82,7 +89,7 @@ class Expert:
             if np.linalg.norm(release - here) < 0.010:
                 self._phase, self._waited = "release", 0
             else:
-                return self._towards(self._over(here, release), CLOSE)
+                return self._towards(self._over(here, release), CLOSE, release)
         self._waited += 1
         if self._waited > 6:
             self._phase = "approach"
@@ -159,11 +166,17 @@ class Expert:
 
     # ---------------------------------------------------------------- motion
 
-    def _towards(self, place: np.ndarray, gripper: float) -> np.ndarray:
-        way = (place - self._world.position()) * GAIN
+    def _towards(
+        self, place: np.ndarray, gripper: float, careful_at: np.ndarray | None = None
+    ) -> np.ndarray:
+        here = self._world.position()
+        way = (place - here) * GAIN
+        speed = TOP_SPEED
+        if careful_at is not None and np.linalg.norm(careful_at - here) < CAREFUL_RANGE:
+            speed = CAREFUL_SPEED
         length = float(np.linalg.norm(way))
-        if length > TOP_SPEED:
-            way = way * (TOP_SPEED / length)
+        if length > speed:
+            way = way * (speed / length)
         action = np.zeros(ACTION_SIZE)
         action[:3], action[6] = way, gripper
         return action

@@ -400,9 +400,9 @@ def test_an_accepted_file_name_stays_inside_the_checkpoint(name: str) -> None:
         check_path(name, "test")
     except CheckpointError:
         return
-    path = os.path.normpath(os.path.join("/root", name))
-    assert path.startswith("/root/")
-    assert path == f"/root/{name}"
+    path = os.path.normpath(os.path.join("/checkpoint", name))
+    assert path.startswith("/checkpoint/")
+    assert path == f"/checkpoint/{name}"
 
 
 @given(st.data())

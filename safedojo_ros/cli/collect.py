@@ -18,6 +18,7 @@ from safedojo_ros.data import lerobot_layout as layout
 from safedojo_ros.data.lerobot_reader import EpisodeReader, EpisodeRow
 from safedojo_ros.data.lerobot_writer import EpisodeWriter
 from safedojo_ros.data.recording import record_expert, record_policy, record_takeover
+from safedojo_ros.worlds.experts import Style
 from safedojo_ros.worlds.seeds import SPLITS, split_seeds
 from safedojo_ros.worlds.tabletop import TabletopWorld
 from safedojo_ros.worlds.tasks import TASKS
@@ -99,10 +100,10 @@ def run(args: argparse.Namespace) -> int:
     done = finished_part(args.out, plan, args.resume, source)
     console = Console()
     camera = Camera(args.image_size, args.max_steps)
-    if policy and args.take_over:
-        episodes = play_takeovers(policy, plan, camera, args.batch, args.execute)
-    elif policy:
-        episodes = play_policy(policy, plan[done:], camera, args.batch, args.execute)
+    if policy:
+        episodes = play_policy(
+            policy, plan[done:], camera, args.batch, args.execute, args.take_over
+        )
     else:
         episodes = play_experts(plan[done:], camera, args.workers)
     with EpisodeWriter(args.out, args.image_size, CAMERAS, video=args.video) as writer:
@@ -255,40 +256,27 @@ def _play(job: tuple[Assignment, Camera]) -> Episode:
 
 
 def play_policy(
-    policy: "Policy", plan: list[Assignment], camera: Camera, batch: int, execute: int | None
+    policy: "Policy",
+    plan: list[Assignment],
+    camera: Camera,
+    batch: int,
+    execute: int | None,
+    take_over: bool = False,
 ) -> Iterator[Episode]:
-    """The plan's episodes in its order, `batch` of them side by side."""
+    """The plan's episodes in its order, `batch` of them side by side.
+
+    take_over: what the experts did after the policy; fewer episodes where it succeeded before.
+    """
     vector = VectorWorld(camera.image_size, camera.max_steps, CAMERAS)
     for first in range(0, len(plan), batch):
         group = plan[first : first + batch]
-        yield from record_policy(
-            policy,
-            vector,
-            [a.seed for a in group],
-            [a.task for a in group],
-            [a.level for a in group],
-            group[0].noise,
-            execute,
-        )
-
-
-def play_takeovers(
-    policy: "Policy", plan: list[Assignment], camera: Camera, batch: int, execute: int | None
-) -> Iterator[Episode]:
-    """What the experts did after the policy; fewer episodes than planned where it succeeded."""
-    vector = VectorWorld(camera.image_size, camera.max_steps, CAMERAS)
-    for first in range(0, len(plan), batch):
-        group = plan[first : first + batch]
-        yield from record_takeover(
-            policy,
-            vector,
-            [a.seed for a in group],
-            [a.task for a in group],
-            [a.level for a in group],
-            ["safe" if a.style == "safe" else "direct" for a in group],
-            group[0].noise,
-            execute,
-        )
+        seeds, tasks = [a.seed for a in group], [a.task for a in group]
+        levels, noise = [a.level for a in group], group[0].noise
+        if take_over:
+            styles: list[Style] = ["safe" if a.style == "safe" else "direct" for a in group]
+            yield from record_takeover(policy, vector, seeds, tasks, levels, styles, noise, execute)
+        else:
+            yield from record_policy(policy, vector, seeds, tasks, levels, noise, execute)
 
 
 def _load(args: argparse.Namespace) -> "Policy":

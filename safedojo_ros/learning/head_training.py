@@ -165,9 +165,16 @@ def train_safety_head(
     resume: bool = False,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """Fit the head, set its temperature; returns the held-out figures."""
+    """Fit the head, set its temperature; returns the held-out figures.
+
+    Raises `DatasetError` where nothing was ever touched: there would be nothing to learn.
+    """
+    if not frames.contact.any():
+        raise DatasetError("no contact in these episodes; collect some with --levels 1,2")
+    if frames.episode.max() < 2:
+        raise DatasetError("fewer than 3 episodes; two are held out, so collect more")
     order = np.random.default_rng(config.seed).permutation(int(frames.episode.max()) + 1)
-    held_out = np.isin(frames.episode, order[: max(1, round(config.held_out * len(order)))])
+    held_out = np.isin(frames.episode, order[: max(2, round(config.held_out * len(order)))])
     rows = torch.from_numpy(np.flatnonzero(~held_out))
     head = model.head.to(device)
     optimizer = torch.optim.AdamW(
@@ -213,7 +220,8 @@ def held_out_figures(
 ) -> dict[str, Any]:
     """Set the temperature on half of the held-out episodes, measure on the other half.
 
-    Returns AUROC, AP, Brier and ECE per step, and the counts behind them.
+    Returns AUROC, AP, Brier and ECE per step, and the counts behind them; AUROC and AP only where
+    steps with and without contact are among those measured.
     """
     head = model.head.to(device).eval()
     rows = np.flatnonzero(held_out)
@@ -232,10 +240,11 @@ def held_out_figures(
     chosen = ~tune
     truth = contact[chosen][exists[chosen]].numpy()
     probability = torch.sigmoid(logits[chosen][exists[chosen]] / head.temperature.cpu()).numpy()
-    both = 0 < truth.sum() < len(truth)
-    return {
-        "auroc": float(roc_auc_score(truth, probability)) if both else float("nan"),
-        "average_precision": float(average_precision_score(truth, probability)),
+    ranking = {}
+    if 0 < truth.sum() < len(truth):
+        ranking["auroc"] = float(roc_auc_score(truth, probability))
+        ranking["average_precision"] = float(average_precision_score(truth, probability))
+    return ranking | {
         "brier": float(brier_score_loss(truth, probability)),
         "ece": expected_calibration_error(truth, probability),
         "temperature": float(head.temperature),

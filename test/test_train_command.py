@@ -1,0 +1,43 @@
+"""`safedojo train`: every stage from episodes to a published checkpoint, at the smoke preset."""
+
+from pathlib import Path
+
+import pytest
+
+from safedojo_ros.checkpoints.store import CheckpointStore
+from safedojo_ros.cli.main import main
+from safedojo_ros.models.loading import load_policy, load_safety
+from safedojo_ros.models.world_model import WorldModel
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("train")
+    options = ["--tasks", "cube_on_plate", "--episodes", "6", "--workers", "1"]
+    assert main(["collect", "--out", str(root / "touching"), "--levels", "2", *options]) == 0
+    assert main(["collect", "--out", str(root / "free"), "--levels", "0", *options]) == 0
+    return root
+
+
+def train(root: Path, stage: str, data: str = "touching") -> int:
+    return main(
+        ["train", stage, "--data", str(root / data), "--out", str(root / f"{stage}-{data}")]
+        + ["--preset", "smoke", "--device", "cpu", "--publish", "--half"]
+        + ["--store", str(root / "store")]
+    )
+
+
+def test_every_stage_ends_in_a_published_checkpoint(root: Path) -> None:
+    assert [train(root, stage) for stage in ("policy", "safety", "world-model")] == [0, 0, 0]
+    store = CheckpointStore(root / "store")
+    assert load_policy(store.resolve("policy")).chunk_length == 8
+    assert load_safety(store.resolve("safety")).chunk_length == 8
+    assert WorldModel.load(store.resolve("world_model")).size.chunk_length == 8
+    assert store.show("safety", "latest").fidelity["contact_steps"] > 0
+
+
+def test_a_safety_head_without_contacts_is_refused(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(root, "safety", "free") == 2
+    assert "no contact in these episodes" in capsys.readouterr().err

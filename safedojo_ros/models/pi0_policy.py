@@ -17,7 +17,7 @@ from tokenizers.models import WordLevel
 from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.trainers import WordLevelTrainer
-from transformers import PI0Config, PI0ForConditionalGeneration
+from transformers import DynamicCache, PI0Config, PI0ForConditionalGeneration
 
 from safedojo_ros.core.errors import CheckpointError, ObservationRejected
 from safedojo_ros.core.types import (
@@ -140,6 +140,17 @@ class Prefix:
         self.cache.batch_repeat_interleave(times)
         return Prefix(self.cache, self.mask.repeat_interleave(times, 0))
 
+    def stacked(self) -> torch.Tensor:
+        """(B, layers, 2, heads, T, head_dim): keys and values in one tensor, to be kept."""
+        layers = [torch.stack([layer.keys, layer.values], 1) for layer in self.cache.layers]
+        return torch.stack(layers, 1)
+
+    @staticmethod
+    def from_stacked(keys_values: torch.Tensor, mask: torch.Tensor) -> "Prefix":
+        """Inverse of `stacked`."""
+        layers = [(layer[:, 0], layer[:, 1]) for layer in keys_values.unbind(1)]
+        return Prefix(DynamicCache(layers), mask)
+
 
 class PI0Policy:
     """A π0 network, its tokenizer and its normalisation: everything that a checkpoint holds."""
@@ -176,20 +187,31 @@ class PI0Policy:
         self, observations: list[Observation], generators: list[torch.Generator] | None = None
     ) -> np.ndarray:
         """(B, H, 7) actions; see `models.policy.Policy.act`."""
-        pictures = stack_pictures(observations, self.cameras, self.image_size)
-        state = torch.from_numpy(np.stack([o.state for o in observations]).astype(np.float32))
-        tokens = self.tokenise([o.instruction for o in observations])
+        pictures, tokens, state = self.inputs(observations)
         shape = (self.chunk_length, ACTION_SIZE)
         if generators is None:
             noise = torch.randn(len(observations), *shape)
         else:
             noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
         self.network.eval()
-        chunks = self.denoise(
-            self.prefix(pictures.to(self.device), tokens.to(self.device)),
-            self.scales.state.normalise(state).to(self.device),
-            self.size.temperature * noise.to(self.device),
-        )
+        noise = self.size.temperature * noise.to(self.device)
+        return self.physical(self.denoise(self.prefix(pictures, tokens), state, noise))
+
+    def inputs(
+        self, observations: list[Observation]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Pictures (B, cameras, 3, S, S), tokens (B, L) and normalised state (B, 8), on the device.
+
+        Raises `ObservationRejected`.
+        """
+        pictures = stack_pictures(observations, self.cameras, self.image_size)
+        tokens = self.tokenise([o.instruction for o in observations])
+        state = torch.from_numpy(np.stack([o.state for o in observations]).astype(np.float32))
+        state = self.scales.state.normalise(state)
+        return pictures.to(self.device), tokens.to(self.device), state.to(self.device)
+
+    def physical(self, chunks: torch.Tensor) -> np.ndarray:
+        """(B, H, 7) normalised chunks → metres and radians, within limits."""
         return within_limits(self.scales.action.restore(chunks.cpu()).numpy())
 
     def tokenise(self, instructions: Sequence[str]) -> torch.Tensor:

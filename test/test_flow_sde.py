@@ -1,0 +1,212 @@
+"""Flow-SDE and Flow-Noise: exact likelihoods, and marginals that are the ODE's."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.core.types import Observation
+from safedojo_ros.models.flow_sde import (
+    FlowConfig,
+    StochasticFlow,
+    gaussian_log_prob,
+    sde_transition,
+)
+from safedojo_ros.models.pi0_policy import PI0Policy, tiny_policy
+from safedojo_ros.models.policy import PolicySample
+
+MEAN, SPREAD = 0.7, 0.3
+
+
+def observations(count: int) -> list[Observation]:
+    rng = np.random.default_rng(0)
+    return [
+        Observation(
+            {c: rng.integers(0, 255, (64, 64, 3), np.uint8) for c in ("agentview", "wrist")},
+            rng.normal(size=8),
+            "put the red cube on the plate",
+        )
+        for _ in range(count)
+    ]
+
+
+def generators(count: int, seed: int = 0) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed + i) for i in range(count)]
+
+
+def flow(**changes: Any) -> StochasticFlow:
+    policy = tiny_policy()
+    size = type(policy.size)(**{**policy.size.__dict__, "denoising_steps": 4, "temperature": 0.5})
+    policy.size = size
+    return StochasticFlow(policy, FlowConfig(**changes))
+
+
+def gaussian_velocity(x: torch.Tensor, time: float, spread: float) -> torch.Tensor:
+    """E[noise − action | x] where actions are N(MEAN, spread²) and noise is N(0, 1)."""
+    variance = time**2 + (1 - time) ** 2 * spread**2
+    off = x - (1 - time) * MEAN
+    return time * off / variance - (MEAN + (1 - time) * spread**2 * off / variance)
+
+
+def marginal(noise_level: float, temperature: float, steps: int, spread: float) -> torch.Tensor:
+    """Samples at t = 0 of the SDE with noise at every step but the last; of the ODE for 0."""
+    generator = torch.Generator().manual_seed(1)
+    x = temperature * torch.randn(40_000, generator=generator, dtype=torch.float64)
+    for k in range(steps):
+        time, after = 1 - k / steps, 1 - (k + 1) / steps
+        velocity = gaussian_velocity(x, time, spread)
+        mean, std = sde_transition(
+            x, velocity, torch.tensor(time), torch.tensor(after), noise_level, temperature
+        )
+        x = mean + std * torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    return x
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_the_sde_has_the_marginals_of_the_ode(temperature: float) -> None:
+    """Also where the start noise is cooler than the noise that was trained on."""
+    ode = marginal(0.0, temperature, 200, SPREAD)
+    sde = marginal(0.1, temperature, 200, SPREAD)
+    assert ode.mean().item() == pytest.approx(MEAN, abs=0.01)
+    assert ode.std().item() == pytest.approx(temperature * SPREAD, rel=0.03)
+    assert sde.mean().item() == pytest.approx(ode.mean().item(), abs=0.01)
+    assert sde.std().item() == pytest.approx(ode.std().item(), rel=0.03)
+
+
+@pytest.mark.parametrize("steps", [2, 5])
+def test_for_one_certain_action_the_marginals_agree_at_any_number_of_steps(steps: int) -> None:
+    assert marginal(0.7, 0.5, steps, 1e-6).sub(MEAN).abs().max() < 1e-5
+    x = MEAN * 0.0 + 0.5 * torch.randn(40_000, generator=torch.Generator().manual_seed(2))
+    velocity = gaussian_velocity(x, 1.0, 1e-9)
+    mean, std = sde_transition(x, velocity, torch.tensor(1.0), torch.tensor(0.6), 0.7, 0.5)
+    halfway = mean + std * torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
+    assert halfway.mean().item() == pytest.approx(0.4 * MEAN, abs=0.01)
+    assert halfway.std().item() == pytest.approx(0.6 * 0.5, rel=0.02)
+
+
+def test_without_noise_a_step_is_the_euler_step() -> None:
+    x, velocity = torch.randn(5, 8, 7), torch.randn(5, 8, 7)
+    mean, std = sde_transition(x, velocity, torch.tensor(0.8), torch.tensor(0.6), 0.0, 1.0)
+    torch.testing.assert_close(mean, x - 0.2 * velocity)
+    assert float(std) == 0.0
+
+
+def direct_log_prob(policy: PI0Policy, sample: PolicySample, flow_: StochasticFlow) -> torch.Tensor:
+    """The chain's density by torch's own Normal, one transition and one sample at a time."""
+    prefix = flow_._prefix(sample)
+    result = torch.zeros(len(sample), policy.chunk_length)
+    for j in range(sample.tensors["step"].shape[1]):
+        x, moved = sample.tensors["before"][:, j], sample.tensors["after"][:, j]
+        time = 1.0 - sample.tensors["step"][:, j] / policy.size.denoising_steps
+        velocity = policy.velocity(prefix, sample.tensors["state"], x, time)
+        for i in range(len(x)):
+            after = time[i] - 1.0 / policy.size.denoising_steps
+            if flow_.config.kind == "noise":
+                mean = x[i] - velocity[i] / policy.size.denoising_steps
+                std = flow_.std().expand_as(mean)
+            else:
+                action, noise = x[i] - time[i] * velocity[i], x[i] + (1 - time[i]) * velocity[i]
+                keep = (1 - flow_.config.noise_level**2) ** 0.5
+                mean = (1 - after) * action + keep * after * noise
+                std = torch.full_like(mean, flow_.config.noise_level * 0.5 * float(after))
+            normal = torch.distributions.Normal(mean, std)
+            result[i] += normal.log_prob(moved[i]).sum(-1)
+    return result
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+@pytest.mark.parametrize(
+    "changes", [{}, {"everywhere": True}, {"kind": "noise", "learned_std": True}]
+)
+def test_log_probs_are_those_of_a_direct_computation(changes: dict[str, Any], freeze: bool) -> None:
+    stochastic = flow(freeze_prefix=freeze, **changes)
+    with torch.no_grad():
+        sample = stochastic.sample_with_log_prob(observations(3), generators(3))
+        again = stochastic.log_prob(sample)
+        expected = direct_log_prob(stochastic.policy, sample, stochastic)
+    torch.testing.assert_close(sample.log_prob, expected, atol=2e-3, rtol=1e-4)
+    torch.testing.assert_close(again, sample.log_prob, atol=1e-3, rtol=1e-4)
+
+
+def test_noise_enters_at_one_random_step_and_never_at_the_last() -> None:
+    stochastic = flow()
+    sample = stochastic.sample_with_log_prob(observations(40), generators(40))
+    assert sample.tensors["step"].shape == (40, 1)
+    assert set(sample.tensors["step"].flatten().tolist()) == {0, 1, 2}
+
+
+def test_a_chunk_depends_on_its_own_generator_alone_and_is_within_limits() -> None:
+    stochastic = flow()
+    seen = observations(4)
+    sample = stochastic.sample_with_log_prob(seen, generators(4))
+    alone = stochastic.sample_with_log_prob(seen[2:3], generators(1, seed=2))
+    np.testing.assert_allclose(alone.chunks[0], sample.chunks[2], atol=1e-5)
+    assert np.abs(sample.chunks[..., :3]).max() <= 0.05
+    assert np.abs(sample.chunks[..., 6]).max() <= 1.0
+
+
+def test_the_gradient_raises_the_likelihood_of_a_sample_and_spares_what_is_frozen() -> None:
+    stochastic = flow()
+    sample = stochastic.sample_with_log_prob(observations(8), generators(8))
+    frozen = [p.clone() for p in stochastic.policy.network.model.vlm.parameters()]
+    optimizer = torch.optim.Adam(stochastic.parameters(), 1e-3)
+    for _ in range(5):
+        loss = -stochastic.log_prob(sample).sum(1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert stochastic.log_prob(sample).sum() > sample.log_prob.sum()
+    after = stochastic.policy.network.model.vlm.parameters()
+    assert all(torch.equal(a, b) for a, b in zip(frozen, after, strict=True))
+
+
+def test_with_gradient_through_the_prefix_the_language_model_learns_too() -> None:
+    stochastic = flow(freeze_prefix=False)
+    sample = stochastic.sample_with_log_prob(observations(2), generators(2))
+    stochastic.log_prob(sample).sum().backward()
+    # of the language model's last layer only keys and values are attended to
+    vision = stochastic.policy.network.model.vlm.get_input_embeddings().weight.grad
+    assert vision is not None
+    assert vision.abs().sum() > 0
+
+
+def test_a_learned_standard_deviation_stays_in_its_range_and_learns() -> None:
+    stochastic = flow(kind="noise", learned_std=True)
+    sample = stochastic.sample_with_log_prob(observations(2), generators(2))
+    stochastic.log_prob(sample).sum().backward()
+    assert stochastic.std_logit.grad is not None
+    assert stochastic.std_logit.grad.abs().sum() > 0
+    with torch.no_grad():
+        stochastic.std_logit.fill_(100.0)
+    assert stochastic.std().max() <= 0.16 + 1e-6
+
+
+def test_samples_are_selected_and_joined() -> None:
+    stochastic = flow()
+    sample = stochastic.sample_with_log_prob(observations(3), generators(3))
+    parts = [sample.select(torch.tensor([i])) for i in range(3)]
+    joined = PolicySample.concatenate(parts)
+    torch.testing.assert_close(stochastic.log_prob(joined), stochastic.log_prob(sample))
+    np.testing.assert_array_equal(joined.chunks, sample.chunks)
+    assert stochastic.features(joined).shape[0] == 3
+
+
+def test_gaussian_log_prob_is_the_normal_density() -> None:
+    x, mean, std = torch.tensor(0.3), torch.tensor(-0.2), torch.tensor(0.7)
+    expected = torch.distributions.Normal(mean, std).log_prob(x)
+    torch.testing.assert_close(gaussian_log_prob(x, mean, std), expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"noise_level": 0.0}, "noise_level is 0.0"),
+        ({"kind": "ode"}, "expected sde or noise"),
+        ({"std_low": 0.2}, "are no range"),
+    ],
+)
+def test_settings_out_of_range_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        flow(**changes)

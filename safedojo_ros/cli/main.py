@@ -19,7 +19,7 @@ class Command(NamedTuple):
 COMMANDS = (
     Command("demo", "run the whole robot loop on the embedded world"),
     Command("collect", "record episodes of the scripted experts, or of a policy"),
-    Command("train", "train a policy, a frame autoencoder or a safety head"),
+    Command("train", "train a policy, safety head, world model or success classifier"),
     Command("evaluate", "measure success and safety of a checkpoint, with intervals"),
     Command("checkpoint", "list, show, publish and roll back checkpoints"),
     Command("doctor", "say what is present, missing or in a wrong version here"),

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from safedojo_ros.models.pi0_policy import PI0Policy
     from safedojo_ros.models.safety_head import SafetyModel
+    from safedojo_ros.models.success_classifier import SuccessModel
     from safedojo_ros.models.world_model import WorldModel
 
 STAGES = {
     "policy": "imitate recorded episodes with the π0 policy",
     "safety": "fit the frame autoencoder, then the safety head, to recorded contacts",
     "world-model": "fit the video world model, over the autoencoder of a safety checkpoint",
+    "success": "fit the success classifier to recorded frames, and to imagined ones beside them",
 }
 
 
@@ -44,6 +46,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
             options.add_argument(
                 "--safety", default="latest", help="safety checkpoint whose autoencoder is used"
             )
+        if stage == "success":
+            options.add_argument(
+                "--world-model", metavar="CHECKPOINT", help="learn from its imagined frames, too"
+            )
         options.add_argument("--resume", action="store_true", help="go on from the last save")
         options.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
         options.add_argument("--threads", type=int, default=0, help="torch threads; 0: torch's own")
@@ -64,18 +70,22 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     if args.device == "auto":
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
-    model: PI0Policy | SafetyModel | WorldModel
+    model: PI0Policy | SafetyModel | WorldModel | SuccessModel
     figures: dict[str, Any] = {}
     if args.stage == "policy":
         model = train_policy_stage(args)
     elif args.stage == "safety":
         model, figures = train_safety_stage(args)
+    elif args.stage == "success":
+        model, figures = train_success_stage(args)
     else:
         model, figures = train_world_model_stage(args)
     directory = args.out / "checkpoint"
     directory.mkdir(parents=True, exist_ok=True)
     model.save(directory, half=args.half)
-    details = {"spec": model.spec(), "normalisation": model.scales.to_json(), "fidelity": figures}
+    scales = getattr(model, "scales", None)  # a success classifier reads pictures alone
+    normalisation = scales.to_json() if scales else {}
+    details = {"spec": model.spec(), "normalisation": normalisation, "fidelity": figures}
     (args.out / "details.json").write_text(json.dumps(details, indent=1) + "\n")
     print(f"{args.stage} checkpoint in {directory}")
     if args.publish:
@@ -144,6 +154,42 @@ def train_world_model_stage(args: argparse.Namespace) -> "tuple[WorldModel, dict
             f"mse {error.mse[0]:.5f}, copying {error.copying[0]:.5f}, "
             f"permuted actions {error.permuted[0]:.5f}, state {error.state_cm[0]:.2f} cm"
         )
+    return model, figures
+
+
+def train_success_stage(args: argparse.Namespace) -> "tuple[SuccessModel, dict[str, Any]]":
+    """Recorded frames, imagined frames where a world model is given, classifier, threshold."""
+    from safedojo_ros.checkpoints.store import find_checkpoint
+    from safedojo_ros.core.errors import DatasetError
+    from safedojo_ros.data.lerobot_reader import EpisodeReader
+    from safedojo_ros.learning import success_training as training
+    from safedojo_ros.learning.presets import read_preset
+    from safedojo_ros.learning.world_model_training import LatentEpisodes
+    from safedojo_ros.models.loading import load_world_model
+
+    config = read_preset(args.preset, "success", training.SuccessConfig, args.set)
+    frames = training.recorded_frames(args.data)
+    print(f"{len(frames.success)} frames, {int(frames.success.sum())} of them show success")
+    cameras = EpisodeReader(args.data[0]).cameras
+    imagined = None
+    if args.world_model:
+        world = load_world_model(find_checkpoint("world_model", args.world_model, args.store))
+        if world.cameras != cameras:
+            raise DatasetError(f"cameras are {cameras}, the world model's are {world.cameras}")
+        world.parts.to(args.device)
+        data = LatentEpisodes.read(args.data, world, args.device)
+        imagined = training.imagined_frames(config, world, data, frames.instructions)
+        print(f"{len(imagined.success)} imagined, {int(imagined.success.sum())} show success")
+    model = training.new_success_model(config, frames.instructions, cameras)
+    figures = training.train_success(
+        config, model, frames, imagined, args.out, args.resume, args.device
+    )
+    model.network.cpu()
+    print(f"threshold {model.threshold:.2f}, {model.consecutive} consecutive frames")
+    for source in ("real", "imagined"):
+        if source in figures:
+            values = ", ".join(f"{k} {v:.4g}" for k, v in figures[source].items())
+            print(f"{source} frames of held-out episodes: {values}")
     return model, figures
 
 

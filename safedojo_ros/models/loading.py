@@ -1,10 +1,18 @@
-"""From a verified checkpoint directory to the model it holds."""
+"""From a verified checkpoint directory to the model it holds.
+
+The nodes of the robot loop load policies and safety heads alone, so the rest is imported late.
+"""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safedojo_ros.models.pi0_policy import PI0Policy
 from safedojo_ros.models.policy import Policy
 from safedojo_ros.models.safety_head import SafetyModel
+
+if TYPE_CHECKING:
+    from safedojo_ros.models.success_classifier import SuccessModel
+    from safedojo_ros.models.world_model import WorldModel
 
 
 def load_policy(directory: Path) -> Policy:
@@ -15,3 +23,17 @@ def load_policy(directory: Path) -> Policy:
 def load_safety(directory: Path) -> SafetyModel:
     """The safety model of a checkpoint; raises `CheckpointError` that says what does not fit."""
     return SafetyModel.load(directory)
+
+
+def load_world_model(directory: Path) -> "WorldModel":
+    """The world model of a checkpoint; raises `CheckpointError` that says what does not fit."""
+    from safedojo_ros.models.world_model import WorldModel
+
+    return WorldModel.load(directory)
+
+
+def load_success(directory: Path) -> "SuccessModel":
+    """The success classifier of a checkpoint; raises `CheckpointError` where it does not fit."""
+    from safedojo_ros.models.success_classifier import SuccessModel
+
+    return SuccessModel.load(directory)

@@ -1,0 +1,47 @@
+"""Recorded actions replayed through the world model, which sees only its own frames after start."""
+
+import torch
+
+from safedojo_ros.learning.world_model_training import LatentEpisodes, clip
+from safedojo_ros.models.world_model import WorldModel
+
+
+@torch.no_grad()
+def replay(
+    model: WorldModel,
+    data: LatentEpisodes,
+    first: torch.Tensor,
+    start: torch.Tensor,
+    chunks: int,
+    seed: int = 0,
+    actions: torch.Tensor | None = None,
+    batch: int = 64,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the model imagines from the frames `first` (B,) on, their episodes beginning at `start`.
+
+    actions: (B, chunks·H, 7) normalised; default: those recorded. Returns latents
+    (B, chunks·F, C, h, w) and normalised states (B, chunks·H, 8), on the CPU. The noise depends on
+    `seed` and a replay's place alone, so neither `batch` nor other actions change it.
+    """
+    size = model.size
+    steps = torch.arange(chunks * size.chunk_length)
+    if actions is None:
+        actions = data.actions[first[:, None] + steps]
+    device = next(model.parts.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    shape = (len(first), chunks, size.future, *data.latents.shape[1:])
+    noise = torch.randn(shape, generator=generator)
+    frames, states = [], []
+    for rows in torch.arange(len(first)).split(batch):
+        context, _, state, _, _ = clip(data, size, first[rows], start[rows])
+        context, state = context.to(device), state.to(device)
+        seen, moved = [], []
+        for k, chunk in enumerate(actions[rows].to(device).split(size.chunk_length, dim=1)):
+            future, path = model.imagine(context, state, chunk, noise[rows, k].to(device))
+            context = torch.cat([context, future], dim=1)[:, -size.context :]
+            state = path[:, -1]
+            seen.append(future.cpu())
+            moved.append(path.cpu())
+        frames.append(torch.cat(seen, dim=1))
+        states.append(torch.cat(moved, dim=1))
+    return torch.cat(frames), torch.cat(states)

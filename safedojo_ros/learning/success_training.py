@@ -1,0 +1,347 @@
+"""Training of the success classifier on recorded frames, and on imagined ones beside them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
+
+from safedojo_ros.core.errors import DatasetError
+from safedojo_ros.data.lerobot_reader import EpisodeReader
+from safedojo_ros.learning.open_loop import replay
+from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor, progress_bar
+from safedojo_ros.learning.world_model_training import LatentEpisodes
+from safedojo_ros.models.pictures import to_uint8, to_unit
+from safedojo_ros.models.success_classifier import SuccessModel, SuccessSize
+from safedojo_ros.models.world_model import WorldModel
+
+THRESHOLDS = np.linspace(0.02, 0.98, 97)
+
+
+@dataclass(frozen=True)
+class SuccessConfig:
+    """How the success classifier is trained.
+
+    positive_weight: of a frame that shows success in the binary cross-entropy; consecutive: frames
+    over the threshold that make a success, `stride` control steps apart; imagined_share: of a
+    batch, where there are imagined frames; replays, chunks: how many futures are imagined, and how
+    long; shift: largest random shift of the pictures, pixels; held_out: share of episodes kept for
+    the threshold and for the printed figures, split by episode.
+    """
+
+    size: SuccessSize = field(default_factory=SuccessSize)
+    steps: int = 1500
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    positive_weight: float = 3.0
+    consecutive: int = 3
+    stride: int = 2
+    imagined_share: float = 0.4
+    replays: int = 512
+    chunks: int = 5
+    shift: int = 2
+    held_out: float = 0.2
+    warmup_steps: int = 50
+    save_every: int = 250
+    seed: int = 0
+
+
+@dataclass
+class SuccessFrames:
+    """What the classifier learns from: one row a frame.
+
+    images: (N, cameras, H, W, 3) uint8; success: (N,) bool; instruction: (N,) index into
+    `instructions`; clip: (N,) the run of frames to which a frame belongs, in order of time (a
+    recorded episode, or one imagined future); episode: (N,) the recorded episode behind it.
+    """
+
+    images: np.ndarray
+    success: np.ndarray
+    instruction: np.ndarray
+    clip: np.ndarray
+    episode: np.ndarray
+    instructions: tuple[str, ...]
+
+    def of(self, chosen: np.ndarray) -> "SuccessFrames":
+        """The frames `chosen` (N,) bool."""
+        return SuccessFrames(
+            self.images[chosen],
+            self.success[chosen],
+            self.instruction[chosen],
+            self.clip[chosen],
+            self.episode[chosen],
+            self.instructions,
+        )
+
+
+def recorded_frames(directories: Sequence[Path]) -> SuccessFrames:
+    """Every frame of the data sets; raises `DatasetError` where there is none, or no success."""
+    parts = [EpisodeReader(directory).load_arrays() for directory in directories]
+    sentences = [row.instruction for arrays in parts for row in arrays.rows]
+    if not sentences:
+        raise DatasetError(f"no episodes in {[str(d) for d in directories]}; collect some")
+    cameras = {arrays.cameras for arrays in parts}
+    if len(cameras) > 1:
+        raise DatasetError(f"the data sets have different cameras: {sorted(cameras)}")
+    lengths = np.concatenate([np.diff(arrays.starts) for arrays in parts])
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    success = frame_success(np.concatenate([a.success for a in parts]), starts)
+    if not success.any():
+        raise DatasetError("no frame shows a success; collect some with --linger 8")
+    instructions = tuple(sorted(set(sentences)))
+    index = np.array([instructions.index(sentence) for sentence in sentences])
+    episode = np.repeat(np.arange(len(lengths)), lengths)
+    images = np.concatenate([arrays.images for arrays in parts])
+    return SuccessFrames(images, success, index[episode], episode, episode, instructions)
+
+
+def frame_success(success: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """(N,) bool: what each frame shows, from `success` (N,) after the action of each step.
+
+    A frame shows the state before its own action, so it takes the label of the step before; an
+    episode's first frame is no success. starts: (E + 1,) first row of each episode.
+    """
+    shown = np.zeros(len(success), dtype=bool)
+    shown[1:] = success[:-1]
+    shown[starts[:-1]] = False
+    return shown
+
+
+def imagined_frames(
+    config: SuccessConfig, model: WorldModel, data: LatentEpisodes, instructions: tuple[str, ...]
+) -> SuccessFrames:
+    """Recorded actions replayed in imagination, labelled by what the recording shows.
+
+    Half of the futures end where their episode ends, since that is where success is to be seen.
+    Raises `DatasetError` where no episode is long enough.
+    """
+    rng = np.random.default_rng(config.seed)
+    horizon = config.chunks * model.size.chunk_length
+    lengths = np.diff(data.starts)
+    long_enough = np.flatnonzero(lengths > horizon)
+    if len(long_enough) == 0:
+        raise DatasetError(
+            f"no episode is longer than {horizon} steps; lower success.chunks ({config.chunks})"
+        )
+    episode = np.sort(rng.choice(long_enough, config.replays))
+    room = lengths[episode] - 1 - horizon
+    at_end = rng.random(config.replays) < 0.5
+    offset = np.where(at_end, room, (rng.random(config.replays) * (room + 1)).astype(int))
+    start = torch.from_numpy(data.starts[episode])
+    first = start + torch.from_numpy(offset)
+    pictures, batch = [], 32
+    with progress_bar("imagine", 0, config.replays) as show:
+        for begin in range(0, config.replays, batch):
+            rows = slice(begin, begin + batch)
+            seed = config.seed * 1_000_003 + begin
+            latents, _ = replay(model, data, first[rows], start[rows], config.chunks, seed)
+            device = next(model.parts.parameters()).device
+            pictures.append(to_uint8(model.decode(latents.to(device))).cpu().numpy())
+            show(min(begin + batch, config.replays))
+    images = np.concatenate(pictures)
+    frames = images.shape[1]
+    ahead = (1 + np.arange(frames)) * model.size.stride
+    shown = frame_success(data.success, data.starts)[first.numpy()[:, None] + ahead]
+    index = np.array([instructions.index(row.instruction) for row in data.rows])
+    return SuccessFrames(
+        images.reshape(-1, *images.shape[2:]),
+        shown.reshape(-1),
+        np.repeat(index[episode], frames),
+        np.repeat(np.arange(config.replays), frames),
+        np.repeat(episode, frames),
+        instructions,
+    )
+
+
+def new_success_model(
+    config: SuccessConfig, instructions: tuple[str, ...], cameras: tuple[str, ...]
+) -> SuccessModel:
+    """An untrained classifier."""
+    torch.manual_seed(config.seed)
+    return SuccessModel(
+        config.size, instructions, cameras, consecutive=config.consecutive, stride=config.stride
+    )
+
+
+def train_success(
+    config: SuccessConfig,
+    model: SuccessModel,
+    frames: SuccessFrames,
+    imagined: SuccessFrames | None,
+    directory: Path,
+    resume: bool = False,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Fit `model` in place, choose its threshold; returns the held-out figures.
+
+    Raises `DatasetError` where no frame that may be trained on shows a success, or where the
+    pictures have another size.
+    """
+    if frames.images.shape[2:4] != (model.image_size, model.image_size):
+        raise DatasetError(
+            f"pictures are {frames.images.shape[3]}x{frames.images.shape[2]} pixels, expected "
+            f"{model.image_size}x{model.image_size}; set success.size.image_size"
+        )
+    if frames.episode.max() < 3:
+        raise DatasetError("fewer than 4 episodes; two are held out, so collect more")
+    held_out = held_out_episodes(config, frames)
+    training = ~np.isin(frames.episode, held_out)
+    if not frames.success[training].any() or frames.success[training].all():
+        raise DatasetError("the training frames are all alike; collect more, with --linger 8")
+    sources = [(frames, np.flatnonzero(training))]
+    if imagined is not None:
+        sources.append((imagined, np.flatnonzero(~np.isin(imagined.episode, held_out))))
+    network = model.network.to(device)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), config.learning_rate, weight_decay=config.weight_decay
+    )
+    run = TrainingRun(directory, resume)
+    first = run.restore(network, optimizer)
+    weight = torch.tensor(config.positive_weight, device=device)
+    with progress_bar("success", first, config.steps) as show:
+        for step in range(first, config.steps):
+            pictures, instruction, success = _batch(config, sources, step)
+            rate = learning_rate_factor(step, config.warmup_steps, config.steps)
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * rate
+            network.train()
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(
+                model.logits(pictures.to(device), instruction.to(device)),
+                success.to(device),
+                pos_weight=weight,
+            )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            show(step + 1, f"loss {loss.item():.4f}")
+            if (step + 1) % 20 == 0:
+                run.record(step + 1, {"loss": loss.item()})
+            if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+                run.save(step + 1, network, optimizer)
+    run.close()
+    network.eval()
+    return choose_threshold(model, frames, imagined, held_out)
+
+
+def held_out_episodes(config: SuccessConfig, frames: SuccessFrames) -> np.ndarray:
+    """Numbers of the episodes that are never trained on, in a random order."""
+    order = np.random.default_rng(config.seed).permutation(int(frames.episode.max()) + 1)
+    return np.asarray(order[: max(2, round(config.held_out * len(order)))])
+
+
+def _batch(
+    config: SuccessConfig, sources: list[tuple[SuccessFrames, np.ndarray]], step: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Shifted pictures, instruction and label of a batch drawn from the seed and `step`."""
+    rng = np.random.default_rng((config.seed, step))
+    few = round(config.imagined_share * config.batch_size) if len(sources) > 1 else 0
+    parts = []
+    for (frames, rows), count in zip(sources, (config.batch_size - few, few), strict=False):
+        chosen = rng.choice(rows, count)
+        parts.append((frames.images[chosen], frames.instruction[chosen], frames.success[chosen]))
+    images, instruction, success = (np.concatenate(c) for c in zip(*parts, strict=True))
+    pictures = _shifted(to_unit(torch.from_numpy(images)), config.shift, rng)
+    return pictures, torch.from_numpy(instruction), torch.from_numpy(success).float()
+
+
+def _shifted(pictures: torch.Tensor, most: int, rng: np.random.Generator) -> torch.Tensor:
+    """Each sample moved by up to `most` pixels, all its cameras alike; edges are repeated."""
+    side = torch.arange(pictures.shape[-1])
+    by = torch.from_numpy(rng.integers(-most, most + 1, (len(pictures), 2)))
+    places = (by[..., None] + side).clamp(0, len(side) - 1)
+    rows = torch.arange(len(pictures))[:, None, None]
+    moved = pictures.movedim((-2, -1), (1, 2))[rows, places[:, 0, :, None], places[:, 1, None, :]]
+    return moved.movedim((1, 2), (-2, -1))
+
+
+def choose_threshold(
+    model: SuccessModel, real: SuccessFrames, imagined: SuccessFrames | None, held_out: np.ndarray
+) -> dict[str, Any]:
+    """Set the threshold of best F1 on half of the held-out episodes; measure on the other half.
+
+    The figures go into `model.validation`, too: {"real": ..., "imagined": ...} as from
+    `success_figures`, with the threshold.
+    """
+    sources = {"real": real} if imagined is None else {"real": real, "imagined": imagined}
+    tune, test = held_out[::2], held_out[1::2]
+    truth, probability = [], []
+    for frames in sources.values():
+        chosen = frames.of(np.isin(frames.episode, tune))
+        truth.append(chosen.success)
+        probability.append(frame_probability(model, chosen))
+    model.threshold = best_threshold(np.concatenate(truth), np.concatenate(probability))
+    figures: dict[str, Any] = {"threshold": model.threshold, "consecutive": model.consecutive}
+    for name, frames in sources.items():
+        chosen = frames.of(np.isin(frames.episode, test))
+        if len(chosen.success):
+            apart = model.stride if name == "real" else 1  # imagined frames are apart already
+            figures[name] = success_figures(model, chosen, frame_probability(model, chosen), apart)
+    model.validation = figures
+    return figures
+
+
+def frame_probability(model: SuccessModel, frames: SuccessFrames, batch: int = 256) -> np.ndarray:
+    """(N,) P(success) of each frame."""
+    parts = [np.zeros(0)]
+    for start in range(0, len(frames.success), batch):
+        pictures = to_unit(torch.from_numpy(frames.images[start : start + batch]))
+        asked = [frames.instructions[i] for i in frames.instruction[start : start + batch]]
+        parts.append(model.probability(pictures, asked).cpu().numpy().astype(np.float64))
+    return np.concatenate(parts)
+
+
+def best_threshold(truth: np.ndarray, probability: np.ndarray) -> float:
+    """The threshold of best F1, the middle one where several are equally good; 0.5 without truth.
+
+    truth (N,) bool, probability (N,).
+    """
+    if not truth.any():
+        return 0.5
+    over = probability[:, None] >= THRESHOLDS
+    hits = (over & truth[:, None]).sum(0)
+    scores = 2 * hits / (over.sum(0) + truth.sum())
+    best = np.flatnonzero(scores >= scores.max() - 1e-12)
+    return float(THRESHOLDS[best[len(best) // 2]])
+
+
+def success_figures(
+    model: SuccessModel, frames: SuccessFrames, probability: np.ndarray, apart: int
+) -> dict[str, float]:
+    """How often the classifier is right, frame by frame and by the decision rule.
+
+    probability: (N,); apart: how many frames on is the next one that the rule looks at.
+    false_success_rate: of frames without success, taken for one; false_success_clips: of clips
+    without success, called one by the rule; missed_success_clips: of clips with as many frames of
+    success as the rule needs, not called one. Figures without a case are left out.
+    """
+    truth, over = frames.success, probability >= model.threshold
+    result = {
+        "frames": float(len(truth)),
+        "success_frames": float(truth.sum()),
+        "accuracy": float(accuracy_score(truth, over)),
+    }
+    if truth.any() and not truth.all():
+        result["f1"] = float(f1_score(truth, over))
+        result["kappa"] = float(cohen_kappa_score(truth, over))
+    if not truth.all():
+        result["false_success_rate"] = float(over[~truth].mean())
+    called: dict[str, list[bool]] = {"without": [], "with": []}
+    for clip in np.unique(frames.clip):
+        rows = np.flatnonzero(frames.clip == clip)[::-1][::apart][::-1]
+        by_rule = bool(model.succeeded(probability[rows]).any())
+        if not truth[frames.clip == clip].any():
+            called["without"].append(by_rule)
+        elif model.succeeded(truth[rows].astype(float)).any():
+            called["with"].append(by_rule)
+    result |= {"clips_without": float(len(called["without"]))}
+    result |= {"clips_with": float(len(called["with"]))}
+    if called["without"]:
+        result["false_success_clips"] = float(np.mean(called["without"]))
+    if called["with"]:
+        result["missed_success_clips"] = 1.0 - float(np.mean(called["with"]))
+    return result

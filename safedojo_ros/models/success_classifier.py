@@ -1,0 +1,178 @@
+"""The success classifier: one moment's pictures → P(the task is done), for each known instruction.
+
+transformers' ResNet on single moments, the cameras stacked as channels, one logit an instruction.
+A task counts as done only after several consecutive frames over the threshold, so that one lucky
+frame is no success.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import ResNetConfig, ResNetForImageClassification
+
+from safedojo_ros.core.errors import CheckpointError, ObservationRejected
+from safedojo_ros.models.weights import (
+    fitting,
+    load_weights,
+    read_config,
+    save_weights,
+    write_config,
+)
+
+ARCHITECTURE = "success_resnet"
+
+
+@dataclass(frozen=True)
+class SuccessSize:
+    """How large the ResNet is and what it sees.
+
+    embedding: channels of the first convolution; widths, depths: channels and residual blocks of
+    each stage; layer: "basic" or "bottleneck" blocks; image_size: side of the pictures, pixels.
+    """
+
+    embedding: int = 16
+    widths: tuple[int, ...] = (16, 32, 64, 128)
+    depths: tuple[int, ...] = (1, 1, 1, 1)
+    layer: str = "basic"
+    image_size: int = 64
+
+
+class SuccessModel:
+    """ResNet, instructions and decision rule: everything that a success checkpoint holds.
+
+    threshold: probability over which a frame shows success; consecutive: frames in a row that
+    must; stride: control steps between two such frames; validation: the held-out figures with
+    which the threshold was chosen.
+    """
+
+    def __init__(
+        self,
+        size: SuccessSize,
+        instructions: tuple[str, ...],
+        cameras: tuple[str, ...] = ("agentview", "wrist"),
+        threshold: float = 0.5,
+        consecutive: int = 3,
+        stride: int = 2,
+        validation: dict[str, Any] | None = None,
+        checkpoint_id: str = "",
+    ) -> None:
+        if not instructions or consecutive < 1 or stride < 1 or not 0.0 < threshold < 1.0:
+            raise CheckpointError(
+                f"{len(instructions)} instructions, threshold {threshold}, consecutive "
+                f"{consecutive}, stride {stride}: expected an instruction, (0, 1), and 1 or more"
+            )
+        self.size, self.image_size = size, size.image_size
+        self.instructions, self.cameras = tuple(instructions), tuple(cameras)
+        self.threshold, self.consecutive, self.stride = threshold, consecutive, stride
+        self.validation: dict[str, Any] = dict(validation or {})
+        self.checkpoint_id = checkpoint_id
+        config: Any = ResNetConfig(
+            num_channels=3 * len(cameras),
+            embedding_size=size.embedding,
+            hidden_sizes=list(size.widths),
+            depths=list(size.depths),
+            layer_type=size.layer,
+        )
+        config.num_labels = len(instructions)
+        self.network: Any = ResNetForImageClassification(config)
+
+    def logits(self, pictures: torch.Tensor, instruction: torch.Tensor) -> torch.Tensor:
+        """pictures (B, cameras, 3, S, S) in [-1, 1], instruction (B,) their indices → (B,)."""
+        every = self.network(pictures.flatten(1, 2)).logits
+        return every.gather(1, instruction[:, None])[:, 0]
+
+    @torch.no_grad()
+    def probability(self, pictures: torch.Tensor, instructions: list[str]) -> torch.Tensor:
+        """(B,) P(success) of pictures (B, cameras, 3, S, S) in [-1, 1], on the model's device.
+
+        Raises `ObservationRejected` for another shape or an instruction it was not trained on.
+        """
+        wanted = (len(instructions), len(self.cameras), 3, self.image_size, self.image_size)
+        if tuple(pictures.shape) != wanted:
+            raise ObservationRejected(
+                f"pictures have shape {tuple(pictures.shape)}, expected {wanted}: "
+                f"instructions, cameras {', '.join(self.cameras)}, colours, height, width"
+            )
+        device = next(self.network.parameters()).device
+        self.network.eval()
+        index = self.instruction_index(instructions).to(device)
+        return torch.sigmoid(self.logits(pictures.to(device), index))
+
+    def instruction_index(self, instructions: list[str]) -> torch.Tensor:
+        """(B,) which logit belongs to each; raises `ObservationRejected` for an unknown one."""
+        for instruction in set(instructions) - set(self.instructions):
+            raise ObservationRejected(
+                f"the success classifier was not trained on '{instruction}'; it knows: "
+                + "; ".join(self.instructions)
+            )
+        return torch.tensor([self.instructions.index(i) for i in instructions], dtype=torch.int64)
+
+    def succeeded(self, probability: np.ndarray) -> np.ndarray:
+        """(..., T) bool by the decision rule, of frames `stride` control steps apart (..., T)."""
+        return sustained(probability >= self.threshold, self.consecutive)
+
+    def spec(self) -> dict[str, Any]:
+        """Inputs, for the manifest."""
+        return {
+            "cameras": list(self.cameras),
+            "image_size": self.image_size,
+            "instructions": list(self.instructions),
+        }
+
+    def save(self, directory: Path, half: bool = False) -> None:
+        """Write config.json and model.safetensors into an existing directory."""
+        write_config(
+            directory,
+            ARCHITECTURE,
+            size=asdict(self.size),
+            instructions=list(self.instructions),
+            cameras=list(self.cameras),
+            threshold=self.threshold,
+            consecutive=self.consecutive,
+            stride=self.stride,
+            validation=self.validation,
+        )
+        save_weights(self.network, directory / "model.safetensors", half)
+
+    @staticmethod
+    def load(directory: Path) -> "SuccessModel":
+        """Read a checkpoint directory; raises `CheckpointError` that says what does not fit."""
+        config = read_config(directory, ARCHITECTURE)
+        with fitting(directory):
+            size = dict(config["size"])
+            size |= {name: tuple(size[name]) for name in ("widths", "depths")}
+            model = SuccessModel(
+                SuccessSize(**size),
+                tuple(config["instructions"]),
+                tuple(config["cameras"]),
+                float(config["threshold"]),
+                int(config["consecutive"]),
+                int(config["stride"]),
+                dict(config["validation"]),
+                checkpoint_id=directory.name,
+            )
+        load_weights(model.network, directory / "model.safetensors")
+        model.network.eval()
+        return model
+
+
+def sustained(over: np.ndarray, consecutive: int) -> np.ndarray:
+    """(..., T) bool: the last `consecutive` frames up to here are all `over` (..., T)."""
+    over = np.asarray(over, dtype=bool)
+    result = over.copy()
+    for back in range(1, consecutive):
+        result[..., back:] &= over[..., :-back]
+        result[..., :back] = False
+    return result
+
+
+def tiny_success(
+    seed: int = 0, instructions: tuple[str, ...] = ("put the red cube on the plate",)
+) -> SuccessModel:
+    """A success classifier with random weights, for tests."""
+    torch.manual_seed(seed)
+    size = SuccessSize(embedding=8, widths=(8, 16), depths=(1, 1))
+    return SuccessModel(size, instructions, checkpoint_id=f"tiny{seed}")

@@ -1,0 +1,212 @@
+"""The success classifier: what it accepts, its rule, its labels, and that it learns to see."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from safedojo_ros.checkpoints.store import CheckpointStore
+from safedojo_ros.cli.main import main
+from safedojo_ros.core.errors import CheckpointError, DatasetError, ObservationRejected
+from safedojo_ros.core.types import Episode
+from safedojo_ros.data.lerobot_writer import EpisodeWriter
+from safedojo_ros.learning import success_training as training
+from safedojo_ros.learning.open_loop import replay
+from safedojo_ros.learning.world_model_training import LatentEpisodes, new_world_model
+from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
+from safedojo_ros.models.loading import load_success
+from safedojo_ros.models.safety_head import tiny_safety
+from safedojo_ros.models.success_classifier import SuccessSize, sustained, tiny_success
+from safedojo_ros.models.world_model import WorldModel, WorldModelSize
+
+CAMERAS = ("agentview", "wrist")
+SENTENCES = ("raise the light", "lower the light")
+
+
+def lighting(seed: int, length: int = 26) -> Episode:
+    """Success shows as a light: at the top for one sentence, at the bottom for the other."""
+    rng = np.random.default_rng(seed)
+    succeeds = seed % 4 < 2
+    images = rng.integers(0, 60, (length, 64, 64, 3), np.uint8)
+    success = np.zeros(length, bool)
+    if succeeds:
+        success[length - 9 :] = True
+    for t in range(1, length):
+        upper = bool(success[t - 1]) == (seed % 2 == 0)
+        images[t, slice(4, 20) if upper else slice(44, 60), 20:44] = 230
+    return Episode(
+        images=dict.fromkeys(CAMERAS, images),
+        state=rng.normal(size=(length, 8)).astype(np.float32),
+        actions=np.clip(rng.normal(size=(length, 7)) * 0.01, -0.05, 0.05).astype(np.float32),
+        success=success,
+        cost=np.zeros(length, np.float32),
+        displacement=np.zeros(length, np.float32),
+        instruction=SENTENCES[seed % 2],
+        task="synthetic",
+        level=0,
+        seed=seed,
+        source="expert:direct",
+    )
+
+
+@pytest.fixture(scope="module")
+def episodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("lights") / "data"
+    with EpisodeWriter(root, 64, CAMERAS) as writer:
+        for seed in range(16):
+            writer.add(lighting(seed))
+    return root
+
+
+@pytest.fixture(scope="module")
+def frames(episodes: Path) -> training.SuccessFrames:
+    return training.recorded_frames([episodes])
+
+
+@pytest.fixture(scope="module")
+def world(episodes: Path) -> WorldModel:
+    torch.manual_seed(0)
+    size = WorldModelSize(heads=2, head_dim=16, layers=2, feed_forward=64, denoising_steps=1)
+    return new_world_model(
+        FrameAutoencoder(AutoencoderSize(widths=(8, 8, 16, 16))), size, [episodes]
+    )
+
+
+@given(over=st.lists(st.booleans(), max_size=12), consecutive=st.integers(1, 4))
+def test_success_is_that_many_frames_in_a_row(over: list[bool], consecutive: int) -> None:
+    expected = [
+        t + 1 >= consecutive and all(over[t + 1 - consecutive : t + 1]) for t in range(len(over))
+    ]
+    assert sustained(np.array(over, bool), consecutive).tolist() == expected
+
+
+def test_each_instruction_has_a_logit_of_its_own(tmp_path: Path) -> None:
+    model = tiny_success(instructions=SENTENCES)
+    pictures = torch.rand(3, 2, 3, 64, 64) * 2 - 1
+    probability = model.probability(pictures, [SENTENCES[0]] * 3)
+    assert probability.shape == (3,)
+    assert bool(((probability > 0) & (probability < 1)).all())
+    mixed = model.probability(pictures, [SENTENCES[0], SENTENCES[1], SENTENCES[0]])
+    torch.testing.assert_close(mixed[::2], probability[::2])
+    assert abs(float(mixed[1] - probability[1])) > 1e-6
+    model.threshold, model.validation = 0.7, {"real": {"f1": 0.5}}
+    model.save(tmp_path)
+    loaded = load_success(tmp_path)
+    torch.testing.assert_close(loaded.probability(pictures, [SENTENCES[0]] * 3), probability)
+    assert (loaded.threshold, loaded.consecutive, loaded.stride) == (0.7, 3, 2)
+    assert loaded.validation == model.validation
+    assert loaded.instructions == SENTENCES
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    model = tiny_success()
+    with pytest.raises(ObservationRejected, match="not trained on 'fetch me a coffee'"):
+        model.probability(torch.zeros(1, 2, 3, 64, 64), ["fetch me a coffee"])
+    with pytest.raises(ObservationRejected, match=r"expected \(1, 2, 3, 64, 64\)"):
+        model.probability(torch.zeros(1, 1, 3, 64, 64), list(model.instructions))
+    tiny_safety().save(tmp_path)
+    with pytest.raises(CheckpointError, match="expected 'success_resnet'"):
+        load_success(tmp_path)
+
+
+def test_a_frame_shows_what_the_step_before_it_did() -> None:
+    success = np.array([0, 1, 1, 1, 0, 0, 1], bool)  # episodes of three and of four steps
+    shown = training.frame_success(success, np.array([0, 3, 7]))
+    assert shown.tolist() == [False, False, True, False, True, False, False]
+
+
+def test_the_threshold_is_that_of_best_f1() -> None:
+    truth = np.array([0, 0, 0, 1, 1, 1], bool)
+    threshold = training.best_threshold(truth, np.array([0.1, 0.2, 0.6, 0.8, 0.9, 0.95]))
+    assert threshold == pytest.approx(0.7, abs=0.011)
+    assert training.best_threshold(np.zeros(6, bool), np.linspace(0, 1, 6)) == 0.5
+
+
+def test_figures_count_frames_and_clips() -> None:
+    model = tiny_success()
+    model.threshold, model.consecutive = 0.5, 2
+    truth = np.array([0, 0, 0, 0] + [0, 0, 1, 1] + [0, 0, 1, 1], bool)
+    clip = np.repeat([0, 1, 2], 4)
+    probability = np.array([0.9, 0.8, 0.1, 0.1] + [0.1, 0.1, 0.9, 0.9] + [0.1, 0.1, 0.9, 0.2])
+    images = np.zeros((12, 2, 1, 1, 3), np.uint8)
+    frames = training.SuccessFrames(images, truth, np.zeros(12, int), clip, clip, ("a",))
+    figures = training.success_figures(model, frames, probability, apart=1)
+    assert figures["false_success_rate"] == 2 / 8
+    assert figures["false_success_clips"] == 1.0  # the only clip without success was called one
+    assert figures["missed_success_clips"] == 0.5
+    assert figures["accuracy"] == pytest.approx(9 / 12)
+    assert figures["f1"] == pytest.approx(6 / 9)
+
+
+def test_the_classifier_learns_to_see_success(
+    frames: training.SuccessFrames, tmp_path: Path
+) -> None:
+    config = training.SuccessConfig(
+        size=SuccessSize(embedding=8, widths=(8, 16), depths=(1, 1)),
+        steps=60,
+        batch_size=32,
+        learning_rate=1e-2,
+        warmup_steps=5,
+        held_out=0.4,
+    )
+    model = training.new_success_model(config, frames.instructions, CAMERAS)
+    figures = training.train_success(config, model, frames, None, tmp_path / "run")
+    assert figures["real"]["f1"] > 0.9
+    assert figures["real"]["missed_success_clips"] == 0.0
+    assert "imagined" not in figures
+    other = frames.of(frames.success)
+    other.instruction = 1 - other.instruction
+    assert training.frame_probability(model, other).max() < model.threshold
+
+
+def test_imagined_frames_carry_the_labels_of_their_recording(
+    episodes: Path, world: WorldModel, frames: training.SuccessFrames
+) -> None:
+    data = LatentEpisodes.read([episodes], world, "cpu")
+    config = training.SuccessConfig(replays=12, chunks=2)
+    imagined = training.imagined_frames(config, world, data, frames.instructions)
+    assert imagined.images.shape == (12 * 8, 2, 64, 64, 3)
+    assert 0 < imagined.success.sum() < len(imagined.success)
+    failed = [not row.success for row in data.rows]
+    assert not imagined.success[np.isin(imagined.episode, np.flatnonzero(failed))].any()
+    with pytest.raises(DatasetError, match=r"no episode is longer than 80 steps"):
+        training.imagined_frames(
+            training.SuccessConfig(chunks=10), world, data, frames.instructions
+        )
+
+
+def test_a_replay_is_the_same_whatever_the_batch(episodes: Path, world: WorldModel) -> None:
+    data = LatentEpisodes.read([episodes], world, "cpu")
+    first, start = torch.tensor([3, 30, 60]), torch.tensor([0, 26, 52])
+    whole = replay(world, data, first, start, chunks=2)
+    assert whole[0].shape[:2] == (3, 8)
+    assert whole[1].shape == (3, 16, 8)
+    torch.testing.assert_close(replay(world, data, first, start, chunks=2, batch=1), whole)
+    still = torch.zeros(3, 16, 7)
+    assert (replay(world, data, first, start, 2, actions=still)[0] - whole[0]).abs().max() > 1e-6
+
+
+def test_the_command_trains_on_real_and_imagined_frames(
+    episodes: Path, world: WorldModel, tmp_path: Path
+) -> None:
+    (tmp_path / "world").mkdir()
+    world.save(tmp_path / "world")
+    store = CheckpointStore(tmp_path / "store")
+    store.publish("world_model", tmp_path / "world", spec=world.spec())
+    options = ["--data", str(episodes), "--store", str(tmp_path / "store"), "--preset", "smoke"]
+    options += ["--device", "cpu", "--world-model", "latest", "--publish"]
+    assert main(["train", "success", "--out", str(tmp_path / "run"), *options]) == 0
+    model = load_success(store.resolve("success"))
+    assert model.instructions == tuple(sorted(SENTENCES))
+    assert model.validation["imagined"]["frames"] > 0
+    assert store.show("success").fidelity["real"]["frames"] > 0
+
+
+def test_data_without_success_is_refused(tmp_path: Path) -> None:
+    with EpisodeWriter(tmp_path / "data", 64, CAMERAS) as writer:
+        writer.add(lighting(2))
+    with pytest.raises(DatasetError, match="--linger 8"):
+        training.recorded_frames([tmp_path / "data"])

@@ -172,7 +172,7 @@ def test_imagined_frames_carry_the_labels_of_their_recording(
     assert 0 < imagined.success.sum() < len(imagined.success)
     failed = [not row.success for row in data.rows]
     assert not imagined.success[np.isin(imagined.episode, np.flatnonzero(failed))].any()
-    with pytest.raises(DatasetError, match=r"no episode is longer than 80 steps"):
+    with pytest.raises(DatasetError, match="no episode is longer than a replay of 80 steps"):
         training.imagined_frames(
             training.SuccessConfig(chunks=10), world, data, frames.instructions
         )

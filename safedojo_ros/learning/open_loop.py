@@ -1,9 +1,47 @@
 """Recorded actions replayed through the world model, which sees only its own frames after start."""
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 
+from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.learning.world_model_training import LatentEpisodes, clip
 from safedojo_ros.models.world_model import WorldModel
+
+
+@dataclass(frozen=True)
+class ReplayStarts:
+    """Where replays begin. first: (B,) frame; start: (B,) its episode's first; episode: (B,)."""
+
+    first: torch.Tensor
+    start: torch.Tensor
+    episode: np.ndarray
+
+
+def draw_starts(
+    data: LatentEpisodes,
+    horizon: int,
+    count: int,
+    rng: np.random.Generator,
+    episodes: np.ndarray | None = None,
+    at_end: float = 0.0,
+) -> ReplayStarts:
+    """`count` random frames after which `horizon` steps are recorded.
+
+    Every such frame of `episodes` (E,) bool (default: all) is as likely as any other; but of the
+    share `at_end`, the replay ends where its episode ends, since success is to be seen there.
+    Raises `DatasetError` where no episode is long enough.
+    """
+    room = np.diff(data.starts) - horizon
+    room = np.where(True if episodes is None else episodes, room, 0).clip(0)
+    if not room.any():
+        raise DatasetError(f"no episode is longer than a replay of {horizon} steps; imagine less")
+    episode = rng.choice(len(room), count, p=room / room.sum())
+    offset = (rng.random(count) * room[episode]).astype(np.int64)
+    offset = np.where(rng.random(count) < at_end, room[episode] - 1, offset)
+    start = torch.from_numpy(data.starts[episode])
+    return ReplayStarts(start + torch.from_numpy(offset), start, episode)
 
 
 @torch.no_grad()

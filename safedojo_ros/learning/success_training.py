@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
 
 from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.data.lerobot_reader import EpisodeReader
-from safedojo_ros.learning.open_loop import replay
+from safedojo_ros.learning.open_loop import draw_starts, replay
 from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor, progress_bar
 from safedojo_ros.learning.world_model_training import LatentEpisodes
 from safedojo_ros.models.pictures import to_uint8, to_unit
@@ -121,18 +121,8 @@ def imagined_frames(
     """
     rng = np.random.default_rng(config.seed)
     horizon = config.chunks * model.size.chunk_length
-    lengths = np.diff(data.starts)
-    long_enough = np.flatnonzero(lengths > horizon)
-    if len(long_enough) == 0:
-        raise DatasetError(
-            f"no episode is longer than {horizon} steps; lower success.chunks ({config.chunks})"
-        )
-    episode = np.sort(rng.choice(long_enough, config.replays))
-    room = lengths[episode] - 1 - horizon
-    at_end = rng.random(config.replays) < 0.5
-    offset = np.where(at_end, room, (rng.random(config.replays) * (room + 1)).astype(int))
-    start = torch.from_numpy(data.starts[episode])
-    first = start + torch.from_numpy(offset)
+    starts = draw_starts(data, horizon, config.replays, rng, at_end=0.5)
+    first, start, episode = starts.first, starts.start, starts.episode
     pictures, batch = [], 32
     with progress_bar("imagine", 0, config.replays) as show:
         for begin in range(0, config.replays, batch):

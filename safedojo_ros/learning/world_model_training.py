@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from safedojo_ros.core.errors import DatasetError
-from safedojo_ros.data.lerobot_reader import EpisodeReader
+from safedojo_ros.data.lerobot_reader import EpisodeReader, FrameArrays
 from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor, progress_bar
 from safedojo_ros.models.autoencoder import FrameAutoencoder
 from safedojo_ros.models.normalisation import RobotScales
@@ -63,9 +63,14 @@ class LatentEpisodes:
     def read(directories: Sequence[Path], model: WorldModel, device: str) -> "LatentEpisodes":
         """Encode every frame; raises `DatasetError` where there is none."""
         parts = [EpisodeReader(directory).load_arrays() for directory in directories]
-        rows = [row for arrays in parts for row in arrays.rows]
-        if not rows:
+        if not any(arrays.rows for arrays in parts):
             raise DatasetError(f"no episodes in {[str(d) for d in directories]}; collect some")
+        return LatentEpisodes.encode(parts, model, device)
+
+    @staticmethod
+    def encode(parts: Sequence[FrameArrays], model: WorldModel, device: str) -> "LatentEpisodes":
+        """Encode every frame of data sets that are in memory, one after the other."""
+        rows = [row for arrays in parts for row in arrays.rows]
         lengths = np.concatenate([np.diff(arrays.starts) for arrays in parts])
         state = torch.from_numpy(np.concatenate([a.state for a in parts]).astype(np.float32))
         actions = torch.from_numpy(np.concatenate([a.actions for a in parts]).astype(np.float32))

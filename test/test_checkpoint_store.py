@@ -20,16 +20,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from safedojo_ros.checkpoints import store as store_module
+from safedojo_ros.checkpoints.durable import exclusive, together
 from safedojo_ros.checkpoints.manifest import (
     KINDS,
     MANIFEST,
     Manifest,
     check_path,
-    package_warnings,
     parse_manifest,
     read_manifest,
     verify,
 )
+from safedojo_ros.checkpoints.provenance import package_warnings
 from safedojo_ros.checkpoints.store import STAGING, CheckpointStore, find_checkpoint
 from safedojo_ros.cli.main import main
 from safedojo_ros.core.errors import CheckpointError
@@ -472,29 +473,39 @@ def test_a_store_that_cannot_be_written_to_says_so(tmp_path: Path, source: Path)
         publish(CheckpointStore(tmp_path / "file" / "store"), source)
 
 
-def test_leftovers_are_removed_once_they_are_old(
-    store: CheckpointStore, source: Path, tmp_path: Path
-) -> None:
-    publish(store, source)
-    clock = Clock()
-    store = CheckpointStore(store.root, clock)
-    leftover = shutil.copytree(source, store.root / STAGING / "leftover")
-    (store.root / STAGING / "latest-0").write_text("x")
-    for path in (store.root / STAGING).rglob("*"):
-        os.utime(path, (clock.now, clock.now))
-    publish(store, source)
-    assert leftover.exists(), "another publisher may still be at work"
-    clock.now += 3700
-    publish(store, source)
-    assert not any((store.root / STAGING).iterdir())
-
-
-def test_a_clock_that_was_set_back_does_not_hide_the_new_checkpoint(
+def test_what_a_dead_publisher_left_is_removed_whatever_the_clock_says(
     store: CheckpointStore, source: Path
 ) -> None:
     publish(store, source)
-    late = publish(CheckpointStore(store.root, lambda: 1_000_000_000.0), source)
-    assert store.resolve("policy").name == late.id
+    staging = store.root / STAGING
+    with store.writing("a live one"):
+        leftover = shutil.copytree(source, staging / "leftover")
+        (staging / "latest-0").write_text("x")
+        with together(store.root / store_module.PUBLISHING, alone=leftover.rmdir):
+            assert leftover.exists(), "a live writer's files are left alone"
+    os.utime(leftover, (4e9, 4e9))
+    publish(store, source)
+    assert not any(staging.iterdir())
+
+
+def test_a_writer_that_hangs_is_named_and_not_waited_for_without_end(tmp_path: Path) -> None:
+    late = exclusive(tmp_path / "lock", timeout=0.01)
+    with (
+        exclusive(tmp_path / "lock"),
+        pytest.raises(CheckpointError, match="another writer has held"),
+        late,
+    ):
+        pass
+
+
+def test_a_clock_that_was_set_back_neither_hides_the_new_checkpoint_nor_turns_the_order(
+    store: CheckpointStore, source: Path
+) -> None:
+    ids = [publish(store, source).id for _ in range(3)]
+    late = CheckpointStore(store.root, lambda: 1_000_000_000.0)
+    ids += [publish(late, source).id for _ in range(3)]
+    assert store.resolve("policy").name == ids[-1]
+    assert [m.id for m in store.list("policy")] == ids[::-1]
 
 
 def test_a_source_that_changes_while_it_is_copied_is_not_published(
@@ -509,7 +520,7 @@ def test_a_source_that_changes_while_it_is_copied_is_not_published(
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(
-        store_module, "_make_directory", lambda d: d.mkdir(parents=True, exist_ok=True)
+        store_module, "make_directory", lambda d: d.mkdir(parents=True, exist_ok=True)
     )
     with pytest.raises(CheckpointError, match="changed while"):
         publish(store, source)
@@ -530,10 +541,12 @@ def assert_whole(store: CheckpointStore, promised: list[str]) -> None:
 
 
 def test_kill_at_every_file_operation_leaves_readers_whole(tmp_path: Path, source: Path) -> None:
-    store = CheckpointStore(tmp_path / "store", Clock())
+    clock = Clock()
+    store = CheckpointStore(tmp_path / "store", clock)
     promised = [publish(store, source).id]
     finished = killed = 0
     for fatal in range(1, 400):
+        clock.now += 60.0
         child = os.fork()
         if child == 0:
             _publish_and_die(store, source, fatal)
@@ -564,7 +577,7 @@ def _publish_and_die(store: CheckpointStore, source: Path, fatal: int) -> None:
 
     real = os.fsync
     os.fsync = lambda descriptor: (strike(), real(descriptor), strike())[1]  # type: ignore[func-returns-value,assignment]
-    store_module._revision = lambda: ""
+    store_module.revision = lambda: ""  # type: ignore[assignment]
     sys.addaudithook(audit)
     try:
         publish(store, source)
@@ -577,7 +590,7 @@ PUBLISHER = """
 import sys
 from pathlib import Path
 from safedojo_ros.checkpoints import store
-store._revision = lambda: ""
+store.revision = lambda: ""
 print("ready", flush=True)
 for _ in range(int(sys.argv[3])):
     root, source = Path(sys.argv[1]), Path(sys.argv[2])

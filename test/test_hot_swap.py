@@ -310,7 +310,7 @@ def test_another_torch_is_a_warning_and_not_a_failure(
 ) -> None:
     packages = "safedojo_ros.checkpoints.store.current_packages"
     monkeypatch.setattr(packages, lambda: {"torch": "1.0.0"})
-    installed = "safedojo_ros.checkpoints.manifest.current_packages"
+    installed = "safedojo_ros.checkpoints.provenance.current_packages"
     monkeypatch.setattr(installed, lambda: {"torch": "2.13.0"})
     shelf.publish(1.0)
     swap = shelf.swap()

@@ -9,7 +9,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from safedojo_ros.checkpoints.manifest import Manifest, package_warnings, read_manifest
+from safedojo_ros.checkpoints.manifest import Manifest, read_manifest
+from safedojo_ros.checkpoints.provenance import package_warnings
 from safedojo_ros.core.errors import CheckpointError, SafeDojoError
 from safedojo_ros.core.types import ACTION_SIZE, CONTROL_PERIOD, STATE_SIZE
 

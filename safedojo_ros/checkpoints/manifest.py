@@ -6,7 +6,6 @@ Weights are safetensors; pickle is never read, written or listed.
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import math
 import os
@@ -41,9 +40,6 @@ DTYPE_BYTES = {
     **dict.fromkeys(("U32", "I32", "F32"), 4),
     **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
 }
-RECORDED_PACKAGES = ("safedojo_ros", "numpy", "torch", "transformers", "diffusers", "safetensors")
-WATCHED_PACKAGES = ("torch", "transformers", "diffusers")
-"""Packages whose other minor version is worth a warning when a checkpoint is loaded."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,9 @@ class Manifest:
     files: {relative POSIX path: {"size": bytes, "sha256": hex}}; spec: what goes in and out
     (cameras, image_size in pixels, state_size, action_size, chunk_length, period in s);
     normalisation: statistics of state and action in physical units; evaluation and fidelity:
-    figures with their intervals; created: ISO 8601 UTC; revision: git, "" when unknown.
+    figures with their intervals; created: ISO 8601 UTC, never before that of the checkpoint that
+    was published before; revision: git, "" when unknown; requires: {kind: id} of checkpoints
+    without which this one must not be used (a policy and its safety head).
     """
 
     kind: str
@@ -67,6 +65,7 @@ class Manifest:
     created: str = ""
     revision: str = ""
     packages: dict[str, str] = field(default_factory=dict)
+    requires: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
     @property
@@ -76,8 +75,11 @@ class Manifest:
 
     def to_json(self) -> str:
         """The text of `manifest.json`; raises `CheckpointError` for a value JSON cannot hold."""
+        content = dataclasses.asdict(self)
+        if not self.requires:
+            del content["requires"]  # what requires nothing can be read by older versions
         try:
-            return json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n"
+            return json.dumps(content, indent=2, allow_nan=False) + "\n"
         except (TypeError, ValueError) as error:
             raise CheckpointError(
                 f"the manifest cannot be written as JSON ({error}); use finite plain numbers"
@@ -105,6 +107,7 @@ def parse_manifest(text: str | bytes, where: str = MANIFEST) -> Manifest:
     unknown = sorted(set(content) - set(fields))
     if unknown:
         raise CheckpointError(f"{where} has unknown key '{unknown[0]}'; known: {', '.join(fields)}")
+    content.setdefault("requires", {})
     for name in fields:
         if name not in content:
             raise CheckpointError(f"{where} lacks '{name}'; publish the checkpoint again")
@@ -122,6 +125,7 @@ def parse_manifest(text: str | bytes, where: str = MANIFEST) -> Manifest:
     for path, entry in manifest.files.items():
         _check_entry(path, entry, where)
     _check_spec(manifest.spec, where)
+    _check_requires(manifest.requires, where)
     return manifest
 
 
@@ -284,35 +288,10 @@ def check_safetensors(file: BinaryIO, size: int, where: str) -> None:
         raise bad(f"its tensors end at {position} of {size - 8 - length} data bytes")
 
 
-def current_packages() -> dict[str, str]:
-    """{package: version} of what is installed here and shapes a checkpoint's behaviour."""
-    versions = {}
-    for name in RECORDED_PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def package_warnings(manifest: Manifest, installed: dict[str, str] | None = None) -> list[str]:
-    """One sentence for each watched package with another minor version than the recorded one."""
-    installed = current_packages() if installed is None else installed
-    sentences = []
-    for name in WATCHED_PACKAGES:
-        recorded, here = manifest.packages.get(name), installed.get(name)
-        if recorded and here and recorded.split(".")[:2] != here.split(".")[:2]:
-            sentences.append(
-                f"checkpoint {manifest.id} was made with {name} {recorded}, {here} is installed; "
-                "its behaviour may differ"
-            )
-    return sentences
-
-
 _TYPES: dict[str, Any] = {
     **dict.fromkeys(("kind", "id", "created", "revision"), str),
     **dict.fromkeys(("files", "spec", "normalisation", "evaluation", "fidelity"), dict),
-    "packages": dict,
+    **dict.fromkeys(("packages", "requires"), dict),
     "parent": str | None,
     "schema": int,
 }
@@ -345,6 +324,13 @@ def _check_spec(spec: dict[str, Any], where: str) -> None:
     period = spec.get("period", 1.0)
     if isinstance(period, bool) or not isinstance(period, (int, float)) or not period > 0:
         raise CheckpointError(f"{where}: spec 'period' is {period!r:.40}, expected seconds > 0")
+
+
+def _check_requires(requires: dict[str, Any], where: str) -> None:
+    for kind, identifier in requires.items():
+        _check_kind(kind, f"{where}: 'requires'")
+        if not isinstance(identifier, str) or not IDENTIFIER.fullmatch(identifier):
+            raise CheckpointError(f"{where}: requires {kind} {identifier!r:.80}, expected an id")
 
 
 def _is_count(value: Any) -> bool:

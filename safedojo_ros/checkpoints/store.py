@@ -3,41 +3,53 @@
 Layout: `root/<kind>/<id>/{manifest.json, config.json, model.safetensors, ...}` and the file
 `root/<kind>/latest`, which holds an id. A publisher writes beside in `root/.staging`, syncs, and
 renames; so a reader, which takes no lock, sees a whole checkpoint or none, whatever happens to
-the publisher and whenever.
+the publisher and whenever. Writers take turns, by a lock that ends with its holder, only while
+they rename.
 """
 
+import contextlib
 import datetime
 import hashlib
 import json
 import os
 import secrets
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from safedojo_ros.checkpoints.durable import (
+    copy_file,
+    exclusive,
+    make_directory,
+    sync_directory,
+    sync_tree,
+    together,
+    write_file,
+)
 from safedojo_ros.checkpoints.manifest import (
     IDENTIFIER,
     KINDS,
     MANIFEST,
     Manifest,
-    check_safetensors,
-    current_packages,
     list_files,
     open_regular,
     parse_manifest,
     read_manifest,
     verify,
 )
+from safedojo_ros.checkpoints.provenance import current_packages, revision
 from safedojo_ros.core.errors import CheckpointError
 
 LATEST = "latest"
 STAGING = ".staging"
-STAGING_MAX_AGE = 3600.0
-"""Seconds without a change after which a leftover in `.staging` is taken for abandoned."""
-COPY_BYTES = 1024 * 1024
+PUBLISHING, LOCK = ".publishing", ".lock"
+"""Lock files: held together by all who use `.staging`, and alone by the one who renames."""
+STAMP_LENGTH = len("20260131T235959Z")
+"""An id begins with the second of its publication."""
+RESOLVE_ATTEMPTS = 20
+"""How often `latest` may move on, and what it pointed to be pruned, under a reader."""
 
 
 class CheckpointStore:
@@ -56,9 +68,17 @@ class CheckpointStore:
         name: "latest", an id, or the path of a checkpoint inside this store. Raises
         `CheckpointError`.
         """
-        path = self._path(kind, name)
-        self._verified(kind, path)
-        return path
+        attempts = RESOLVE_ATTEMPTS
+        while True:
+            pointed = self.latest(kind) if name == LATEST else None
+            try:
+                path = self._path(kind, pointed or name)
+                self._verified(kind, path)
+                return path
+            except CheckpointError:
+                attempts -= 1
+                if pointed is None or not attempts or self.latest(kind) == pointed:
+                    raise
 
     def show(self, kind: str, name: str = LATEST) -> Manifest:
         """The manifest of a checkpoint; its files are not read."""
@@ -88,7 +108,8 @@ class CheckpointStore:
             try:
                 self._manifest(each, path)
             except CheckpointError as error:
-                sentences.append(str(error))
+                if os.path.lexists(path):  # else it was pruned meanwhile
+                    sentences.append(str(error))
         return tuple(sentences)
 
     def latest(self, kind: str) -> str | None:
@@ -122,33 +143,27 @@ class CheckpointStore:
         parent: str | None = None,
         evaluation: dict[str, Any] | None = None,
         fidelity: dict[str, Any] | None = None,
+        requires: dict[str, str] | None = None,
         name: str | None = None,
         make_latest: bool = True,
     ) -> Manifest:
         """Copy `source_dir` into the store as a new checkpoint and point `latest` to it.
 
-        A `manifest.json` in the source is not copied. name: a word that is appended to the id.
-        Raises `CheckpointError`; nothing is published then, unless the message says so.
+        A `manifest.json` in the source is not copied. requires: {kind: id} of what must be used
+        with it; name: a word that is appended to the id. Raises `CheckpointError`; nothing is
+        published then, unless the message says so.
         """
         self._check_kind(kind)
         if name is not None and not IDENTIFIER.fullmatch(name):
             raise CheckpointError(f"name '{name}' may have letters, digits, '.', '_' and '-' only")
-        source_dir = Path(source_dir)
-        names = [n for n in list_files(source_dir) if n != MANIFEST]
-        if not names:
-            raise CheckpointError(f"{source_dir} holds no files to publish")
-        now = datetime.datetime.fromtimestamp(self._clock(), datetime.UTC)
-        try:
-            self._clean_staging()
-            staged = self._staging_directory()
-        except OSError as error:
-            raise CheckpointError(f"cannot write to {self.root}: {error.strerror}") from None
-        try:
-            files = {n: _copy(source_dir / n, staged / n) for n in names}
+        salt = secrets.token_hex(8)
+
+        def describe(files: dict[str, Any]) -> Manifest:
             content = hashlib.sha256(json.dumps(files, sort_keys=True).encode())
-            content.update(staged.name.encode())
+            content.update(salt.encode())
+            now = self._next_instant(kind)
             identifier = f"{now:%Y%m%dT%H%M%SZ}-{content.hexdigest()[:8]}"
-            manifest = Manifest(
+            return Manifest(
                 kind=kind,
                 id=f"{identifier}-{name}" if name else identifier,
                 files=files,
@@ -158,55 +173,136 @@ class CheckpointStore:
                 fidelity=fidelity or {},
                 parent=parent,
                 created=now.isoformat(),
-                revision=_revision(),
+                revision=revision(),
                 packages=current_packages(),
+                requires=requires or {},
             )
-            text = manifest.to_json()
-            manifest = parse_manifest(text, "the new manifest")
-            _write(staged / MANIFEST, text.encode())
-            _sync_tree(staged)
-            shelf = self.root / kind
-            _make_directory(shelf)
-            target = shelf / manifest.id
-            if target.exists():
-                raise CheckpointError(f"{target} exists already; publish again")
-            os.rename(staged, target)
-        except OSError as error:
-            what = f"{error.strerror} ({error.filename or self.root})"
-            raise CheckpointError(f"nothing was published in {self.root}: {what}") from None
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
-        try:
-            _sync_directory(shelf)
-        except OSError as error:
-            raise CheckpointError(
-                f"{manifest.id} is in the store but may not outlive a power cut "
-                f"({error.strerror}); 'latest' was not moved"
-            ) from None
-        if make_latest:
-            self.set_latest(kind, manifest.id)
-        return manifest
+
+        return self._put(kind, Path(source_dir), describe, make_latest)
+
+    def adopt(self, kind: str, directory: Path, make_latest: bool = False) -> Manifest:
+        """Copy a checkpoint directory from elsewhere, verified, under its own id and manifest.
+
+        One that is here already is verified and kept. Raises `CheckpointError`.
+        """
+        manifest = verify(directory)
+        if manifest.kind != kind:
+            raise CheckpointError(f"{directory} is of kind '{manifest.kind}', expected '{kind}'")
+        if (self.root / kind / manifest.id).is_dir():
+            if self.verify(kind, manifest.id) != manifest:
+                raise CheckpointError(f"the store has another {kind} {manifest.id}; remove one")
+            return self.set_latest(kind, manifest.id) if make_latest else manifest
+
+        def describe(files: dict[str, Any]) -> Manifest:
+            if files != manifest.files:
+                raise CheckpointError(f"{directory} changed while it was copied; try again")
+            return manifest
+
+        return self._put(kind, Path(directory), describe, make_latest)
 
     def set_latest(self, kind: str, name: str) -> Manifest:
         """Point `latest` to another checkpoint of the store (verified first)."""
         path = self._path(kind, name)
         manifest = self._verified(kind, path)
+        with self.writing(f"'latest' of {kind} was not moved"):
+            self._path(kind, manifest.id)  # it may have been pruned while it was verified
+            self._point(kind, manifest.id)
+        return manifest
+
+    @contextlib.contextmanager
+    def writing(self, otherwise: str) -> Iterator[Path]:
+        """The store's names are this writer's alone; yields the staging folder.
+
+        What the disk refuses becomes a `CheckpointError` that begins with `otherwise`.
+        """
+        try:
+            with self._staging() as staging, exclusive(self.root / LOCK):
+                yield staging
+        except OSError as error:
+            raise CheckpointError(f"{otherwise}: {_words(error)}") from None
+
+    # ---------------------------------------------------------------- inside
+
+    def _put(
+        self,
+        kind: str,
+        source: Path,
+        describe: Callable[[dict[str, Any]], Manifest],
+        make_latest: bool,
+    ) -> Manifest:
+        """Copy beside; then, alone, write the manifest that `describe` makes, rename and point."""
+        names = [n for n in list_files(source) if n != MANIFEST]
+        if not names:
+            raise CheckpointError(f"{source} holds no files to publish")
+        otherwise, shelf = f"nothing was published in {self.root}", self.root / kind
+        try:
+            with self._staging() as staging:
+                staged = staging / secrets.token_hex(8)
+                try:
+                    os.mkdir(staged)
+                    files = {n: copy_file(source / n, staged / n) for n in names}
+                    sync_tree(staged)
+                    with exclusive(self.root / LOCK):
+                        manifest = describe(files)
+                        text = manifest.to_json()
+                        manifest = parse_manifest(text, "the new manifest")
+                        write_file(staged / MANIFEST, text.encode())
+                        sync_directory(staged)
+                        make_directory(shelf)
+                        target = shelf / manifest.id
+                        if target.exists():
+                            raise CheckpointError(f"{target} exists already; publish again")
+                        os.rename(staged, target)
+                        otherwise = (
+                            f"{manifest.id} is in the store but may not outlive a power cut; "
+                            "'latest' was not moved"
+                        )
+                        sync_directory(shelf)
+                        if make_latest:
+                            otherwise = (
+                                f"{manifest.id} is in the store but 'latest' may not point to it; "
+                                f"then run: safedojo checkpoint rollback {kind} {manifest.id}"
+                            )
+                            self._point(kind, manifest.id)
+                finally:
+                    shutil.rmtree(staged, ignore_errors=True)
+        except OSError as error:
+            raise CheckpointError(f"{otherwise}: {_words(error)}") from None
+        return manifest
+
+    def _point(self, kind: str, identifier: str) -> None:
         pointer = self.root / kind / LATEST
         beside = self.root / STAGING / f"{LATEST}-{secrets.token_hex(8)}"
         try:
-            _make_directory(beside.parent)
-            _write(beside, f"{manifest.id}\n".encode())
+            write_file(beside, f"{identifier}\n".encode())
             os.replace(beside, pointer)
-            _sync_directory(pointer.parent)
-        except OSError as error:
+            sync_directory(pointer.parent)
+        finally:
             beside.unlink(missing_ok=True)
-            raise CheckpointError(
-                f"{manifest.id} is in the store but 'latest' was not moved: {error.strerror}; "
-                f"then run: safedojo checkpoint rollback {kind} {manifest.id}"
-            ) from None
-        return manifest
 
-    # ---------------------------------------------------------------- inside
+    @contextlib.contextmanager
+    def _staging(self) -> Iterator[Path]:
+        """The staging folder while it is used; what dead writers left there is removed."""
+        staging = self.root / STAGING
+        try:
+            make_directory(staging)
+        except OSError as error:
+            raise CheckpointError(f"cannot write to {self.root}: {_words(error)}") from None
+        with together(self.root / PUBLISHING, alone=lambda: _empty(staging)):
+            yield staging
+
+    def _next_instant(self, kind: str) -> datetime.datetime:
+        """Now; if the clock was set back, just after the newest checkpoint, to keep the order."""
+        now = datetime.datetime.fromtimestamp(self._clock(), datetime.UTC)
+        names = sorted((path.name for _, path in self._directories(kind)), reverse=True)
+        for name in names:
+            if name[:STAMP_LENGTH] != names[0][:STAMP_LENGTH]:
+                break
+            with contextlib.suppress(CheckpointError, ValueError, TypeError, OverflowError):
+                created = self._manifest(kind, self.root / kind / name).created
+                before = datetime.datetime.fromisoformat(created)
+                now = max(now, before + datetime.timedelta(microseconds=1))
+        return now
 
     def _path(self, kind: str, name: str) -> Path:
         self._check_kind(kind)
@@ -263,28 +359,6 @@ class CheckpointStore:
         if kind not in KINDS:
             raise CheckpointError(f"unknown kind '{kind:.40}'; known: {', '.join(KINDS)}")
 
-    def _staging_directory(self) -> Path:
-        _make_directory(self.root / STAGING)
-        staged = self.root / STAGING / secrets.token_hex(8)
-        os.mkdir(staged)
-        return staged
-
-    def _clean_staging(self) -> None:
-        staging = self.root / STAGING
-        if not staging.is_dir():
-            return
-        for path in staging.iterdir():
-            try:
-                changed = max(p.lstat().st_mtime for p in (path, *path.rglob("*")))
-                if self._clock() - changed < STAGING_MAX_AGE:
-                    continue
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
-            except FileNotFoundError:
-                continue  # another publisher renamed or removed it meanwhile
-
 
 def released_store() -> CheckpointStore:
     """The checkpoints that ship in the package."""
@@ -320,63 +394,13 @@ def find_checkpoint(kind: str, name: str, store_root: Path | None = None) -> Pat
     return store.resolve(kind, name)
 
 
-def _copy(source: Path, target: Path) -> dict[str, Any]:
-    """Copy one file and sync it; returns its manifest entry, computed from what was written."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256()
-    with open_regular(source) as reader, open(target, "xb") as writer:
-        before = os.fstat(reader.fileno())
-        if source.suffix == ".safetensors":
-            check_safetensors(reader, before.st_size, str(source))
-            reader.seek(0)
-        while block := reader.read(COPY_BYTES):
-            digest.update(block)
-            writer.write(block)
-        writer.flush()
-        os.fsync(writer.fileno())
-        size, after = writer.tell(), os.fstat(reader.fileno())
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise CheckpointError(f"{source} changed while it was published; publish again")
-    return {"size": size, "sha256": digest.hexdigest()}
+def _empty(staging: Path) -> None:
+    for path in staging.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
-def _write(path: Path, content: bytes) -> None:
-    with open(path, "xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_tree(directory: Path) -> None:
-    for current, _, _ in os.walk(directory, topdown=False):
-        _sync_directory(Path(current))
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _make_directory(directory: Path) -> None:
-    """Make a directory and its parents, each new name on disk before it is used."""
-    if directory.is_dir():
-        return
-    _make_directory(directory.parent)
-    directory.mkdir(exist_ok=True)
-    _sync_directory(directory.parent)
-
-
-def _revision() -> str:
-    """Git revision of this package's sources, "" when they are not in a repository."""
-    here = Path(__file__)
-    try:
-        git = ["git", "-C", str(here.parent)]
-        options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10}
-        subprocess.run([*git, "ls-files", "--error-unmatch", here.name], check=True, **options)
-        described = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run([*git, *described], check=True, **options).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
+def _words(error: OSError) -> str:
+    return f"{error.strerror} ({error.filename})" if error.filename else f"{error.strerror}"

@@ -13,10 +13,10 @@ from safedojo_ros.checkpoints.manifest import (
     KINDS,
     MANIFEST,
     Manifest,
-    package_warnings,
     read_manifest,
     verify,
 )
+from safedojo_ros.checkpoints.provenance import package_warnings
 from safedojo_ros.checkpoints.store import CheckpointStore, find_checkpoint, user_store
 from safedojo_ros.core.errors import CheckpointError
 

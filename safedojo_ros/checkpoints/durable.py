@@ -1,0 +1,125 @@
+"""Writing that survives a power cut, and the locks that keep two writers of one store apart.
+
+The locks are `flock`s: the kernel gives them back when their holder dies, however it dies, and no
+clock is asked. Readers take none.
+"""
+
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safedojo_ros.checkpoints.manifest import check_safetensors, open_regular
+from safedojo_ros.core.errors import CheckpointError
+
+COPY_BYTES = 1024 * 1024
+LOCK_TIMEOUT = 60.0
+"""Seconds to wait for another writer, who holds the store only to rename and to remove names."""
+
+
+def copy_file(source: Path, target: Path) -> dict[str, Any]:
+    """Copy one file and sync it; returns its manifest entry, computed from what was written."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    with open_regular(source) as reader, open(target, "xb") as writer:
+        before = os.fstat(reader.fileno())
+        if source.suffix == ".safetensors":
+            check_safetensors(reader, before.st_size, str(source))
+            reader.seek(0)
+        while block := reader.read(COPY_BYTES):
+            digest.update(block)
+            writer.write(block)
+        writer.flush()
+        os.fsync(writer.fileno())
+        size, after = writer.tell(), os.fstat(reader.fileno())
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise CheckpointError(f"{source} changed while it was published; publish again")
+    return {"size": size, "sha256": digest.hexdigest()}
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a new file and sync it."""
+    with open(path, "xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_tree(directory: Path) -> None:
+    """Sync the names in a directory and in all below it."""
+    for current, _, _ in os.walk(directory, topdown=False):
+        sync_directory(Path(current))
+
+
+def sync_directory(directory: Path) -> None:
+    """Sync the names in a directory."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directory(directory: Path) -> None:
+    """Make a directory and its parents, each new name on disk before it is used."""
+    if directory.is_dir():
+        return
+    make_directory(directory.parent)
+    directory.mkdir(exist_ok=True)
+    sync_directory(directory.parent)
+
+
+@contextmanager
+def exclusive(path: Path, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
+    """Hold the lock file `path` alone; raises `CheckpointError` when another keeps it too long."""
+    descriptor = _open_lock(path)
+    try:
+        _acquire(descriptor, fcntl.LOCK_EX, path, timeout)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def together(
+    path: Path, alone: Callable[[], None], timeout: float = LOCK_TIMEOUT
+) -> Iterator[None]:
+    """Hold the lock file `path` together with others; `alone` is called first if nobody else does.
+
+    Whatever `alone` finds was left by somebody who died.
+    """
+    descriptor = _open_lock(path)
+    try:
+        if _take(descriptor, fcntl.LOCK_EX):
+            alone()
+        _acquire(descriptor, fcntl.LOCK_SH, path, timeout)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _open_lock(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+
+
+def _acquire(descriptor: int, kind: int, path: Path, timeout: float) -> None:
+    end = time.monotonic() + timeout
+    while not _take(descriptor, kind):
+        if time.monotonic() > end:
+            raise CheckpointError(
+                f"another writer has held {path} for {timeout:g} s; "
+                f"see who ('fuser {path}') and end it, then try again"
+            )
+        time.sleep(0.005)
+
+
+def _take(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

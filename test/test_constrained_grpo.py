@@ -1,0 +1,411 @@
+"""Constrained GRPO: advantages, multiplier, rollouts and the update, by hand and on toy worlds."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.core.types import ACTION_SIZE, Observation
+from safedojo_ros.learning.advantage import MODES, Groups, RunningSpread, group_advantage
+from safedojo_ros.learning.constrained_grpo import (
+    ConstrainedGRPO,
+    UpdateConfig,
+    chosen_chunks,
+    chunk_log_ratio,
+    clipped_loss,
+)
+from safedojo_ros.learning.multiplier import Multiplier, MultiplierConfig
+from safedojo_ros.learning.rollouts import Rollouts, roll_out
+from safedojo_ros.models.policy import PolicySample
+
+GROUPS = Groups(np.array([0, 0, 0, 0, 1, 1, 1, 1]))
+REWARD = np.array([1.0, 0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0])
+COST = np.array([0.9, 0.1, 0.9, 0.1, 0.8, 0.2, 0.8, 0.2])
+
+
+# -------------------------------------------------------------------- advantages
+
+
+def test_the_papers_advantage_is_z_r_minus_lambda_z_c() -> None:
+    advantage = group_advantage("paper", GROUPS, REWARD, COST, 0.5)
+    np.testing.assert_allclose(advantage, [0.5, -0.5, 0.5, -0.5, -0.5, 0.5, -0.5, 0.5])
+
+
+def test_the_normalised_advantage_floors_the_spread_of_cost_and_divides_by_one_plus_lambda() -> (
+    None
+):
+    quiet = np.where(GROUPS.index == 1, 0.01 * COST, COST)  # spread 0.003 in the second group
+    advantage = group_advantage("normalised", GROUPS, REWARD, quiet, 1.0, cost_floor=0.1)
+    np.testing.assert_allclose(advantage[:4], [0.0, 0.0, 0.0, 0.0])
+    np.testing.assert_allclose(advantage[4:], np.array([-0.03, 0.03, -0.03, 0.03]) / 2)
+
+
+def test_the_global_advantage_leaves_its_own_value_out_and_has_one_spread_a_signal() -> None:
+    advantage = group_advantage("global", GROUPS, REWARD, COST, 1.0, running=(0.5, 0.25))
+    assert advantage[0] == pytest.approx(((1 - 1 / 3) / 0.5 - (0.9 - 1.1 / 3) / 0.25) / 2)
+    assert advantage[4] == pytest.approx((0.0 - (0.8 - 0.4) / 0.25) / 2)
+
+
+def test_switching_follows_cost_alone_over_the_limit_and_reward_alone_below() -> None:
+    over = group_advantage("switching", GROUPS, REWARD, COST, 9.0, over_limit=True)
+    below = group_advantage("switching", GROUPS, REWARD, COST, 9.0, over_limit=False)
+    np.testing.assert_allclose(over, -GROUPS.standardised(COST))
+    np.testing.assert_allclose(below, GROUPS.standardised(REWARD))
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=4, max_size=24),
+    st.floats(0, 50),
+    st.sampled_from(MODES),
+)
+def test_advantages_are_finite_centred_in_their_group_and_bounded(
+    pairs: list[tuple[float, float]], multiplier: float, mode: Any
+) -> None:
+    reward, cost = np.array(pairs).T
+    groups = Groups(np.arange(len(pairs)) // 4)
+    advantage = group_advantage(mode, groups, reward, cost, multiplier)
+    assert np.isfinite(advantage).all()
+    np.testing.assert_allclose(groups.mean(advantage), 0.0, atol=1e-6 * (1 + multiplier))
+    if mode == "normalised":
+        assert np.abs(advantage).max() <= 2.0 + 1e-9  # √(G − 1), whatever the multiplier
+
+
+def test_a_group_is_dropped_only_when_both_signals_are_flat() -> None:
+    flat = np.where(GROUPS.index == 1, 0.3, COST)
+    least = (1e-3, 1e-3)
+    assert GROUPS.informative(REWARD, COST, least).tolist() == [True, True]
+    assert GROUPS.informative(REWARD, flat, least).tolist() == [True, False]
+    assert GROUPS.informative(REWARD, None, least).tolist() == [True, False]
+
+
+def test_the_running_spread_starts_at_what_it_sees_and_then_moves_slowly() -> None:
+    spread = RunningSpread(keep=0.9)
+    first = spread.update(GROUPS, REWARD, COST)
+    assert first[1] == pytest.approx(np.sqrt((0.4**2 + 0.3**2) / 2))
+    second = spread.update(GROUPS, 0 * REWARD, 0 * COST)
+    assert second[1] == pytest.approx(first[1] * np.sqrt(0.9))
+
+
+# -------------------------------------------------------------------- multiplier
+
+
+def test_the_gradient_multiplier_moves_by_its_rate_times_the_excess_and_stays_in_bounds() -> None:
+    multiplier = Multiplier(MultiplierConfig("gradient", initial=0.2, rate=0.05, cap=0.25))
+    assert multiplier.update(0.6) == pytest.approx(0.22)
+    assert multiplier.update(0.2) == pytest.approx(0.22)
+    assert [multiplier.update(1.0) for _ in range(3)][-1] == 0.25
+    assert [multiplier.update(0.0) for _ in range(60)][-1] == 0.0
+
+
+def test_the_pid_multiplier_is_proportional_integral_and_rising_derivative() -> None:
+    config = MultiplierConfig(
+        kind="pid", initial=0.0, limit=0.2, kp=0.1, ki=0.01, kd=0.5, ema=0.5, delay=1
+    )
+    multiplier = Multiplier(config)
+    assert multiplier.update(0.4) == pytest.approx(0.1 * 0.2 + 0.01 * 0.2)
+    # error 0.5·0.2 + 0.5·0.6; smooth cost 0.4 → 0.6
+    assert multiplier.update(0.8) == pytest.approx(0.1 * 0.4 + 0.01 * 0.8 + 0.5 * 0.2)
+    # a falling cost has no derivative, the integral no negative side
+    for _ in range(200):
+        low = multiplier.update(0.0)
+    assert low == 0.0
+
+
+@pytest.mark.parametrize("kind", ["gradient", "pid"])
+def test_the_multiplier_may_not_wind_up_where_no_group_differs_in_cost(kind: Any) -> None:
+    multiplier = Multiplier(MultiplierConfig(kind=kind, initial=1.0))
+    for _ in range(20):
+        assert multiplier.update(1.0, degenerate_share=1.0) <= 1.0 + 1e-12
+    before = multiplier.value
+    assert multiplier.update(1.0, degenerate_share=0.0) > before or kind == "pid"
+    for _ in range(300):
+        multiplier.update(0.0, degenerate_share=1.0)
+    assert multiplier.value < before
+
+
+def test_a_fixed_multiplier_stays_and_a_resumed_one_goes_on() -> None:
+    fixed = Multiplier(MultiplierConfig(kind="fixed", initial=0.7))
+    assert fixed.update(1.0) == 0.7
+    one, other = (Multiplier(MultiplierConfig(kind="pid")) for _ in range(2))
+    for value in (0.9, 0.5, 0.7):
+        one.update(value)
+    other.load_state_dict(one.state_dict())
+    assert one.update(0.6) == other.update(0.6)
+
+
+@pytest.mark.parametrize("change", [{"kind": "adam"}, {"limit": 1.5}, {"initial": -1.0}])
+def test_multipliers_out_of_range_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="multiplier"):
+        Multiplier(MultiplierConfig(**change))
+
+
+# -------------------------------------------------------------------- toy policy and world
+
+
+class ToyPolicy:
+    """A Gaussian over actions, its mean a linear function of the state: no pictures."""
+
+    def __init__(self, std: float = 0.2, length: int = 2) -> None:
+        torch.manual_seed(0)
+        self.policy: Any = type("Acting", (), {"chunk_length": length})()
+        self.modules: torch.nn.Module = torch.nn.Linear(8, ACTION_SIZE)
+        with torch.no_grad():  # seldom succeeds, often touches
+            self.modules.weight.zero_()
+            self.modules.bias.copy_(torch.tensor([-0.1, 0.1, 0, 0, 0, 0, 0]))
+        self.std, self.length = std, length
+
+    def parameters(self) -> Any:
+        return list(self.modules.parameters())
+
+    def _normal(self, state: torch.Tensor) -> torch.distributions.Normal:
+        mean = self.modules(state)[:, None].expand(-1, self.length, -1)
+        return torch.distributions.Normal(mean, self.std)
+
+    @torch.no_grad()
+    def sample_with_log_prob(
+        self, observations: list[Observation], generators: list[torch.Generator]
+    ) -> PolicySample:
+        state = torch.tensor(np.stack([o.state for o in observations]), dtype=torch.float32)
+        normal = self._normal(state)
+        noise = [torch.randn(self.length, ACTION_SIZE, generator=g) for g in generators]
+        actions = normal.mean + self.std * torch.stack(noise)
+        tensors = {"state": state, "actions": actions}
+        return PolicySample(actions.double().numpy(), normal.log_prob(actions).sum(-1), tensors)
+
+    def log_prob(self, sample: PolicySample) -> torch.Tensor:
+        return self._normal(sample.tensors["state"]).log_prob(sample.tensors["actions"]).sum(-1)
+
+    def features(self, sample: PolicySample) -> torch.Tensor:
+        return sample.tensors["state"]
+
+
+@dataclass
+class ToyOutcome:
+    observations: list[Observation]
+    success: np.ndarray
+    success_probability: np.ndarray
+    cost: np.ndarray
+    valid: np.ndarray
+    done: np.ndarray
+
+
+class ToyWorld:
+    """Success where the first number of an action is above 0, contact where the second is.
+
+    same: contact where the first is, so that reward can only be had at a cost. Both have
+    probabilities that rise with the number, as a classifier's and a safety head's do.
+    """
+
+    def __init__(self, count: int, same: bool = False) -> None:
+        self.count, self.same, self.steps = count, same, 0
+
+    def start(self) -> list[Observation]:
+        self.steps = 0
+        return [Observation({}, np.ones(8) * 0.3, "go") for _ in range(self.count)]
+
+    def step(self, chunks: np.ndarray) -> ToyOutcome:
+        self.steps += 1
+        success = chunks[..., 0] > 0
+        probability = 1.0 / (1.0 + np.exp(-5.0 * chunks))
+        cost = probability[..., 0 if self.same else 1]
+        valid = np.ones(success.shape, dtype=bool)
+        done = np.full(self.count, self.steps >= 3)
+        return ToyOutcome(self.observations(), success, probability[..., 0], cost, valid, done)
+
+    def observations(self) -> list[Observation]:
+        return [Observation({}, np.ones(8) * 0.3, "go") for _ in range(self.count)]
+
+
+def practise(learner: ConstrainedGRPO, world: ToyWorld, updates: int) -> list[dict[str, float]]:
+    groups = np.arange(world.count) // 8
+    rows = []
+    for update in range(updates):
+        rollouts = roll_out(learner.policy, world, world.start, groups, 1, (0, update))
+        rows.append(learner.update(rollouts, (0, update)))
+    return rows
+
+
+CONFIG = UpdateConfig(learning_rate=0.02, cost_m=1, minibatch=64, target_kl=1.0)
+
+
+# -------------------------------------------------------------------- rollouts
+
+
+def hand_made(**changes: Any) -> Rollouts:
+    """Two trajectories of four steps: a success at the second, and a failure with contact."""
+    values: dict[str, Any] = {
+        "sample": PolicySample(np.zeros((3, 2, 7)), torch.zeros(3, 2), {}),
+        "trajectory": torch.tensor([0, 1, 1]),
+        "executed": torch.ones(3, 2, dtype=torch.bool),
+        "success": np.array([[0, 1, 0, 0], [0, 0, 0, 0]]) > 0,
+        "success_probability": np.array([[0.2, 0.9, 0.0, 0.0], [0.1, 0.1, 0.3, 0.1]]),
+        "cost": np.array([[0.1, 0.2, 0.0, 0.0], [0.0, 0.6, 0.1, 0.3]]),
+        "displacement": np.zeros((2, 4)),
+        "valid": np.array([[1, 1, 0, 0], [1, 1, 1, 1]]) > 0,
+        "uncertainty": np.array([0.0, 0.5]),
+        "groups": Groups(np.array([0, 0])),
+    }
+    return Rollouts(**(values | changes))
+
+
+def test_an_early_success_does_not_shrink_the_top_m_cost() -> None:
+    """Two valid steps and M = 3: the mean of the two; four valid steps: of the three largest."""
+    np.testing.assert_allclose(hand_made().trajectory_cost(3), [0.15, 1.0 / 3])
+    empty = hand_made(valid=np.zeros((2, 4), dtype=bool))
+    np.testing.assert_allclose(empty.trajectory_cost(3), [0.0, 0.0])
+
+
+def test_an_episode_violates_by_cost_above_the_threshold_or_by_displacement() -> None:
+    assert hand_made().violated(0.5).tolist() == [False, True]
+    moved = np.array([[0, 0.002, 0, 0], [0, 0, 0, 0]])
+    assert hand_made(displacement=moved).violated(0.9).tolist() == [True, False]
+
+
+def test_the_dense_reward_counts_steps_after_success_as_success() -> None:
+    assert hand_made().reward().tolist() == [1.0, 0.0]
+    np.testing.assert_allclose(hand_made().reward(dense=True), [(0.2 + 3.0) / 4, 0.15])
+    np.testing.assert_allclose(hand_made().reward(uncertainty_weight=0.2), [1.0, -0.1])
+
+
+def test_figures_report_cost_at_the_horizon_and_per_valid_step() -> None:
+    figures = hand_made().figures(0.5, 3)
+    assert figures["cost_horizon"] == pytest.approx((0.3 + 1.0) / 2)
+    assert figures["cost_per_step"] == pytest.approx(1.3 / 6)
+    assert figures["safe_success"] == 0.5
+
+
+def test_nothing_counts_after_success_though_the_world_goes_on() -> None:
+    class GoesOn(ToyWorld):
+        def step(self, chunks: np.ndarray) -> ToyOutcome:
+            outcome = super().step(chunks)
+            outcome.success = np.zeros(outcome.success.shape)
+            outcome.success[0] = [1.0, 1.0]  # the first world succeeds at once
+            outcome.cost = np.ones(outcome.cost.shape)
+            return outcome
+
+    world = GoesOn(3)
+    rollouts = roll_out(ToyPolicy(), world, world.start, np.zeros(3, dtype=int), 5, (1,))
+    assert rollouts.valid.sum(1).tolist() == [1, 6, 6]  # done after three chunks of two
+    assert rollouts.cost.sum(1).tolist() == [1.0, 6.0, 6.0]
+    assert len(rollouts.sample) == 1 + 3 + 3
+    assert rollouts.executed.sum().item() == 13
+    assert np.bincount(rollouts.trajectory.numpy()).tolist() == [1, 3, 3]
+
+
+def test_a_trajectory_is_the_same_whatever_its_neighbours() -> None:
+    few, many = ToyWorld(2), ToyWorld(6)
+    one = roll_out(ToyPolicy(), few, few.start, np.zeros(2, dtype=int), 3, (4,))
+    other = roll_out(ToyPolicy(), many, many.start, np.zeros(6, dtype=int), 3, (4,))
+    first, second = one.trajectory == 1, other.trajectory == 1
+    np.testing.assert_allclose(one.sample.chunks[first], other.sample.chunks[second], atol=1e-6)
+
+
+# -------------------------------------------------------------------- the update
+
+
+def test_the_ratio_is_one_under_the_weights_that_drew_the_chunks() -> None:
+    policy, world = ToyPolicy(), ToyWorld(4)
+    rollouts = roll_out(policy, world, world.start, np.zeros(4, dtype=int), 2, (0,))
+    sample = rollouts.sample
+    log_ratio = chunk_log_ratio(policy.log_prob(sample), sample.log_prob, rollouts.executed)
+    torch.testing.assert_close(log_ratio, torch.zeros(len(sample)))
+
+
+def test_steps_that_were_not_executed_have_no_say_in_the_ratio() -> None:
+    new, old = torch.tensor([[0.1, 5.0]]), torch.zeros(1, 2)
+    executed = torch.tensor([[True, False]])
+    torch.testing.assert_close(chunk_log_ratio(new, old, executed), torch.tensor([0.1]))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "expected"),
+    [
+        (1.1, 2.0, -2.2),  # inside
+        (1.5, 2.0, -1.28 * 2),  # clipped above
+        (0.5, 2.0, -0.5 * 2),  # a good chunk that became rare: not clipped
+        (0.5, -2.0, 0.8 * 2),  # clipped below
+        (2.0, -2.0, 2.0 * 2),  # a bad chunk that became likely: not clipped,
+        (9.0, -2.0, 3.0 * 2),  # but no further than the dual clip
+    ],
+)
+def test_the_loss_is_clipped_on_both_sides_and_dually(
+    ratio: float, advantage: float, expected: float
+) -> None:
+    loss, _ = clipped_loss(torch.tensor([ratio]).log(), torch.tensor([advantage]), UpdateConfig())
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_trajectory_weighs_the_same_however_many_chunks_it_has() -> None:
+    rng = np.random.default_rng(0)
+    rows, weight = chosen_chunks(hand_made(), np.array([True, True]), UpdateConfig(), rng)
+    assert rows.tolist() == [0, 1, 2]
+    assert weight.tolist() == [1.0, 0.5, 0.5]
+    one = replace(UpdateConfig(), chunks_per_trajectory=1)
+    rows, weight = chosen_chunks(hand_made(), np.array([True, True]), one, rng)
+    assert len(rows) == 2
+    assert weight[rows].tolist() == [1.0, 1.0]
+    rows, _ = chosen_chunks(hand_made(), np.array([True, False]), UpdateConfig(), rng)
+    assert rows.tolist() == [0]
+
+
+def test_an_update_that_drifts_too_far_stops_early() -> None:
+    config = replace(CONFIG, learning_rate=1.0, epochs=10, target_kl=0.01)
+    learner = ConstrainedGRPO(ToyPolicy(), config, MultiplierConfig())
+    metrics = practise(learner, ToyWorld(64), 1)[0]
+    assert metrics["kl_stop"] == 1.0
+    assert metrics["gradient_steps"] < 10 * 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_practice_learns_to_succeed_without_contact(mode: Any) -> None:
+    config = replace(CONFIG, advantage=mode)
+    # the paper's limit would allow a fifth; here contact and success have nothing to do with
+    # each other, so that a limit of 0.05 can be met
+    learner = ConstrainedGRPO(ToyPolicy(), config, MultiplierConfig(limit=0.05, rate=0.5))
+    rows = practise(learner, ToyWorld(128), 40)
+    assert rows[0]["safe_success"] < 0.6
+    assert np.mean([row["safe_success"] for row in rows[-5:]]) > 0.85
+
+
+def test_without_the_constraint_cost_has_no_say() -> None:
+    config = replace(CONFIG, constrained=False)
+    learner = ConstrainedGRPO(ToyPolicy(), config, MultiplierConfig())
+    rows = practise(learner, ToyWorld(64, same=True), 40)
+    assert rows[-1]["violations"] > 0.9
+    assert rows[-1]["multiplier"] == 0.0
+
+
+@pytest.mark.parametrize("limit", [0.05, 0.2, 0.4])
+def test_the_multiplier_holds_the_rate_of_violations_at_its_limit(limit: float) -> None:
+    """Reward can only be had by contact: without the constraint every episode would violate."""
+    config = replace(CONFIG, learning_rate=0.01, dense_reward=True)
+    multiplier = MultiplierConfig(limit=limit, initial=1.0)
+    learner = ConstrainedGRPO(ToyPolicy(std=0.4), config, multiplier)
+    rows = practise(learner, ToyWorld(128, same=True), 120)
+    assert np.mean([row["violations"] for row in rows[-60:]]) == pytest.approx(limit, abs=0.05)
+
+
+def test_groups_that_teach_nothing_leave_the_weights_alone() -> None:
+    class Flat(ToyWorld):
+        def step(self, chunks: np.ndarray) -> ToyOutcome:
+            outcome = super().step(chunks)
+            outcome.success, outcome.cost = 0 * outcome.success, 0 * outcome.cost
+            return outcome
+
+    learner = ConstrainedGRPO(ToyPolicy(), CONFIG, MultiplierConfig())
+    before = [p.clone() for p in learner.policy.parameters()]
+    metrics = practise(learner, Flat(16), 1)[0]
+    assert metrics["groups_kept"] == 0.0
+    assert metrics["gradient_steps"] == 0.0
+    assert all(map(torch.equal, before, learner.policy.parameters()))
+
+
+def test_an_unknown_advantage_is_refused() -> None:
+    strange: Any = "gae"
+    with pytest.raises(ConfigError, match="expected one of paper"):
+        ConstrainedGRPO(ToyPolicy(), UpdateConfig(advantage=strange), MultiplierConfig())

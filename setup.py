@@ -18,7 +18,7 @@ SKIP_INTERFACES = os.environ.get("SAFEDOJO_SKIP_INTERFACES", "0") not in ("", "0
 
 
 class BuildInterfaces(Command):
-    """Generate and compile `msg/` and `srv/`; a step of its own, so that its failure is fatal."""
+    """Generate and compile the interfaces; a step of its own, so that its failure is fatal."""
 
     description = "compile the ROS 2 interfaces with CMake"
     user_options: list[tuple[str, str | None, str]] = []
@@ -42,7 +42,7 @@ class BuildInterfaces(Command):
         for library in modules.glob("*.so"):
             target.mkdir(parents=True, exist_ok=True)
             shutil.copy2(library, target)
-        for kind in ("msg", "srv"):
+        for kind in ("msg", "srv", "action"):
             shutil.rmtree(target / kind, ignore_errors=True)
             shutil.copytree(modules / kind, target / kind)
         self.distribution.data_files = data_files(prefix)

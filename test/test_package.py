@@ -19,7 +19,9 @@ from safedojo_ros.nodes.environment import prepare_environment, share_directory
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE_XML = ElementTree.parse(ROOT / "package.xml").getroot()
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-INTERFACES = sorted([*ROOT.glob("msg/*.msg"), *ROOT.glob("srv/*.srv")])
+INTERFACES = sorted(
+    [*ROOT.glob("msg/*.msg"), *ROOT.glob("srv/*.srv"), *ROOT.glob("action/*.action")]
+)
 NODES = sorted((ROOT / "safedojo_ros/nodes").glob("*_node.py"))
 FIELD = re.compile(r"^[\w/]+(\[\d*\])? +\w+\s*(#|$)")
 UNIT = re.compile(r"\b(m|rad|s)\b|probability|0 to 1|-1 open")

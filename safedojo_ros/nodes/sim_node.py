@@ -2,7 +2,8 @@
 
 Publishes `sim/<camera>/image`, `sim/joint_states`, `sim/ee_pose`, `instruction` (latched),
 `robot/enable` (heartbeat), `sim/episode` (one JSON object a finished episode) and `sim/truth`
-(JSON, every step). Follows `sim/command`, absolute targets.
+(JSON, every step; `stamp` in ns is that of the step's pictures). Follows `sim/command`, absolute
+targets.
 
 Between two episodes the enable switch is released first, nothing is published while it is, then
 the world is laid out anew and the switch pressed again. Targets from before that are ignored.
@@ -247,6 +248,7 @@ class SimNode(DojoNode):
         self._beat()
         assert self._plan is not None
         outcome = {
+            "stamp": self.now(),
             "number": self._plan.number,
             "task": self._plan.task,
             "level": self._plan.level,
@@ -270,7 +272,7 @@ class SimNode(DojoNode):
         for name, publisher in self._pictures.items():
             picture = self._sensed(observation[name])
             publisher.publish(image_from_picture(picture, stamp, f"camera_{name}"))
-        truth = {"episode": self._number, "phase": self._phase.value} | {
+        truth = {"stamp": stamp, "episode": self._number, "phase": self._phase.value} | {
             key: info[key] for key in ("task", "level", "cost", "displacement", "success")
         }
         self._truth.publish(String(data=json.dumps(truth)))

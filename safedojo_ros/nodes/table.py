@@ -54,6 +54,11 @@ POLICY = NodeEntry("policy_node", "policy_node", "safedojo_ros.nodes.policy_node
 SAFETY = NodeEntry("safety_node", "safety_node", "safedojo_ros.nodes.safety_node", "SafetyNode")
 FRANKA = NodeEntry("franka_node", "franka_node", "safedojo_ros.nodes.franka_node", "FrankaNode")
 
+RECORDER = NodeEntry(
+    "recorder_node", "recorder_node", "safedojo_ros.nodes.recorder_node", "RecorderNode", niceness=5
+)
+"""Bags of every episode; `safedojo demo --record` adds it."""
+
 VIEW = NodeEntry(
     "view_node", "view_node", "safedojo_ros.nodes.view_node", "ViewNode", niceness=10, respawn=False
 )

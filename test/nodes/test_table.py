@@ -16,9 +16,17 @@ from safedojo_ros.nodes.processes import (
     StackProcesses,
     remove_dead_segments,
 )
-from safedojo_ros.nodes.table import DEMO, ROBOT, VIEW, NodeEntry, as_yaml, ros_arguments
+from safedojo_ros.nodes.table import (
+    DEMO,
+    RECORDER,
+    ROBOT,
+    VIEW,
+    NodeEntry,
+    as_yaml,
+    ros_arguments,
+)
 
-ENTRIES = {entry.name: entry for entry in (*DEMO.nodes, *ROBOT.nodes, VIEW)}
+ENTRIES = {entry.name: entry for entry in (*DEMO.nodes, *ROBOT.nodes, RECORDER, VIEW)}
 
 
 @pytest.mark.parametrize("entry", ENTRIES.values(), ids=list(ENTRIES))
@@ -32,7 +40,7 @@ def test_an_entry_names_an_existing_module_that_becomes_its_executable(entry: No
 def test_a_parameters_file_has_only_declared_parameters_of_the_stack_s_nodes(stack) -> None:  # type: ignore[no-untyped-def]
     pytest.importorskip("rclpy")
     sections = yaml.safe_load(stack.parameters_file.read_text())
-    known = {entry.name: entry for entry in (*stack.nodes, VIEW)}
+    known = {entry.name: entry for entry in (*stack.nodes, RECORDER, VIEW)}
     assert set(sections) <= set(known)
     for name, section in sections.items():
         declared = {s.name for s in importlib.import_module(known[name].module).SETTINGS}

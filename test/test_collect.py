@@ -41,6 +41,29 @@ def test_one_worker_and_two_record_the_same_bytes(tmp_path: Path) -> None:
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
+def test_a_recording_may_linger_after_success(tmp_path: Path) -> None:
+    short = record_expert(TabletopWorld(32, max_steps=150), "safe", "can_in_basket", 0, 3)
+    long = record_expert(TabletopWorld(32, max_steps=150), "safe", "can_in_basket", 0, 3, linger=6)
+    assert short.success.tolist() == [False] * (len(short) - 1) + [True]
+    assert len(long) == len(short) + 6
+    np.testing.assert_array_equal(long.actions[: len(short)], short.actions)
+    assert long.success[len(short) - 1]
+
+
+def test_a_world_lingers_after_success_too() -> None:
+    episode = record_expert(TabletopWorld(32, max_steps=150), "safe", "can_in_basket", 0, 3)
+    actions = np.concatenate([episode.actions, np.repeat(episode.actions[-1:], 20, axis=0)])
+    steps = {}
+    for linger in (0, 6):
+        vector = VectorWorld(32, 150, ("agentview",), linger)
+        vector.reset([3], ["can_in_basket"], [0])
+        outcome = vector.step(actions[None])
+        steps[linger] = int(outcome.valid.sum())
+        assert outcome.done.all()
+        assert outcome.success[0, len(episode) - 1]
+    assert steps == {0: len(episode), 6: len(episode) + 6}
+
+
 def test_what_is_recorded_is_what_was_executed(tmp_path: Path) -> None:
     reader = run(tmp_path / "set", "--noise", "0.02", "--levels", "I,II", "--workers", "1")
     disturbed = 0

@@ -87,6 +87,25 @@ def test_imitation_learns(data: Demonstrations, smoke: ImitationConfig) -> None:
     assert np.mean(losses[-10:]) < 0.75 * np.mean(losses[:10])
 
 
+def test_training_goes_on_from_a_policy_with_its_own_normalisation(
+    data: Demonstrations, smoke: ImitationConfig, tmp_path: Path
+) -> None:
+    first = train_policy(smoke, data, tmp_path / "first")
+    shifted = dataclasses.replace(data, state=data.state + 1.0)
+    still = dataclasses.replace(smoke, learning_rate=0.0)
+    second = train_policy(still, shifted, tmp_path / "second", start=first)
+    assert second.scales.to_json() == first.scales.to_json()
+    for one, other in zip(first.network.parameters(), second.network.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_policy_of_another_size_is_no_start(data: Demonstrations, smoke: ImitationConfig) -> None:
+    start = Imitation(smoke, data).policy
+    wider = dataclasses.replace(smoke, size=dataclasses.replace(smoke.size, width=64))
+    with pytest.raises(ConfigError, match="choose the preset"):
+        Imitation(wider, data, start=start)
+
+
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     data: Demonstrations, smoke: ImitationConfig, tmp_path: Path
 ) -> None:

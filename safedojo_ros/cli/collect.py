@@ -34,13 +34,17 @@ COLLECTION_PATH = "meta/collection.json"
 
 @dataclass(frozen=True)
 class Assignment:
-    """One episode to record. style: direct, safe or policy; noise: metres a step."""
+    """One episode to record.
+
+    style: direct, safe or policy; noise: metres a step; linger: steps after success.
+    """
 
     seed: int
     task: str
     level: int
     style: str
     noise: float
+    linger: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--levels", default="0,1,2", help="for instance 0,1 (default: 0,1,2)")
     parser.add_argument("--tasks", default="all", help=f"all, or of {', '.join(TASKS)}")
     parser.add_argument("--noise", type=float, default=0.0, help="sigma of noise bursts, m a step")
+    parser.add_argument(
+        "--linger",
+        type=int,
+        default=0,
+        help="control steps recorded after success; a success classifier needs some (8)",
+    )
     parser.add_argument("--max-steps", type=int, default=150, help="control steps an episode")
     parser.add_argument("--image-size", type=int, default=64, help="side of the pictures")
     parser.add_argument("--video", action="store_true", help="keep pictures as mp4, not as PNG")
@@ -91,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
         "policy" if policy and not args.take_over else args.style,
         args.direct_share,
         args.noise,
+        args.linger,
     )
     if args.take_over and not policy:
         raise ConfigError("--take-over needs --policy: it is the policy that plays first")
@@ -128,6 +139,7 @@ def run(args: argparse.Namespace) -> int:
         "split": args.split,
         "first_seed": args.seed,
         "noise": args.noise,
+        "linger": args.linger,
         "max_steps": args.max_steps,
         "only_successes": args.only_successes,
         "played": played,
@@ -150,10 +162,13 @@ def make_plan(
     style: str,
     direct_share: float,
     noise: float,
+    linger: int = 0,
 ) -> list[Assignment]:
     """One assignment for each seed: tasks and levels in turn, styles in their share in each."""
     if not 0.0 <= direct_share <= 1.0:
         raise ConfigError(f"--direct-share is {direct_share}, expected 0 to 1")
+    if linger < 0:
+        raise ConfigError(f"--linger is {linger} control steps, expected 0 or more")
     if not 0.0 <= noise <= 0.05:
         raise ConfigError(f"--noise is {noise} m a step, expected 0 to 0.05")
     cells = [(task, level) for task in tasks for level in levels]
@@ -164,7 +179,7 @@ def make_plan(
         chosen = style
         if style == "mixed":
             chosen = "direct" if _due(number // len(cells), cell, direct_share) else "safe"
-        plan.append(Assignment(seed, task, level, chosen, noise))
+        plan.append(Assignment(seed, task, level, chosen, noise, linger))
     return plan
 
 
@@ -252,6 +267,7 @@ def _play(job: tuple[Assignment, Camera]) -> Episode:
         assignment.level,
         assignment.seed,
         assignment.noise,
+        assignment.linger,
     )
 
 
@@ -267,7 +283,8 @@ def play_policy(
 
     take_over: what the experts did after the policy; fewer episodes where it succeeded before.
     """
-    vector = VectorWorld(camera.image_size, camera.max_steps, CAMERAS)
+    linger = plan[0].linger if plan and not take_over else 0
+    vector = VectorWorld(camera.image_size, camera.max_steps, CAMERAS, linger)
     for first in range(0, len(plan), batch):
         group = plan[first : first + batch]
         seeds, tasks = [a.seed for a in group], [a.task for a in group]

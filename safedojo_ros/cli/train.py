@@ -42,6 +42,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
             metavar="SECTION.KEY=VALUE",
             help="change one value of the preset, for instance policy.steps=2000",
         )
+        if stage == "policy":
+            options.add_argument(
+                "--start", metavar="CHECKPOINT", help="go on from this policy, not from random"
+            )
         if stage == "world-model":
             options.add_argument(
                 "--safety", default="latest", help="safety checkpoint whose autoencoder is used"
@@ -95,13 +99,18 @@ def run(args: argparse.Namespace) -> int:
 
 def train_policy_stage(args: argparse.Namespace) -> "PI0Policy":
     """Imitation."""
+    from safedojo_ros.checkpoints.store import find_checkpoint
     from safedojo_ros.learning.imitation import Demonstrations, ImitationConfig, train_policy
     from safedojo_ros.learning.presets import read_preset
+    from safedojo_ros.models.pi0_policy import PI0Policy
 
     config = read_preset(args.preset, "policy", ImitationConfig, args.set)
     data = Demonstrations.read(args.data)
     print(f"{len(data.state)} frames, {len(data.instructions)} instructions")
-    return train_policy(config, data, args.out, args.resume, args.device)
+    start = None
+    if args.start:
+        start = PI0Policy.load(find_checkpoint("policy", args.start, args.store))
+    return train_policy(config, data, args.out, args.resume, args.device, start)
 
 
 def train_safety_stage(args: argparse.Namespace) -> "tuple[SafetyModel, dict[str, Any]]":

@@ -123,16 +123,23 @@ class EpisodeSteps:
 
 
 def record_expert(
-    world: TabletopWorld, style: Style, task: str, level: int, seed: int, noise: float = 0.0
+    world: TabletopWorld,
+    style: Style,
+    task: str,
+    level: int,
+    seed: int,
+    noise: float = 0.0,
+    linger: int = 0,
 ) -> Episode:
     """One episode of the scripted expert, until success or the world's step limit.
 
-    noise: sigma of `NoiseBursts`, metres a step. `Episode.actions` are those executed;
+    linger: steps that go on after success; noise: sigma of `NoiseBursts`, metres a step.
+    `Episode.actions` are those executed;
     `extra["clean_action"]` is what the expert wanted in the same state. Pictures are kept where
     the world renders them.
     """
     world.reset(seed=seed, options={"task": task, "level": level})
-    return _record_rest(world, style, seed, noise, f"expert:{style}")
+    return _record_rest(world, style, seed, noise, f"expert:{style}", linger)
 
 
 def record_takeover(
@@ -178,15 +185,15 @@ def record_takeover(
 
 
 def _record_rest(
-    world: TabletopWorld, style: Style, seed: int, noise: float, source: str
+    world: TabletopWorld, style: Style, seed: int, noise: float, source: str, linger: int = 0
 ) -> Episode:
     """Play the expert from the world's present state to the end."""
     expert, bursts = Expert(world, style), NoiseBursts(noise, seed)
     limit = np.float32(MAX_DELTA_POSITION)
     steps = EpisodeSteps()
     observation = world.observation()
-    done = False
-    while not done:
+    succeeded, left, truncated = False, linger, False
+    while not truncated and left >= 0:
         clean = np.asarray(expert.act(), dtype=np.float32)
         clean[:3] = np.clip(clean[:3], -limit, limit)
         action = bursts.disturb(clean)
@@ -202,7 +209,8 @@ def _record_rest(
             float(info["displacement"]),
             clean_action=clean,
         )
-        done = success or truncated
+        succeeded |= success
+        left -= succeeded
     return steps.episode(world.instruction, world.task.name, world.level, seed, source)
 
 

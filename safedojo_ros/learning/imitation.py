@@ -1,14 +1,13 @@
 """Imitation: fit the π0 policy to recorded episodes by flow matching."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 
-from safedojo_ros.core.errors import DatasetError
+from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.types import ACTION_SIZE
 from safedojo_ros.data.lerobot_reader import EpisodeReader
 from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor, progress_bar
@@ -86,10 +85,19 @@ class Demonstrations:
 class Imitation:
     """Flow matching on demonstrations; `update` is one gradient step."""
 
-    def __init__(self, config: ImitationConfig, data: Demonstrations, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        config: ImitationConfig,
+        data: Demonstrations,
+        device: str = "cpu",
+        start: PI0Policy | None = None,
+    ) -> None:
+        """start: a policy whose weights, tokenizer and normalisation are gone on from."""
         torch.manual_seed(config.seed)
         self.config, self.data = config, data
-        self.policy = new_policy(config.size, data).to(device)
+        if start is not None:
+            check_start(start, config.size, data)
+        self.policy = (start or new_policy(config.size, data)).to(device)
         self.network = self.policy.network
         self.average = torch.optim.swa_utils.AveragedModel(
             self.network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema_decay)
@@ -143,19 +151,39 @@ class Imitation:
 
     def averaged_policy(self) -> PI0Policy:
         """The policy with the moving average of the weights: what is saved and evaluated."""
-        policy = new_policy(self.config.size, self.data, self.policy.tokenizer)
+        policy = PI0Policy(
+            self.config.size,
+            self.policy.tokenizer,
+            self.policy.scales,
+            self.policy.instructions,
+            self.policy.cameras,
+        )
         policy.network.load_state_dict(self.average.module.state_dict())
         policy.network.eval()
         return policy.to(self.policy.device)
 
 
-def new_policy(
-    size: PI0Size, data: Demonstrations, tokenizer: Tokenizer | None = None
-) -> PI0Policy:
+def check_start(start: PI0Policy, size: PI0Size, data: Demonstrations) -> None:
+    """Raise `ConfigError` unless training may go on from `start` with this size and data."""
+    wanted = replace(size, denoising_steps=start.size.denoising_steps)
+    if replace(wanted, temperature=start.size.temperature) != start.size:
+        raise ConfigError(
+            f"policy {start.checkpoint_id} is of {start.size}, the preset of {size}; choose the "
+            "preset that it was trained with"
+        )
+    strange = sorted(set(data.instructions) - set(start.instructions))
+    if strange or data.cameras != start.cameras:
+        raise ConfigError(
+            f"policy {start.checkpoint_id} knows {start.cameras} and {list(start.instructions)}; "
+            f"the data has {data.cameras} and the new sentences {strange}"
+        )
+
+
+def new_policy(size: PI0Size, data: Demonstrations) -> PI0Policy:
     """A fresh policy with the data's instructions, cameras and normalisation."""
     return PI0Policy(
         size,
-        tokenizer or train_tokenizer(data.instructions),
+        train_tokenizer(data.instructions),
         RobotScales.from_data(data.state.numpy(), data.actions.numpy()),
         data.instructions,
         data.cameras,
@@ -176,10 +204,14 @@ def train_policy(
     directory: Path,
     resume: bool = False,
     device: str = "cpu",
+    start: PI0Policy | None = None,
 ) -> PI0Policy:
-    """Train in `directory` and leave the averaged policy in `directory`/checkpoint."""
+    """Train in `directory` and leave the averaged policy in `directory`/checkpoint.
+
+    start: a policy to go on from, instead of random weights.
+    """
     run = TrainingRun(directory, resume)
-    trainer = Imitation(config, data, device)
+    trainer = Imitation(config, data, device, start)
     first = run.restore(trainer.models, trainer.optimizer)
     smooth = None
     with progress_bar("policy", first, config.steps) as show:

@@ -17,8 +17,9 @@ class ChunkOutcome:
     """What B worlds did with B chunks of H actions.
 
     observations: B, after the chunk; success, cost (contact, 0 or 1) and displacement (m): (B, H);
-    valid: (B, H) bool, the steps really taken, none after success or the last allowed step; where a
-    step is not valid the other arrays hold 0, but displacement holds its last value;
+    valid: (B, H) bool, the steps really taken, none after the end (success and what lingers after
+    it, or the last allowed step); where a step is not valid the other arrays hold 0, but
+    displacement holds its last value;
     done: (B,) bool.
     """
 
@@ -31,16 +32,22 @@ class ChunkOutcome:
 
 
 class VectorWorld:
-    """B tabletop worlds in this process; pictures are rendered at chunk ends only."""
+    """B tabletop worlds in this process; pictures are rendered at chunk ends only.
+
+    linger: control steps that go on after the first success, so that a recording shows it.
+    """
 
     def __init__(
         self,
         image_size: int = 64,
         max_steps: int = 150,
         cameras: tuple[str, ...] = ("agentview", "wrist"),
+        linger: int = 0,
     ) -> None:
         self.image_size, self.max_steps, self.cameras = image_size, max_steps, cameras
+        self.linger = linger
         self.worlds: list[TabletopWorld] = []
+        self._left = np.zeros(0, dtype=int)
         self._done = np.zeros(0, dtype=bool)
         self._observations: list[Observation] = []
 
@@ -58,6 +65,7 @@ class VectorWorld:
         for world, seed, task, level in zip(self.worlds, seeds, tasks, levels, strict=True):
             world.reset(seed=seed, options={"task": task, "level": level})
         self._done = np.zeros(len(seeds), dtype=bool)
+        self._left = np.full(len(seeds), self.linger)
         self._observations = [observe(world) for world in self.worlds]
         return list(self._observations)
 
@@ -77,9 +85,11 @@ class VectorWorld:
                 success[i, h], cost[i, h] = info["success"], info["cost"]
                 displacement[i, h:] = info["displacement"]
                 valid[i, h] = True
-                if done or truncated:
+                succeeded = done or self._left[i] < self.linger
+                if truncated or (succeeded and self._left[i] == 0):
                     self._done[i] = True
                     break
+                self._left[i] -= succeeded
             self._observations[i] = observe(world)
         return ChunkOutcome(
             list(self._observations), success, cost, displacement, valid, self._done.copy()

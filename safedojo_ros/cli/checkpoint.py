@@ -1,4 +1,4 @@
-"""`safedojo checkpoint`: list, show, verify, publish and roll back checkpoints."""
+"""`safedojo checkpoint`: what is in the store, what stays in it, and what goes and comes."""
 
 import argparse
 import json
@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from safedojo_ros.checkpoints.hub import pull, push
 from safedojo_ros.checkpoints.manifest import (
     KINDS,
     MANIFEST,
@@ -17,6 +18,7 @@ from safedojo_ros.checkpoints.manifest import (
     verify,
 )
 from safedojo_ros.checkpoints.provenance import package_warnings
+from safedojo_ros.checkpoints.retention import pin, pinned, prune, unpin
 from safedojo_ros.checkpoints.store import CheckpointStore, find_checkpoint, user_store
 from safedojo_ros.core.errors import CheckpointError
 
@@ -47,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     publish.add_argument(
         "--details",
         type=Path,
-        help="JSON with spec, normalisation, evaluation, fidelity "
+        help="JSON with spec, normalisation, evaluation, fidelity, requires "
         "(default: those of the directory's own manifest.json)",
     )
     publish.add_argument("--parent", help="id of the checkpoint it was trained from")
@@ -57,6 +59,33 @@ def configure(parser: argparse.ArgumentParser) -> None:
     rollback = actions.add_parser("rollback", help="point 'latest' to an older checkpoint")
     rollback.add_argument("kind", choices=KINDS)
     rollback.add_argument("id", nargs="?", help="default: the one that was published before it")
+
+    for name, summary in (
+        ("pin", "keep a checkpoint through every pruning"),
+        ("unpin", "take a pin away"),
+    ):
+        action = actions.add_parser(name, help=summary)
+        action.add_argument("kind", choices=KINDS)
+        action.add_argument("id")
+
+    pruning = actions.add_parser(
+        "prune", help="remove old checkpoints; never latest, pinned or needed ones"
+    )
+    pruning.add_argument("kind", choices=KINDS)
+    pruning.add_argument("--keep", type=int, default=10, help="how many of the newest stay (10)")
+    pruning.add_argument("--dry-run", action="store_true", help="only say what would go")
+
+    push = actions.add_parser("push", help="send a checkpoint to the Hugging Face Hub")
+    push.add_argument("kind", choices=KINDS)
+    push.add_argument("name", help="latest or an id")
+    push.add_argument("repository", help="owner/name")
+    push.add_argument("--public", action="store_true", help="a new repository is public")
+
+    pull = actions.add_parser("pull", help="fetch a checkpoint from the Hugging Face Hub")
+    pull.add_argument("kind", choices=KINDS)
+    pull.add_argument("repository", help="owner/name")
+    pull.add_argument("--revision", required=True, help="the commit, 40 hexadecimal digits")
+    pull.add_argument("--latest", action="store_true", help="also point 'latest' to it")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,6 +97,11 @@ def run(args: argparse.Namespace) -> int:
         "verify": _verify,
         "publish": _publish,
         "rollback": _rollback,
+        "pin": _pin,
+        "unpin": _unpin,
+        "prune": _prune,
+        "push": _push,
+        "pull": _pull,
     }[args.action]
     return action(store, args)
 
@@ -80,8 +114,9 @@ def _list(store: CheckpointStore, args: argparse.Namespace) -> int:
         table = Table("kind", "id", "MB", "parent", "revision", "", box=box.SIMPLE)
         for m in manifests:
             mark = "latest" if store.latest(m.kind) == m.id else ""
+            mark += " pinned" if m.id in pinned(store, m.kind) else ""
             size = f"{m.size / 1e6:.1f}"
-            table.add_row(m.kind, m.id, size, m.parent or "-", m.revision[:12] or "-", mark)
+            table.add_row(m.kind, m.id, size, m.parent or "-", m.revision[:12] or "-", mark.strip())
         Console().print(table if manifests else f"{store.root} holds no checkpoints yet")
     broken = store.broken(args.kind)
     for sentence in broken:
@@ -136,7 +171,41 @@ def _rollback(store: CheckpointStore, args: argparse.Namespace) -> int:
     return 0
 
 
-DETAILS = ("spec", "normalisation", "evaluation", "fidelity")
+def _pin(store: CheckpointStore, args: argparse.Namespace) -> int:
+    print(f"{args.kind} {pin(store, args.kind, args.id)} is pinned")
+    return 0
+
+
+def _unpin(store: CheckpointStore, args: argparse.Namespace) -> int:
+    unpin(store, args.kind, args.id)
+    print(f"{args.kind} {args.id} is not pinned any more")
+    return 0
+
+
+def _prune(store: CheckpointStore, args: argparse.Namespace) -> int:
+    gone, reasons = prune(store, args.kind, args.keep, args.dry_run)
+    for manifest in gone:
+        verb = "would remove" if args.dry_run else "removed"
+        print(f"{verb} {args.kind} {manifest.id}, {manifest.size / 1e6:.1f} MB")
+    for identifier, reason in reasons.items():
+        print(f"kept {args.kind} {identifier}: {reason}")
+    return 0
+
+
+def _push(store: CheckpointStore, args: argparse.Namespace) -> int:
+    commit = push(store, args.kind, args.name, args.repository, private=not args.public)
+    print(f"{args.repository} holds it now; safedojo checkpoint pull {args.kind} {args.repository} "
+          f"--revision {commit}")  # fmt: skip
+    return 0
+
+
+def _pull(store: CheckpointStore, args: argparse.Namespace) -> int:
+    manifest = pull(store, args.kind, args.repository, args.revision, args.latest)
+    print(f"{args.kind} {manifest.id} is in {store.root}")
+    return 0
+
+
+DETAILS = ("spec", "normalisation", "evaluation", "fidelity", "requires")
 
 
 def _details(args: argparse.Namespace) -> tuple[dict[str, Any], str | None]:

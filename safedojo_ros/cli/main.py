@@ -10,7 +10,10 @@ from safedojo_ros.core.errors import SafeDojoError
 
 
 class Command(NamedTuple):
-    """A subcommand; `safedojo_ros/cli/<name>.py` offers `configure(parser)` and `run(args)`."""
+    """A subcommand; `safedojo_ros/cli/<name>.py` offers `configure(parser)` and `run(args)`.
+
+    The module of `some-name` is `some_name.py`.
+    """
 
     name: str
     summary: str
@@ -19,7 +22,9 @@ class Command(NamedTuple):
 COMMANDS = (
     Command("demo", "run the whole robot loop on the embedded world"),
     Command("collect", "record episodes of the scripted experts, or of a policy"),
+    Command("bag-to-dataset", "turn recorded bags into episodes to train on"),
     Command("train", "train a policy, safety head, world model or success classifier"),
+    Command("practice", "make a policy safer and abler, in imagination or in the simulator"),
     Command("evaluate", "measure success and safety of a checkpoint, with intervals"),
     Command("checkpoint", "list, show, publish and roll back checkpoints"),
     Command("doctor", "say what is present, missing or in a wrong version here"),
@@ -70,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = parser.parse_args(given[:1]).command
     summary = next(c.summary for c in COMMANDS if c.name == command)
     try:
-        module = importlib.import_module(f"safedojo_ros.cli.{command}")
+        module = importlib.import_module(f"safedojo_ros.cli.{command.replace('-', '_')}")
         command_parser = argparse.ArgumentParser(
             prog=f"safedojo {command}", description=module.__doc__ or summary
         )

@@ -1,0 +1,86 @@
+"""Turn recorded bags into a data set of episodes, on control ticks, with nothing interpolated.
+
+Bags of the recorder and of `ros2 bag record` (MCAP or sqlite3), whole or cut. Where pictures, state
+or control ticks are missing for too long, or a clock jumps, the episode is split or dropped, and
+the place is named with topic and time.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from safedojo_ros.core.errors import ConfigError, DatasetError
+from safedojo_ros.data.bags_conversion import ConversionReport, all_findings, convert
+from safedojo_ros.data.bags_episodes import ConversionConfig
+from safedojo_ros.data.bags_reader import find_bags
+from safedojo_ros.data.bags_takes import TARGET
+from safedojo_ros.data.lerobot_writer import EpisodeWriter
+
+REPORT = "bag_to_dataset.json"
+SHOWN = 40
+"""Most findings that are printed; the report has all."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="bag, or folder of bags")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the data set")
+    parser.add_argument(
+        "--cameras", default="agentview,wrist", help="names of camera/<name>/image_raw"
+    )
+    parser.add_argument("--image-size", type=int, default=64, help="side of the pictures (px)")
+    parser.add_argument(
+        "--max-gap", type=float, default=0.12, help="oldest picture or state of a step (s)"
+    )
+    parser.add_argument("--min-steps", type=int, default=8, help="shorter pieces are dropped")
+    parser.add_argument("--target-topic", default=TARGET, help="where the arm's targets are")
+    parser.add_argument("--video", action="store_true", help="keep pictures as mp4")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert; raises `DatasetError` when not one episode came of it."""
+    config = ConversionConfig(
+        cameras=tuple(name.strip() for name in args.cameras.split(",") if name.strip()),
+        image_size=args.image_size,
+        max_gap=args.max_gap,
+        min_steps=args.min_steps,
+    )
+    if args.out.exists() and any(args.out.iterdir()):
+        raise ConfigError(f"{args.out} is not empty; choose another --out")
+    bags = find_bags(args.bags)
+    with EpisodeWriter(args.out, config.image_size, config.cameras, video=args.video) as writer:
+        report = convert(bags, writer, config, args.target_topic.strip("/"))
+    (args.out / REPORT).write_text(json.dumps(report.as_json(), indent=1) + "\n")
+    show(report, Console())
+    if not report.episodes:
+        reasons = [reason for take in report.takes for reason in take.dropped]
+        why = reasons[0] if reasons else f"no targets on '{args.target_topic}'"
+        raise DatasetError(f"no episode came of {len(bags)} bags: {why}")
+    print(f"{report.episodes} episodes, {report.steps} steps: {args.out}")
+    return 0
+
+
+def show(report: ConversionReport, console: Console) -> None:
+    """A row for each take, then what was amiss."""
+    table = Table(title=f"{report.bags} bags, {report.messages} messages")
+    for heading in ("recording", "success", "steps", "contact steps", "dropped"):
+        table.add_column(heading, overflow="fold")
+    for take in report.takes:
+        table.add_row(
+            take.bag,
+            {None: "not known", True: "yes", False: "no"}[take.success],
+            " + ".join(map(str, take.episodes)) or "none",
+            str(take.contact_steps),
+            "; ".join(take.dropped),
+        )
+    console.print(table)
+    for bag, fault in report.broken.items():
+        console.print(f"{bag}: {fault}", markup=False, soft_wrap=True)
+    findings = list(all_findings(report))
+    for finding in findings[:SHOWN]:
+        console.print(str(finding), markup=False, highlight=False, soft_wrap=True)
+    if len(findings) > SHOWN:
+        console.print(f"... and {len(findings) - SHOWN} more: see {REPORT}")

@@ -1,0 +1,450 @@
+"""From bags to episodes: on disk is what was seen and done, and what is missing is named."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import bag_messages
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rosbags.rosbag2 import StoragePlugin, Writer
+
+from safedojo_ros.cli.main import main
+from safedojo_ros.core.types import Episode
+from safedojo_ros.data.bags_conversion import ConversionReport, all_findings, convert
+from safedojo_ros.data.bags_episodes import ConversionConfig, episodes_of, executed_action
+from safedojo_ros.data.bags_series import SECOND, ClockWatch, Series
+from safedojo_ros.data.bags_takes import ArmTarget, Take, Truth
+from safedojo_ros.data.bags_writer import BagWriter, Topic
+from safedojo_ros.data.lerobot_reader import EpisodeReader
+from safedojo_ros.data.lerobot_writer import EpisodeWriter
+from safedojo_ros.worlds.arm_control import axis_angle_to_quaternion
+from safedojo_ros.worlds.experts import Expert
+from safedojo_ros.worlds.tabletop import TabletopWorld
+
+MS = 1_000_000
+PERIOD = 50 * MS
+START = 1_700_000_000 * SECOND
+SIDE = 16
+CAMERAS = ("agentview", "wrist")
+CONFIG = ConversionConfig(CAMERAS, SIDE)
+
+Write = Callable[[Topic, int, bytes], None]
+TOPICS = {
+    name: bag_messages.topic(f"/{name}", kind, latched)
+    for name, kind, latched in (
+        ("robot/enable", "std_msgs/msg/Bool", False),
+        ("instruction", "std_msgs/msg/String", True),
+        ("sim/truth", "std_msgs/msg/String", False),
+        ("sim/episode", "std_msgs/msg/String", False),
+        ("sim/command", "safedojo_ros/msg/ArmTarget", False),
+        ("ee_pose", "geometry_msgs/msg/PoseStamped", False),
+        ("joint_states", "sensor_msgs/msg/JointState", False),
+        ("camera/agentview/image_raw", "sensor_msgs/msg/Image", False),
+        ("camera/wrist/image_raw", "sensor_msgs/msg/Image", False),
+        ("safety/state", "std_msgs/msg/String", False),
+    )
+}
+
+
+# ---------------------------------------------------------------- a recorded episode of the world
+
+
+class Played:
+    """An expert's episode in the world, told on the topics of the stack at 20 Hz."""
+
+    def __init__(self, seed: int = 3, steps: int = 30) -> None:
+        self.messages: list[tuple[str, int, bytes]] = []
+        self.truth: dict[str, list[Any]] = {k: [] for k in ("images", "state", "action")}
+        self.outcomes: list[tuple[float, float, bool]] = []
+        world = TabletopWorld(SIDE, CAMERAS, max_steps=10_000)
+        world.reset(seed=seed, options={"level": 1, "task": "cube_on_plate"})
+        self.task, self.instruction = world.task.name, world.instruction
+        expert = Expert(world, "direct")
+        say = self._say
+        say("instruction", START, bag_messages.word(self.instruction))
+        say("robot/enable", START + MS, bag_messages.switch(True))
+        observation, contacts, worst, gripper = world.observation(), 0, 0.0, -1.0
+        hold = (*world.target_pose(), gripper)
+        say("sim/command", START + 20 * MS, self._target(START + 20 * MS, hold, 0))
+        now = START
+        for step in range(steps):
+            now += PERIOD
+            self._observe(now, observation)
+            if step:
+                cost, displacement, success = self.outcomes[-1]
+                truth = {"stamp": now, "phase": "running", "task": self.task, "level": 1}
+                truth |= {"cost": cost, "displacement": displacement, "success": success}
+                say("sim/truth", now + 2 * MS, bag_messages.word(json.dumps(truth)))
+            action = np.asarray(expert.act(), dtype=np.float64)
+            position, axis_angle = world.target_pose()
+            before = ArmTarget(position, axis_angle, gripper, 1, "p")
+            goal = (position + action[:3], axis_angle, float(action[6]))
+            said = self._target(now + 20 * MS, goal, 1 + step // 8)
+            say("sim/command", now + 21 * MS, said)
+            self.truth["images"].append({n: observation[n].copy() for n in CAMERAS})
+            self.truth["state"].append(observation["state"].copy())
+            after = ArmTarget(goal[0], goal[1], goal[2], 1, "p")
+            self.truth["action"].append(executed_action(before, after))
+            observation, _, success, _, info = world.step_target(*goal)
+            gripper = goal[2]
+            contacts += int(info["cost"] > 0)
+            worst = max(worst, float(info["displacement"]))
+            self.outcomes.append((float(info["cost"]), float(info["displacement"]), bool(success)))
+            if success:
+                break
+        now += PERIOD
+        say("robot/enable", now, bag_messages.switch(False))
+        outcome = {"stamp": now, "number": 0, "task": self.task, "level": 1, "seed": seed}
+        outcome |= {"success": self.outcomes[-1][2], "contact_steps": contacts}
+        outcome |= {"displacement": worst, "steps": len(self.outcomes)}
+        say("sim/episode", now + MS, bag_messages.word(json.dumps(outcome)))
+
+    def _say(self, topic: str, heard_at: int, data: bytes) -> None:
+        self.messages.append((topic, heard_at, data))
+
+    def _target(self, stamp: int, goal: tuple[Any, Any, float], sequence: int) -> bytes:
+        checkpoint = "base" if sequence else ""
+        return bag_messages.target(stamp, goal[0], goal[1], goal[2], sequence, checkpoint)
+
+    def _observe(self, now: int, observation: dict[str, np.ndarray]) -> None:
+        state = observation["state"].astype(np.float64)
+        quaternion = axis_angle_to_quaternion(state[3:6])
+        self._say("joint_states", now + MS, bag_messages.joints(now, state[6:]))
+        self._say("ee_pose", now + MS, bag_messages.pose(now, state[:3], quaternion))
+        for name in CAMERAS:
+            picture = bag_messages.image(now, observation[name])
+            self._say(f"camera/{name}/image_raw", now + 3 * MS, picture)
+
+    def bag(self, folder: Path, messages: list[tuple[str, int, bytes]] | None = None) -> Path:
+        writer = BagWriter(folder)
+        for topic, heard_at, data in self.messages if messages is None else messages:
+            writer.write(TOPICS[topic], heard_at, data)
+        writer.close()
+        return folder
+
+
+@pytest.fixture(scope="module")
+def played() -> Played:
+    return Played()
+
+
+def converted(bags: list[Path], out: Path) -> tuple[ConversionReport, list[Episode]]:
+    with EpisodeWriter(out, SIDE, CAMERAS) as writer:
+        report = convert(bags, writer, CONFIG)
+    if not report.episodes:
+        return report, []
+    reader = EpisodeReader(out)
+    return report, [reader[number] for number in range(len(reader))]
+
+
+def test_a_bag_becomes_exactly_the_episode_that_was_played(played: Played, tmp_path: Path) -> None:
+    report, (episode,) = converted([played.bag(tmp_path / "bag")], tmp_path / "out")
+    assert list(all_findings(report)) == []
+    assert report.broken == {}
+    assert len(episode) == len(played.outcomes)
+    for name in CAMERAS:
+        truth = np.stack([images[name] for images in played.truth["images"]])
+        assert np.array_equal(episode.images[name], truth)
+    np.testing.assert_allclose(episode.state, played.truth["state"], atol=1e-6)
+    np.testing.assert_allclose(episode.actions, played.truth["action"], atol=1e-6)
+    cost, displacement, success = zip(*played.outcomes, strict=True)
+    assert episode.cost.tolist() == list(cost)
+    assert sum(cost) > 0, "the episode has to touch something, or this test shows little"
+    np.testing.assert_allclose(episode.displacement[:-1], displacement[:-1], atol=1e-6)
+    assert episode.success.tolist() == list(success)
+    assert (episode.task, episode.level, episode.seed) == (played.task, 1, 3)
+    assert (episode.instruction, episode.source) == (played.instruction, "policy:base")
+
+
+@pytest.mark.parametrize("plugin", list(StoragePlugin), ids=lambda plugin: plugin.name)
+def test_a_bag_of_another_writer_gives_the_same_episode(
+    played: Played, tmp_path: Path, plugin: StoragePlugin
+) -> None:
+    with Writer(tmp_path / "theirs", version=9, storage_plugin=plugin) as writer:
+        connections: dict[str, Any] = {}
+        for topic, heard_at, data in played.messages:
+            if topic not in connections:
+                connections[topic] = writer.add_connection(
+                    f"/{topic}", TOPICS[topic].schema.name, typestore=bag_messages.types()
+                )
+            writer.write(connections[topic], heard_at, data)
+    _, (mine,) = converted([played.bag(tmp_path / "mine")], tmp_path / "out_mine")
+    _, (theirs,) = converted([tmp_path / "theirs"], tmp_path / "out_theirs")
+    assert np.array_equal(mine.actions, theirs.actions)
+    assert np.array_equal(mine.images["wrist"], theirs.images["wrist"])
+    assert np.array_equal(mine.cost, theirs.cost)
+
+
+def test_an_episode_in_two_bags_is_one_episode(played: Played, tmp_path: Path) -> None:
+    half = len(played.messages) // 2
+    parts = [played.messages[:half], played.messages[half:]]
+    bags = [played.bag(tmp_path / f"bag{i}", part) for i, part in enumerate(parts)]
+    _, (episode,) = converted(bags, tmp_path / "out")
+    assert len(episode) == len(played.outcomes)
+
+
+@pytest.mark.parametrize(
+    "topic", ["camera/wrist/image_raw", "ee_pose", "joint_states", "sim/truth", "sim/command"]
+)
+def test_a_topic_that_falls_silent_splits_the_episode_and_is_named_with_its_time(
+    played: Played, tmp_path: Path, topic: str
+) -> None:
+    begin, end = START + 14 * PERIOD, START + 19 * PERIOD
+    messages = [m for m in played.messages if m[0] != topic or not begin <= m[1] < end]
+    report, episodes = converted([played.bag(tmp_path / "bag", messages)], tmp_path / "out")
+    assert len(episodes) == 2
+    assert sum(map(len, episodes)) < len(played.outcomes) - 1
+    (finding,) = all_findings(report)
+    assert finding.topic == topic
+    assert begin - 2 * PERIOD <= finding.at <= begin
+    assert not episodes[0].succeeded
+
+
+@pytest.mark.parametrize("jump", [-5.0, -0.2, 0.4, 3600.0])
+def test_a_clock_that_is_set_splits_the_episode_and_is_named(
+    played: Played, tmp_path: Path, jump: float
+) -> None:
+    """The whole machine's clock: stamps and the recorder's times together."""
+    at, shift = START + 15 * PERIOD + 10 * MS, int(jump * SECOND)
+    later = Shifted(played, shift)
+    messages = [m for m in played.messages if m[1] < at]
+    messages += [(t, h + shift, d) for t, h, d in later.messages if h >= at]
+    report, episodes = converted([played.bag(tmp_path / "bag", messages)], tmp_path / "out")
+    assert len(episodes) == 2
+    assert 0 <= len(played.outcomes) - sum(map(len, episodes)) <= 4
+    text = " ".join(str(f) for f in all_findings(report))
+    assert ("went back" if jump < 0 else "set forward") in text
+
+
+class Shifted:
+    """The same episode by a clock that is `shift` ns off; heard at the same times."""
+
+    def __init__(self, played: Played, shift: int) -> None:
+        self.messages = []
+        for topic, heard_at, data in played.messages:
+            kind = TOPICS[topic].schema.name
+            message = bag_messages.types().deserialize_cdr(data, kind)
+            if hasattr(message, "header"):
+                stamp = message.header.stamp
+                total = stamp.sec * SECOND + stamp.nanosec + shift
+                stamp.sec, stamp.nanosec = total // SECOND, total % SECOND
+            elif topic in ("sim/truth", "sim/episode"):
+                said = json.loads(message.data)
+                message.data = json.dumps(said | {"stamp": said["stamp"] + shift})
+            self.messages.append((topic, heard_at, bag_messages.wire(message)))
+
+
+def test_one_camera_s_clock_that_jumps_is_named_alone(played: Played, tmp_path: Path) -> None:
+    at, camera = START + 15 * PERIOD, "camera/agentview/image_raw"
+    ahead = Shifted(played, 2 * SECOND).messages
+    messages = [
+        late if m[0] == camera and m[1] >= at else m
+        for m, late in zip(played.messages, ahead, strict=True)
+    ]
+    report, _ = converted([played.bag(tmp_path / "bag", messages)], tmp_path / "out")
+    named = {f.topic for f in all_findings(report)}
+    assert named == {camera}
+    assert any("went forward by 2.0" in f.what for f in all_findings(report))
+
+
+def test_a_bag_that_was_cut_gives_what_came_before_the_cut_and_is_named(
+    played: Played, tmp_path: Path
+) -> None:
+    writer = BagWriter(tmp_path / "bag")
+    for topic, heard_at, data in played.messages[: len(played.messages) // 2]:
+        writer.write(TOPICS[topic], heard_at, data)
+    writer.flush()
+    writer.abandon()
+    report, (episode,) = converted([tmp_path / "bag"], tmp_path / "out")
+    assert "breaks off" in report.broken["bag"]
+    assert 5 < len(episode) < len(played.outcomes)
+    assert not episode.succeeded
+
+
+def test_the_command_writes_a_report_and_refuses_when_nothing_came_of_it(
+    played: Played, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    played.bag(tmp_path / "bags/one")
+    out = tmp_path / "out"
+    options = ["--out", str(out), "--image-size", str(SIDE)]
+    assert main(["bag-to-dataset", str(tmp_path / "bags"), *options]) == 0
+    assert f"1 episodes, {len(played.outcomes)} steps" in capsys.readouterr().out
+    report = json.loads((out / "bag_to_dataset.json").read_text())
+    assert report["episodes"] == 1
+    assert len(EpisodeReader(out)) == 1
+    assert main(["bag-to-dataset", str(tmp_path / "bags"), *options]) == 2
+    assert "not empty" in capsys.readouterr().err
+    still = [m for m in played.messages if m[0] != "sim/command"]
+    played.bag(tmp_path / "still", still)
+    command = ["bag-to-dataset", str(tmp_path / "still"), "--out", str(tmp_path / "none")]
+    assert main(command) == 2
+    assert "no targets on 'sim/command'" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- takes without a world
+
+
+def synthetic(
+    ticks: list[int], seen: list[int], truths: list[int] | None, ended: int | None = None
+) -> Take:
+    """A take whose pictures hold the number of their stamp."""
+    take = Take("bag", {"eye": Series("camera/eye/image_raw")})
+    for number, stamp in enumerate(seen):
+        picture = np.full((16, 16, 3), number % 256, np.uint8)
+        take.pictures["eye"].add(stamp, picture)
+        take.poses.add(stamp, np.full(6, stamp / SECOND))
+        take.fingers.add(stamp, np.zeros(2))
+    for number, stamp in enumerate(ticks):
+        place = np.array([number * 0.01, 0.0, 0.2])
+        take.targets.add(stamp, ArmTarget(place, np.zeros(3), -1.0, int(number > 0), "p"))
+    for stamp in truths or ():
+        take.truths.add(stamp, Truth(False, 0.0, False, True, "task", 0))
+    take.instructions.add(0, "go")
+    take.ended = ended
+    return take
+
+
+HOLD = ArmTarget(np.zeros(3), np.zeros(3), -1.0, 0, "")
+EYE = ConversionConfig(("eye",), 16, min_steps=1)
+
+
+@given(
+    st.lists(st.sampled_from([30, 45, 50, 55, 70, 95, 130, 200]), min_size=3, max_size=40),
+    st.lists(st.sampled_from([10, 50, 60, 110, 150, 400]), min_size=2, max_size=60),
+)
+@settings(max_examples=200, deadline=None)
+def test_every_row_saw_the_newest_picture_and_no_row_reaches_over_a_gap(
+    tick_steps: list[int], picture_steps: list[int]
+) -> None:
+    ticks = [int(t) * MS + START for t in np.cumsum([200, *tick_steps])]
+    seen = [int(t) * MS + START for t in np.cumsum(picture_steps)]
+    result = episodes_of(synthetic(ticks, seen, None), EYE)
+    rows = 0
+    for episode in result.episodes:
+        rows += len(episode)
+        index = episode.images["eye"][:, 0, 0, 0]
+        stamps = episode.state[:, 0].astype(np.float64)
+        assert np.all(np.diff(index.astype(int)) >= 0)
+        places = [seen[i] for i in index]
+        np.testing.assert_allclose(stamps, np.array(places) / SECOND, rtol=1e-6)
+        # An action of n steps of 1 cm would reach over n - 1 unseen ticks.
+        steps = np.round(episode.actions[:, 0] / 0.01).astype(int)
+        assert np.all(steps >= 1)
+    fresh = [t for t in ticks[1:] if any(0 <= t - s <= EYE.max_gap * SECOND for s in seen)]
+    assert rows <= len(fresh)
+    silent = [f for f in result.findings if f.topic == "camera/eye/image_raw"]
+    stale = [t for t in ticks[1:] if not any(0 <= t - s <= EYE.max_gap * SECOND for s in seen)]
+    assert not stale or silent, "a stale tick without a finding would be silent"
+
+
+@given(st.integers(2, 30), st.integers(0, 29), st.integers(3, 20))
+@settings(max_examples=100, deadline=None)
+def test_missed_ticks_always_split_and_the_parts_hold_every_other_row(
+    count: int, place: int, missed: int
+) -> None:
+    place = 1 + place % (count - 1)
+    ticks = [START + i * PERIOD for i in range(count)]
+    ticks[place:] = [t + missed * PERIOD for t in ticks[place:]]
+    seen = list(range(START - PERIOD, ticks[-1] + PERIOD, PERIOD))
+    result = episodes_of(synthetic(ticks, seen, None), EYE)
+    assert sum(map(len, result.episodes)) == count - 1
+    assert len(result.episodes) == (2 if place > 1 else 1)
+    (finding,) = [f for f in result.findings if f.topic == "sim/command"]
+    assert finding.at == ticks[place - 1]
+
+
+def test_a_tick_that_catches_up_is_no_row_and_its_motion_is_not_lost() -> None:
+    ticks = [START + i * PERIOD for i in range(12)]
+    ticks.insert(6, ticks[5] + 5 * MS)
+    take = synthetic(ticks, ticks, None)
+    (episode,) = episodes_of(take, EYE).episodes
+    assert len(episode) == 11
+    assert episode.actions[:, 0].sum() == pytest.approx(0.12)
+
+
+def test_without_a_world_the_costs_are_those_that_the_safety_head_expected() -> None:
+    ticks = [START + i * PERIOD for i in range(10)]
+    take = synthetic(ticks, ticks, None)
+    take.observed_at[1] = ticks[1] - 10 * MS
+    take.expected_cost[1] = np.array([0.1, 0.2, 0.9, 0.6, 0.1])
+    (episode,) = episodes_of(take, EYE).episodes
+    assert episode.cost.tolist() == [0, 0, 1, 1, 0, 0, 0, 0, 0]
+    assert not episode.succeeded
+    assert episode.level == -1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda take: take.targets.values.__setitem__(slice(1, None), [HOLD] * 9), "no chunk"),
+        (lambda take: take.instructions.stamps.clear(), "no instruction"),
+        (lambda take: take.pictures["eye"].stamps.clear(), "no step"),
+    ],
+    ids=["held", "unspoken", "blind"],
+)
+def test_a_take_of_which_nothing_is_kept_says_why(
+    spoil: Callable[[Take], object], reason: str
+) -> None:
+    ticks = [START + i * PERIOD for i in range(10)]
+    take = synthetic(ticks, ticks, None)
+    spoil(take)
+    result = episodes_of(take, EYE)
+    assert result.episodes == []
+    assert reason in result.dropped[0]
+
+
+# ---------------------------------------------------------------- series and clocks
+
+STAMPS = st.lists(st.integers(0, 1000), min_size=0, max_size=30)
+
+
+@given(STAMPS, st.lists(st.integers(-5, 1005), min_size=1, max_size=20))
+def test_the_newest_not_later_is_what_a_search_by_hand_finds(
+    stamps: list[int], instants: list[int]
+) -> None:
+    series = Series("x")
+    for stamp in stamps:
+        series.add(stamp, stamp)
+    for instant, index in zip(instants, series.newest(np.array(instants)), strict=True):
+        earlier = [s for s in series.stamps if s <= instant]
+        assert (index == -1) if not earlier else (series.stamps[index] == max(earlier))
+    assert series.stamps == sorted(set(series.stamps))
+
+
+@given(STAMPS, st.floats(0.0, 1e-7))
+def test_gaps_are_exactly_the_silences_beyond_the_bound(stamps: list[int], bound: float) -> None:
+    series = Series("x")
+    for stamp in sorted(stamps):
+        series.add(stamp, None)
+    found = series.gaps(0, 1001, bound)
+    if not stamps or min(stamps) > 0:
+        assert found.pop(0).what.startswith("nothing")
+    edges = [*sorted(set(stamps)), 1001]
+    silences = [a for a, b in zip(edges[:-1], edges[1:], strict=True) if (b - a) / SECOND > bound]
+    assert [f.at for f in found] == silences
+
+
+@given(
+    st.lists(st.tuples(st.integers(30, 70), st.integers(0, 30)), min_size=4, max_size=40),
+    st.integers(1, 38),
+    st.one_of(st.integers(150, 10**7), st.integers(-(10**7), -100)),
+    st.booleans(),
+)
+@settings(max_examples=300)
+def test_a_clock_that_jumps_is_noticed_at_once_and_one_that_does_not_never(
+    steps: list[tuple[int, int]], place: int, jump: int, only_the_camera: bool
+) -> None:
+    place = 1 + place % (len(steps) - 1)
+    watch = ClockWatch(bound=0.12)
+    sent, noticed = START, []
+    for number, (step, latency) in enumerate(steps):
+        sent += step * MS
+        shift = jump * MS if number >= place else 0
+        heard = sent + latency * MS + (0 if only_the_camera else shift)
+        if watch.see("camera", heard, sent + shift):
+            noticed.append(number)
+    assert noticed == [place]

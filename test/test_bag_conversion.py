@@ -431,7 +431,7 @@ def test_gaps_are_exactly_the_silences_beyond_the_bound(stamps: list[int], bound
 @given(
     st.lists(st.tuples(st.integers(30, 70), st.integers(0, 30)), min_size=4, max_size=40),
     st.integers(1, 38),
-    st.one_of(st.integers(150, 10**7), st.integers(-(10**7), -100)),
+    st.one_of(st.integers(200, 10**7), st.integers(-(10**7), -100)),
     st.booleans(),
 )
 @settings(max_examples=300)

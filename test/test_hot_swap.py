@@ -330,3 +330,67 @@ def test_two_hundred_swaps_between_two_checkpoints_each_give_the_asked_one(shelf
         assert swap.previous is not None
         assert swap.previous.id == names[(k - 1) % 2]
     assert threading.active_count() < 20
+
+
+def test_a_model_that_must_wait_is_taken_as_soon_as_it_may(shelf: Shelf) -> None:
+    first = shelf.publish(1.0)
+    pair = shelf.publish(2.0, requires={"safety": "head2"})
+    announced = ["head1"]
+
+    def waits(manifest: Manifest) -> str:
+        needed = manifest.requires.get("safety", announced[0])
+        return "" if needed == announced[0] else f"it needs {needed}, {announced[0]} judges"
+
+    swap = shelf.swap()
+    swap._waits = waits
+    swap.start_with(first)
+    swap.request(pair)
+    finished(swap)
+    assert swap.take_ready() is None
+    assert (swap.status, swap.reason) == ("waiting", f"{pair} waits: it needs head2, head1 judges")
+    assert swap.candidate is not None
+    assert swap.candidate.id == pair
+    assert swap.current is not None
+    assert swap.current.id == first
+    announced[0] = "head2"
+    assert swap.take_ready() == {"value": 2.0}
+    assert (swap.status, swap.candidate) == ("active", None)
+
+
+def test_a_rejected_model_is_left_and_remembered(shelf: Shelf) -> None:
+    first, second = shelf.publish(1.0), shelf.publish(2.0)
+    swap = shelf.swap()
+    swap.start_with(first)
+    with pytest.raises(CheckpointError, match="no previous"):
+        swap.reject("too slow")
+    assert swap.refused == {}
+    swap.request(second)
+    finished(swap).take_ready()
+    assert swap.reject("too slow") == {"value": 1.0}
+    assert swap.reason == f"rolled back from {second} to {first}: too slow"
+    assert swap.refused == {second: "too slow"}
+    swap.request(second)
+    assert finished(swap).take_ready() == {"value": 2.0}, "a person may insist"
+
+
+def test_the_way_back_leads_past_a_model_that_has_not_proven_itself(shelf: Shelf) -> None:
+    names = [shelf.publish(float(k)) for k in range(3)]
+    swap = shelf.swap()
+    swap.start_with(names[0])
+    swap.request(names[1])
+    finished(swap).take_ready()
+    swap.request(names[2])
+    assert finished(swap).take_ready(proven=False) == {"value": 2.0}
+    assert swap.rollback() == {"value": 0.0}
+
+
+def test_asking_for_the_running_one_ends_an_open_request(shelf: Shelf) -> None:
+    first, second = shelf.publish(1.0), shelf.publish(2.0)
+    swap = shelf.swap()
+    swap.start_with(first)
+    swap.request(second)
+    finished(swap)
+    assert "active already" in swap.request(first).reason
+    assert swap.take_ready() is None
+    assert swap.current is not None
+    assert swap.current.id == first

@@ -45,7 +45,8 @@ class HotSwap(Generic[T]):
 
     The owner calls `take_ready` at every chunk boundary: it never blocks on a load. A request that
     fails at any stage changes nothing; `status` becomes "failed" and `reason` says why. While one
-    request is being worked on, only the newest later one is kept.
+    request is being worked on, only the newest later one is kept. status: idle, loading, ready,
+    waiting (for what the checkpoint requires), active or failed.
     """
 
     def __init__(
@@ -55,19 +56,25 @@ class HotSwap(Generic[T]):
         canary: Callable[[T], None] | None = None,
         compatible: Callable[[Manifest], None] | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
+        waits: Callable[[Manifest], str] | None = None,
     ) -> None:
         """Set up; nothing is loaded yet.
 
         find: name → verified directory (`CheckpointStore.resolve` or `find_checkpoint`, with the
         kind bound); compatible: raises when the checkpoint does not fit this robot; canary: warms
-        the new model up on recent observations and raises when its output is not fit to be played.
+        the new model up on recent observations and raises when its output is not fit to be played;
+        waits: what must happen before a model that is ready may be taken, or "" (quick, and
+        without a call back into this object).
         """
         self._load, self._find = load, find
         self._canary, self._compatible, self._clock = canary, compatible, clock
+        self._waits = waits
         self.current: Loaded[T] | None = None
         self.previous: Loaded[T] | None = None
         self.status = "idle"
         self.reason = "nothing has been requested"
+        self.refused: dict[str, str] = {}
+        """{id: why} of checkpoints that `reject` left."""
         self._lock = threading.Lock()
         self._done = threading.Condition(self._lock)
         self._pending: tuple[str, int] | None = None
@@ -75,6 +82,11 @@ class HotSwap(Generic[T]):
         self._generation = 0
         self._thread: threading.Thread | None = None
         self._closed = False
+
+    @property
+    def candidate(self) -> Loaded[T] | None:
+        """What has passed all checks and has not been taken yet."""
+        return self._ready
 
     def start_with(self, name: str) -> T:
         """Load the first model in the calling thread; raises what finding or loading raises."""
@@ -85,10 +97,17 @@ class HotSwap(Generic[T]):
         return loaded.model
 
     def request(self, name: str = "latest") -> Accepted:
-        """Start loading `name` beside the running model; returns at once."""
+        """Start loading `name` beside the running model; returns at once.
+
+        Asking for the running one by its id drops every open request.
+        """
         with self._lock:
             if self._closed:
                 return Accepted(False, "shutting down")
+            if self.current is not None and name == self.current.id:
+                self._drop_requests()
+                self.status, self.reason = "active", f"{name} is active already"
+                return Accepted(True, self.reason)
             replaced = self._pending
             self._pending = (name or "latest", self._clock())
             self._generation += 1
@@ -99,13 +118,23 @@ class HotSwap(Generic[T]):
         note = f" (instead of '{replaced[0]}')" if replaced else ""
         return Accepted(True, f"loading '{name or 'latest'}'{note}")
 
-    def take_ready(self) -> T | None:
-        """The new model, once, if one has passed all checks; it is then the current one."""
+    def take_ready(self, proven: bool = True) -> T | None:
+        """The new model, once, if one has passed all checks; it is then the current one.
+
+        proven: whether the current one is fit to be rolled back to; else the previous one stays.
+        """
         with self._lock:
             if self._ready is None:
                 return None
-            self.previous, self.current, self._ready = self.current, self._ready, None
-            if self.status == "ready":
+            what = self._waits(self._ready.manifest) if self._waits is not None else ""
+            if what:
+                if self.status in ("ready", "waiting"):
+                    self.status, self.reason = "waiting", f"{self._ready.id} waits: {what}"
+                return None
+            if proven or self.previous is None:
+                self.previous = self.current
+            self.current, self._ready = self._ready, None
+            if self.status in ("ready", "waiting"):
                 self.status, self.reason = "active", f"{self.current.id} is active"
             return self.current.model
 
@@ -115,14 +144,29 @@ class HotSwap(Generic[T]):
         Raises `CheckpointError` when there is none. The model that was left is forgotten.
         """
         with self._lock:
-            if self.previous is None or self.current is None:
-                raise CheckpointError("there is no previous checkpoint to roll back to")
-            left, self.current, self.previous = self.current, self.previous, None
-            self._pending = self._ready = None
-            self._generation += 1
-            self.status = "active"
-            self.reason = f"rolled back from {left.id} to {self.current.id}"
-            return self.current.model
+            return self._go_back("")
+
+    def reject(self, why: str) -> T:
+        """As `rollback`, and remember in `refused` that the model that was left is not fit."""
+        with self._lock:
+            left = self.current
+            model = self._go_back(f": {why}")
+            assert left is not None
+            self.refused[left.id] = why
+            return model
+
+    def _go_back(self, because: str) -> T:
+        if self.previous is None or self.current is None:
+            raise CheckpointError("there is no previous checkpoint to roll back to")
+        left, self.current, self.previous = self.current, self.previous, None
+        self._drop_requests()
+        self.status = "active"
+        self.reason = f"rolled back from {left.id} to {self.current.id}{because}"
+        return self.current.model
+
+    def _drop_requests(self) -> None:
+        self._pending = self._ready = None
+        self._generation += 1
 
     def wait(self, timeout: float) -> bool:
         """Block until no request is being worked on; False after `timeout` seconds."""
@@ -132,8 +176,8 @@ class HotSwap(Generic[T]):
     def close(self) -> None:
         """Take no more requests; a running load ends by itself and is dropped."""
         with self._lock:
-            self._closed, self._pending, self._ready = True, None, None
-            self._generation += 1
+            self._closed = True
+            self._drop_requests()
 
     def _work(self) -> None:
         while True:

@@ -19,6 +19,7 @@ from safedojo_ros.learning.constrained_grpo import (
     chunk_log_ratio,
     clipped_loss,
 )
+from safedojo_ros.learning.critic import CriticConfig, chunk_signals, generalised_advantage
 from safedojo_ros.learning.multiplier import Multiplier, MultiplierConfig
 from safedojo_ros.learning.rollouts import Rollouts, roll_out
 from safedojo_ros.models.policy import PolicySample
@@ -157,7 +158,7 @@ class ToyPolicy:
         with torch.no_grad():  # seldom succeeds, often touches
             self.modules.weight.zero_()
             self.modules.bias.copy_(torch.tensor([-0.1, 0.1, 0, 0, 0, 0, 0]))
-        self.std, self.length = std, length
+        self.std, self.length, self.feature_size = std, length, 8
 
     def parameters(self) -> Any:
         return list(self.modules.parameters())
@@ -370,6 +371,30 @@ def test_practice_learns_to_succeed_without_contact(mode: Any) -> None:
     rows = practise(learner, ToyWorld(128), 40)
     assert rows[0]["safe_success"] < 0.6
     assert np.mean([row["safe_success"] for row in rows[-5:]]) > 0.85
+
+
+def test_with_a_critic_it_is_constrained_ppo() -> None:
+    config = replace(CONFIG, baseline="critic")
+    learner = ConstrainedGRPO(ToyPolicy(), config, MultiplierConfig(limit=0.05))
+    rows = practise(learner, ToyWorld(128), 40)
+    assert np.mean([row["safe_success"] for row in rows[-5:]]) > 0.85
+
+
+def test_generalised_advantage_is_discounted_along_each_trajectory_alone() -> None:
+    config = CriticConfig(discount=0.5, trace=0.5)
+    trajectory = torch.tensor([0, 1, 0])  # of trajectory 0 two chunks, of 1 one
+    signals = torch.tensor([[0.0, 0.2], [1.0, 0.0], [1.0, 0.4]])
+    values = torch.tensor([[0.3, 0.0], [0.4, 0.0], [0.6, 0.0]])
+    advantage = generalised_advantage(signals, values, trajectory, config)
+    assert advantage[2].tolist() == pytest.approx([0.4, 0.4])
+    assert advantage[1].tolist() == pytest.approx([0.6, 0.0])
+    assert advantage[0].tolist() == pytest.approx([0.5 * 0.6 - 0.3 + 0.25 * 0.4, 0.2 + 0.25 * 0.4])
+
+
+def test_a_chunk_costs_its_own_contacts_and_the_last_earns_the_reward() -> None:
+    signals = chunk_signals(hand_made(), np.array([1.0, 0.0]), 2)
+    expected = [[1.0, 0.15], [0.0, 0.3], [0.0, 0.2]]
+    torch.testing.assert_close(signals, torch.tensor(expected))
 
 
 def test_without_the_constraint_cost_has_no_say() -> None:

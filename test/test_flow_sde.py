@@ -135,6 +135,8 @@ def test_noise_enters_at_one_random_step_and_never_at_the_last() -> None:
     sample = stochastic.sample_with_log_prob(observations(40), generators(40))
     assert sample.tensors["step"].shape == (40, 1)
     assert set(sample.tensors["step"].flatten().tolist()) == {0, 1, 2}
+    early = flow(least_time=0.5).sample_with_log_prob(observations(40), generators(40))
+    assert set(early.tensors["step"].flatten().tolist()) == {0, 1}  # ends at t = 0.75 and 0.5
 
 
 def test_a_chunk_depends_on_its_own_generator_alone_and_is_within_limits() -> None:
@@ -190,7 +192,7 @@ def test_samples_are_selected_and_joined() -> None:
     joined = PolicySample.concatenate(parts)
     torch.testing.assert_close(stochastic.log_prob(joined), stochastic.log_prob(sample))
     np.testing.assert_array_equal(joined.chunks, sample.chunks)
-    assert stochastic.features(joined).shape[0] == 3
+    assert stochastic.features(joined).shape == (3, stochastic.feature_size)
 
 
 def test_gaussian_log_prob_is_the_normal_density() -> None:
@@ -203,6 +205,7 @@ def test_gaussian_log_prob_is_the_normal_density() -> None:
     ("changes", "words"),
     [
         ({"noise_level": 0.0}, "noise_level is 0.0"),
+        ({"least_time": 0.9}, "lower flow.least_time"),
         ({"kind": "ode"}, "expected sde or noise"),
         ({"std_low": 0.2}, "are no range"),
     ],

@@ -1,11 +1,14 @@
 """Constrained GRPO: one policy update from one batch of rollouts, in the order of its equations.
 
+With a critic in the group's place the same update is PPO, constrained (as SafeVLA's) or not.
+
 Symbols: R reward, C cost and A advantage of a trajectory, J_c the rate of violating episodes,
 d its limit, λ the multiplier, r the likelihood ratio of a chunk.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,6 +20,7 @@ from safedojo_ros.learning.advantage import (
     RunningSpread,
     group_advantage,
 )
+from safedojo_ros.learning.critic import Critic, CriticConfig, chunk_signals, critic_advantage
 from safedojo_ros.learning.multiplier import Multiplier, MultiplierConfig
 from safedojo_ros.learning.rollouts import Rollouts
 from safedojo_ros.models.policy import StochasticPolicy
@@ -26,7 +30,8 @@ from safedojo_ros.models.policy import StochasticPolicy
 class UpdateConfig:
     """One update.
 
-    constrained: whether cost has a say; advantage: see `learning.advantage`; dense_reward: mean
+    constrained: whether cost has a say; baseline: what an advantage is measured from, the group or
+    a critic; advantage: see `learning.advantage`; dense_reward: mean
     probability of success instead of success; uncertainty_weight: of the world model's doubt;
     cost_m: M, largest step costs that make a trajectory's cost; violation_threshold: step cost
     above which an episode violates; cost_floor: σ_floor; tolerance: of `switching`; least_reward,
@@ -37,6 +42,7 @@ class UpdateConfig:
     """
 
     constrained: bool = True
+    baseline: Literal["group", "critic"] = "group"
     advantage: Mode = "normalised"
     dense_reward: bool = False
     uncertainty_weight: float = 0.0
@@ -55,6 +61,7 @@ class UpdateConfig:
     chunks_per_trajectory: int = 0
     learning_rate: float = 5e-5
     gradient_clip: float = 1.0
+    critic: CriticConfig = field(default_factory=CriticConfig)
 
 
 class ConstrainedGRPO:
@@ -67,6 +74,8 @@ class ConstrainedGRPO:
             raise ConfigError(
                 f"advantage is '{config.advantage}', expected one of {', '.join(MODES)}"
             )
+        if config.baseline not in ("group", "critic"):
+            raise ConfigError(f"baseline is '{config.baseline}', expected group or critic")
         self.policy, self.config = policy, config
         self.multiplier = Multiplier(multiplier)
         self.spread = RunningSpread()
@@ -74,6 +83,12 @@ class ConstrainedGRPO:
         self.modules = torch.nn.ModuleDict(
             {"policy": policy.modules, "multiplier": self.multiplier, "spread": self.spread}
         )
+        self.critic: Critic | None = None
+        if config.baseline == "critic":
+            self.critic = Critic(policy.feature_size, config.critic)
+            self.modules["critic"] = self.critic
+            rate = config.critic.learning_rate
+            self.optimizer.add_param_group({"params": self.critic.parameters(), "lr": rate})
         """All that is saved and resumed beside the optimizer."""
 
     def update(self, rollouts: Rollouts, seed: tuple[int, ...]) -> dict[str, float]:
@@ -90,25 +105,34 @@ class ConstrainedGRPO:
             by_rate = self.multiplier.config.signal == "violations"
             penalty = self.multiplier.update(rate if by_rate else float(cost.mean()), flat)
             over_limit = rate > self.multiplier.config.limit + config.tolerance
-        # A: reward and cost standardised apart
-        running = self.spread.update(groups, reward, cost)
-        advantage = group_advantage(
-            config.advantage,
-            groups,
-            reward,
-            cost,
-            penalty,
-            cost_floor=config.cost_floor,
-            running=running,
-            over_limit=over_limit,
-        )
-        # groups whose members differ in neither signal teach nothing
-        least = (config.least_reward, config.least_cost)
-        kept = groups.informative(reward, cost if config.constrained else None, least)
-        # θ ← θ − ∇ of the clipped objective
+        # A: reward and cost standardised apart, by the group or by a critic
         rng = np.random.default_rng(seed)
+        running = self.spread.update(groups, reward, cost)
+        if self.critic is None:
+            advantage = group_advantage(
+                config.advantage,
+                groups,
+                reward,
+                cost,
+                penalty,
+                cost_floor=config.cost_floor,
+                running=running,
+                over_limit=over_limit,
+            )
+            chunk_advantage = torch.from_numpy(advantage).float()[rollouts.trajectory]
+            # groups whose members differ in neither signal teach nothing
+            least = (config.least_reward, config.least_cost)
+            kept = groups.informative(reward, cost if config.constrained else None, least)
+        else:
+            features = self.policy.features(rollouts.sample).float().cpu()
+            signals = chunk_signals(rollouts, reward, config.cost_m)
+            apart = critic_advantage(
+                self.critic, self.optimizer, features, signals, rollouts.trajectory, rng
+            )
+            chunk_advantage = (apart[:, 0] - penalty * apart[:, 1]) / (1.0 + penalty)
+            kept = np.ones(groups.count, dtype=bool)
+        # θ ← θ − ∇ of the clipped objective
         rows, weight = chosen_chunks(rollouts, kept[groups.index], config, rng)
-        chunk_advantage = torch.from_numpy(advantage).float()[rollouts.trajectory]
         return {
             **rollouts.figures(config.violation_threshold, config.cost_m),
             "reward": float(reward.mean()),

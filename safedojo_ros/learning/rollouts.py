@@ -111,7 +111,7 @@ def roll_out(
     """
     observations = start()
     count, horizon = len(observations), policy.policy.chunk_length
-    generators = [_generator(*seed, i) for i in range(count)]
+    generators = [torch.Generator().manual_seed(stream_seed(*seed, i)) for i in range(count)]
     names = ("success", "success_probability", "cost", "displacement", "valid")
     track: dict[str, np.ndarray] = {name: np.zeros((count, max_chunks * horizon)) for name in names}
     uncertainty, played = np.zeros(count), np.zeros(count)
@@ -160,6 +160,6 @@ def roll_out(
     )
 
 
-def _generator(*seed: int) -> torch.Generator:
-    state = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1)
-    return torch.Generator().manual_seed(state)
+def stream_seed(*seed: int) -> int:
+    """One seed of several numbers, for a torch generator."""
+    return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1)

@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.core.types import ACTION_SIZE, Observation
+from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE, Observation
 from safedojo_ros.models.pi0_policy import PI0Policy, Prefix
 from safedojo_ros.models.pictures import to_uint8, to_unit
 from safedojo_ros.models.policy import PolicySample
@@ -31,14 +31,17 @@ class FlowConfig:
     """How the flow policy explores.
 
     kind: "sde" or "noise"; noise_level: a of Flow-SDE, in (0, 1]; everywhere: inject at every step
-    but the last, not at one random step; std_low, std_high: range of Flow-Noise's standard
-    deviation, in normalised actions; learned_std: learn it, from its middle on; freeze_prefix:
-    learn the action expert alone, with pictures and instruction encoded once at sampling.
+    that may be noisy, not at one random one; least_time: only steps that end at this t or above
+    may be: late noise hardly changes the action, but makes its likelihood very steep; std_low,
+    std_high: range of Flow-Noise's standard deviation, in normalised actions; learned_std: learn
+    it, from its middle on; freeze_prefix: learn the action expert alone, with pictures and
+    instruction encoded once at sampling.
     """
 
     kind: Literal["sde", "noise"] = "sde"
     noise_level: float = 0.5
     everywhere: bool = False
+    least_time: float = 0.0
     std_low: float = 0.08
     std_high: float = 0.16
     learned_std: bool = False
@@ -85,10 +88,14 @@ class StochasticFlow:
             raise ConfigError(
                 f"flow.std_low {config.std_low} and std_high {config.std_high} are no range"
             )
-        if config.kind == "sde" and self.steps < 2:
+        ends = [1.0 - (k + 1) / self.steps for k in range(self.steps - 1)]
+        self.noisy_steps = sum(end >= config.least_time - 1e-9 for end in ends)
+        if config.kind == "sde" and self.noisy_steps == 0:
             raise ConfigError(
-                f"the policy has {self.steps} denoising step; Flow-SDE needs 2, Flow-Noise 1"
+                f"of the policy's {self.steps} denoising steps none but the last ends at t = "
+                f"{config.least_time} or above; lower flow.least_time, or use Flow-Noise"
             )
+        self.feature_size = STATE_SIZE + 2 * policy.size.head_dim  # one head of keys and values
         self.std_logit = torch.nn.Parameter(torch.zeros(ACTION_SIZE, device=policy.device))
         self.std_logit.requires_grad_(config.kind == "noise" and config.learned_std)
         self.modules = torch.nn.ModuleDict(
@@ -148,9 +155,9 @@ class StochasticFlow:
         if self.config.kind == "noise":
             step = torch.arange(self.steps)
         elif self.config.everywhere:
-            step = torch.arange(self.steps - 1)
+            step = torch.arange(self.noisy_steps)
         else:
-            step = torch.randint(self.steps - 1, (1,), generator=generator)
+            step = torch.randint(self.noisy_steps, (1,), generator=generator)
         return start, step, torch.randn(len(step), *shape, generator=generator)
 
     def _transition(

@@ -76,11 +76,20 @@ class PolicySample:
 class StochasticPolicy(Protocol):
     """A policy with a distribution over chunks: what reinforcement learning needs of it.
 
-    policy: the one that acts, and is saved; modules: all that is learned, for saving a run.
+    feature_size: F of `features`.
     """
 
-    policy: Policy
-    modules: torch.nn.Module
+    feature_size: int
+
+    @property
+    def policy(self) -> Policy:
+        """The one that acts, and is saved."""
+        ...
+
+    @property
+    def modules(self) -> torch.nn.Module:
+        """All that is learned, for saving a run."""
+        ...
 
     def sample_with_log_prob(
         self, observations: list[Observation], generators: list[torch.Generator]

@@ -1,25 +1,29 @@
 """The policy: newest pictures, state and instruction in, action chunks out, without ever blocking.
 
-Subscribes `camera/<name>/image_raw`, `joint_states`, `ee_pose`, `instruction`; publishes
-`policy/action_chunk` and `policy/checkpoint` (latched); serves `policy/load_checkpoint` and
-`policy/rollback`. The network runs in a worker thread; a new checkpoint is loaded in another and
-taken over between two chunks.
+Subscribes `camera/<name>/image_raw`, `joint_states`, `ee_pose`, `instruction`, and, to know what
+judges its chunks, `safety/checkpoint` and `safety/cost`; publishes `policy/action_chunk` and
+`policy/checkpoint` (latched); serves `policy/load_checkpoint` and `policy/rollback`. The network
+runs in a worker thread; a new checkpoint is loaded in another, taken over between two chunks, and
+left again if it breaks its bars.
 """
 
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from std_srvs.srv import Trigger
 
 from safedojo_ros.checkpoints.hot_swap import HotSwap, fits_robot
+from safedojo_ros.checkpoints.manifest import Manifest
+from safedojo_ros.checkpoints.policy_canary import PolicyCanary
+from safedojo_ros.checkpoints.probation import Bars
 from safedojo_ros.checkpoints.store import find_checkpoint
-from safedojo_ros.core.errors import CheckpointError, ObservationRejected, SafeDojoError
+from safedojo_ros.core.errors import CheckpointError, ObservationRejected
 from safedojo_ros.core.types import (
     ACTION_SIZE,
     CONTROL_PERIOD,
@@ -29,7 +33,13 @@ from safedojo_ros.core.types import (
     Observation,
 )
 from safedojo_ros.msg import ActionChunk as ActionChunkMessage
-from safedojo_ros.msg import CheckpointInfo
+from safedojo_ros.msg import CheckpointInfo, SafetyCost
+from safedojo_ros.nodes.checkpoint_exchange import (
+    LOADING_NICENESS,
+    SWAP_SETTINGS,
+    CheckpointExchange,
+    first_model,
+)
 from safedojo_ros.nodes.chunk_schedule import ChunkSchedule
 from safedojo_ros.nodes.conversion import BASE_FRAME, message_from_chunk
 from safedojo_ros.nodes.lifecycle import (
@@ -47,11 +57,9 @@ from safedojo_ros.nodes.observation_inputs import (
     ObservationInputs,
     window_config,
 )
-from safedojo_ros.srv import LoadCheckpoint
+from safedojo_ros.nodes.safety_node import SafetyLike, load_released_safety
 
 ACTION_BOUND = np.array([MAX_DELTA_POSITION] * 3 + [MAX_DELTA_ROTATION] * 3 + [1.0])
-CANARY_OBSERVATIONS = 4
-"""On how many recent observations a new checkpoint is tried."""
 
 SETTINGS = (
     Setting("checkpoint", "released", "Policy: released, latest, an id, or a directory."),
@@ -61,8 +69,13 @@ SETTINGS = (
     Setting("threads", 1, "Threads of the network.", 1, 64),
     Setting("niceness", 5, "Added to the niceness of the network's thread.", -20, 19),
     Setting("realtime_factor", 1.0, "Speed of the world; the whole stack needs the same.", 0.05, 4),
+    Setting("follow", "off", "Take over what latest moves to.", choices=("off", "latest")),
+    Setting("saturation", 0.5, "Share of steps that a new policy may play at limits.", 0.0, 1.0),
+    Setting("cost_margin", 0.2, "How far its predicted cost may exceed the old one's.", 0.0, 1.0),
+    Setting("canary_cost", True, "Load the safety head here too, to compare before a swap."),
+    *SWAP_SETTINGS,
     *WINDOW_SETTINGS,
-)
+)  # fmt: skip
 
 
 class PolicyLike(Protocol):
@@ -89,12 +102,15 @@ class PolicyNode(DojoNode):
     """Asks the policy for the next chunk before the old one ends."""
 
     def __init__(
-        self, load: Callable[[Path], PolicyLike] = load_released_policy, **options: Any
+        self,
+        load: Callable[[Path], PolicyLike] = load_released_policy,
+        load_head: Callable[[Path], SafetyLike] = load_released_safety,
+        **options: Any,
     ) -> None:
-        """load: turns a verified checkpoint directory into a policy."""
+        """load, load_head: turn a verified checkpoint directory into a policy or safety head."""
         super().__init__("policy_node", SETTINGS, **options)
-        self._load = load
-        self._swap: HotSwap[PolicyLike] | None = None
+        self._load, self._load_head = load, load_head
+        self._exchange: CheckpointExchange[PolicyLike] | None = None
         self._ours: list[Any] = []
         self._inputs: ObservationInputs | None = None
         self._worker: threading.Thread | None = None
@@ -102,9 +118,12 @@ class PolicyNode(DojoNode):
         self._observation: Observation | None = None
         self._working = self._ending = False
         self._sequence = 0
-        self._refusal = self._announced = ""
-        self._recent: list[Observation] = []
-        self._compute_times: list[float] = []
+        self._refusal = ""
+        self._swap: HotSwap[PolicyLike] | None = None
+        self._costs: deque[SafetyCost] = deque(maxlen=100)
+        """What the safety head said of chunks; the worker has not read it yet."""
+        self._head = ""
+        """The safety head that the safety node has announced."""
 
     # ---------------------------------------------------------------- life cycle
 
@@ -112,41 +131,44 @@ class PolicyNode(DojoNode):
         """Load the checkpoint and try it, so that every fault of it shows before anything moves."""
         self._period = CONTROL_PERIOD / float(self.setting("realtime_factor"))
         root = self.setting("store")
-        store = Path(root).expanduser() if root else None
+        self._store = Path(root).expanduser() if root else None
+        bars = Bars(
+            chunks=int(self.setting("probation_chunks")),
+            latency_ratio=float(self.setting("latency_ratio")),
+            saturation=float(self.setting("saturation")),
+            cost_margin=float(self.setting("cost_margin")),
+        )
+        compare = bool(self.setting("canary_cost"))
+        self._canary = PolicyCanary(
+            bars, self._act, self._find_head if compare else None, self.get_logger().warning
+        )
         self._swap = HotSwap(
             self._load_limited,
-            partial(find_checkpoint, "policy", store_root=store),
+            partial(find_checkpoint, "policy", store_root=self._store),
             canary=self._try,
             compatible=fits_robot(self.setting("cameras")),
+            waits=self._mismatch,
         )
-        try:
-            self._policy = self._swap.start_with(self.setting("checkpoint"))
-        except SafeDojoError:
-            raise
-        except Exception as error:  # whatever a broken checkpoint provokes
-            raise CheckpointError(
-                f"'{self.setting('checkpoint')}' cannot be loaded: {type(error).__name__}: {error}"
-            ) from error
-        for warning in self._swap.current.warnings if self._swap.current else ():
-            self.get_logger().warning(warning)
+        first_model(self._swap, self.setting("checkpoint"), self.get_logger().warning)
+        self._schedule = ChunkSchedule(self._period, int(self.setting("margin_steps")))
         self._chunks = self.create_publisher(ActionChunkMessage, "policy/action_chunk", IN_ORDER)
-        self._infos = self.create_publisher(CheckpointInfo, "policy/checkpoint", LATCHED)
+        heads = self.create_subscription(
+            CheckpointInfo, "safety/checkpoint", self._on_head, LATCHED
+        )
+        costs = self.create_subscription(SafetyCost, "safety/cost", self._on_cost, IN_ORDER)
         self._ours = [
             (self.destroy_publisher, self._chunks),
-            (self.destroy_publisher, self._infos),
-            (
-                self.destroy_service,
-                self.create_service(LoadCheckpoint, "policy/load_checkpoint", self._on_load),
-            ),
-            (
-                self.destroy_service,
-                self.create_service(Trigger, "policy/rollback", self._on_rollback),
-            ),
+            (self.destroy_subscription, heads),
+            (self.destroy_subscription, costs),
         ]
-        self._announce("loaded at start", active=True)
+        self._exchange = CheckpointExchange(
+            self, "policy", self._swap, bars, lambda: self._schedule.restart()
+        )
+        self._exchange.announce("loaded at start")
 
     def activate(self) -> None:
         """Listen, and compute in a thread of its own."""
+        assert self._exchange is not None
         self._schedule = ChunkSchedule(self._period, int(self.setting("margin_steps")))
         config = window_config(self, self._policy.cameras, self._policy.image_size)
         self._inputs = ObservationInputs(
@@ -156,9 +178,13 @@ class PolicyNode(DojoNode):
         self._worker = threading.Thread(target=self._work, name="policy", daemon=True)
         self._worker.start()
         self._watch = self.create_timer(0.2, self._look_after)
+        if self.setting("follow") == "latest":
+            self._exchange.follow_latest(self.setting("store"))
 
     def deactivate(self) -> None:
         """Stop listening and computing; a chunk that is being computed is dropped."""
+        if self._exchange is not None:
+            self._exchange.stop_following()
         if self._inputs is not None:
             self._inputs.close()
             self._inputs = None
@@ -175,19 +201,22 @@ class PolicyNode(DojoNode):
         for destroy, entity in self._ours:
             destroy(entity)
         self._ours = []
-        if self._swap is not None:
-            self._swap.close()
-            self._swap = None
+        if self._exchange is not None:
+            self._exchange.close()
+            self._exchange = None
+        self._swap = None
 
     def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
         """What keeps the policy from acting, and how long it computes."""
-        times = self._compute_times[-200:]
+        times = list(self._canary.seconds)
         values = {
             "checkpoint": self._policy.checkpoint_id,
             "chunks": self._sequence,
             "compute_median_ms": round(float(np.median(times)) * 1e3, 2) if times else "",
             "lead_steps": self._schedule.lead_steps,
             "swap": self._swap.reason if self._swap else "",
+            "on_probation": bool(self._exchange and self._exchange.probation),
+            "safety_head": self._head,
         }
         fault = self._fault()
         return (WARN, fault, values) if fault else (OK, "acting", values)
@@ -211,7 +240,6 @@ class PolicyNode(DojoNode):
         except ObservationRejected as error:
             self._note(str(error))
             return
-        self._recent = [*self._recent[1 - CANARY_OBSERVATIONS :], observation]
         with self._job:
             self._observation, self._working = observation, True
             self._schedule.asked(observation.stamp, self._policy.chunk_length)
@@ -221,13 +249,9 @@ class PolicyNode(DojoNode):
         """Five times a second: say what is wrong, and what became of a swap."""
         fault = self._fault()
         self._note(fault)
-        swap = self._swap
-        if swap is None:
+        if self._exchange is None:
             return
-        if swap.status == "failed" and swap.reason != self._announced:
-            self._announced = swap.reason
-            self.get_logger().error(swap.reason)
-            self._announce(swap.reason, active=True)
+        self._exchange.tell()
         if fault and not self._working:
             self._take_ready()  # nothing is being played: this is a chunk boundary too
 
@@ -247,9 +271,9 @@ class PolicyNode(DojoNode):
                 observation, self._observation = self._observation, None
             assert observation is not None
             try:
+                self._weigh_costs()
                 self._take_ready()
-                self._compute(observation)
-                self._refusal = ""
+                self._refusal = self._compute(observation)
             except ObservationRejected as error:
                 self._refusal = str(error)
             except Exception as error:  # a network that fails must not end the node
@@ -258,14 +282,36 @@ class PolicyNode(DojoNode):
             finally:
                 self._working = False
 
-    def _compute(self, observation: Observation) -> None:
-        policy, started = self._policy, time.monotonic()
-        actions = self._act(policy, observation)
-        compute_time = time.monotonic() - started
+    def _compute(self, observation: Observation) -> str:
+        """Compute and publish a chunk; returns why there is none, or "".
+
+        A model on probation that breaks a bar is left before its chunk is published, and the old
+        one answers the same observation.
+        """
+        assert self._exchange is not None
+        policy, probation = self._policy, self._exchange.probation
+        if self._swap is not None and self._swap.current is not None:
+            mismatch = self._mismatch(self._swap.current.manifest)
+            if mismatch:
+                self._schedule.restart()
+                return f"policy {policy.checkpoint_id}: {mismatch}"
+        started = time.monotonic()
+        try:
+            actions = self._act(policy, observation)
+            compute_time = time.monotonic() - started
+            fault = probation.chunk(compute_time, actions) if probation else ""
+        except ObservationRejected:
+            raise
+        except Exception as error:
+            if self._exchange.weigh(f"it failed: {type(error).__name__}: {error}"):
+                return self._after_going_back(observation)
+            raise
+        if probation is not None and self._exchange.weigh(fault):
+            return self._after_going_back(observation)
         self._schedule.answered(compute_time)
-        self._compute_times = [*self._compute_times[-999:], compute_time]
+        self._canary.played(observation, actions, compute_time)
         if self._ending or not self.context.ok():
-            return
+            return ""
         self._sequence += 1
         chunk = ActionChunk(
             actions,
@@ -276,6 +322,11 @@ class PolicyNode(DojoNode):
             BASE_FRAME,
         )
         self._chunks.publish(message_from_chunk(chunk, self.now(), compute_time))
+        return ""
+
+    def _after_going_back(self, observation: Observation) -> str:
+        self._canary.forget()
+        return self._compute(observation)
 
     def _act(self, policy: PolicyLike, observation: Observation) -> np.ndarray:
         """(H, 7), clipped to the action space as every world does; non-finite values stay."""
@@ -289,76 +340,61 @@ class PolicyNode(DojoNode):
 
     # ---------------------------------------------------------------- checkpoints
 
+    @property
+    def _policy(self) -> PolicyLike:
+        assert self._swap is not None
+        assert self._swap.current is not None
+        return self._swap.current.model
+
     def _load_limited(self, path: Path) -> PolicyLike:
         """Load, then keep torch to its threads: two busy processes slow each other manyfold."""
+        if threading.current_thread().name == "hot-swap":
+            change_niceness(LOADING_NICENESS, self.get_logger().warning)
         policy = self._load(path)
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(int(self.setting("threads")))
         return policy
 
+    def _mismatch(self, manifest: Manifest) -> str:
+        """Why this policy may not act now: it requires another safety head; or ""."""
+        needed = manifest.requires.get("safety", self._head)
+        if needed == self._head:
+            return ""
+        return f"it requires safety head {needed}, the safety node runs {self._head or 'none yet'}"
+
+    def _on_head(self, info: CheckpointInfo) -> None:
+        if self._head != info.id:
+            self._head = info.id
+            self._schedule.restart()
+
+    def _on_cost(self, message: SafetyCost) -> None:
+        self._costs.append(message)
+
     def _try(self, policy: PolicyLike) -> None:
-        """Canary and warm-up: finite chunks on recent observations, or on an empty scene."""
-        side = policy.image_size
-        blank = {name: np.zeros((side, side, 3), np.uint8) for name in policy.cameras}
-        sentences = getattr(policy, "instructions", ()) or ("wait",)
-        state = np.array([0.0, 0.0, 0.2, np.pi, 0.0, 0.0, 0.04, 0.04], np.float32)
-        if self._swap is not None and self._swap.current is not None:
-            running = self._swap.current.model
-            if (policy.cameras, side) != (running.cameras, running.image_size):
-                raise CheckpointError(
-                    f"it needs pictures of {policy.cameras} at {side} px, the running policy "
-                    f"{running.cameras} at {running.image_size} px; restart the node with it"
-                )
-        observations = [*self._recent] or [Observation(blank, state, sentences[0])]
-        for observation in observations:
-            try:
-                actions = self._act(policy, observation)
-            except ObservationRejected as error:
-                raise CheckpointError(f"it refuses what the robot sees now: {error}") from None
-            if not np.all(np.isfinite(actions)):
-                raise CheckpointError("its actions are not finite")
+        running = self._swap.current if self._swap is not None else None
+        self._canary.judge(policy, running.model if running else None, self._head)
+
+    def _find_head(self, identifier: str) -> SafetyLike:
+        return self._load_head(find_checkpoint("safety", identifier, self._store))
 
     def _take_ready(self) -> None:
-        ready = self._swap.take_ready() if self._swap is not None else None
-        if ready is not None:
-            self._policy = ready
-            self._announce("swapped in between two chunks", active=True)
+        """Take over a new policy if one is ready; its measurements begin anew."""
+        if self._exchange is not None and self._exchange.take_ready(
+            self._canary.reference, self._sequence
+        ):
+            self._canary.forget()
 
-    def _on_load(
-        self, request: LoadCheckpoint.Request, response: LoadCheckpoint.Response
-    ) -> LoadCheckpoint.Response:
-        if self._swap is None:
-            response.message = "the node is not configured"
-            return response
-        response.accepted, response.message = self._swap.request(request.name or "latest")
-        self.get_logger().info(response.message)
-        return response
-
-    def _on_rollback(
-        self, request: Trigger.Request, response: Trigger.Response
-    ) -> Trigger.Response:
-        try:
-            if self._swap is None:
-                raise CheckpointError("the node is not configured")
-            self._policy = self._swap.rollback()
-        except SafeDojoError as error:
-            response.message = str(error)
-            return response
-        response.success, response.message = True, self._swap.reason
-        self._schedule.restart()
-        self._announce(self._swap.reason, active=True)
-        return response
-
-    def _announce(self, reason: str, active: bool) -> None:
-        swap = self._swap
-        if swap is None or swap.current is None:
-            return
-        info = CheckpointInfo(kind="policy", id=swap.current.id, reason=reason, active=active)
-        info.header.stamp = self.get_clock().now().to_msg()
-        info.parent = swap.current.manifest.parent or ""
-        info.previous = swap.previous.id if swap.previous else ""
-        self._infos.publish(info)
-        self.get_logger().info(f"policy {info.id}: {reason}")
+    def _weigh_costs(self) -> None:
+        """What the safety head said since the last chunk."""
+        assert self._exchange is not None
+        while self._costs:
+            message, probation = self._costs.popleft(), self._exchange.probation
+            head, cost, limit = message.checkpoint, float(message.chunk_cost), float(message.limit)
+            self._canary.judged(head, cost)
+            if probation is not None and self._exchange.weigh(
+                probation.cost(int(message.sequence), head, cost, limit)
+            ):
+                self._canary.forget()
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,30 +2,43 @@
 
 Subscribes the observation's topics and `policy/action_chunk`; publishes `safety/action_chunk`
 (gated), `safety/cost`, `safety/chunk_cost` (bare, for plots), `safety/state` (steadily and at
-every decision, before the chunk it belongs to) and `safety/markers`; serves `safety/set_mode`
-(true: gate, false: monitor) and `safety/recover` (after STOP).
+every decision, before the chunk it belongs to), `safety/markers` and `safety/checkpoint` (latched);
+serves `safety/set_mode` (true: gate, false: monitor), `safety/recover` (after STOP),
+`safety/load_checkpoint` and `safety/rollback`. A new safety head is taken over between two chunks.
 
 Not safety-rated: emergency stop, enabling device and force limits belong to the robot's controller
 and its cell.
 """
 
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from geometry_msgs.msg import Point
-from std_msgs.msg import ColorRGBA, Float32
+from std_msgs.msg import Float32
 from std_srvs.srv import SetBool, Trigger
-from visualization_msgs.msg import Marker, MarkerArray
+from visualization_msgs.msg import MarkerArray
 
+from safedojo_ros.checkpoints.head_canary import judge_head
+from safedojo_ros.checkpoints.hot_swap import HotSwap
+from safedojo_ros.checkpoints.probation import Bars, Reference
 from safedojo_ros.checkpoints.store import find_checkpoint
-from safedojo_ros.core.errors import ChunkRejected, ConfigError, SafeDojoError
+from safedojo_ros.core.errors import ChunkRejected, SafeDojoError
 from safedojo_ros.core.types import CONTROL_PERIOD, ActionChunk, Decision, Observation
 from safedojo_ros.msg import ActionChunk as ActionChunkMessage
-from safedojo_ros.msg import SafetyCost, SafetyState
+from safedojo_ros.msg import CheckpointInfo, SafetyCost, SafetyState
+from safedojo_ros.nodes.checkpoint_exchange import (
+    LOADING_NICENESS,
+    SWAP_SETTINGS,
+    CheckpointExchange,
+    first_model,
+)
 from safedojo_ros.nodes.conversion import (
     BASE_FRAME,
     chunk_from_message,
@@ -34,6 +47,7 @@ from safedojo_ros.nodes.conversion import (
 )
 from safedojo_ros.nodes.lifecycle import (
     IN_ORDER,
+    LATCHED,
     NEWEST,
     OK,
     WARN,
@@ -42,6 +56,7 @@ from safedojo_ros.nodes.lifecycle import (
     change_niceness,
     run_node,
 )
+from safedojo_ros.nodes.markers import path_markers
 from safedojo_ros.nodes.observation_inputs import (
     WINDOW_SETTINGS,
     ObservationInputs,
@@ -53,6 +68,8 @@ from safedojo_ros.robot.safety_gate import MODES, GateConfig, SafetyGate, Verdic
 SECOND = 1_000_000_000
 PATIENCE = 0.03
 """Seconds that a chunk may wait here for the pictures it was computed from."""
+CANARY_CHUNKS = 4
+"""On how many recent chunks a new safety head is tried."""
 
 SETTINGS = (
     Setting("checkpoint", "released", "Safety head: released, latest, an id, a directory; empty: "
@@ -69,6 +86,9 @@ SETTINGS = (
     Setting("threads", 1, "Threads of the network.", 1, 64),
     Setting("niceness", 0, "Added to the niceness of the judging thread.", -20, 19),
     Setting("realtime_factor", 1.0, "Speed of the world; the whole stack needs the same.", 0.05, 4),
+    Setting("follow", "off", "Take over what latest moves to, or what the policy requires.",
+            choices=("off", "latest", "policy")),
+    *SWAP_SETTINGS,
     *WINDOW_SETTINGS,
 )  # fmt: skip
 
@@ -100,19 +120,31 @@ class SafetyNode(DojoNode):
         """load: turns a verified checkpoint directory into a safety head."""
         super().__init__("safety_node", SETTINGS, **options)
         self._load = load
+        self._swap: HotSwap[SafetyLike] | None = None
+        self._exchange: CheckpointExchange[SafetyLike] | None = None
+        self._recent: deque[tuple[Observation, np.ndarray]] = deque(maxlen=CANARY_CHUNKS)
+        self._asked_for = self._head_fault = ""
         self._ours: list[Any] = []
         self._inputs: ObservationInputs | None = None
         self._latency = 0.0
-        self._compute_times: list[float] = []
+        self._compute_times: deque[float] = deque(maxlen=200)
 
     # ---------------------------------------------------------------- life cycle
 
     def configure(self) -> None:
         """Load the safety head and build the gate."""
         self._period = CONTROL_PERIOD / float(self.setting("realtime_factor"))
-        self._model, self._model_id = self._load_model()
-        limit = float(self.setting("cost_limit"))
-        self._limit = limit or (self._model.cost_limit if self._model else 0.5)
+        root = self.setting("store")
+        store = Path(root).expanduser() if root else None
+        self._swap = HotSwap(
+            self._load_limited,
+            partial(find_checkpoint, "safety", store_root=store),
+            canary=self._try,
+        )
+        if self.setting("checkpoint"):
+            first_model(self._swap, self.setting("checkpoint"), self.get_logger().warning)
+        else:
+            self.get_logger().warning("no safety head: every chunk is held in gate mode")
         self._gate = SafetyGate(
             GateConfig(
                 mode=self.setting("mode"),
@@ -137,6 +169,17 @@ class SafetyNode(DojoNode):
             (Trigger, "safety/recover", self._on_recover),
         ):
             self._ours.append((self.destroy_service, self.create_service(kind, name, answer)))
+        bars = Bars(
+            chunks=int(self.setting("probation_chunks")),
+            latency_ratio=float(self.setting("latency_ratio")),
+        )
+        self._exchange = CheckpointExchange(self, "safety", self._swap, bars, self._renew)
+        self._exchange.announce("loaded at start")
+        if self.setting("follow") == "policy":
+            policies = self.create_subscription(
+                CheckpointInfo, "policy/checkpoint", self._on_policy, LATCHED
+            )
+            self._ours.append((self.destroy_subscription, policies))
 
     def activate(self) -> None:
         """Listen and judge."""
@@ -148,9 +191,13 @@ class SafetyNode(DojoNode):
             ActionChunkMessage, "policy/action_chunk", self._on_chunk, IN_ORDER
         )
         self._timer = self.create_timer(self._period, self._look_after)
+        if self.setting("follow") == "latest" and self._exchange is not None:
+            self._exchange.follow_latest(self.setting("store"))
 
     def deactivate(self) -> None:
         """Judge nothing more: no chunk passes, and the arm holds for want of a state."""
+        if self._exchange is not None:
+            self._exchange.stop_following()
         if self._inputs is None:
             return
         self._inputs.close()
@@ -162,11 +209,15 @@ class SafetyNode(DojoNode):
         """Forget the safety head."""
         for destroy, entity in self._ours:
             destroy(entity)
-        self._ours, self._model = [], None
+        self._ours = []
+        if self._exchange is not None:
+            self._exchange.close()
+            self._exchange = None
+        self._swap = None
 
     def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
         """The gate's decision and how long judging takes."""
-        gate, times = self._gate, self._compute_times[-200:]
+        gate, times = self._gate, list(self._compute_times)
         values = {
             "mode": gate.mode,
             "decision": gate.decision.name,
@@ -174,29 +225,78 @@ class SafetyNode(DojoNode):
             "limit": self._limit,
             "compute_median_ms": round(float(np.median(times)) * 1e3, 2) if times else "",
             "latency_ms": round(self._latency * 1e3, 2),
+            "swap": self._swap.reason if self._swap else "",
+            "on_probation": bool(self._exchange and self._exchange.probation),
         }
         if gate.decision == Decision.ALLOW:
             return OK, f"{gate.mode}: ALLOW", values
         return WARN, f"{gate.mode}: {gate.decision.name}, {gate.reason}", values
 
-    def _load_model(self) -> tuple[SafetyLike | None, str]:
-        name, root = self.setting("checkpoint"), self.setting("store")
-        if not name:
-            self.get_logger().warning("no safety head: every chunk is held in gate mode")
-            return None, ""
-        store = Path(root).expanduser() if root else None
-        path = find_checkpoint("safety", name, store)
-        try:
-            model = self._load(path)
-        except SafeDojoError:
-            raise
-        except Exception as error:  # whatever a broken checkpoint provokes
-            raise ConfigError(
-                f"'{name}' cannot be loaded: {type(error).__name__}: {error}"
-            ) from None
+    # ---------------------------------------------------------------- checkpoints
+
+    @property
+    def _model(self) -> SafetyLike | None:
+        current = self._swap.current if self._swap is not None else None
+        return current.model if current is not None else None
+
+    @property
+    def _model_id(self) -> str:
+        current = self._swap.current if self._swap is not None else None
+        return current.id if current is not None else ""
+
+    @property
+    def _limit(self) -> float:
+        """The parameter's cost limit, or else that of the safety head."""
+        model = self._model
+        return float(self.setting("cost_limit")) or (model.cost_limit if model else 0.5)
+
+    def _load_limited(self, path: Path) -> SafetyLike:
+        """Load, then keep torch to its threads: two busy processes slow each other manyfold."""
+        if threading.current_thread().name == "hot-swap":
+            change_niceness(LOADING_NICENESS, self.get_logger().warning)
+        model = self._load(path)
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(int(self.setting("threads")))
-        return model, path.name
+        return model
+
+    def _try(self, model: SafetyLike) -> None:
+        """Canary and warm-up: probabilities, in time, for the chunks that were just judged."""
+        if self._inputs is None:
+            return
+        window = self._inputs.window.config
+        deadline = float(self.setting("deadline"))
+        judge_head(model, list(self._recent), window.cameras, window.image_size, deadline)
+
+    def _take_ready(self) -> None:
+        """Between two chunks: take over a new safety head if one is ready."""
+        if self._exchange is not None and self._exchange.take_ready(
+            self._reference, self._gate.last_sequence
+        ):
+            self._renew()
+
+    def _reference(self) -> Reference:
+        times = list(self._compute_times)
+        return Reference(float(np.median(times)) if times else None)
+
+    def _renew(self) -> None:
+        """Another safety head judges now."""
+        self._compute_times.clear()
+        if self._model is not None:
+            self._gate.config = replace(self._gate.config, cost_m=self._model.cost_m)
+
+    def _on_policy(self, info: CheckpointInfo) -> None:
+        """The policy, or one that waits to be taken over, requires a safety head: get it."""
+        swap, exchange = self._swap, self._exchange
+        if swap is None or exchange is None or info.requires in ("", self._model_id):
+            self._asked_for = ""
+            return
+        if info.requires == self._asked_for:
+            return
+        self._asked_for = info.requires
+        if swap.previous is not None and swap.previous.id == info.requires:
+            exchange.go_back()
+        else:
+            swap.request(info.requires)
 
     # ---------------------------------------------------------------- judging
 
@@ -217,8 +317,12 @@ class SafetyNode(DojoNode):
             self._judge(message)
 
     def _judge(self, message: ActionChunkMessage) -> None:
+        self._take_ready()
         chunk = chunk_from_message(message)
         step_cost, failure, compute_time = self._estimate(chunk)
+        if self._exchange is not None and self._exchange.weigh(self._head_fault):
+            self._renew()
+            step_cost, failure, compute_time = self._estimate(chunk)
         now = self._heard_at = self.now()
         verdict = self._gate.judge(chunk, step_cost, self._limit, now, failure)
         computed = compute_time + float(message.compute_time)
@@ -233,7 +337,11 @@ class SafetyNode(DojoNode):
             self._log(verdict.decision, verdict.reason)
 
     def _estimate(self, chunk: ActionChunk) -> tuple[np.ndarray | None, str, float]:
-        """Step costs (H,) or None with the reason, and the seconds it took."""
+        """Step costs (H,) or None with the reason, and the seconds it took.
+
+        `_head_fault` then says why the head itself should be left, or "".
+        """
+        self._head_fault = ""
         if self._model is None:
             return None, "no safety head is loaded", 0.0
         assert self._inputs is not None
@@ -248,10 +356,16 @@ class SafetyNode(DojoNode):
         except (ChunkRejected, SafeDojoError) as error:
             return None, str(error), time.monotonic() - started
         except Exception as error:  # a network that fails means hold, never a dead gate
-            self.get_logger().error(f"the safety head failed: {type(error).__name__}: {error}")
+            self._head_fault = f"the safety head failed: {type(error).__name__}: {error}"
+            self.get_logger().error(self._head_fault)
             return None, f"the safety head failed: {error}", time.monotonic() - started
         seconds = time.monotonic() - started
-        self._compute_times = [*self._compute_times[-999:], seconds]
+        self._compute_times.append(seconds)
+        self._recent.append((observation, chunk.actions))
+        probation = self._exchange.probation if self._exchange is not None else None
+        if probation is not None:
+            finite = bool(np.all(np.isfinite(cost)))
+            self._head_fault = probation.chunk(seconds) if finite else "its costs are not finite"
         deadline = float(self.setting("deadline"))
         if seconds > deadline:
             return None, f"judging took {seconds:.3f} s, the deadline is {deadline:g} s", seconds
@@ -261,6 +375,8 @@ class SafetyNode(DojoNode):
         """Every control period: hold as soon as the observation is not usable, and say why."""
         assert self._inputs is not None
         self._judge_waiting()
+        if self._exchange is not None:
+            self._exchange.tell()
         now = self.now()
         fault = self._inputs.window.fault(now)
         silence = (now - self._heard_at) / SECOND
@@ -268,6 +384,7 @@ class SafetyNode(DojoNode):
             fault = f"no chunk for {silence:.1f} s"
         if fault:
             self._log(self._gate.silence(fault), fault)
+            self._take_ready()  # nothing is being judged
         self._publish_state()
 
     def _log(self, decision: Decision, reason: str) -> None:
@@ -326,21 +443,6 @@ class SafetyNode(DojoNode):
         response.success, response.message = True, self._gate.reason
         self.get_logger().info(response.message)
         return response
-
-
-def path_markers(
-    start: np.ndarray, actions: np.ndarray, step_cost: np.ndarray, limit: float, header: Any
-) -> MarkerArray:
-    """The path of a chunk from `start` (3,) m: green where it costs nothing, red from the limit."""
-    line = Marker(header=header, ns="chunk", id=0, type=Marker.LINE_STRIP, action=Marker.ADD)
-    line.scale.x, line.pose.orientation.w, line.color.a = 0.006, 1.0, 1.0
-    places = np.vstack([start, start + np.cumsum(actions[:, :3], axis=0)])
-    costs = np.concatenate([step_cost[:1], step_cost])
-    for place, cost in zip(places, costs, strict=True):
-        danger = min(1.0, float(cost) / max(limit, 1e-6))
-        line.points.append(Point(x=float(place[0]), y=float(place[1]), z=float(place[2])))
-        line.colors.append(ColorRGBA(r=danger, g=1.0 - danger, b=0.1, a=1.0))
-    return MarkerArray(markers=[line])
 
 
 def main(arguments: list[str] | None = None) -> int:

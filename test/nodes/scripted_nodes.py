@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from safedojo_ros.core.errors import CheckpointError
-from safedojo_ros.core.types import Observation
+from safedojo_ros.core.types import MAX_DELTA_ROTATION, Observation
 from safedojo_ros.nodes.lifecycle import run_node
 from safedojo_ros.nodes.policy_node import PolicyNode
 from safedojo_ros.nodes.safety_node import SafetyNode
@@ -29,7 +29,11 @@ def read_script(directory: Path) -> dict:
 
 
 class ScriptedPolicy:
-    """Swings the hand from side to side; `nan` makes its actions non-finite."""
+    """Swings the hand from side to side.
+
+    `nan`: its actions are not finite; `late`: it is as bad as the other words say only from its
+    `late`-th chunk on, so that no canary sees it; `limits`: it plays at the limits.
+    """
 
     def __init__(self, directory: Path) -> None:
         config = read_script(directory)
@@ -40,39 +44,51 @@ class ScriptedPolicy:
         self._speed = float(config.get("speed", 0.01))
         self._delay = float(config.get("delay", 0.0))
         self._nan = bool(config.get("nan", False))
+        self._limits = bool(config.get("limits", False))
+        self._late = int(config.get("late", 0))
         self._side = 1.0
 
     def act(self, observations: list[Observation]) -> np.ndarray:
         """(B, H, 7)."""
-        time.sleep(self._delay)
+        self._late -= 1
+        bad = self._late < 0
+        time.sleep(self._delay if bad else 0.0)
         actions = np.zeros((len(observations), self.chunk_length, 7))
         sideways = float(observations[0].state[1])
         if abs(sideways) > 0.1:
             self._side = -np.sign(sideways)
         actions[:, :, 1] = self._side * self._speed
+        if self._limits and bad:
+            actions[:, :, 5] = MAX_DELTA_ROTATION
         actions[:, :, 6] = -1.0
-        return actions * np.nan if self._nan else actions
+        return actions * np.nan if self._nan and bad else actions
 
 
 class ScriptedSafety:
-    """Says the same cost of every chunk."""
+    """Says the same cost of every chunk, or `per_speed` times how fast it moves the hand."""
 
     def __init__(self, directory: Path) -> None:
-        self._cost = float(read_script(directory).get("cost", 0.0))
-        self.cost_m, self.cost_limit = 3, 0.5
+        config = read_script(directory)
+        self._cost, self._factor = float(config.get("cost", 0.0)), float(config.get("per_speed", 0))
+        self._nan, self._late = bool(config.get("nan", False)), int(config.get("late", 0))
+        self.cost_m, self.cost_limit = 3, float(config.get("limit", 0.5))
         self.cameras: tuple[str, ...] = ("agentview", "wrist")
         self.image_size = 64
 
     def step_cost(self, observations: list[Observation], actions: np.ndarray) -> np.ndarray:
         """(B, H)."""
-        return np.full(actions.shape[:2], self._cost)
+        self._late -= 1
+        costs = np.clip(self._cost + self._factor * np.abs(actions[:, :, 1]), 0.0, 1.0)
+        return costs * np.nan if self._nan and self._late < 0 else costs
 
 
 def main() -> int:
     """Run the node that the first argument names."""
     node, arguments = sys.argv[1], sys.argv[2:]
     if node == "policy_node":
-        return run_node(lambda: PolicyNode(load=ScriptedPolicy), arguments)
+        return run_node(
+            lambda: PolicyNode(load=ScriptedPolicy, load_head=ScriptedSafety), arguments
+        )
     return run_node(lambda: SafetyNode(load=ScriptedSafety), arguments)
 
 

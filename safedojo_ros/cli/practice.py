@@ -1,0 +1,248 @@
+"""`safedojo practice`: constrained GRPO of a policy in imagination, and every baseline of it.
+
+Methods: safedojo (imagination, constrained), wmpo (imagination, unconstrained), safevla (simulator,
+constrained PPO), grpo and ppo (simulator, unconstrained). Exit code 0: done; 3: a check or gate
+failed, or imagination and measurement parted, and what was said tells which.
+"""
+
+import argparse
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safedojo_ros.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from safedojo_ros.evaluation.protocol import EvaluationReport
+    from safedojo_ros.learning.practice import PracticeOutcome
+    from safedojo_ros.learning.practice_methods import PracticeConfig
+    from safedojo_ros.learning.practice_starts import PracticeWorld
+    from safedojo_ros.models.policy import Policy
+
+DONE, NOT_PASSED = 0, 3
+RESULT_FILE = "practice.json"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "--method", choices=("safedojo", "wmpo", "safevla", "grpo", "ppo"), default="safedojo"
+    )
+    parser.add_argument("--base", default="latest", help="policy checkpoint to begin from")
+    parser.add_argument("--out", type=Path, required=True, help="directory of this run")
+    parser.add_argument("--data", type=Path, nargs="+", help="episodes whose starts are imagined")
+    parser.add_argument("--world-model", default="latest", help="checkpoint to imagine with")
+    parser.add_argument("--success", default="latest", help="success classifier")
+    parser.add_argument("--safety", default="latest", help="safety head")
+    parser.add_argument("--preset", default="tiny", help="smoke, tiny, small or a TOML file")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="practice.KEY=VALUE",
+        help="change one value, for instance practice.multiplier.limit=0.1",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the last save")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--threads", type=int, default=0, help="torch threads; 0: torch's own")
+    parser.add_argument("--publish", action="store_true", help="put the result into the store")
+    parser.add_argument("--store", type=Path, help="root of the store (default: the user's)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Practise; the outcome lies in OUT/practice.json, the best policy in OUT/policies."""
+    import torch
+
+    from safedojo_ros.learning.practice import PracticeRefused
+    from safedojo_ros.learning.practice_methods import PracticeConfig, for_method
+    from safedojo_ros.learning.presets import read_preset
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    config = for_method(read_preset(args.preset, "practice", PracticeConfig, args.set), args.method)
+    try:
+        outcome = practise(args, config, stop_on_signal())
+    except PracticeRefused as refused:
+        print(f"not practised: {refused}", file=sys.stderr)
+        return NOT_PASSED
+    for sentence in outcome.unenforced:
+        print(f"not enforced: {sentence}")
+    print(
+        f"{outcome.stopped or 'done'}; best measured after {outcome.best} updates: {outcome.policy}"
+    )
+    published = None
+    if args.publish and outcome.completed:
+        published = publish(args, config, outcome)
+        print(f"published policy {published}")
+    write_result(args, config, outcome, published)
+    return DONE if outcome.completed else NOT_PASSED
+
+
+def practise(
+    args: argparse.Namespace,
+    config: "PracticeConfig",
+    stop: Callable[[], bool],
+    progress: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
+) -> "PracticeOutcome":
+    """Load what is needed and run; see `learning.practice.Practice`."""
+    from safedojo_ros.checkpoints.store import find_checkpoint
+    from safedojo_ros.learning.practice import Practice
+    from safedojo_ros.models.flow_sde import StochasticFlow
+    from safedojo_ros.models.pi0_policy import PI0Policy
+
+    base = PI0Policy.load(find_checkpoint("policy", args.base, args.store)).to(args.device)
+    world: PracticeWorld
+    missed: list[str] = []
+    if config.world == "imagination":
+        world, missed = imagined(args, config)
+    else:
+        world = simulated(config, base)
+    return Practice(
+        config,
+        StochasticFlow(base, config.flow),
+        world,
+        lambda policy: measured(policy, config),
+        args.out,
+        args.resume,
+        missed,
+        stop,
+        progress,
+    ).run()
+
+
+def simulated(config: "PracticeConfig", base: "Policy") -> "PracticeWorld":
+    """The tabletop, as many at once as there are trajectories in an update."""
+    from safedojo_ros.learning.practice_starts import SimulatorStarts
+    from safedojo_ros.worlds.vector import VectorWorld
+
+    vector = VectorWorld(base.image_size, steps_of(config, base), tuple(base.cameras))
+    return SimulatorStarts(
+        vector,
+        practice_tasks(config),
+        config.levels,
+        config.groups,
+        config.group_size,
+        config.seed,
+    )
+
+
+def imagined(
+    args: argparse.Namespace, config: "PracticeConfig"
+) -> "tuple[PracticeWorld, list[str]]":
+    """The imagined world over recorded keyframes, and the gates that its models missed."""
+    from safedojo_ros.checkpoints.manifest import read_manifest
+    from safedojo_ros.checkpoints.store import find_checkpoint
+    from safedojo_ros.learning.imagination import ImaginedWorld
+    from safedojo_ros.learning.practice_starts import KeyframeStarts, recorded_keyframes
+    from safedojo_ros.learning.preflight import missed_gates
+    from safedojo_ros.models.loading import load_safety, load_success, load_world_model
+
+    if not args.data:
+        raise ConfigError("practice in imagination begins at recorded keyframes; give --data")
+    kinds = ("world_model", "success", "safety")
+    directories = {kind: find_checkpoint(kind, getattr(args, kind), args.store) for kind in kinds}
+    fidelity = {kind: read_manifest(path).fidelity for kind, path in directories.items()}
+    model = load_world_model(directories["world_model"])
+    max_steps = config.max_chunks * model.size.chunk_length
+    world = ImaginedWorld(
+        model,
+        load_success(directories["success"]),
+        load_safety(directories["safety"]),
+        replace(config.imagination, max_steps=max_steps),
+    )
+    tasks = config.tasks and practice_tasks(config)
+    keyframes = recorded_keyframes(model, args.data, config.levels, tasks)
+    starts = KeyframeStarts(world, keyframes, config.groups, config.group_size, config.seed)
+    readers = {kind: directories[kind].name for kind in ("success", "safety")}
+    return starts, missed_gates(fidelity, readers)
+
+
+def measured(policy: "Policy", config: "PracticeConfig") -> "EvaluationReport":
+    """The protocol on validation seeds, over as many steps as practice has."""
+    from safedojo_ros.evaluation.protocol import evaluate, make_trials
+    from safedojo_ros.worlds.seeds import split_seeds
+    from safedojo_ros.worlds.vector import VectorWorld
+
+    seeds = split_seeds("validation", 0, config.evaluation_episodes)
+    trials = make_trials(seeds, practice_tasks(config), list(config.levels))
+    vector = VectorWorld(policy.image_size, steps_of(config, policy), tuple(policy.cameras))
+    settings = {"split": "validation", "first_seed": 0, "episodes": config.evaluation_episodes}
+    return evaluate(policy, trials, vector, batch=32, settings=settings)
+
+
+def steps_of(config: "PracticeConfig", policy: "Policy") -> int:
+    """Longest trajectory, control steps."""
+    return config.max_chunks * policy.chunk_length
+
+
+def practice_tasks(config: "PracticeConfig") -> list[str]:
+    """The tasks of the starts; raises `ConfigError` for an unknown one."""
+    from safedojo_ros.cli.collect import chosen_tasks
+
+    return chosen_tasks(",".join(config.tasks) or "all")
+
+
+def publish(args: argparse.Namespace, config: "PracticeConfig", outcome: "PracticeOutcome") -> str:
+    """Put the best policy into the store; returns its id."""
+    from safedojo_ros.checkpoints.store import CheckpointStore, find_checkpoint, user_store
+    from safedojo_ros.models.loading import load_policy
+
+    store = CheckpointStore(args.store) if args.store else user_store()
+    row = next(row for row in outcome.evaluations if row["step"] == outcome.best)
+    policy = load_policy(outcome.policy)
+    manifest = store.publish(
+        "policy",
+        outcome.policy,
+        spec=policy.spec(),
+        normalisation=json.loads((outcome.policy / "config.json").read_text())["normalisation"],
+        parent=find_checkpoint("policy", args.base, args.store).name,
+        evaluation={"validation": row["report"]},
+        fidelity={
+            "practice": {
+                "method": args.method,
+                "updates": outcome.best,
+                "practised": row["practised"],
+                "measured": row["measured"],
+                "real_episodes": outcome.real_episodes,
+                "real_collisions": outcome.real_collisions,
+                "seed": config.seed,
+            }
+        },
+    )
+    return manifest.id
+
+
+def write_result(
+    args: argparse.Namespace,
+    config: "PracticeConfig",
+    outcome: "PracticeOutcome",
+    published: str | None,
+) -> None:
+    """OUT/practice.json, which `safedojo report` reads."""
+    values: dict[str, Any] = asdict(outcome) | {
+        "policy": outcome.policy.relative_to(args.out).as_posix(),
+        "method": args.method,
+        "base": args.base,
+        "published": published,
+        "config": asdict(config),
+    }
+    (args.out / RESULT_FILE).write_text(json.dumps(values, indent=1) + "\n")
+
+
+def stop_on_signal() -> Callable[[], bool]:
+    """True once SIGINT or SIGTERM has come; a second one ends the process as usual."""
+    asked = threading.Event()
+
+    def handle(number: int, frame: Any) -> None:
+        asked.set()
+        signal.signal(number, signal.default_int_handler)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, handle)
+    return asked.is_set

@@ -66,7 +66,7 @@ class CheckpointExchange(Generic[T]):
             lambda: store.latest(self._kind),
             self.swap.request,
             lambda name: self.swap.refused.get(name, ""),
-            self._node.get_logger().warning,
+            self.announce,
             running,
         )
         self._follower.start(float(self._node.setting("follow_period")))

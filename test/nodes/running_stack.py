@@ -53,6 +53,7 @@ def publish_scripted(
     folder: Path,
     kind: str,
     normalisation: dict | None = None,
+    requires: dict[str, str] | None = None,
     **config: Any,
 ) -> str:
     """Publish a scripted checkpoint of `kind`; returns its id."""
@@ -63,7 +64,8 @@ def publish_scripted(
     header += b" " * (-len(header) % 8)
     weights = struct.pack("<Q", len(header)) + header + struct.pack("<f", 1.0)
     (folder / "model.safetensors").write_bytes(weights)
-    return store.publish(kind, folder, spec=SPEC, normalisation=normalisation or STATISTICS).id
+    details = {"normalisation": normalisation or STATISTICS, "requires": requires}
+    return store.publish(kind, folder, spec=SPEC, **details).id  # type: ignore[arg-type]
 
 
 class Listener(Node):

@@ -31,8 +31,8 @@ def read_script(directory: Path) -> dict:
 class ScriptedPolicy:
     """Swings the hand from side to side.
 
-    `nan`: its actions are not finite; `late`: it is as bad as the other words say only from its
-    `late`-th chunk on, so that no canary sees it; `limits`: it plays at the limits.
+    `nan`: its actions are not finite; `limits`: it plays at the limits; `late`: it is as bad as
+    the other words say only after so many chunks, so that no canary sees it.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -46,6 +46,7 @@ class ScriptedPolicy:
         self._nan = bool(config.get("nan", False))
         self._limits = bool(config.get("limits", False))
         self._late = int(config.get("late", 0))
+        self._late_speed = float(config.get("late_speed", self._speed))
         self._side = 1.0
 
     def act(self, observations: list[Observation]) -> np.ndarray:
@@ -57,7 +58,7 @@ class ScriptedPolicy:
         sideways = float(observations[0].state[1])
         if abs(sideways) > 0.1:
             self._side = -np.sign(sideways)
-        actions[:, :, 1] = self._side * self._speed
+        actions[:, :, 1] = self._side * (self._late_speed if bad else self._speed)
         if self._limits and bad:
             actions[:, :, 5] = MAX_DELTA_ROTATION
         actions[:, :, 6] = -1.0

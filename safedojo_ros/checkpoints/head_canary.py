@@ -1,7 +1,7 @@
 """The canary of a safety head: a new one judges the chunks that the running one has just judged."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,12 @@ def judge_head(
     cameras: tuple[str, ...],
     image_size: int,
     deadline: float,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> None:
     """Raise `CheckpointError` unless `model` gives probabilities, in time, for all `recent` chunks.
 
     recent: observations with the (H, 7) actions that answered them; cameras, image_size: of the
-    observations that this node keeps; deadline: longest that judging may take, s.
+    observations that this node keeps; deadline: longest that judging may take, s; clock: seconds.
     """
     wanted = (
         tuple(getattr(model, "cameras", cameras)),
@@ -33,9 +34,9 @@ def judge_head(
         )
     seconds = []
     for observation, actions in recent:
-        started = time.perf_counter()
+        started = clock()
         costs = np.asarray(model.step_cost([observation], actions[None]))
-        seconds.append(time.perf_counter() - started)
+        seconds.append(clock() - started)
         if costs.shape != (1, len(actions)) or not np.all((costs >= 0.0) & (costs <= 1.0)):
             raise CheckpointError(
                 f"its costs are not {len(actions)} probabilities but {costs.tolist()!s:.100}"

@@ -40,9 +40,11 @@ class PolicyCanary:
         act: Callable[[Any, Observation], np.ndarray],
         load_head: Callable[[str], HeadLike] | None,
         say: Callable[[str], object],
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """act: (policy, observation) → (H, 7); load_head: the safety head of an id, None where
-        predicted costs are not to be compared; say: tell a person."""
+        predicted costs are not to be compared; say: tell a person; clock: seconds."""
+        self._clock = clock
         self._bars, self._act, self._load_head, self._say = bars, act, load_head, say
         self._recent: deque[tuple[Observation, np.ndarray]] = deque(maxlen=OBSERVATIONS)
         self._costs: deque[float] = deque(maxlen=50)
@@ -93,12 +95,12 @@ class PolicyCanary:
             return
         chunks, seconds = [], []
         for observation in [recent[0][0], *(seen for seen, _ in recent)]:
-            started = time.perf_counter()
+            started = self._clock()
             try:
                 chunks.append(self._act(policy, observation))
             except ObservationRejected as error:
                 raise CheckpointError(f"it refuses what the robot sees now: {error}") from None
-            seconds.append(time.perf_counter() - started)
+            seconds.append(self._clock() - started)
         chunks, seconds = chunks[1:], seconds[1:]  # the first one was for warming up
         judge_canary(chunks, seconds, [], Reference(median), self._bars)
         self._compare_costs(recent, chunks, head)

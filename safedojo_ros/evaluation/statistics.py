@@ -1,7 +1,7 @@
 """Intervals and paired tests for rates and means of episodes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -58,6 +58,42 @@ def bootstrap_mean(
     edge = (1 - confidence) / 2
     low, high = np.quantile(array[chosen].mean(axis=1), [edge, 1 - edge])
     return Estimate(float(array.mean()), float(low), float(high))
+
+
+class ClusterBootstrap:
+    """Intervals of any statistic of rows that come in clusters, such as frames in episodes.
+
+    Whole clusters are resampled, since the rows of one are alike. clusters: (N,) which one each
+    row belongs to; the same seed gives the same intervals, and the same draws for all statistics.
+    """
+
+    def __init__(
+        self, clusters: np.ndarray, seed: int = 0, confidence: float = 0.95, resamples: int = 200
+    ) -> None:
+        _, index = np.unique(clusters, return_inverse=True)
+        order = np.argsort(index, kind="stable")
+        members = np.split(order, np.cumsum(np.bincount(index))[:-1])
+        rng = np.random.default_rng(seed)
+        self.every = np.arange(len(index))
+        self.draws = [
+            np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
+            for _ in range(resamples if len(index) else 0)
+        ]
+        self.edge = (1 - confidence) / 2
+
+    def estimate(self, statistic: Callable[[np.ndarray], float]) -> Estimate:
+        """`statistic` maps rows (indices) to a value; draws for which it is nan do not count."""
+        value = float(statistic(self.every)) if len(self.every) else math.nan
+        values = np.array([statistic(rows) for rows in self.draws])
+        values = values[np.isfinite(values)]
+        if len(values) == 0:
+            return Estimate(value, math.nan, math.nan)
+        low, high = np.quantile(values, [self.edge, 1 - self.edge])
+        return Estimate(value, float(low), float(high))
+
+    def mean(self, values: np.ndarray) -> Estimate:
+        """Mean of `values` (N,)."""
+        return self.estimate(lambda rows: float(values[rows].mean()))
 
 
 def paired_difference(

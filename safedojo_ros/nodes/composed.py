@@ -13,9 +13,9 @@ import rclpy
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.nodes.environment import prepare_environment
 from safedojo_ros.nodes.lifecycle import spin_together
-from safedojo_ros.nodes.table import DEMO, ROBOT
+from safedojo_ros.nodes.table import DEMO, ROBOT, TRAIN
 
-STACKS = {stack.name: stack for stack in (DEMO, ROBOT)}
+STACKS = {stack.name: stack for stack in (DEMO, ROBOT, TRAIN)}
 
 
 def main(arguments: list[str] | None = None) -> int:

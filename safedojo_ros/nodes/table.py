@@ -59,6 +59,11 @@ RECORDER = NodeEntry(
 )
 """Bags of every episode; `safedojo demo --record` adds it."""
 
+TRAINER = NodeEntry(
+    "trainer_node", "trainer_node", "safedojo_ros.nodes.trainer_node", "TrainerNode", niceness=10
+)
+"""Trains beside the robot; its pipeline has a lower priority still."""
+
 VIEW = NodeEntry(
     "view_node", "view_node", "safedojo_ros.nodes.view_node", "ViewNode", niceness=10, respawn=False
 )
@@ -69,6 +74,9 @@ DEMO = Stack("demo", "demo.yaml", (SIM, CAMERA, POLICY, SAFETY, FRANKA))
 
 ROBOT = Stack("safedojo", "safedojo.yaml", (CAMERA, POLICY, SAFETY, FRANKA))
 """The same without the world: a robot and cameras are there already."""
+
+TRAIN = Stack("train", "train.yaml", (RECORDER, TRAINER))
+"""What turns a working robot's episodes into a better policy; runs beside either of the others."""
 
 TOPICS = (
     "instruction",

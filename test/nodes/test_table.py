@@ -20,13 +20,15 @@ from safedojo_ros.nodes.table import (
     DEMO,
     RECORDER,
     ROBOT,
+    TRAIN,
+    TRAINER,
     VIEW,
     NodeEntry,
     as_yaml,
     ros_arguments,
 )
 
-ENTRIES = {entry.name: entry for entry in (*DEMO.nodes, *ROBOT.nodes, RECORDER, VIEW)}
+ENTRIES = {entry.name: entry for entry in (*DEMO.nodes, *ROBOT.nodes, *TRAIN.nodes, VIEW)}
 
 
 @pytest.mark.parametrize("entry", ENTRIES.values(), ids=list(ENTRIES))
@@ -36,11 +38,11 @@ def test_an_entry_names_an_existing_module_that_becomes_its_executable(entry: No
     assert Path(str(specification.origin)).stem == entry.executable
 
 
-@pytest.mark.parametrize("stack", [DEMO, ROBOT], ids=lambda stack: stack.name)
+@pytest.mark.parametrize("stack", [DEMO, ROBOT, TRAIN], ids=lambda stack: stack.name)
 def test_a_parameters_file_has_only_declared_parameters_of_the_stack_s_nodes(stack) -> None:  # type: ignore[no-untyped-def]
     pytest.importorskip("rclpy")
     sections = yaml.safe_load(stack.parameters_file.read_text())
-    known = {entry.name: entry for entry in (*stack.nodes, RECORDER, VIEW)}
+    known = {entry.name: entry for entry in (*stack.nodes, RECORDER, TRAINER, VIEW)}
     assert set(sections) <= set(known)
     for name, section in sections.items():
         declared = {s.name for s in importlib.import_module(known[name].module).SETTINGS}

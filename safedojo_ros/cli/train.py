@@ -115,15 +115,12 @@ def train_policy_stage(args: argparse.Namespace) -> "PI0Policy":
 
 def train_safety_stage(args: argparse.Namespace) -> "tuple[SafetyModel, dict[str, Any]]":
     """Autoencoder, latents, head, held-out figures."""
-    import torch
-
-    from safedojo_ros.data.lerobot_reader import EpisodeReader
     from safedojo_ros.learning import head_training as training
     from safedojo_ros.learning.presets import read_preset
 
     eyes = read_preset(args.preset, "autoencoder", training.AutoencoderConfig, args.set)
     config = read_preset(args.preset, "safety", training.SafetyConfig, args.set)
-    images = torch.from_numpy(EpisodeReader(args.data[0]).load_arrays().images)
+    images = training.recorded_pictures(args.data, eyes.moments)
     autoencoder = training.train_autoencoder(
         eyes, images, args.out / "autoencoder", args.resume, args.device
     )

@@ -10,6 +10,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 
 from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.data.lerobot_reader import EpisodeReader
+from safedojo_ros.learning.latents import recorded_latents
 from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor, progress_bar
 from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
 from safedojo_ros.models.normalisation import RobotScales
@@ -19,7 +20,10 @@ from safedojo_ros.models.safety_head import SafetyHeadSize, SafetyModel
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """How the frame autoencoder is trained; batch_size counts pictures."""
+    """How the frame autoencoder is trained.
+
+    batch_size: pictures; moments: how many recorded moments it sees, over all data sets.
+    """
 
     size: AutoencoderSize = field(default_factory=AutoencoderSize)
     steps: int = 1500
@@ -28,6 +32,7 @@ class AutoencoderConfig:
     kl_weight: float = 1e-6
     warmup_steps: int = 50
     save_every: int = 250
+    moments: int = 40_000
     seed: int = 0
 
 
@@ -51,6 +56,14 @@ class SafetyConfig:
     warmup_steps: int = 50
     save_every: int = 500
     seed: int = 0
+
+
+def recorded_pictures(directories: list[Path], count: int) -> torch.Tensor:
+    """(N, cameras, H, W, 3) uint8: about `count` moments, evenly spaced over all data sets."""
+    readers = [EpisodeReader(directory) for directory in directories]
+    every = max(1, sum(reader.frames for reader in readers) // count)
+    parts = [torch.from_numpy(reader.load_arrays().images[::every].copy()) for reader in readers]
+    return torch.cat(parts)
 
 
 def train_autoencoder(
@@ -132,7 +145,7 @@ def contact_frames(
         contact = (arrays.cost[rows] > 0) & exists
         parts.append(
             (
-                encode_all(model, torch.from_numpy(arrays.images), device),
+                recorded_latents(directory, arrays, model.autoencoder, device).flatten(1, 2),
                 model.scales.state.normalise(torch.from_numpy(arrays.state.astype(np.float32))),
                 model.scales.action.normalise(torch.from_numpy(actions)),
                 torch.from_numpy(contact.astype(np.float32)),
@@ -143,18 +156,6 @@ def contact_frames(
         count += len(lengths)
     latents, state, chunks, contact, alive = (torch.cat(c) for c in zip(*parts, strict=True))
     return ContactFrames(latents, state, chunks, contact, alive, np.concatenate(episodes))
-
-
-@torch.no_grad()
-def encode_all(model: SafetyModel, images: torch.Tensor, device: str) -> torch.Tensor:
-    """Latents of (N, cameras, H, W, 3) uint8 pictures, float16 on the CPU."""
-    batches = []
-    with progress_bar("encode", 0, len(images)) as show:
-        for start in range(0, len(images), 256):
-            pictures = to_unit(images[start : start + 256].to(device))
-            batches.append(model.encode(pictures).half().cpu())
-            show(min(start + 256, len(images)))
-    return torch.cat(batches)
 
 
 def train_safety_head(

@@ -10,10 +10,10 @@ import torch
 
 from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.data.lerobot_reader import EpisodeReader, FrameArrays
+from safedojo_ros.learning.latents import encode, recorded_latents
 from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor, progress_bar
 from safedojo_ros.models.autoencoder import FrameAutoencoder
 from safedojo_ros.models.normalisation import RobotScales
-from safedojo_ros.models.pictures import to_unit
 from safedojo_ros.models.world_model import WorldModel, WorldModelSize
 
 
@@ -65,17 +65,30 @@ class LatentEpisodes:
         parts = [EpisodeReader(directory).load_arrays() for directory in directories]
         if not any(arrays.rows for arrays in parts):
             raise DatasetError(f"no episodes in {[str(d) for d in directories]}; collect some")
-        return LatentEpisodes.encode(parts, model, device)
+        latents = [
+            recorded_latents(directory, arrays, model.autoencoder, device)
+            for directory, arrays in zip(directories, parts, strict=True)
+        ]
+        return LatentEpisodes.join(parts, latents, model)
 
     @staticmethod
     def encode(parts: Sequence[FrameArrays], model: WorldModel, device: str) -> "LatentEpisodes":
         """Encode every frame of data sets that are in memory, one after the other."""
+        images = [torch.from_numpy(arrays.images) for arrays in parts]
+        latents = [encode(part, model.autoencoder, device) for part in images]
+        return LatentEpisodes.join(parts, latents, model)
+
+    @staticmethod
+    def join(
+        parts: Sequence[FrameArrays], latents: Sequence[torch.Tensor], model: WorldModel
+    ) -> "LatentEpisodes":
+        """Data sets one after the other; latents: of each (N, cameras, C, s, s)."""
         rows = [row for arrays in parts for row in arrays.rows]
         lengths = np.concatenate([np.diff(arrays.starts) for arrays in parts])
         state = torch.from_numpy(np.concatenate([a.state for a in parts]).astype(np.float32))
         actions = torch.from_numpy(np.concatenate([a.actions for a in parts]).astype(np.float32))
         return LatentEpisodes(
-            torch.cat([_encode(model, torch.from_numpy(a.images), device) for a in parts]),
+            torch.cat([torch.cat(list(part.unbind(1)), dim=-1) for part in latents]),
             model.scales.state.normalise(state),
             model.scales.action.normalise(actions),
             np.concatenate([a.cost for a in parts]),
@@ -90,17 +103,6 @@ class LatentEpisodes:
         chosen = np.zeros(len(self.rows), dtype=bool)
         chosen[order[: max(1, round(share * len(order)))]] = True
         return chosen
-
-
-@torch.no_grad()
-def _encode(model: WorldModel, images: torch.Tensor, device: str) -> torch.Tensor:
-    batches = []
-    with progress_bar("encode", 0, len(images)) as show:
-        for start in range(0, len(images), 256):
-            pictures = to_unit(images[start : start + 256].to(device))
-            batches.append(model.encode(pictures[:, None])[:, 0].half().cpu())
-            show(min(start + 256, len(images)))
-    return torch.cat(batches)
 
 
 def new_world_model(

@@ -34,7 +34,7 @@ class FrameAutoencoder(torch.nn.Module):
         super().__init__()
         self.size = size
         blocks = len(size.widths)
-        self.network: Any = AutoencoderKL(
+        network: Any = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * blocks,
             up_block_types=("UpDecoderBlock2D",) * blocks,
             block_out_channels=tuple(size.widths),
@@ -44,15 +44,18 @@ class FrameAutoencoder(torch.nn.Module):
             sample_size=size.image_size,
             mid_block_add_attention=False,
         )
+        self.network: Any = network.to(memory_format=torch.channels_last)
         self.latent_scale: torch.Tensor
         self.register_buffer("latent_scale", torch.ones(()))
 
     def encode(self, pictures: torch.Tensor) -> torch.Tensor:
         """The mean latent of each picture, scaled to unit variance."""
+        pictures = pictures.contiguous(memory_format=torch.channels_last)
         return self.network.encode(pictures).latent_dist.mode() / self.latent_scale
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Pictures of scaled latents."""
+        latents = latents.contiguous(memory_format=torch.channels_last)
         return self.network.decode(latents * self.latent_scale).sample
 
     def loss(

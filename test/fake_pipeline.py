@@ -37,7 +37,7 @@ def main() -> int:
             if stopped:
                 break
         if stopped:
-            return 143
+            return 130
         with (args.out / "progress.jsonl").open("a") as file:
             line = {"time": step, "stage": "practice", "step": step + 1, "total": STEPS}
             file.write(json.dumps(line | {"metrics": {"loss": 1.0 / (step + 1)}}) + "\n")

@@ -75,10 +75,7 @@ class Played:
             now += PERIOD
             self._observe(now, observation)
             if step:
-                cost, displacement, success = self.outcomes[-1]
-                truth = {"stamp": now, "phase": "running", "task": self.task, "level": 1}
-                truth |= {"cost": cost, "displacement": displacement, "success": success}
-                say("sim/truth", now + 2 * MS, bag_messages.word(json.dumps(truth)))
+                self._tell(now)
             action = np.asarray(expert.act(), dtype=np.float64)
             position, axis_angle = world.target_pose()
             before = ArmTarget(position, axis_angle, gripper, 1, "p")
@@ -97,11 +94,19 @@ class Played:
             if success:
                 break
         now += PERIOD
+        self._tell(now)
+        now += 3 * MS
         say("robot/enable", now, bag_messages.switch(False))
         outcome = {"stamp": now, "number": 0, "task": self.task, "level": 1, "seed": seed}
         outcome |= {"success": self.outcomes[-1][2], "contact_steps": contacts}
         outcome |= {"displacement": worst, "steps": len(self.outcomes)}
         say("sim/episode", now + MS, bag_messages.word(json.dumps(outcome)))
+
+    def _tell(self, now: int) -> None:
+        cost, displacement, success = self.outcomes[-1]
+        truth = {"stamp": now, "phase": "running", "task": self.task, "level": 1}
+        truth |= {"cost": cost, "displacement": displacement, "success": success}
+        self._say("sim/truth", now + 2 * MS, bag_messages.word(json.dumps(truth)))
 
     def _say(self, topic: str, heard_at: int, data: bytes) -> None:
         self.messages.append((topic, heard_at, data))
@@ -154,7 +159,7 @@ def test_a_bag_becomes_exactly_the_episode_that_was_played(played: Played, tmp_p
     cost, displacement, success = zip(*played.outcomes, strict=True)
     assert episode.cost.tolist() == list(cost)
     assert sum(cost) > 0, "the episode has to touch something, or this test shows little"
-    np.testing.assert_allclose(episode.displacement[:-1], displacement[:-1], atol=1e-6)
+    np.testing.assert_allclose(episode.displacement, displacement, atol=1e-6)
     assert episode.success.tolist() == list(success)
     assert (episode.task, episode.level, episode.seed) == (played.task, 1, 3)
     assert (episode.instruction, episode.source) == (played.instruction, "policy:base")
@@ -202,6 +207,20 @@ def test_a_topic_that_falls_silent_splits_the_episode_and_is_named_with_its_time
     assert finding.topic == topic
     assert begin - 2 * PERIOD <= finding.at <= begin
     assert not episodes[0].succeeded
+
+
+def test_a_success_is_kept_where_the_last_step_s_truth_was_not_heard(
+    played: Played, tmp_path: Path
+) -> None:
+    *before, (topic, heard_at, data) = played.messages
+    said = json.loads(bag_messages.types().deserialize_cdr(data, "std_msgs/msg/String").data)
+    last_truth = max(i for i, m in enumerate(before) if m[0] == "sim/truth")
+    messages = [m for i, m in enumerate(before) if i != last_truth]
+    messages.append((topic, heard_at, bag_messages.word(json.dumps(said | {"success": True}))))
+    report, (episode,) = converted([played.bag(tmp_path / "bag", messages)], tmp_path / "out")
+    assert len(episode) == len(played.outcomes) - 1
+    assert episode.success.tolist() == [False] * (len(episode) - 1) + [True]
+    assert "last step's outcome was not heard" in " ".join(map(str, all_findings(report)))
 
 
 @pytest.mark.parametrize("jump", [-5.0, -0.2, 0.4, 3600.0])

@@ -161,7 +161,7 @@ def test_a_broken_line_of_progress_is_left_and_never_raises(line: bytes) -> None
         (3, {"published": "p1", "reason": "AUROC 0.6"}, True, False, found, "refused", ""),
         (2, {}, True, False, found, "failed", ""),
         (-9, {}, True, False, found, "failed", ""),
-        (143, {}, True, True, found, "canceled", ""),
+        (130, {}, True, True, found, "canceled", ""),
         (0, {}, True, True, found, "canceled", ""),
         (0, {"published": "p1", "reason": "better"}, True, True, found, "published", "p1"),
     ],

@@ -70,6 +70,7 @@ def episodes_of(take: Take, config: ConversionConfig) -> Converted:
         return result
     result.findings += _gaps(take, config, ticks, first)
     outcomes = _Outcomes(take, config, ticks)
+    result.findings += outcomes.findings
     good = _seen(take, config, ticks) & outcomes.known
     good[:first] = False
     sentences = take.instructions.newest(ticks)
@@ -140,24 +141,31 @@ class _Outcomes:
         self.displacement = np.zeros(count)
         self.success = np.zeros(count, dtype=bool)
         self.known = np.ones(count, dtype=bool)
+        self.findings: list[Finding] = []
+        said = take.outcome or {}
         self.task, self.level = "", -1
-        until = np.minimum(np.append(ticks[1:], 2**62), ticks + config.longest_tick)
         if take.truths.stamps:
-            self._from_truth(take, config, ticks, until)
+            self._from_truth(take, config, ticks)
         else:
             self._as_expected(take, config, ticks)
-        if take.outcome is not None:
-            self._from_outcome(take)
-        elif take.truths.stamps:
-            self.known[-1] = False
+        self.task, self.level = str(said.get("task", self.task)), int(said.get("level", self.level))
+        if said.get("success"):
+            last = int(np.flatnonzero(self.known)[-1]) if self.known.any() else -1
+            self.success[last] = True
 
-    def _from_truth(
-        self, take: Take, config: ConversionConfig, ticks: np.ndarray, until: np.ndarray
-    ) -> None:
+    def _from_truth(self, take: Take, config: ConversionConfig, ticks: np.ndarray) -> None:
+        """The world tells each step's outcome; that of the last tick until the take's end."""
         truths: list[Truth] = take.truths.values
         self.task, self.level = truths[-1].task, truths[-1].level
+        end = 2**62 if take.ended is None else take.ended
+        until = np.minimum(np.append(ticks[1:], end), ticks + config.longest_tick)
         before, newest = take.truths.newest(ticks), take.truths.newest(until)
         self.known = take.truths.ages(until) <= config.max_gap
+        if newest[-1] <= before[-1]:
+            self.known[-1] = False
+            if take.ended is not None:
+                missing = "the last step's outcome was not heard"
+                self.findings.append(Finding(TRUTH, int(ticks[-1]), missing))
         for row in np.flatnonzero(newest >= 0):
             self.contact[row] = any(t.contact for t in truths[before[row] + 1 : newest[row] + 1])
             self.displacement[row] = truths[newest[row]].displacement
@@ -171,21 +179,6 @@ class _Outcomes:
                 step = int((ticks[row] - observed) / (config.period * SECOND))
                 cost = costs[min(max(step, 0), len(costs) - 1)]
                 self.contact[row] = cost >= EXPECTED_CONTACT
-
-    def _from_outcome(self, take: Take) -> None:
-        """The world tells the last step's outcome with that of the episode."""
-        said = take.outcome or {}
-        self.task, self.level = str(said.get("task", self.task)), int(said.get("level", self.level))
-        self.success[-1] = bool(said.get("success", False))
-        self.known[-1] = True
-        counted = sum(t.contact and t.running for t in take.truths.values)
-        if "contact_steps" in said:
-            self.contact[-1] = int(said["contact_steps"]) > counted
-        if take.truths.stamps:
-            self.displacement[-1] = take.truths.values[-1].displacement
-        worst = float(said.get("displacement", 0.0))
-        if worst > np.max(self.displacement[:-1], initial=0.0):
-            self.displacement[-1] = worst
 
 
 def _used(take: Take) -> list[Series]:

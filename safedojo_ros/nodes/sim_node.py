@@ -219,6 +219,7 @@ class SimNode(DojoNode):
             self._contacts += int(info["cost"] > 0)
             self._worst = max(self._worst, float(info["displacement"]))
             if done or self._steps >= self._max_steps:
+                self._publish_truth(self.now(), info)
                 self._end(bool(done))
                 return
         self._publish(observation, info)
@@ -272,6 +273,9 @@ class SimNode(DojoNode):
         for name, publisher in self._pictures.items():
             picture = self._sensed(observation[name])
             publisher.publish(image_from_picture(picture, stamp, f"camera_{name}"))
+        self._publish_truth(stamp, info)
+
+    def _publish_truth(self, stamp: int, info: dict[str, Any]) -> None:
         truth = {"stamp": stamp, "episode": self._number, "phase": self._phase.value} | {
             key: info[key] for key in ("task", "level", "cost", "displacement", "success")
         }

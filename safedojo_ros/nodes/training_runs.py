@@ -23,7 +23,7 @@ GOAL, ENDED, LOG, OUT = "goal.json", "ended.json", "pipeline.log", "pipeline"
 PROGRESS, RESULT = "progress.jsonl", "result.json"
 RUN_NAME = re.compile(r"\d{8}T\d{6}_\d{6}")
 
-DONE, NOT_PASSED = 0, 3
+DONE, NOT_PASSED, INTERRUPTED = 0, 3, 130
 """Exit codes of the pipeline; every other one is a fault."""
 
 MAX_LINE = 64 * 1024

@@ -12,6 +12,7 @@ from safedojo_ros.core.errors import ConfigError, SafeDojoError
 from safedojo_ros.nodes.pipeline_process import PipelineProcess, arguments_of, lock_run
 from safedojo_ros.nodes.training_goal import TrainingGoal
 from safedojo_ros.nodes.training_runs import (
+    INTERRUPTED,
     PROGRESS,
     Progress,
     ProgressReader,
@@ -113,7 +114,13 @@ class TrainingSupervisor:
         if code is None:
             return fresh is not None
         process, self._process = self._process, None
-        if code < 0 and not self._canceled and not process.killed and self._restarts < MAX_RESTARTS:
+        interrupted = code < 0 or code == INTERRUPTED
+        if (
+            interrupted
+            and not self._canceled
+            and not process.killed
+            and self._restarts < MAX_RESTARTS
+        ):
             self._restarts += 1
             return True
         return self._over(run_end(code, self.run, self._goal, self._canceled, self._find))

@@ -13,6 +13,8 @@ from safedojo_ros.core.types import Observation, top_m_mean
 
 OBSERVATIONS = 4
 """On how many recent observations a new policy is tried."""
+ROUNDS = 3
+"""How often a policy that seems too slow is timed, since a busy machine is slow at times."""
 SAFE_STATE = np.array([0.0, 0.0, 0.2, np.pi, 0.0, 0.0, 0.04, 0.04], np.float32)
 """Above the table, hand open, pointing down: for the empty scene at the start."""
 
@@ -88,22 +90,34 @@ class PolicyCanary:
                 f"it needs pictures of {policy.cameras} at {policy.image_size} px, the running "
                 f"policy {running.cameras} at {running.image_size} px; restart the node with it"
             )
-        recent, median = list(self._recent), self.reference().seconds
+        recent, reference = list(self._recent), self.reference()
         if running is None or not recent:
             if not np.all(np.isfinite(self._act(policy, _empty_scene(policy)))):
                 raise CheckpointError("its actions are not finite")
             return
+        observations = [observation for observation, _ in recent]
+        self._timed(policy, observations[:1])  # the first one is for warming up
+        chunks, quickest = self._timed(policy, observations)
+        longest = self._bars.longest(reference)
+        for _ in range(ROUNDS - 1):
+            if longest is not None and quickest > longest:
+                quickest = min(quickest, self._timed(policy, observations)[1])
+        judge_canary(chunks, [quickest], [], Reference(reference.seconds), self._bars)
+        self._compare_costs(recent, chunks, head)
+
+    def _timed(
+        self, policy: Any, observations: list[Observation]
+    ) -> tuple[list[np.ndarray], float]:
+        """Its chunks, and how long the quickest took (s)."""
         chunks, seconds = [], []
-        for observation in [recent[0][0], *(seen for seen, _ in recent)]:
+        for observation in observations:
             started = self._clock()
             try:
                 chunks.append(self._act(policy, observation))
             except ObservationRejected as error:
                 raise CheckpointError(f"it refuses what the robot sees now: {error}") from None
             seconds.append(self._clock() - started)
-        chunks, seconds = chunks[1:], seconds[1:]  # the first one was for warming up
-        judge_canary(chunks, seconds, [], Reference(median), self._bars)
-        self._compare_costs(recent, chunks, head)
+        return chunks, min(seconds)
 
     def _compare_costs(
         self, recent: list[tuple[Observation, np.ndarray]], chunks: list[np.ndarray], head: str

@@ -35,6 +35,12 @@ class Bars:
     cost_margin: float = 0.2
     """How far its mean predicted cost may lie above the old one's."""
 
+    def longest(self, reference: "Reference") -> float | None:
+        """Longest computing time (s) after a model like `reference`, None if that is not known."""
+        if reference.seconds is None:
+            return None
+        return self.latency_ratio * reference.seconds + self.latency_slack
+
     def __post_init__(self) -> None:
         if self.chunks < 0 or self.settle < 1:
             raise ConfigError(f"chunks is {self.chunks} and settle {self.settle}: expected >= 0, 1")
@@ -147,10 +153,8 @@ class Probation:
 
 
 def _latency_fault(seconds: float, reference: Reference, bars: Bars) -> str:
-    if reference.seconds is None:
-        return ""
-    bar = bars.latency_ratio * reference.seconds + bars.latency_slack
-    if seconds <= bar:
+    bar = bars.longest(reference)
+    if bar is None or reference.seconds is None or seconds <= bar:
         return ""
     return (
         f"it takes {seconds * 1e3:.0f} ms a chunk, the old one {reference.seconds * 1e3:.0f} ms; "

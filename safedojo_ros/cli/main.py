@@ -25,6 +25,8 @@ COMMANDS = (
     Command("bag-to-dataset", "turn recorded bags into episodes to train on"),
     Command("train", "train a policy, safety head, world model or success classifier"),
     Command("practice", "make a policy safer and abler, in imagination or in the simulator"),
+    Command("validate", "measure how far a world model and its readers can be believed"),
+    Command("imagine", "a video of a recorded episode beside its imagined one"),
     Command("evaluate", "measure success and safety of a checkpoint, with intervals"),
     Command("checkpoint", "list, show, publish and roll back checkpoints"),
     Command("doctor", "say what is present, missing or in a wrong version here"),
@@ -65,7 +67,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 2 a fault that the message explains."""
+    """Run one command; returns the exit code.
+
+    0 done, 2 a fault that the message explains, 3 a bar that `validate` found missed.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = build_parser()
     if not given:

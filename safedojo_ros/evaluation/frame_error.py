@@ -1,0 +1,136 @@
+"""Error of imagined frames and states by horizon, for safe and colliding episodes apart."""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from safedojo_ros.evaluation import picture_error
+from safedojo_ros.evaluation.held_out import HeldOut, Replays, decoded
+from safedojo_ros.evaluation.statistics import ClusterBootstrap
+from safedojo_ros.models.world_model import WorldModel, WorldModelSize
+
+SPACES = ("camera", "reconstruction")
+GROUPS = ("all", "safe", "colliding")
+
+
+def horizons(size: WorldModelSize, chunks: int) -> list[int]:
+    """Control steps after which errors are reported: half a chunk, then every chunk's end."""
+    half = size.chunk_length // 2
+    first = [half] if half and half % size.stride == 0 else []
+    return first + [(k + 1) * size.chunk_length for k in range(chunks)]
+
+
+def altered_actions(held: HeldOut, replays: Replays, world: WorldModel) -> dict[str, torch.Tensor]:
+    """(B, T, 7) normalised: "permuted", another replay's; "zeroed", no motion, the same grip."""
+    steps = torch.arange(replays.states.shape[1])
+    actions = held.latents.actions[replays.starts.first[:, None] + steps]
+    zeroed = world.scales.action.normalise(torch.zeros_like(actions))
+    zeroed[..., 6] = actions[..., 6]
+    return {"permuted": actions.roll(1, 0), "zeroed": zeroed}
+
+
+def frame_errors(
+    world: WorldModel,
+    held: HeldOut,
+    true: Replays,
+    altered: dict[str, Replays],
+    chunks: int,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """One entry for each horizon and group; every figure with its interval over episodes.
+
+    camera: against the camera's pictures; reconstruction: against the autoencoder's pictures of
+    the recorded frames; in each, "copying" is the last seen frame in that space, the floor that
+    any model must beat, and PSNR and SSIM are of the true actions. autoencoder: what decoding the
+    recorded latents costs by itself, against the camera. latent_distance: mean squared distance in
+    the project's own autoencoder's latents (unit variance), not a published feature distance.
+    """
+    first = true.starts.first
+    seen = {"camera": held.pictures(first)}
+    seen["reconstruction"] = decoded(world, held.latents.latents[first][:, None])[:, 0]
+    seen_latents = held.latents.latents[first].float()
+    result = []
+    for steps in horizons(world.size, chunks):
+        at = steps // world.size.stride - 1
+        rows = true.rows[:, at]
+        real = {"camera": held.pictures(rows)}
+        recorded = held.latents.latents[rows].float()
+        real["reconstruction"] = decoded(world, recorded[:, None])[:, 0]
+        frames = {"mse": decoded(world, true.latents[:, at, None])[:, 0]}
+        for name, other in altered.items():
+            frames[name] = decoded(world, other.latents[:, at, None])[:, 0]
+        columns: dict[str, np.ndarray] = {}
+        for space in SPACES:
+            for name, pictures in (frames | {"copying": seen[space]}).items():
+                error = picture_error.mean_squared_error(pictures, real[space])
+                columns[f"{space}.{name}"] = error.numpy()
+            for name, pictures in (("", frames["mse"]), ("copying_", seen[space])):
+                error = picture_error.mean_squared_error(pictures, real[space])
+                columns[f"{space}.{name}psnr"] = picture_error.peak_signal_to_noise(error).numpy()
+                columns[f"{space}.{name}ssim"] = picture_error.structural_similarity(
+                    pictures, real[space]
+                ).numpy()
+        floor = picture_error.mean_squared_error(real["reconstruction"], real["camera"])
+        columns["camera.autoencoder"] = floor.numpy()
+        imagined = true.latents[:, at]
+        columns["latent_distance"] = _squared(imagined, recorded)
+        columns["latent_copying"] = _squared(seen_latents, recorded)
+        columns["state_cm"] = _state_error(world, held, true, steps)
+        result += _grouped(steps, columns, held.collided, true.starts.episode, seed)
+    return result
+
+
+def frame_bars(entries: list[dict[str, Any]], space: str) -> dict[str, float | None]:
+    """The values of the bars that frames and states have to reach, from all episodes."""
+    every = [e for e in entries if e["group"] == "all"]
+    by_steps = {e["steps"]: e for e in every}
+
+    def of(steps: int, name: str) -> float | None:
+        return by_steps[steps][space][name]["value"] if steps in by_steps else None
+
+    def ratio(steps: int, over: str, under: str) -> float | None:
+        above, below = of(steps, over), of(steps, under)
+        return above / max(below, 1e-12) if above is not None and below is not None else None
+
+    over_copying = [r for s in by_steps if (r := ratio(s, "mse", "copying")) is not None]
+    return {
+        "mse_over_copying": max(over_copying, default=None),
+        "copying_over_mse_8": ratio(8, "copying", "mse"),
+        "permuted_over_mse_8": ratio(8, "permuted", "mse"),
+        "state_cm_8": by_steps[8]["state_cm"]["value"] if 8 in by_steps else None,
+        "state_cm_40": by_steps[40]["state_cm"]["value"] if 40 in by_steps else None,
+    }
+
+
+def _state_error(world: WorldModel, held: HeldOut, replays: Replays, steps: int) -> np.ndarray:
+    """(B,) distance of the predicted end-effector from the recorded one, cm."""
+    predicted = world.scales.state.restore(replays.states[:, steps - 1])[:, :3].numpy()
+    recorded = held.state[replays.starts.first.numpy() + steps, :3]
+    return np.asarray(100.0 * np.linalg.norm(predicted - recorded, axis=1))
+
+
+def _squared(one: torch.Tensor, other: torch.Tensor) -> np.ndarray:
+    return np.asarray((one - other).square().flatten(1).mean(1))
+
+
+def _grouped(
+    steps: int, columns: dict[str, np.ndarray], collided: np.ndarray, episode: np.ndarray, seed: int
+) -> list[dict[str, Any]]:
+    members = {"all": np.ones(len(episode), bool), "safe": ~collided[episode]}
+    members["colliding"] = collided[episode]
+    result = []
+    for group in GROUPS:
+        chosen = members[group]
+        if not chosen.any():
+            continue
+        draws = ClusterBootstrap(episode[chosen], seed)
+        entry: dict[str, Any] = {"steps": steps, "group": group, "replays": int(chosen.sum())}
+        entry["episodes"] = len(np.unique(episode[chosen]))
+        for name, values in columns.items():
+            space, _, metric = name.rpartition(".")
+            target = entry.setdefault(space, {}) if space else entry
+            target[metric] = asdict(draws.mean(values[chosen]))
+        result.append(entry)
+    return result

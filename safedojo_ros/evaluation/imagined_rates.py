@@ -1,0 +1,205 @@
+"""What a policy achieves in imagination against what it achieves: rates, and ranks of checkpoints.
+
+The same scenes both times: each future begins at the first moment of a simulated trial.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scipy.stats import pearsonr, spearmanr
+
+from safedojo_ros.core.errors import ConfigError, DatasetError
+from safedojo_ros.core.types import ACTION_SIZE, Observation
+from safedojo_ros.data.recording import act_alike
+from safedojo_ros.evaluation.protocol import Trial, evaluate
+from safedojo_ros.evaluation.statistics import ClusterBootstrap, Estimate, bootstrap_mean
+from safedojo_ros.learning.imagination import ImaginedWorld, keyframes_of
+from safedojo_ros.worlds.vector import VectorWorld
+
+if TYPE_CHECKING:
+    from safedojo_ros.models.policy import Policy
+
+RATES = ("tsr", "ssr", "car")
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What came of trials: success and collided (N,) bool."""
+
+    success: np.ndarray
+    collided: np.ndarray
+
+    def rate(self, name: str) -> np.ndarray:
+        """(N,) float, 1 where the trial counts for "tsr", "ssr" or "car"."""
+        free = ~self.collided
+        counted = {"tsr": self.success, "ssr": self.success & free, "car": free}[name]
+        return np.asarray(counted, dtype=np.float64)
+
+
+def read_measured(path: Path, max_steps: int) -> tuple[str, list[Trial], Outcomes]:
+    """Policy id, trials and outcomes of what `safedojo evaluate --json` wrote.
+
+    Raises `DatasetError` that names the file, `ConfigError` where its episodes were allowed another
+    number of steps than `max_steps`.
+    """
+    try:
+        report = json.loads(path.read_text())
+        episodes = report["episodes"]
+        trials = [Trial(int(e["seed"]), str(e["task"]), int(e["level"])) for e in episodes]
+        outcomes = Outcomes(
+            np.array([bool(e["success"]) for e in episodes], dtype=bool),
+            np.array([bool(e["collided"]) for e in episodes], dtype=bool),
+        )
+        policy, allowed = str(report["policy"]), int(report["settings"]["max_steps"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(
+            f"{path} is not what `safedojo evaluate --json` writes ({error!r}); evaluate again"
+        ) from None
+    if allowed != max_steps:
+        raise ConfigError(
+            f"{path} measured episodes of {allowed} steps, imagined are {max_steps}; "
+            f"pass --set validation.max_steps={allowed}"
+        )
+    return policy, trials, outcomes
+
+
+def measure(policy: "Policy", trials: list[Trial], max_steps: int, batch: int = 16) -> Outcomes:
+    """Play the trials in the simulator."""
+    vector = VectorWorld(policy.image_size, max_steps, tuple(policy.cameras))
+    results = evaluate(policy, trials, vector, batch=batch).results
+    return Outcomes(
+        np.array([r.success for r in results], dtype=bool),
+        np.array([r.collided for r in results], dtype=bool),
+    )
+
+
+def imagine_trials(
+    policy: "Policy", world: ImaginedWorld, trials: list[Trial], batch: int = 32
+) -> Outcomes:
+    """Play the trials in imagination, with each trial's own noise of the policy.
+
+    A future collides where a step's P(contact) is above the imagined world's threshold; the
+    simulator counts an obstacle that moved by more than 1 mm, which is not imagined.
+    Raises `ConfigError` where policy and world model have different chunks.
+    """
+    if policy.chunk_length != world.horizon:
+        raise ConfigError(
+            f"policy {policy.checkpoint_id} has chunks of {policy.chunk_length} steps, the world "
+            f"model imagines {world.horizon}; they cannot be judged together"
+        )
+    success, collided = [], []
+    for first in range(0, len(trials), batch):
+        group = trials[first : first + batch]
+        world.seed(first)
+        observations = world.reset(keyframes_of(world.world_model, _scenes(group, world)))
+        generators = [torch.Generator().manual_seed(trial.seed) for trial in group]
+        done, touched = np.zeros(len(group), bool), np.zeros(len(group), bool)
+        reached, running = np.zeros(len(group), bool), list(range(len(group)))
+        while running:
+            chunks = np.zeros((len(group), world.horizon, ACTION_SIZE))
+            chunks[running] = act_alike(policy, observations, generators, running)
+            outcome = world.step(chunks)
+            over = (outcome.cost > world.config.contact_threshold) & outcome.valid
+            touched |= over.any(axis=1)
+            reached |= outcome.success.any(axis=1)
+            observations, done = outcome.observations, outcome.done
+            running = [i for i in running if not done[i]]
+        success.append(reached)
+        collided.append(touched)
+    return Outcomes(np.concatenate(success), np.concatenate(collided))
+
+
+def _scenes(trials: list[Trial], world: ImaginedWorld) -> list[Observation]:
+    """The first moment of each trial, as the simulator shows it."""
+    vector = VectorWorld(world.image_size, world.max_steps, tuple(world.cameras))
+    return vector.reset(
+        [t.seed for t in trials], [t.task for t in trials], [t.level for t in trials]
+    )
+
+
+def rates_apart(imagined: Outcomes, measured: Outcomes, seed: int = 0) -> dict[str, Any]:
+    """{"tsr", "ssr", "car"}: imagined, measured, their difference, and how far they are apart.
+
+    Intervals are over trials, resampled as pairs.
+    """
+    result = {}
+    for name in RATES:
+        dreamt, real = imagined.rate(name), measured.rate(name)
+        gap = dreamt - real
+        apart = ClusterBootstrap(np.arange(len(gap)), seed).estimate(
+            lambda rows, gap=gap: abs(float(gap[rows].mean()))  # type: ignore[misc]
+        )
+        result[name] = {
+            "trials": len(gap),
+            "imagined": asdict(bootstrap_mean(dreamt.tolist(), seed)),
+            "measured": asdict(bootstrap_mean(real.tolist(), seed)),
+            "difference": asdict(bootstrap_mean(gap.tolist(), seed)),
+            "apart": asdict(apart),
+        }
+    return result
+
+
+def ranking(
+    names: Sequence[str], imagined: Sequence[Outcomes], measured: Sequence[Outcomes], seed: int = 0
+) -> dict[str, Any]:
+    """Whether imagination ranks checkpoints by SSR as the simulator does.
+
+    Spearman, Pearson and MMRV over the checkpoints, with intervals over resampled trials. Raises
+    `ConfigError` for fewer than two; a claim needs five.
+    """
+    if len(names) < 2:
+        raise ConfigError(f"{len(names)} checkpoint cannot be ranked; give at least two")
+    dreamt, real = ([o.rate("ssr") for o in side] for side in (imagined, measured))
+    policies = [
+        {
+            "policy": name,
+            "imagined": asdict(bootstrap_mean(d.tolist(), seed)),
+            "measured": asdict(bootstrap_mean(r.tolist(), seed)),
+        }
+        for name, d, r in zip(names, dreamt, real, strict=True)
+    ]
+    statistics = {"spearman": _spearman, "pearson": _pearson, "mmrv": mean_maximum_rank_violation}
+    rng = np.random.default_rng(seed)
+    draws = []
+    for _ in range(200):
+        rows = [rng.integers(0, len(d), len(d)) for d in dreamt]
+        draws.append(
+            [np.array([v[r].mean() for v, r in zip(s, rows, strict=True)]) for s in (dreamt, real)]
+        )
+    means = [np.array([v.mean() for v in side]) for side in (dreamt, real)]
+    result: dict[str, Any] = {"checkpoints": len(names), "policies": policies}
+    for name, statistic in statistics.items():
+        value = statistic(*means)
+        if math.isfinite(value):
+            values = np.array([statistic(*pair) for pair in draws])
+            values = values[np.isfinite(values)]
+            low, high = np.quantile(values, [0.025, 0.975]) if len(values) else (value, value)
+            result[name] = asdict(Estimate(value, float(low), float(high)))
+    return result
+
+
+def mean_maximum_rank_violation(imagined: np.ndarray, measured: np.ndarray) -> float:
+    """MMRV (Li et al. 2024): for each checkpoint the largest measured gap to one that imagination
+    ranks the other way round, averaged; 0 where the ranks agree. Both (P,).
+    """
+    gaps = np.abs(measured[:, None] - measured)
+    swapped = (imagined[:, None] < imagined) != (measured[:, None] < measured)
+    return float((gaps * swapped).max(axis=1).mean())
+
+
+def _spearman(imagined: np.ndarray, measured: np.ndarray) -> float:
+    if len(np.unique(imagined)) < 2 or len(np.unique(measured)) < 2:
+        return math.nan
+    return float(spearmanr(imagined, measured).statistic)
+
+
+def _pearson(imagined: np.ndarray, measured: np.ndarray) -> float:
+    if len(np.unique(imagined)) < 2 or len(np.unique(measured)) < 2:
+        return math.nan
+    return float(pearsonr(imagined, measured).statistic)

@@ -1,0 +1,137 @@
+"""Imagined control steps a second: policy, world model, decoding and both readers together.
+
+    python benchmarks/imagination.py [--batch 32] [--chunks 6] [--denoising-steps 1,2,4]
+
+Weights are random and of the preset's sizes: the time does not depend on them. The same run prints
+where the time goes, and the tabletop's steps a second under the same policy, pictures included,
+with as many worlds side by side. Bar: 100 imagined steps a second at batch 32 on two cores.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from safedojo_ros.learning.head_training import AutoencoderConfig, SafetyConfig
+from safedojo_ros.learning.imagination import ImaginationConfig, ImaginedWorld, keyframes_of
+from safedojo_ros.learning.imitation import ImitationConfig
+from safedojo_ros.learning.presets import read_preset
+from safedojo_ros.learning.success_training import SuccessConfig
+from safedojo_ros.learning.world_model_training import WorldModelConfig
+from safedojo_ros.models.autoencoder import FrameAutoencoder
+from safedojo_ros.models.normalisation import unit_scales
+from safedojo_ros.models.pi0_policy import PI0Policy, train_tokenizer
+from safedojo_ros.models.safety_head import SafetyModel
+from safedojo_ros.models.success_classifier import SuccessModel
+from safedojo_ros.models.world_model import WorldModel
+from safedojo_ros.worlds.tasks import TASKS
+from safedojo_ros.worlds.vector import VectorWorld
+
+BAR = 100.0
+
+
+def main() -> None:
+    """Measure, print, compare with the bar."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--chunks", type=int, default=6)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--denoising-steps", default="1,2,4")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    policy, world_model, success, safety = models(args.preset)
+    vector = VectorWorld(max_steps=10_000)
+    tasks = [list(TASKS)[i % len(TASKS)] for i in range(args.batch)]
+    result: dict[str, Any] = {"batch": args.batch, "threads": args.threads, "imagined": {}}
+
+    seen = vector.reset(list(range(args.batch)), tasks, [1] * args.batch)
+    rate, _ = measure(policy, vector.step, seen, args.chunks, args.batch, {})
+    result["tabletop"] = rate
+    for steps in (int(text) for text in args.denoising_steps.split(",")):
+        config = ImaginationConfig(max_steps=10_000, denoising_steps=steps)
+        world = ImaginedWorld(world_model, success, safety, config)
+        start = world.reset(keyframes_of(world_model, seen))
+        parts: dict[str, float] = {}
+        timed(world_model, "imagine", parts, "world model")
+        timed(world_model, "decode", parts, "decoding")
+        timed(success, "probability", parts, "success classifier")
+        timed(safety.head, "forward", parts, "safety head")
+        rate, shares = measure(policy, world.step, start, args.chunks, args.batch, parts)
+        for owner in (world_model, success, safety.head):
+            for name in ("imagine", "decode", "probability", "forward"):
+                vars(owner).pop(name, None)
+        result["imagined"][steps] = {"rate": rate, "shares": shares}
+        spent = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
+        verdict = "ok" if rate >= BAR else f"under the bar of {BAR:.0f}"
+        print(
+            f"imagined, {steps} denoising steps: {rate:6.1f} control steps/s ({verdict}); {spent}"
+        )
+    print(f"tabletop, the same policy and batch: {result['tabletop']:6.1f} control steps/s")
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def models(preset: str) -> tuple[PI0Policy, WorldModel, SuccessModel, SafetyModel]:
+    """Random weights at the preset's sizes; the success threshold is never reached."""
+    sentences = [task.instruction for task in TASKS.values()]
+    imitation = read_preset(preset, "policy", ImitationConfig, [])
+    policy = PI0Policy(imitation.size, train_tokenizer(sentences), unit_scales(), sentences)
+    eyes = FrameAutoencoder(read_preset(preset, "autoencoder", AutoencoderConfig, []).size)
+    safety = SafetyModel(eyes, read_preset(preset, "safety", SafetyConfig, []).size, unit_scales())
+    size = read_preset(preset, "world_model", WorldModelConfig, []).size
+    world_model = WorldModel(eyes, size, unit_scales())
+    reader = read_preset(preset, "success", SuccessConfig, [])
+    success = SuccessModel(reader.size, tuple(sentences), threshold=1 - 1e-9)
+    return policy, world_model, success, safety
+
+
+def measure(
+    policy: PI0Policy,
+    step: Callable[[np.ndarray], Any],
+    observations: list[Any],
+    chunks: int,
+    batch: int,
+    parts: dict[str, float],
+) -> tuple[float, dict[str, float]]:
+    """(control steps a second, share of the time by part); the first chunk warms up."""
+    acting = 0.0
+    started = time.perf_counter()
+    for number in range(chunks + 1):
+        if number == 1:
+            acting, started = 0.0, time.perf_counter()
+            parts.update(dict.fromkeys(parts, 0.0))
+        begun = time.perf_counter()
+        actions = policy.act(observations)
+        acting += time.perf_counter() - begun
+        observations = step(actions).observations
+    seconds = time.perf_counter() - started
+    shares = {name: spent / seconds for name, spent in {"policy": acting, **parts}.items()}
+    shares["rest"] = 1.0 - sum(shares.values())
+    return batch * policy.chunk_length * chunks / seconds, shares
+
+
+def timed(owner: Any, name: str, parts: dict[str, float], part: str) -> None:
+    """Make `owner.name` add its time to parts[part]."""
+    plain = getattr(owner, name)
+    parts[part] = 0.0
+
+    def call(*args: Any, **options: Any) -> Any:
+        begun = time.perf_counter()
+        try:
+            return plain(*args, **options)
+        finally:
+            parts[part] += time.perf_counter() - begun
+
+    vars(owner)[name] = call
+
+
+if __name__ == "__main__":
+    main()

@@ -27,6 +27,7 @@ COMMANDS = (
     Command("practice", "make a policy safer and abler, in imagination or in the simulator"),
     Command("validate", "measure how far a world model and its readers can be believed"),
     Command("imagine", "a video of a recorded episode beside its imagined one"),
+    Command("pipeline", "every stage in one command: from demonstrations to a published policy"),
     Command("evaluate", "measure success and safety of a checkpoint, with intervals"),
     Command("checkpoint", "list, show, publish and roll back checkpoints"),
     Command("doctor", "say what is present, missing or in a wrong version here"),

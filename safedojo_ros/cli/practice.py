@@ -99,7 +99,7 @@ def practise(
     world: PracticeWorld
     missed: list[str] = []
     if config.world == "imagination":
-        world, missed = imagined(args, config)
+        world, missed = imagined(args, config, base)
     else:
         world = simulated(config, base)
     return Practice(
@@ -123,7 +123,7 @@ def simulated(config: "PracticeConfig", base: "Policy") -> "PracticeWorld":
     vector = VectorWorld(base.image_size, steps_of(config, base), tuple(base.cameras))
     return SimulatorStarts(
         vector,
-        practice_tasks(config),
+        practice_tasks(config, base),
         config.levels,
         config.groups,
         config.group_size,
@@ -132,7 +132,7 @@ def simulated(config: "PracticeConfig", base: "Policy") -> "PracticeWorld":
 
 
 def imagined(
-    args: argparse.Namespace, config: "PracticeConfig"
+    args: argparse.Namespace, config: "PracticeConfig", base: "Policy"
 ) -> "tuple[PracticeWorld, list[str]]":
     """The imagined world over recorded keyframes, and the gates that its models missed."""
     from safedojo_ros.checkpoints.manifest import read_manifest
@@ -155,7 +155,7 @@ def imagined(
         load_safety(directories["safety"]),
         replace(config.imagination, max_steps=max_steps),
     )
-    tasks = config.tasks and practice_tasks(config)
+    tasks = practice_tasks(config, base)
     keyframes = recorded_keyframes(model, args.data, config.levels, tasks)
     starts = KeyframeStarts(world, keyframes, config.groups, config.group_size, config.seed)
     readers = {kind: directories[kind].name for kind in ("success", "safety")}
@@ -169,7 +169,7 @@ def measured(policy: "Policy", config: "PracticeConfig") -> "EvaluationReport":
     from safedojo_ros.worlds.vector import VectorWorld
 
     seeds = split_seeds("validation", 0, config.evaluation_episodes)
-    trials = make_trials(seeds, practice_tasks(config), list(config.levels))
+    trials = make_trials(seeds, practice_tasks(config, policy), list(config.levels))
     vector = VectorWorld(policy.image_size, steps_of(config, policy), tuple(policy.cameras))
     settings = {"split": "validation", "first_seed": 0, "episodes": config.evaluation_episodes}
     return evaluate(policy, trials, vector, batch=32, settings=settings)
@@ -180,11 +180,24 @@ def steps_of(config: "PracticeConfig", policy: "Policy") -> int:
     return config.max_chunks * policy.chunk_length
 
 
-def practice_tasks(config: "PracticeConfig") -> list[str]:
+def practice_tasks(config: "PracticeConfig", policy: "Policy") -> list[str]:
     """The tasks of the starts; raises `ConfigError` for an unknown one."""
     from safedojo_ros.cli.collect import chosen_tasks
 
-    return chosen_tasks(",".join(config.tasks) or "all")
+    return chosen_tasks(",".join(config.tasks)) if config.tasks else known_tasks(policy)
+
+
+def known_tasks(policy: "Policy") -> list[str]:
+    """The tabletop's tasks whose sentence `policy` was taught; raises `ConfigError` for none."""
+    from safedojo_ros.worlds.tasks import TASKS
+
+    known = [name for name, task in TASKS.items() if task.instruction in policy.instructions]
+    if not known:
+        raise ConfigError(
+            f"policy {policy.checkpoint_id} knows {list(policy.instructions)}, no sentence of the "
+            "tabletop's tasks"
+        )
+    return known
 
 
 def publish(args: argparse.Namespace, config: "PracticeConfig", outcome: "PracticeOutcome") -> str:

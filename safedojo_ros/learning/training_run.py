@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,34 @@ from safedojo_ros.core.errors import ConfigError
 
 STATE_FILE = "training_state.safetensors"
 METRICS_FILE = "metrics.jsonl"
+
+Observer = Callable[[int, int | None, dict[str, float]], None]
+"""Is told (step, total or None, metrics) of whatever is trained."""
+
+_observers: list[Observer] = []
+_live: "list[tuple[TrainingRun, torch.nn.Module, torch.optim.Optimizer]]" = []
+"""The run that is being trained, if one is."""
+
+
+def training_now() -> bool:
+    """Whether a run has been restored and not closed."""
+    return bool(_live)
+
+
+def save_now(step: int) -> None:
+    """Save the run that is being trained; for an observer, which is called between two steps."""
+    for run, module, optimizer in _live:
+        run.save(step, module, optimizer)
+
+
+@contextmanager
+def observed(observer: Observer) -> Iterator[None]:
+    """Inside, `observer` is told of every step that a bar shows and of all metrics."""
+    _observers.append(observer)
+    try:
+        yield
+    finally:
+        _observers.remove(observer)
 
 
 class TrainingRun:
@@ -36,6 +64,7 @@ class TrainingRun:
 
     def restore(self, module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
         """Fill both from the saved state; returns the step to go on from, 0 without a state."""
+        _live[:] = [(self, module, optimizer)]
         path = self.directory / STATE_FILE
         if not path.exists():
             return 0
@@ -69,9 +98,12 @@ class TrainingRun:
             file.write(json.dumps(row | metrics) + "\n")
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)
+        for observer in _observers:
+            observer(step, None, metrics)
 
     def close(self) -> None:
-        """Flush the TensorBoard events."""
+        """Flush the TensorBoard events; the training is over."""
+        _live.clear()
         self._events.close()
 
 
@@ -90,6 +122,8 @@ def progress_bar(what: str, done: int, total: int) -> Iterator[Any]:
 
         def show(step: int, note: str = "") -> None:
             progress.update(task, completed=step, note=note)
+            for observer in _observers:
+                observer(step, total, {})
 
         yield show
 

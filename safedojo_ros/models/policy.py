@@ -14,13 +14,15 @@ from safedojo_ros.core.types import Observation
 class Policy(Protocol):
     """Observations in, action chunks out.
 
-    checkpoint_id: of the weights; chunk_length: H; cameras, image_size: which pictures it needs.
+    checkpoint_id: of the weights; chunk_length: H; cameras, image_size: which pictures it needs;
+    instructions: the sentences that it was taught.
     """
 
     checkpoint_id: str
     chunk_length: int
     cameras: tuple[str, ...]
     image_size: int
+    instructions: tuple[str, ...]
 
     def act(
         self, observations: list[Observation], generators: list[torch.Generator] | None = None

@@ -1,0 +1,398 @@
+"""`safedojo pipeline`: from demonstrations to a published policy, every stage in one command.
+
+Stages: demonstrations, policy (both left out with --base), rollouts of the policy, held-out
+rollouts, autoencoder and safety head, world model, success classifier, validation, practice,
+evaluation, publication. Each is what its own command does; a finished stage is never repeated, so
+the same command goes on after a kill. Intermediate checkpoints stay in OUT/store.
+
+Exit code 0: done; 3: a gate was not passed; 2: a fault; 130: interrupted, run it again to go on.
+OUT/result.json says which id was published, or why none was.
+"""
+
+import argparse
+import importlib
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safedojo_ros.core.errors import SafeDojoError
+
+if TYPE_CHECKING:
+    from safedojo_ros.learning.practice_methods import PracticeConfig
+    from safedojo_ros.learning.stage_ledger import StageLedger
+
+DONE, GATE, INTERRUPTED = 0, 3, 130
+LEVELS = "I,II"
+"""Levels of the evaluation; practice itself begins at those of [practice]."""
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """How much a pipeline collects and evaluates.
+
+    demonstrations: episodes of the experts, of which direct_share ignore the obstacle, with bursts
+    of noise of demonstration_noise m a step; rollouts: episodes of the base policy for the world
+    model and its readers, at rollout_levels, with rollout_noise; held_out: further ones for
+    validation, from the validation split; linger: control steps recorded after success;
+    evaluation: episodes at each level; workers: processes of the experts.
+    """
+
+    demonstrations: int = 1500
+    direct_share: float = 0.8
+    demonstration_noise: float = 0.015
+    demonstration_linger: int = 0
+    rollouts: int = 1500
+    rollout_levels: str = "I"
+    rollout_noise: float = 0.01
+    held_out: int = 150
+    linger: int = 8
+    max_steps: int = 150
+    evaluation: int = 200
+    workers: int = 2
+
+
+class GateNotPassed(Exception):
+    """A stage ended without a fault, and without what the next one needs."""
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM came; whatever was saved last is what the next call goes on with."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--preset", default="tiny", help="smoke, tiny, small or a TOML file")
+    parser.add_argument("--out", type=Path, required=True, help="directory of this run")
+    parser.add_argument(
+        "--data", type=Path, nargs="+", default=[], help="recorded episodes to learn from, too"
+    )
+    parser.add_argument("--base", metavar="CHECKPOINT", help="begin from this policy")
+    parser.add_argument("--store", type=Path, help="store to publish to (default: the user's)")
+    parser.add_argument("--publish", action="store_true", help="publish what passes the gates")
+    parser.add_argument("--method", default="safedojo", help="see safedojo practice --help")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="change one value of the preset, for instance pipeline.rollouts=500",
+    )
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--threads", type=int, default=0, help="torch threads; 0: torch's own")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what is left to do."""
+    from safedojo_ros.learning.practice_methods import PracticeConfig, for_method
+    from safedojo_ros.learning.presets import read_preset
+    from safedojo_ros.learning.stage_ledger import StageLedger
+
+    config = read_preset(args.preset, "pipeline", PipelineConfig, args.set)
+    practice = for_method(
+        read_preset(args.preset, "practice", PracticeConfig, args.set), args.method
+    )
+    plan = {
+        "preset": args.preset,
+        "settings": args.set,
+        "data": [str(path) for path in args.data],
+        "base": args.base,
+        "method": args.method,
+    }
+    ledger = StageLedger(args.out, plan, between=interrupt_on_signal())
+    pipeline = Pipeline(args, config, practice, ledger)
+    try:
+        published, reason = pipeline.run()
+    except GateNotPassed as gate:
+        ledger.finish(None, str(gate), **pipeline.summary())
+        print(f"not published: {gate}", file=sys.stderr)
+        return GATE
+    except (Interrupted, KeyboardInterrupt):
+        print(f"interrupted; the same command goes on in {args.out}", file=sys.stderr)
+        return INTERRUPTED
+    except SafeDojoError as error:
+        ledger.finish(None, f"fault: {error}", **pipeline.summary())
+        raise
+    ledger.finish(published, reason, **pipeline.summary())
+    print(reason)
+    return DONE
+
+
+class Pipeline:
+    """The stages in their order; each method makes one and returns what later ones need."""
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        config: PipelineConfig,
+        practice: "PracticeConfig",
+        ledger: "StageLedger",
+    ) -> None:
+        self.args, self.config, self.practice, self.ledger = args, config, practice, ledger
+        self.out: Path = args.out
+        self.store = self.out / "store"
+        self.enforced = practice.preflight.enforced
+
+    def run(self) -> tuple[str | None, str]:
+        """All stages; the published id, and in words what came out. Raises `GateNotPassed`."""
+        stage, config = self.ledger.stage, self.config
+        demonstrations = [self.out / "demonstrations"] if self._demonstrate else []
+        if self._demonstrate:
+            stage("demonstrations", self.demonstrations)
+        base = stage("policy", self.base)["policy"]
+        recorded = [self.out / "rollouts", *self.args.data, *demonstrations]
+        rollouts = {"levels": config.rollout_levels, "noise": config.rollout_noise}
+        stage("rollouts", lambda: self.collect("rollouts", base, config.rollouts, rollouts))
+        held = {"levels": config.rollout_levels, "split": "validation", "seed": 50_000}
+        stage("held_out", lambda: self.collect("held_out", base, config.held_out, held))
+        if self.practice.world == "imagination":
+            for kind in ("safety", "world-model", "success"):
+                name = kind.replace("-", "_")
+                stage(name, lambda kind=kind: self.train(kind, recorded))  # type: ignore[misc]
+            missed = stage("validation", self.validation)["missed"]
+            if missed and self.enforced:
+                raise GateNotPassed("the world model missed its bars: " + "; ".join(missed))
+        practised = stage("practice", lambda: self.practise(base))
+        if not practised["completed"]:
+            raise GateNotPassed(practised["stopped"])
+        figures = stage("evaluation", lambda: self.evaluate(base, practised["policy"]))
+        return self.publish(practised["policy"], figures)
+
+    @property
+    def _demonstrate(self) -> bool:
+        return not self.args.base and not self.args.data
+
+    # ---------------------------------------------------------------- stages
+
+    def demonstrations(self) -> dict[str, Any]:
+        """Scripted experts; most ignore the obstacle."""
+        config, out = self.config, self.out / "demonstrations"
+        self._command(
+            "collect", "--out", out, "--episodes", config.demonstrations, "--style", "mixed",
+            "--direct-share", config.direct_share, "--noise", config.demonstration_noise,
+            "--linger", config.demonstration_linger,
+            "--max-steps", config.max_steps, "--workers", config.workers, "--resume",
+            *(["--only-successes"] if self.enforced else []),
+        )  # fmt: skip
+        return {"data": str(out)} | real_episodes(out)
+
+    def base(self) -> dict[str, Any]:
+        """The policy to begin from: given, or imitated."""
+        from safedojo_ros.checkpoints.store import find_checkpoint
+
+        if self.args.base:
+            path = find_checkpoint("policy", self.args.base, self.args.store)
+            return {"policy": str(path.resolve())}
+        data = self.args.data or [self.out / "demonstrations"]
+        return {"policy": self.train("policy", data)["checkpoint"]}
+
+    def collect(
+        self, name: str, base: str, episodes: int, options: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Episodes of the base policy into OUT/`name`."""
+        config = self.config
+        settings: dict[str, Any] = {"seed": 100_000} | options
+        extra = [text for key, value in settings.items() for text in (f"--{key}", value)]
+        self._command(
+            "collect", "--out", self.out / name, "--policy", base, "--episodes", episodes,
+            "--linger", config.linger, "--max-steps", config.max_steps, "--batch", 32, "--resume",
+            "--tasks", self._tasks(base), *extra,
+        )  # fmt: skip
+        return {"data": str(self.out / name)} | real_episodes(self.out / name)
+
+    def train(self, kind: str, data: list[Path]) -> dict[str, Any]:
+        """One stage of `safedojo train` into OUT/<kind>, published in OUT/store."""
+        extra = ["--world-model", "latest"] if kind == "success" else []
+        self._command(
+            "train", kind, "--data", *data, "--out", self.out / kind.replace("-", "_"), "--preset",
+            self.args.preset, "--resume", "--device", self.args.device, "--publish", "--store",
+            self.store, *extra, *self._settings(),
+        )  # fmt: skip
+        return {"checkpoint": str(self._latest(kind.replace("-", "_")))}
+
+    def validation(self) -> dict[str, Any]:
+        """Fidelity report; the world model is published anew, with what it says."""
+        from safedojo_ros.checkpoints.store import CheckpointStore
+
+        out = self.out / "validation"
+        self._command(
+            "validate", "--data", self.out / "held_out", "--out", out, "--preset",
+            self.args.preset, "--device", self.args.device, "--store", self.store,
+            *self._settings(), allowed=(0, GATE),
+        )  # fmt: skip
+        details = json.loads((out / "details.json").read_text())
+        parent = CheckpointStore(self.store).latest("world_model")
+        CheckpointStore(self.store).publish(
+            "world_model", self.out / "world_model" / "checkpoint", parent=parent, **details
+        )
+        missed = [bar for bar in details["fidelity"]["bars"] if not bar["passed"]]
+        sentences = [f"{bar['description']} ({bar['metric']})" for bar in missed]
+        for sentence in sentences if not self.enforced else []:
+            print(f"bar missed, not enforced at preset {self.args.preset}: {sentence}")
+        return {"missed": sentences}
+
+    def practise(self, base: str) -> dict[str, Any]:
+        """`safedojo practice`, with checkpoints of OUT/store."""
+        from safedojo_ros.cli import practice as command
+        from safedojo_ros.learning.practice import PracticeRefused
+
+        args = self._parsed(
+            "practice", "--method", self.args.method, "--base", base, "--out",
+            self.out / "practice", "--data", self.out / "rollouts", *self.args.data, "--preset",
+            self.args.preset, "--resume", "--device", self.args.device, "--publish", "--store",
+            self.store, *self._settings(),
+        )  # fmt: skip
+        try:
+            outcome = command.practise(args, self.practice, lambda: False)
+        except PracticeRefused as refused:
+            raise GateNotPassed(str(refused)) from None
+        for sentence in outcome.unenforced:
+            print(f"not enforced at preset {self.args.preset}: {sentence}")
+        published = command.publish(args, self.practice, outcome)
+        command.write_result(args, self.practice, outcome, published)
+        return {
+            "completed": outcome.completed,
+            "stopped": outcome.stopped,
+            "best": outcome.best,
+            "policy": str(self.store / "policy" / published),
+            "episodes": outcome.real_episodes,
+            "collisions": outcome.real_collisions,
+        }
+
+    def evaluate(self, base: str, practised: str) -> dict[str, Any]:
+        """Base and practised policy on the same evaluation seeds."""
+        figures = {}
+        for name, checkpoint in (("base", base), ("practised", practised)):
+            path = self.out / "evaluation" / f"{name}.json"
+            self._command(
+                "evaluate", "--checkpoint", checkpoint, "--level", LEVELS, "--episodes",
+                self.config.evaluation, "--max-steps", self.config.max_steps, "--batch", 32,
+                "--tasks", self._tasks(base), "--json", path,
+            )  # fmt: skip
+            report = json.loads(path.read_text())
+            figures[name] = {"overall": report["overall"], "levels": report["levels"]}
+        return figures
+
+    def publish(self, policy: str, figures: dict[str, Any]) -> tuple[str | None, str]:
+        """Into the user's store, if it is safer and no less able; raises `GateNotPassed`."""
+        from safedojo_ros.checkpoints.manifest import read_manifest
+        from safedojo_ros.checkpoints.store import CheckpointStore, user_store
+
+        before, after = figures["base"]["overall"], figures["practised"]["overall"]
+        said = (
+            f"SSR {before['ssr']['value']:.1%} → {after['ssr']['value']:.1%}, CAR "
+            f"{before['car']['value']:.1%} → {after['car']['value']:.1%}, TSR "
+            f"{before['tsr']['value']:.1%} → {after['tsr']['value']:.1%} over "
+            f"{after['episodes']} episodes"
+        )
+        better = after["ssr"]["value"] > before["ssr"]["value"]
+        better &= after["car"]["value"] >= before["car"]["value"]
+        if not better:
+            if self.enforced:
+                raise GateNotPassed(f"the practised policy is not safer than its base: {said}")
+            print(f"not enforced at preset {self.args.preset}: not safer than its base: {said}")
+        if not self.args.publish:
+            return None, f"not published, since --publish was not given; {said}"
+
+        def make() -> dict[str, Any]:
+            made = read_manifest(Path(policy))
+            store = CheckpointStore(self.args.store) if self.args.store else user_store()
+            parent = Path(self.ledger.done["policy"]["policy"]).name
+            manifest = store.publish(
+                "policy",
+                Path(policy),
+                spec=made.spec,
+                normalisation=made.normalisation,
+                parent=parent if self.args.base else None,
+                evaluation={"evaluation": figures["practised"]},
+                fidelity=made.fidelity,
+            )
+            return {"published": manifest.id}
+
+        identifier = self.ledger.stage("publication", make)["published"]
+        return identifier, f"published policy {identifier}: {said}"
+
+    def summary(self) -> dict[str, Any]:
+        """For result.json: the stages that are done, and what learning cost in the real world."""
+        done = self.ledger.done
+        played = ("demonstrations", "rollouts", "held_out", "practice")
+        return {
+            "stages": list(done),
+            "config": asdict(self.config),
+            "real_episodes": sum(done.get(s, {}).get("episodes", 0) for s in played),
+            "real_collisions": sum(done.get(s, {}).get("collisions", 0) for s in played),
+            "evaluation": done.get("evaluation"),
+            "enforced": self.enforced,
+        }
+
+    # ---------------------------------------------------------------- inside
+
+    def _settings(self) -> list[str]:
+        return [text for setting in self.args.set for text in ("--set", setting)]
+
+    def _tasks(self, policy: str) -> str:
+        from safedojo_ros.cli.practice import known_tasks
+        from safedojo_ros.models.loading import load_policy
+
+        return ",".join(known_tasks(load_policy(Path(policy))))
+
+    def _latest(self, kind: str) -> Path:
+        from safedojo_ros.checkpoints.store import find_checkpoint
+
+        return find_checkpoint(kind, "latest", self.store).resolve()
+
+    def _parsed(self, command: str, *arguments: Any) -> argparse.Namespace:
+        module = importlib.import_module(f"safedojo_ros.cli.{command}")
+        parser = argparse.ArgumentParser(prog=f"safedojo {command}")
+        module.configure(parser)
+        return parser.parse_args([str(a) for a in arguments])
+
+    def _command(self, command: str, *arguments: Any, allowed: tuple[int, ...] = (0,)) -> None:
+        """Run another command of this package here; raises `GateNotPassed` for its exit code."""
+        print(f"safedojo {command} {' '.join(str(a) for a in arguments)}", flush=True)
+        module = importlib.import_module(f"safedojo_ros.cli.{command}")
+        code = module.run(self._parsed(command, *arguments))
+        if code not in allowed:
+            raise GateNotPassed(f"safedojo {command} ended with exit code {code}")
+
+
+def real_episodes(data: Path) -> dict[str, int]:
+    """How many episodes a data set has, and in how many something was hit."""
+    from safedojo_ros.data.lerobot_reader import EpisodeReader
+
+    rows = EpisodeReader(data).rows
+    hit = sum(row.collided or row.contact_steps > 0 for row in rows)
+    return {"episodes": len(rows), "collisions": hit}
+
+
+def interrupt_on_signal() -> Callable[[int], None]:
+    """SIGTERM and SIGINT become `Interrupted`; a second one kills.
+
+    At once, but within a training only after its next step, which is saved: that is what the
+    returned function, to be called with the step, is for.
+    """
+    asked = threading.Event()
+
+    def handle(number: int, frame: Any) -> None:
+        from safedojo_ros.learning.training_run import training_now
+
+        signal.signal(number, signal.SIG_DFL)
+        asked.set()
+        if not training_now():
+            raise Interrupted
+
+    def between(step: int) -> None:
+        from safedojo_ros.learning.training_run import save_now
+
+        if asked.is_set():
+            save_now(step)
+            raise Interrupted
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, handle)
+    return between

@@ -1,0 +1,112 @@
+"""What a pipeline has done, on disk: finished stages, progress, and how it ended.
+
+stages.json: {"plan": what the run is about, "done": {stage: its outputs}}, atomically replaced
+after each stage, so that a run killed at any instant repeats no finished stage; progress.jsonl: a
+line {"time", "stage", "step", "total", "metrics"} now and then; result.json: written at the end.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.learning.training_run import observed
+
+STAGES_FILE = "stages.json"
+PROGRESS_FILE = "progress.jsonl"
+RESULT_FILE = "result.json"
+
+PROGRESS_PERIOD = 2.0
+"""Least seconds between two lines of progress within a stage."""
+
+
+class StageLedger:
+    """The directory of one pipeline run.
+
+    plan: plain values that must not change between two calls. Raises `ConfigError` where the
+    directory holds a run with another plan.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        plan: dict[str, Any],
+        clock: Callable[[], float] = time.time,
+        between: Callable[[int], None] = lambda step: None,
+    ) -> None:
+        """clock: seconds since the epoch; between: called after every step of a training."""
+        self.directory, self._clock, self._between = directory, clock, between
+        directory.mkdir(parents=True, exist_ok=True)
+        self.done: dict[str, dict[str, Any]] = {}
+        path = directory / STAGES_FILE
+        if path.exists():
+            try:
+                kept = json.loads(path.read_text())
+                self.done = dict(kept["done"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise ConfigError(f"{path} is unreadable ({error!r}); choose a new --out") from None
+            changed = sorted(k for k in plan if kept["plan"].get(k) != plan[k])
+            if changed:
+                raise ConfigError(
+                    f"{directory} holds a run with other {', '.join(changed)}; give what it was "
+                    "begun with, or another --out"
+                )
+        self.plan = plan
+        self._write(STAGES_FILE, {"plan": plan, "done": self.done})
+
+    def stage(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The outputs of stage `name`: of an earlier call if it finished, otherwise of `make()`."""
+        if name not in self.done:
+            with self._watched(name):
+                outputs = make()
+            self.done[name] = outputs
+            self._write(STAGES_FILE, {"plan": self.plan, "done": self.done})
+            self.progress(name, 1, 1, {})
+        return self.done[name]
+
+    def progress(self, stage: str, step: int, total: int, metrics: dict[str, float]) -> None:
+        """Append a line to progress.jsonl."""
+        row = {
+            "time": round(self._clock(), 3),
+            "stage": stage,
+            "step": step,
+            "total": total,
+            "metrics": metrics,
+        }
+        with (self.directory / PROGRESS_FILE).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def finish(self, published: str | None, reason: str, **more: Any) -> None:
+        """Write result.json."""
+        self._write(RESULT_FILE, {"published": published, "reason": reason} | more)
+
+    @contextmanager
+    def _watched(self, stage: str) -> Iterator[None]:
+        """Progress of whatever is trained inside becomes the stage's."""
+        known = {"total": 0, "said": -PROGRESS_PERIOD}
+        self.progress(stage, 0, 0, {})
+
+        def tell(step: int, total: int | None, metrics: dict[str, float]) -> None:
+            if total is not None:
+                known["total"] = total
+            now = time.monotonic()
+            if now - known["said"] >= PROGRESS_PERIOD or (metrics and total is None):
+                known["said"] = now
+                self.progress(stage, step, int(known["total"]), metrics)
+            if total is not None:
+                self._between(step)
+
+        with observed(tell):
+            yield
+
+    def _write(self, name: str, values: dict[str, Any]) -> None:
+        beside = self.directory / f"{name}.new"
+        with beside.open("w") as file:
+            file.write(json.dumps(values, indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, self.directory / name)

@@ -1,0 +1,200 @@
+"""The pipeline: no finished stage is repeated, whatever ended the run; gates; what is published."""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from safedojo_ros.checkpoints.store import CheckpointStore
+from safedojo_ros.cli import pipeline as command
+from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.learning.stage_ledger import StageLedger
+from safedojo_ros.learning.training_run import TrainingRun, progress_bar, training_now
+
+KILLED_IN_THE_SECOND_STAGE = """
+import os, signal, sys
+from pathlib import Path
+from safedojo_ros.learning.stage_ledger import StageLedger
+ledger = StageLedger(Path(sys.argv[1]), {"preset": "smoke"})
+ledger.stage("first", lambda: {"value": 1})
+ledger.stage("second", lambda: os.kill(os.getpid(), signal.SIGKILL))
+"""
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# -------------------------------------------------------------------- ledger
+
+
+def test_after_kill_minus_nine_finished_stages_are_not_repeated(tmp_path: Path) -> None:
+    script = [sys.executable, "-c", KILLED_IN_THE_SECOND_STAGE, str(tmp_path)]
+    assert subprocess.run(script, check=False).returncode == -signal.SIGKILL
+    ledger = StageLedger(tmp_path, {"preset": "smoke"})
+    made: list[str] = []
+
+    def make(name: str) -> dict[str, Any]:
+        made.append(name)
+        return {"value": 2}
+
+    assert ledger.stage("first", lambda: make("first")) == {"value": 1}
+    assert ledger.stage("second", lambda: make("second")) == {"value": 2}
+    assert made == ["second"]
+
+
+def test_a_run_with_another_plan_is_refused(tmp_path: Path) -> None:
+    StageLedger(tmp_path, {"preset": "smoke", "base": None})
+    with pytest.raises(ConfigError, match="with other base"):
+        StageLedger(tmp_path, {"preset": "smoke", "base": "released"})
+    (tmp_path / "stages.json").write_text("{")
+    with pytest.raises(ConfigError, match="unreadable"):
+        StageLedger(tmp_path, {"preset": "smoke", "base": None})
+
+
+def test_what_is_trained_in_a_stage_is_its_progress(tmp_path: Path) -> None:
+    ledger = StageLedger(tmp_path, {}, clock=lambda: 12.5)
+
+    def train() -> dict[str, Any]:
+        run = TrainingRun(tmp_path / "run", resume=False)
+        with progress_bar("toy", 0, 3) as show:
+            for step in range(3):
+                show(step + 1)
+            run.record(3, {"loss": 0.5})
+        run.close()
+        return {}
+
+    ledger.stage("toy", train)
+    rows = lines(tmp_path / "progress.jsonl")
+    assert {row["stage"] for row in rows} == {"toy"}
+    assert {"time": 12.5, "stage": "toy", "step": 3, "total": 3, "metrics": {"loss": 0.5}} in rows
+    assert (rows[0]["step"], rows[-1]["step"], rows[-1]["total"]) == (0, 1, 1)
+
+
+def test_a_signal_within_a_training_saves_the_step_and_then_interrupts(tmp_path: Path) -> None:
+    module = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(module.parameters(), 0.1)
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        ledger = StageLedger(tmp_path, {}, between=command.interrupt_on_signal())
+
+        def train() -> dict[str, Any]:
+            run = TrainingRun(tmp_path / "run", resume=False)
+            run.restore(module, optimizer)
+            with progress_bar("toy", 0, 5) as show:
+                show(1)
+                os.kill(os.getpid(), signal.SIGTERM)
+                show(2)
+            raise AssertionError("went on after the signal")
+
+        with pytest.raises(command.Interrupted):
+            ledger.stage("toy", train)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    again = TrainingRun(tmp_path / "run", resume=True)
+    assert again.restore(module, optimizer) == 2
+    again.close()
+    assert not training_now()
+    assert ledger.done == {}
+
+
+# -------------------------------------------------------------------- the command
+
+
+def arguments(tmp_path: Path, *more: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    command.configure(parser)
+    small = [
+        f"--set={setting}"
+        for setting in (
+            "pipeline.demonstrations=3",
+            "pipeline.rollouts=3",
+            "pipeline.held_out=3",
+            "pipeline.evaluation=1",
+            "pipeline.max_steps=80",
+            "validation.replays=2",
+            "validation.ending_replays=2",
+            "validation.chunks=1",
+            "practice.updates=1",
+        )
+    ]
+    out = ["--out", str(tmp_path / "out"), "--store", str(tmp_path / "store")]
+    return parser.parse_args(["--preset", "smoke", *out, *small, *more])
+
+
+@pytest.fixture
+def signals() -> Any:
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_an_interrupted_pipeline_goes_on_to_a_published_policy(
+    tmp_path: Path, signals: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[str] = []
+    real = command.Pipeline._command
+
+    def count(self: Any, name: str, *more: Any, **options: Any) -> None:
+        commands.append(" ".join([name, str(more[0])]))
+        if name == "validate" and commands.count(commands[-1]) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        real(self, name, *more, **options)
+
+    monkeypatch.setattr(command.Pipeline, "_command", count)
+    assert command.run(arguments(tmp_path, "--publish")) == command.INTERRUPTED
+    assert not (tmp_path / "out" / "result.json").exists()
+    done = list(json.loads((tmp_path / "out" / "stages.json").read_text())["done"])
+    assert done[-1] == "success"
+    interrupted = list(commands)
+    assert command.run(arguments(tmp_path, "--publish")) == 0
+    assert commands[len(interrupted) :] == [
+        "validate --data",
+        "evaluate --checkpoint",
+        "evaluate --checkpoint",
+    ]
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    manifest = CheckpointStore(tmp_path / "store").show("policy")
+    assert result["published"] == manifest.id
+    assert result["real_episodes"] == 9
+    assert not result["enforced"]
+    # nothing that only serves the way was published to the user
+    assert CheckpointStore(tmp_path / "store").latest("world_model") is None
+    stages = {row["stage"] for row in lines(tmp_path / "out" / "progress.jsonl")}
+    assert {"policy", "world_model", "practice", "publication"} <= stages
+    assert command.run(arguments(tmp_path, "--publish")) == 0
+    assert len(CheckpointStore(tmp_path / "store").list("policy")) == 1
+
+
+def test_a_missed_bar_ends_the_run_where_bars_are_enforced(
+    tmp_path: Path, signals: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command.Pipeline, "base", lambda self: {"policy": "p"})
+    monkeypatch.setattr(command.Pipeline, "collect", lambda self, *more: {})
+    monkeypatch.setattr(command.Pipeline, "train", lambda self, *more: {})
+    monkeypatch.setattr(command.Pipeline, "validation", lambda self: {"missed": ["it is blind"]})
+    args = arguments(tmp_path, "--base", "released", "--set=practice.preflight.enforced=true")
+    assert command.run(args) == command.GATE
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["published"] is None
+    assert "it is blind" in result["reason"]
+
+
+def test_a_policy_that_is_not_safer_is_not_published(tmp_path: Path) -> None:
+    args = arguments(tmp_path, "--publish", "--set=practice.preflight.enforced=true")
+    ledger = StageLedger(tmp_path / "out", {})
+    practice = argparse.Namespace(preflight=argparse.Namespace(enforced=True))
+    pipeline = command.Pipeline(args, command.PipelineConfig(), practice, ledger)  # type: ignore[arg-type]
+    rate = {name: {"value": 0.5} for name in ("tsr", "car", "ssr")} | {"episodes": 4}
+    figures = {"base": {"overall": rate}, "practised": {"overall": rate}}
+    with pytest.raises(command.GateNotPassed, match="not safer than its base: SSR 50.0%"):
+        pipeline.publish("p", figures)

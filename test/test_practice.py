@@ -1,0 +1,359 @@
+"""Practice end to end at smoke size: pre-flight, resuming, gates, rolling back, methods."""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from safedojo_ros.cli import practice as command
+from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.core.types import Observation
+from safedojo_ros.data.lerobot_writer import EpisodeWriter
+from safedojo_ros.data.recording import record_expert
+from safedojo_ros.evaluation.bars import Bars, judge
+from safedojo_ros.evaluation.protocol import EvaluationReport, TrialResult
+from safedojo_ros.evaluation.statistics import wilson
+from safedojo_ros.learning.constrained_grpo import ConstrainedGRPO
+from safedojo_ros.learning.imagination import ImaginationConfig, ImaginedWorld
+from safedojo_ros.learning.multiplier import MultiplierConfig
+from safedojo_ros.learning.practice import Practice, PracticeRefused, gap
+from safedojo_ros.learning.practice_methods import METHODS, PracticeConfig, for_method
+from safedojo_ros.learning.practice_starts import (
+    KeyframeStarts,
+    SimulatorStarts,
+    recorded_keyframes,
+)
+from safedojo_ros.learning.preflight import PreflightConfig, check_rollouts, missed_gates
+from safedojo_ros.learning.presets import preset_names, read_preset
+from safedojo_ros.learning.rollouts import roll_out
+from safedojo_ros.models.flow_sde import StochasticFlow
+from safedojo_ros.models.normalisation import unit_scales
+from safedojo_ros.models.pi0_policy import PI0Policy, tiny_policy
+from safedojo_ros.models.safety_head import tiny_safety
+from safedojo_ros.models.success_classifier import tiny_success
+from safedojo_ros.models.world_model import WorldModel, WorldModelSize
+from safedojo_ros.worlds.tabletop import TabletopWorld
+from safedojo_ros.worlds.tasks import TASKS
+from safedojo_ros.worlds.vector import ChunkOutcome, VectorWorld
+
+SENTENCES = tuple(task.instruction for task in TASKS.values())
+SMOKE = for_method(read_preset("smoke", "practice", PracticeConfig, []), "safedojo")
+
+
+class CoinWorld:
+    """Success and contact by the sign of two numbers of the first action, without pictures' say."""
+
+    def __init__(self, real: bool = False, contact: float | None = None) -> None:
+        self.real, self.contact, self.starts = real, contact, 0
+        rng = np.random.default_rng(0)
+        picture = rng.integers(0, 255, (64, 64, 3), np.uint8)
+        images = {"agentview": picture, "wrist": picture}
+        self.seen = [Observation(images, np.zeros(8), SENTENCES[0])] * 4
+
+    def start(self, update: int) -> list[Observation]:
+        self.starts += 1
+        return self.seen
+
+    def step(self, chunks: np.ndarray) -> ChunkOutcome:
+        success = (chunks[..., 0] > 0).astype(float)
+        cost = 1 / (1 + np.exp(-300 * chunks[..., 1]))
+        if self.contact is not None:
+            cost[:] = self.contact
+        valid = np.ones(success.shape, dtype=bool)
+        return ChunkOutcome(self.seen, success, cost, 0 * cost, valid, np.zeros(4, dtype=bool))
+
+
+def report(success: float = 0.5, contact: float = 0.5, count: int = 40) -> EvaluationReport:
+    results = [
+        TrialResult(
+            i, "cube_on_plate", 1, i < success * count, False, 9, i >= (1 - contact) * count, 0.0
+        )
+        for i in range(count)
+    ]
+    return EvaluationReport("p", "tabletop", {"max_steps": 16}, results)
+
+
+def run(
+    directory: Path,
+    world: Any = None,
+    measure: Callable[[Any], EvaluationReport] = lambda policy: report(),
+    config: PracticeConfig = SMOKE,
+    **options: Any,
+) -> Practice:
+    policy = StochasticFlow(tiny_policy(0, SENTENCES), config.flow)
+    return Practice(config, policy, world or CoinWorld(), measure, directory, **options)
+
+
+def enforced(**changes: Any) -> PracticeConfig:
+    return replace(SMOKE, preflight=PreflightConfig(), **changes)
+
+
+# -------------------------------------------------------------------- running
+
+
+def test_a_run_updates_measures_and_keeps_the_best_measured_policy(tmp_path: Path) -> None:
+    quality = iter([0.4, 0.6, 0.5])
+    outcome = run(tmp_path, measure=lambda policy: report(next(quality), 0.0)).run()
+    assert outcome.completed
+    assert [row["step"] for row in outcome.evaluations] == [0, 1, 2]
+    assert outcome.best == 1
+    assert PI0Policy.load(outcome.policy).chunk_length == 8
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2]
+    assert {"reward", "multiplier", "violations", "kl", "gradient_norm"} <= rows[0].keys()
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole")
+    whole.run()
+    asked = iter([False, True])
+    first = run(tmp_path / "parts", stop=lambda: next(asked)).run()
+    assert not first.completed
+    assert "go on with --resume" in first.stopped
+    # a line of an update that was never saved, as after kill -9
+    with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "reward": 9}\n{"step": 3, "rew')
+    world = CoinWorld()
+    rest = run(tmp_path / "parts", world, resume=True)
+    assert rest.run().completed
+    assert world.starts == 1
+    for one, other in zip(
+        whole.policy.policy.network.parameters(),  # type: ignore[attr-defined]
+        rest.policy.policy.network.parameters(),  # type: ignore[attr-defined]
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+    assert rest.learner.multiplier.value == whole.learner.multiplier.value
+    steps = [json.loads(x)["step"] for x in (tmp_path / "parts/metrics.jsonl").open()]
+    assert steps == [1, 2]
+
+
+def test_a_finished_run_is_not_begun_again_by_accident(tmp_path: Path) -> None:
+    run(tmp_path).run()
+    with pytest.raises(ConfigError, match="pass --resume"):
+        run(tmp_path)
+
+
+def test_real_episodes_and_collisions_are_counted_in_the_real_world_alone(tmp_path: Path) -> None:
+    real = run(tmp_path / "real", CoinWorld(real=True, contact=1.0)).run()
+    assert (real.real_episodes, real.real_collisions) == (8, 8)
+    dreamt = run(tmp_path / "dreamt", CoinWorld(contact=1.0)).run()
+    assert (dreamt.real_episodes, dreamt.real_collisions) == (0, 0)
+
+
+# -------------------------------------------------------------------- gates
+
+
+def test_flat_reward_and_cost_stop_the_run_before_the_first_update(tmp_path: Path) -> None:
+    class Flat(CoinWorld):
+        def step(self, chunks: np.ndarray) -> ChunkOutcome:
+            outcome = super().step(chunks)
+            outcome.success[:], outcome.cost[:] = 0.0, 0.2
+            return outcome
+
+    practice = run(tmp_path, Flat(), lambda policy: report(0.0, 0.0), enforced())
+    with pytest.raises(PracticeRefused, match=r"reward differs in 0%.*cost differs in 0%"):
+        practice.run()
+    assert practice.metrics == []
+
+
+def test_a_likelihood_that_is_not_that_of_sampling_is_found_out() -> None:
+    policy = StochasticFlow(tiny_policy(0, SENTENCES), SMOKE.flow)
+    learner = ConstrainedGRPO(policy, SMOKE.update, MultiplierConfig())
+    world = CoinWorld()
+    groups = np.array([0, 0, 1, 1])
+    rollouts = roll_out(policy, world, lambda: world.start(0), groups, 2, (0,))
+    config = PreflightConfig(reward_share=0.0, cost_share=0.0)
+    assert check_rollouts(learner, rollouts, config) == []
+    rollouts.sample.log_prob.add_(0.1)
+    assert "do not agree" in check_rollouts(learner, rollouts, config)[0]
+
+
+def test_missed_gates_stop_the_run_or_are_reported_where_they_are_not_enforced(
+    tmp_path: Path,
+) -> None:
+    missed = ["the world model is worse than copying the last frame"]
+    with pytest.raises(PracticeRefused, match="worse than copying"):
+        run(tmp_path / "a", config=enforced(), missed_gates=missed).run()
+    assert missed[0] in run(tmp_path / "b", missed_gates=missed).run().unenforced
+
+
+def test_gates_are_read_from_the_manifests() -> None:
+    readers = {"success": "s1", "safety": "h1"}
+    horizon = {"mse": [0.02, 0.0, 0.0], "copying": [0.01, 0.0, 0.0]}
+    trained: dict[str, dict[str, Any]] = {"world_model": {"by_horizon": [horizon]}}
+    trained["safety"] = {"auroc": 0.5}
+    sentences = missed_gates(trained, readers)
+    assert "run safedojo validate" in sentences[0]
+    assert len(sentences) == 3  # and copying, and AUROC
+    verdicts = judge(Bars(), {"copying_over_mse_8": 9.0, "state_cm_8": 9.0}, rates=False)
+    bars = [{k: v for k, v in asdict(verdict).items() if v is not None} for verdict in verdicts]
+    validated = {"world_model": {"bars": bars, "checkpoints": readers}}
+    sentences = missed_gates(validated, readers)
+    assert not any("copying_over_mse_8" in sentence for sentence in sentences)
+    assert any("state_cm_8" in sentence for sentence in sentences)
+    assert any("could not be measured" in sentence for sentence in sentences)
+    assert (
+        "validated with safety h1, not h2" in missed_gates(validated, readers | {"safety": "h2"})[0]
+    )
+
+
+def test_imagination_that_parts_from_measurement_stops_the_run_and_rolls_back(
+    tmp_path: Path,
+) -> None:
+    """Practised on contact 0.2 a step: no violation; measured: at first none either, then all."""
+    measured = iter([report(0.5, 0.0), report(0.5, 1.0)])
+    config = enforced(gap_bar=0.5)
+    policy = run(
+        tmp_path,
+        CoinWorld(contact=0.2),
+        lambda policy: next(measured),
+        replace(config, preflight=PreflightConfig(reward_share=0.0, cost_share=0.0)),
+    )
+    outcome = policy.run()
+    assert not outcome.completed
+    assert "violations is 0.00 in practice and 1.00" in outcome.stopped
+    assert outcome.best == 0
+    assert outcome.policy.name == "0"
+
+
+def test_a_base_whose_imagined_rates_are_wrong_is_refused(tmp_path: Path) -> None:
+    practice = run(tmp_path, CoinWorld(contact=0.9), lambda policy: report(0.5, 0.0), enforced())
+    with pytest.raises(PracticeRefused, match="improve world model and heads"):
+        practice.run()
+
+
+def test_a_rate_inside_the_interval_has_no_gap() -> None:
+    measured = wilson(5, 20)
+    assert gap(0.25, measured) == 0.0
+    assert gap(0.9, measured) == pytest.approx(0.9 - measured.high)
+    assert gap(0.0, measured) == pytest.approx(measured.low)
+
+
+# -------------------------------------------------------------------- methods and worlds
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_every_method_is_a_configuration_of_the_trainer(method: str, tmp_path: Path) -> None:
+    config = for_method(SMOKE, method)
+    world, constrained, baseline = METHODS[method]
+    real = world == "simulator"
+    practice = run(tmp_path, CoinWorld(real=real), config=replace(config, updates=1))
+    assert (practice.learner.critic is not None) == (baseline == "critic")
+    outcome = practice.run()
+    assert outcome.completed
+    assert (practice.metrics[0]["multiplier"] > 0) == constrained
+
+
+def test_presets_have_a_practice_section_and_unknown_methods_are_named() -> None:
+    for name in preset_names():
+        assert read_preset(name, "practice", PracticeConfig, []).updates >= 1
+    with pytest.raises(ConfigError, match="choose one of safedojo"):
+        for_method(SMOKE, "safedreamer")
+    with pytest.raises(ConfigError, match="a group needs 2"):
+        for_method(replace(SMOKE, group_size=1), "grpo")
+    assert for_method(replace(SMOKE, group_size=1), "ppo").group_size == 1
+
+
+def test_the_simulator_gives_every_member_of_a_group_the_same_training_scene() -> None:
+    starts = SimulatorStarts(VectorWorld(max_steps=16), ["cube_on_plate"], [1], 2, 2, 0)
+    seen = starts.start(0)
+    np.testing.assert_array_equal(seen[0].images["agentview"], seen[1].images["agentview"])
+    assert (seen[0].images["agentview"] != seen[2].images["agentview"]).any()
+    again = starts.start(0)
+    np.testing.assert_array_equal(seen[3].images["wrist"], again[3].images["wrist"])
+    other = starts.start(1)
+    assert (seen[0].images["agentview"] != other[0].images["agentview"]).any()
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("practice") / "data"
+    world = TabletopWorld(max_steps=12)
+    with EpisodeWriter(root, 64, ("agentview", "wrist")) as writer:
+        for seed in range(4):
+            task = list(TASKS)[seed % 2]
+            writer.add(record_expert(world, "direct", task, seed % 2, seed))
+    return root
+
+
+def dream() -> ImaginedWorld:
+    safety = tiny_safety()
+    torch.manual_seed(0)
+    size = WorldModelSize(heads=2, head_dim=16, layers=1, feed_forward=32, denoising_steps=1)
+    model = WorldModel(safety.autoencoder, size, unit_scales())
+    return ImaginedWorld(model, tiny_success(0, SENTENCES), safety, ImaginationConfig(max_steps=16))
+
+
+def test_keyframes_take_turns_and_repeat_with_the_seed(dataset: Path) -> None:
+    world = dream()
+    keyframes = recorded_keyframes(world.world_model, [dataset], [0, 1], [])
+    assert len(keyframes) == 4
+    assert len(recorded_keyframes(world.world_model, [dataset], [1], [])) == 2
+    starts = KeyframeStarts(world, keyframes, 2, 3, 0)
+    first, second = starts.start(0), starts.start(1)
+    states = {o.state.tobytes() for o in [*first, *second]}
+    assert len(states) == 4  # two updates of two groups: each keyframe once
+    assert len({o.state.tobytes() for o in first[:3]}) == 1
+    chunks = np.random.default_rng(0).normal(0, 0.01, (6, 8, 7))
+    starts.start(0)
+    one = starts.step(chunks)
+    starts.start(0)
+    np.testing.assert_array_equal(one.frames, starts.step(chunks).frames)
+    with pytest.raises(ConfigError, match="collect some"):
+        recorded_keyframes(world.world_model, [dataset], [2], [])
+
+
+def arguments(tmp_path: Path, *more: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    command.configure(parser)
+    return parser.parse_args(["--out", str(tmp_path / "out"), "--preset", "smoke", *more])
+
+
+def published(store_root: Path) -> None:
+    """A store with random models of every kind."""
+    from safedojo_ros.checkpoints.store import CheckpointStore
+
+    world = dream()
+    models: dict[str, Any] = {
+        "policy": tiny_policy(0, SENTENCES),
+        "world_model": world.world_model,
+        "success": world.success,
+        "safety": world.safety,
+    }
+    for kind, model in models.items():
+        directory = store_root.parent / f"new_{kind}"
+        directory.mkdir()
+        model.save(directory)
+        CheckpointStore(store_root).publish(kind, directory, spec=model.spec())
+
+
+@pytest.mark.parametrize("method", ["safedojo", "ppo"])
+def test_the_command_practises_and_publishes(method: str, dataset: Path, tmp_path: Path) -> None:
+    from safedojo_ros.checkpoints.store import CheckpointStore
+
+    published(tmp_path / "store")
+    store = ["--store", str(tmp_path / "store")]
+    args = arguments(
+        tmp_path, "--method", method, "--data", str(dataset), "--publish", *store,
+        "--set", "practice.levels=[0, 1]",
+    )  # fmt: skip
+    assert command.run(args) == 0
+    result = json.loads((tmp_path / "out" / "practice.json").read_text())
+    manifest = CheckpointStore(tmp_path / "store").show("policy")
+    assert result["published"] == manifest.id
+    assert manifest.fidelity["practice"]["method"] == method
+    assert result["unenforced"]
+    assert (result["real_episodes"] > 0) == (method == "ppo")
+
+
+def test_imagination_without_recorded_starts_is_refused(tmp_path: Path) -> None:
+    published(tmp_path / "store")
+    with pytest.raises(ConfigError, match="give --data"):
+        command.run(arguments(tmp_path, "--store", str(tmp_path / "store")))

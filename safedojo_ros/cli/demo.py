@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -26,6 +27,9 @@ from safedojo_ros.worlds.tasks import TASKS
 LEVELS = {"0": 0, "I": 1, "II": 2}
 MAX_RESTARTS = 5
 """How often one node is started again before the demonstration gives up."""
+
+LAST_WORDS = 1.5
+"""Seconds that the recorder is given for the end of the last episode."""
 
 START_TIME = 90.0
 """Seconds that the nodes may take until the arm moves for the first time."""
@@ -48,6 +52,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--monitor", action="store_true", help="the gate only reports, it holds nothing back"
     )
+    parser.add_argument(
+        "--record", type=Path, metavar="DIR", help="keep a bag of each episode there"
+    )
+    parser.add_argument(
+        "--practice",
+        action="store_true",
+        help="record, retrain, publish, swap while moving, and work the same episodes again; the "
+        "gate only reports (needs 'safedojo pipeline')",
+    )
+    parser.add_argument(
+        "--preset", default="smoke", help="of --practice: smoke (default), tiny ..."
+    )
+    parser.add_argument(
+        "--practice-dir",
+        type=Path,
+        default=Path("runs/practice"),
+        metavar="DIR",
+        help="of --practice: bags, data set, training and store (default runs/practice)",
+    )
     parser.add_argument("--verbose", action="store_true", help="show the nodes' own logs")
 
 
@@ -57,6 +80,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--episodes is {arguments.episodes}, expected at least 1")
     for kind, name in (("policy", arguments.policy), ("safety", arguments.safety)):
         find_checkpoint(kind, name)
+    if arguments.practice:
+        from safedojo_ros.cli.demo_practice import PracticeDemo
+
+        return PracticeDemo(arguments).run()
     return Demo(arguments).run()
 
 
@@ -65,9 +92,10 @@ class Demo:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments = arguments
+        self._bags: Path | None = arguments.record
         self._console = Console()
         self._outcomes: list[dict[str, Any]] = []
-        self._interrupted = False
+        self._interrupted = self._moved = False
 
     def run(self) -> int:
         """See `run` of the module."""
@@ -86,7 +114,7 @@ class Demo:
             self._observer = observer.node
             try:
                 self._processes.start()
-                self._follow()
+                self._work()
             finally:
                 observer.close()
                 killed = self._processes.stop()
@@ -98,13 +126,32 @@ class Demo:
         self._summarise()
         if self._interrupted:
             return 130
+        return self._code()
+
+    def _work(self) -> None:
+        """What is done while the nodes run."""
+        count = self._arguments.episodes
+        self._console.print(
+            f"{count} episodes at level {self._arguments.level}, "
+            f"ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']}; starting the nodes ..."
+        )
+        self._follow(lambda: len(self._outcomes) >= count)
+        if self._bags is not None:
+            time.sleep(LAST_WORDS)
+            self._console.print(
+                f"recorded: {self._bags}; 'safedojo bag-to-dataset {self._bags} --out DIR' makes "
+                "a data set of it",
+                soft_wrap=True,
+            )
+
+    def _code(self) -> int:
         return 0 if len(self._outcomes) >= self._arguments.episodes else 1
 
     # ---------------------------------------------------------------- the nodes
 
     def _build(self, folder: Path) -> Any:
         from safedojo_ros.nodes.processes import StackProcesses, composed_process, node_process
-        from safedojo_ros.nodes.table import DEMO
+        from safedojo_ros.nodes.table import DEMO, RECORDER
 
         files = [DEMO.parameters_file, self._write_parameters(folder)]
         environment = dict(os.environ) | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
@@ -113,6 +160,8 @@ class Demo:
             processes.children = [composed_process(DEMO, files)]
         else:
             processes.children = [node_process(entry, files) for entry in DEMO.nodes]
+        if self._bags is not None:
+            processes.children.append(node_process(RECORDER, files))
         if not self._arguments.headless:
             processes.children += self._view(files)
         return processes
@@ -135,6 +184,8 @@ class Demo:
                 "mode": "monitor" if options.monitor else "gate",
             },
         }
+        if self._bags is not None:
+            self._parameters["recorder_node"] = {"root": str(self._bags.absolute())}
         self._save_parameters()
         return self._file
 
@@ -169,22 +220,19 @@ class Demo:
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self._interrupted = True
 
-    def _follow(self) -> None:
-        options, observer = self._arguments, self._observer
-        self._console.print(
-            f"{options.episodes} episodes at level {options.level}, "
-            f"ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']}; starting the nodes ..."
-        )
+    def _follow(self, done: Callable[[], bool]) -> None:
+        """Tell what happens until `done`; raises when the nodes or the arm are stuck."""
+        observer = self._observer
         began = progress = time.monotonic()
-        moved, said, shown = False, "", ""
-        while len(self._outcomes) < options.episodes and not self._interrupted:
+        said, shown = "", ""
+        while not done() and not self._interrupted:
             time.sleep(0.05)
             while observer.episodes:
                 self._tell(observer.episodes.popleft())
                 progress = time.monotonic()
             arm = observer.arm
-            if not moved and arm is not None and arm.state == arm.RUNNING:
-                moved, progress = True, time.monotonic()
+            if not self._moved and arm is not None and arm.state == arm.RUNNING:
+                self._moved, progress = True, time.monotonic()
                 self._console.print(f"the arm moves after {time.monotonic() - began:.1f} s")
             view = observer.words.get("view_node", "")
             if view not in ("", "not active", shown):
@@ -195,7 +243,7 @@ class Demo:
                 name, fault = next(iter(observer.faults.items()))
                 raise SafeDojoError(f"{name}: {fault}")
             waited = time.monotonic() - progress
-            if waited > (EPISODE_TIME if moved else START_TIME):
+            if waited > (EPISODE_TIME if self._moved else START_TIME):
                 raise SafeDojoError(f"nothing has happened for {waited:.0f} s; {self._standing()}")
             standing = self._standing() if waited > 10.0 else ""
             kind = "".join(c for c in standing if not c.isdigit())

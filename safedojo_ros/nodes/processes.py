@@ -121,6 +121,17 @@ class StackProcesses:
         """Children that have been started and do not run any more."""
         return [c for c in self.children if c.process is not None and not c.alive]
 
+    def end_one(self, child: NodeProcess) -> None:
+        """SIGINT to one child, SIGKILL if it stays; `start_one` starts it again."""
+        if child.process is None or not child.alive:
+            return
+        child.process.send_signal(signal.SIGINT)
+        try:
+            child.process.wait(timeout=GRACE)
+        except subprocess.TimeoutExpired:
+            child.process.kill()
+            child.process.wait()
+
     def stop(self) -> list[str]:
         """SIGINT to all, SIGKILL to whoever stays; returns the names of those."""
         for child in self.children:
@@ -184,7 +195,7 @@ def remove_dead_segments(since: float) -> list[str]:
         with contextlib.suppress(OSError):
             used += (process / "maps").read_text(errors="replace")
         for name in [n for n in candidates if n in used]:
-            del candidates[name]
+            candidates.pop(name, None)  # gone already, where its event list was looked at first
             candidates.pop(f"{name}_el", None)
     for path in candidates.values():
         with contextlib.suppress(OSError):

@@ -4,11 +4,16 @@
 
 Weights are random and of the preset's sizes: the time does not depend on them. The same run prints
 where the time goes, and the tabletop's steps a second under the same policy, pictures included,
-with as many worlds side by side. Bar: 100 imagined steps a second at batch 32 on two cores.
+with as many worlds side by side; and LIBERO's physics (no pictures, one world), where the package
+libero is installed and LIBERO_ASSETS names its assets. Bar: 100 imagined steps a second at batch 32
+on two cores.
 """
 
 import argparse
+import importlib.util
 import json
+import os
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +80,11 @@ def main() -> None:
             f"imagined, {steps} denoising steps: {rate:6.1f} control steps/s ({verdict}); {spent}"
         )
     print(f"tabletop, the same policy and batch: {result['tabletop']:6.1f} control steps/s")
+    result["libero"] = libero_rate(40)
+    if result["libero"] is None:
+        print("LIBERO: not measured; it needs the package libero, and LIBERO_ASSETS set")
+    else:
+        print(f"LIBERO spatial, physics only, one world: {result['libero']:6.1f} control steps/s")
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")
 
@@ -116,6 +126,46 @@ def measure(
     shares = {name: spent / seconds for name, spent in {"policy": acting, **parts}.items()}
     shares["rest"] = 1.0 - sum(shares.values())
     return batch * policy.chunk_length * chunks / seconds, shares
+
+
+def libero_rate(steps: int) -> float | None:
+    """Control steps a second of LIBERO's first spatial scene; None where it is not installed."""
+    assets, found = os.environ.get("LIBERO_ASSETS"), importlib.util.find_spec("libero")
+    if not assets or found is None or not found.submodule_search_locations:
+        return None
+    root = Path(next(iter(found.submodule_search_locations))) / "libero"
+    scene = min((root / "bddl_files" / "libero_spatial").glob("*.bddl"))
+    with tempfile.TemporaryDirectory() as folder:
+        places = {
+            "benchmark_root": root,
+            "bddl_files": root / "bddl_files",
+            "init_states": root / "init_files",
+            "datasets": folder,
+            "assets": assets,
+        }
+        # Without this file, LIBERO asks a question on standard input when it is first imported.
+        config = "".join(f"{name}: {path}\n" for name, path in places.items())
+        (Path(folder) / "config.yaml").write_text(config)
+        os.environ["LIBERO_CONFIG_PATH"] = folder
+        libero: Any = importlib.import_module("libero.libero")
+        libero._assets_path_cache = assets
+        wrapper: Any = importlib.import_module("libero.libero.envs.env_wrapper")
+        world = wrapper.ControlEnv(
+            bddl_file_name=str(scene),
+            robots=["Panda"],
+            use_camera_obs=False,
+            has_renderer=False,
+            has_offscreen_renderer=False,
+            hard_reset=False,
+        )
+        world.reset()
+        world.step(np.zeros(7))
+        begun = time.perf_counter()
+        for _ in range(steps):
+            world.step(np.zeros(7))
+        rate = steps / (time.perf_counter() - begun)
+        world.close()
+    return rate
 
 
 def timed(owner: Any, name: str, parts: dict[str, float], part: str) -> None:

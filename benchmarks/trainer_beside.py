@@ -1,0 +1,235 @@
+"""What a training beside the robot does to its control tick: one table, with and without.
+
+`python benchmarks/trainer_beside.py` runs the demonstration's nodes in real time (20 Hz) on the
+embedded world, with recorder and trainer, and measures stretches of `--seconds`, without and with
+the trainer's pipeline at work, in turns, so that a drift of the machine does not count for one
+side. Jitter is |interval − 50 ms| of the arm's control tick; a tick is missed when a period had
+none. Several seconds after a training has begun or ended are left out.
+"""
+
+import argparse
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from safedojo_ros.msg import FrankaState, TrainingProgress
+from safedojo_ros.nodes.conversion import to_nanoseconds
+from safedojo_ros.nodes.demo_observer import ObserverThread, RunFigures
+from safedojo_ros.nodes.environment import prepare_environment
+from safedojo_ros.nodes.lifecycle import IN_ORDER
+from safedojo_ros.nodes.practice_client import PracticeClient
+from safedojo_ros.nodes.processes import DomainLease, StackProcesses, node_process
+from safedojo_ros.nodes.table import DEMO, RECORDER, TRAINER
+
+START_TIME = 600.0
+SETTLE = 5.0
+"""Seconds left out after each change."""
+
+PERIOD_MS = 50.0
+
+
+class Ticks:
+    """Stamps of the control ticks while `listening`, and the counters of missed ones."""
+
+    def __init__(self, observer: Any) -> None:
+        self.listening = False
+        self._stamps: list[int] = []
+        self._missed: list[int] = []
+        observer.create_subscription(FrankaState, "franka/state", self._on_state, IN_ORDER)
+
+    def begin(self) -> None:
+        """Start a stretch."""
+        self._stamps, self._missed = [], []
+        self.listening = True
+
+    def end(self) -> dict[str, Any]:
+        """The stretch's ticks, missed ones and intervals (ms)."""
+        self.listening = False
+        intervals = np.diff(np.array(self._stamps)) / 1e6
+        missed = self._missed[-1] - self._missed[0] if self._missed else 0
+        return {"ticks": len(self._stamps), "missed": missed, "intervals": intervals}
+
+    def _on_state(self, message: FrankaState) -> None:
+        if self.listening:
+            self._stamps.append(to_nanoseconds(message.header.stamp))
+            self._missed.append(int(message.missed_ticks))
+
+
+class Beside:
+    """The running stack, and a trainer that can be set to work."""
+
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self._options, self._folder = options, folder
+        environment = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
+        environment.setdefault("MUJOCO_GL", "egl")
+        given: dict[str, dict[str, object]] = {
+            "sim_node": {"max_steps": 10_000, "level": 0},
+            "policy_node": {"checkpoint": options.policy},
+            "safety_node": {"checkpoint": options.safety, "mode": "monitor"},
+            "recorder_node": {"root": str(folder / "bags")},
+            "trainer_node": {
+                "root": str(folder / "training"),
+                "data_root": str(folder),
+                "store": str(folder / "store"),
+            },
+        }
+        self.stack = StackProcesses(environment, quiet=not options.verbose)
+        for entry in (*DEMO.nodes, RECORDER, TRAINER):
+            files = [DEMO.parameters_file]
+            self.stack.children.append(node_process(entry, files, given.get(entry.name, {})))
+        self._thread = ObserverThread()
+        self.observer = self._thread.node
+        self.ticks = Ticks(self.observer)
+        self.client = PracticeClient(self.observer)
+
+    def start(self) -> None:
+        """Wait until the arm moves and the trainer is there."""
+        self.stack.start()
+        arm = FrankaState.RUNNING
+        self._until(lambda: self.observer.arm is not None and self.observer.arm.state == arm)
+        self._until(lambda: self.client.ready)
+
+    def train(self) -> None:
+        """Set the trainer to work, and wait until its pipeline has begun."""
+        self.client.send(self._options.preset, [], self._options.base, publish=False)
+        self._until(lambda: self.client.rejected or bool(self.feedback()))
+        if self.client.rejected:
+            raise SystemExit("the trainer rejected the goal; --verbose shows why")
+
+    def rest(self) -> None:
+        """Take the goal back, and wait until the pipeline has ended."""
+        self.client.cancel()
+        self._until(lambda: self.client.result is not None)
+
+    def feedback(self) -> str:
+        """The stage that the pipeline is in, "" before the first."""
+        return str(self.client.feedback.stage) if self.client.feedback is not None else ""
+
+    def measure(self, training: bool) -> dict[str, Any]:
+        """One stretch."""
+        time.sleep(SETTLE)
+        self.observer.figures = RunFigures()
+        stages, busy_before = set(), processor_time()
+        self.ticks.begin()
+        end = time.monotonic() + self._options.seconds
+        while time.monotonic() < end:
+            time.sleep(0.2)
+            stages.add(self.feedback())
+            told = self.client.progress
+            if training and (told is None or told.state != TrainingProgress.RUNNING):
+                raise SystemExit(
+                    "the training ended before the stretch did: choose a longer --preset "
+                    f"or fewer --seconds ({told.reason if told is not None else ''})"
+                )
+        found = self.ticks.end() | {"stages": sorted(stages) if training else []}
+        busy = [after - before for after, before in zip(processor_time(), busy_before, strict=True)]
+        return found | {"processor_busy": round(1.0 - busy[1] / max(busy[0], 1e-9), 3)}
+
+    def close(self) -> None:
+        """End everything."""
+        self.client.cancel()
+        self._thread.close()
+        self.stack.stop()
+
+    def _until(self, done: Callable[[], bool]) -> None:
+        end = time.monotonic() + START_TIME
+        while not done():
+            if self.observer.faults or time.monotonic() > end:
+                raise SystemExit(f"nothing happens: {self.observer.faults or 'no fault is told'}")
+            time.sleep(0.1)
+
+
+def processor_time() -> tuple[float, float]:
+    """(all, idle) time of all processors so far, in the kernel's units."""
+    fields = [float(x) for x in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+    return sum(fields[:8]), fields[3] + fields[4]
+
+
+def together(stretches: list[dict[str, Any]]) -> dict[str, Any]:
+    """One column of the table."""
+    intervals = np.concatenate([s["intervals"] for s in stretches])
+    jitter = np.abs(intervals - PERIOD_MS)
+    return {
+        "ticks": sum(s["ticks"] for s in stretches),
+        "missed": sum(s["missed"] for s in stretches),
+        "jitter_p50_ms": round(float(np.percentile(jitter, 50)), 3),
+        "jitter_p99_ms": round(float(np.percentile(jitter, 99)), 3),
+        "jitter_max_ms": round(float(jitter.max()), 3),
+        "rate_hz": round(1000.0 / float(intervals.mean()), 3),
+        "processor_busy": round(float(np.mean([s["processor_busy"] for s in stretches])), 3),
+        "stages": sorted({stage for s in stretches for stage in s["stages"] if stage}),
+    }
+
+
+def main() -> int:
+    """Print the table; 1 when a tick was missed beside the trainer."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each stretch")
+    parser.add_argument("--rounds", type=int, default=2, help="stretches of each kind")
+    parser.add_argument("--preset", default="tiny", help="of the training")
+    parser.add_argument("--base", default="released")
+    parser.add_argument("--policy", default="released")
+    parser.add_argument("--safety", default="released")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--verbose", action="store_true", help="show the nodes' own logs")
+    options = parser.parse_args()
+    lease = DomainLease()
+    os.environ["ROS_DOMAIN_ID"] = str(lease.number)
+    prepare_environment(only_this_machine=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    columns: dict[str, list[dict[str, Any]]] = {"without": [], "with": []}
+    with tempfile.TemporaryDirectory(prefix="safedojo_beside_") as folder:
+        beside = Beside(options, Path(folder))
+        try:
+            beside.start()
+            for _ in range(options.rounds):
+                columns["without"].append(beside.measure(False))
+                beside.train()
+                columns["with"].append(beside.measure(True))
+                beside.rest()
+        finally:
+            beside.close()
+            lease.release()
+    table = {name: together(stretches) for name, stretches in columns.items()}
+    show(table, options)
+    if options.json:
+        options.json.write_text(json.dumps(table, indent=1) + "\n")
+    return int(table["with"]["missed"] > 0)
+
+
+def show(table: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:
+    """Print the table, with the machine and the date."""
+    processor = subprocess.run(
+        ["lscpu"], capture_output=True, text=True, env={"LC_ALL": "C", "PATH": os.environ["PATH"]}
+    ).stdout
+    model = next((x.split(":")[1].strip() for x in processor.splitlines() if "Model name" in x), "")
+    print(f"{os.cpu_count()} cores, {model or platform.processor()}, {time.strftime('%Y-%m-%d')}")
+    print(
+        f"{options.rounds} stretches of {options.seconds:.0f} s each; pipeline '{options.preset}', "
+        f"stages seen: {', '.join(table['with']['stages'])}"
+    )
+    print(f"{'control tick':26s} {'without trainer':>16s} {'with trainer':>14s}")
+    for label, key in (
+        ("ticks", "ticks"),
+        ("missed ticks", "missed"),
+        ("jitter median, ms", "jitter_p50_ms"),
+        ("jitter p99, ms", "jitter_p99_ms"),
+        ("jitter max, ms", "jitter_max_ms"),
+        ("rate, Hz", "rate_hz"),
+        ("processors busy", "processor_busy"),
+    ):
+        print(f"{label:26s} {table['without'][key]:>16} {table['with'][key]:>14}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

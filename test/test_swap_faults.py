@@ -18,10 +18,11 @@ import pytest
 import safetensors.numpy
 from checkpoint_directories import NORMALISATION, SPEC, value_of, write_source
 
-from safedojo_ros.checkpoints.hot_swap import HotSwap, fits_robot
+from safedojo_ros.checkpoints.hot_swap import HotSwap, fits_robot, free_weights
 from safedojo_ros.checkpoints.manifest import MANIFEST
 from safedojo_ros.checkpoints.store import STAGING, CheckpointStore
 from safedojo_ros.core.errors import CheckpointError
+from safedojo_ros.core.types import Observation
 from safedojo_ros.models.pi0_policy import PI0Policy, tiny_policy
 
 WAIT = 60.0
@@ -185,6 +186,28 @@ def test_a_checkpoint_that_was_damaged_in_the_store_is_not_taken(
     harm, words = IN_THE_STORE[fault]
     harm(publish(serving.store, trained))
     serving.assert_unmoved_by_latest(words)
+
+
+def test_a_policy_that_is_left_for_good_gives_its_memory_back_and_the_others_still_act(
+    serving: Serving, trained: Path
+) -> None:
+    swap, seen = serving.swap, [serving.policy]
+    swap._forget = free_weights
+    for _ in range(3):
+        publish(serving.store, trained)
+        swap.request("latest")
+        assert swap.wait(WAIT)
+        taken = swap.take_ready()
+        assert taken is not None
+        seen.append(taken)
+    sizes = [sum(p.numel() for p in policy.network.parameters()) for policy in seen]
+    assert [size > 0 for size in sizes] == [False, False, True, True]
+    picture = np.zeros((64, 64, 3), np.uint8)
+    scene = Observation(
+        dict.fromkeys(seen[-1].cameras, picture), np.ones(8), seen[-1].instructions[0]
+    )
+    for policy in (seen[-1], swap.rollback()):
+        assert np.all(np.isfinite(policy.act([scene])))
 
 
 # -------------------------------------------------------------------- the disk

@@ -57,6 +57,7 @@ class HotSwap(Generic[T]):
         compatible: Callable[[Manifest], None] | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
         waits: Callable[[Manifest], str] | None = None,
+        forget: Callable[[T], None] | None = None,
     ) -> None:
         """Set up; nothing is loaded yet.
 
@@ -64,11 +65,12 @@ class HotSwap(Generic[T]):
         kind bound); compatible: raises when the checkpoint does not fit this robot; canary: warms
         the new model up on recent observations and raises when its output is not fit to be played;
         waits: what must happen before a model that is ready may be taken, or "" (quick, and
-        without a call back into this object).
+        without a call back into this object); forget: frees what a model holds when `take_ready`
+        leaves it for good.
         """
         self._load, self._find = load, find
         self._canary, self._compatible, self._clock = canary, compatible, clock
-        self._waits = waits
+        self._waits, self._forget = waits, forget
         self.current: Loaded[T] | None = None
         self.previous: Loaded[T] | None = None
         self.status = "idle"
@@ -131,8 +133,11 @@ class HotSwap(Generic[T]):
                 if self.status in ("ready", "waiting"):
                     self.status, self.reason = "waiting", f"{self._ready.id} waits: {what}"
                 return None
+            left = self.current
             if proven or self.previous is None:
-                self.previous = self.current
+                left, self.previous = self.previous, self.current
+            if left is not None and self._forget is not None:
+                self._forget(left.model)
             self.current, self._ready = self._ready, None
             if self.status in ("ready", "waiting"):
                 self.status, self.reason = "active", f"{self.current.id} is active"
@@ -216,6 +221,17 @@ class HotSwap(Generic[T]):
             self._canary(model)
         seconds = (self._clock() - since) / 1e9
         return Loaded(model, manifest, path, tuple(package_warnings(manifest)), seconds)
+
+
+def free_weights(model: Any) -> None:
+    """Empty the tensors of a torch model's `network` at once.
+
+    The garbage collector finds such networks late, and never those that a node has frozen.
+    """
+    network: Any = getattr(model, "network", None)
+    if hasattr(network, "parameters"):
+        for tensor in (*network.parameters(), *network.buffers()):
+            tensor.data = tensor.data.new_empty(0)
 
 
 def fits_robot(

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from safedojo_ros.checkpoints.hot_swap import HotSwap, fits_robot
+from safedojo_ros.checkpoints.hot_swap import HotSwap, fits_robot, free_weights
 from safedojo_ros.checkpoints.manifest import Manifest
 from safedojo_ros.checkpoints.policy_canary import PolicyCanary
 from safedojo_ros.checkpoints.probation import Bars
@@ -148,6 +148,7 @@ class PolicyNode(DojoNode):
             canary=self._try,
             compatible=fits_robot(self.setting("cameras")),
             waits=self._mismatch,
+            forget=free_weights,
         )
         first_model(self._swap, self.setting("checkpoint"), self.get_logger().warning)
         self._schedule = ChunkSchedule(self._period, int(self.setting("margin_steps")))

@@ -26,7 +26,7 @@ from std_srvs.srv import SetBool, Trigger
 from visualization_msgs.msg import MarkerArray
 
 from safedojo_ros.checkpoints.head_canary import judge_head
-from safedojo_ros.checkpoints.hot_swap import HotSwap
+from safedojo_ros.checkpoints.hot_swap import HotSwap, free_weights
 from safedojo_ros.checkpoints.probation import Bars, Reference
 from safedojo_ros.checkpoints.store import find_checkpoint
 from safedojo_ros.core.errors import ChunkRejected, SafeDojoError
@@ -140,6 +140,7 @@ class SafetyNode(DojoNode):
             self._load_limited,
             partial(find_checkpoint, "safety", store_root=store),
             canary=self._try,
+            forget=free_weights,
         )
         if self.setting("checkpoint"):
             first_model(self._swap, self.setting("checkpoint"), self.get_logger().warning)

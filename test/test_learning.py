@@ -16,7 +16,9 @@ from safedojo_ros.learning.head_training import (
     expected_calibration_error,
     fit_temperature,
     new_safety_model,
+    rate_threshold,
     train_safety_head,
+    worst_of_episodes,
 )
 from safedojo_ros.learning.imitation import (
     Demonstrations,
@@ -179,3 +181,20 @@ def test_an_unknown_key_names_the_nearest() -> None:
         read_preset("tiny", "policy", ImitationConfig, ["policy.stepz=3"])
     with pytest.raises(ConfigError, match="choose .*smoke"):
         read_preset("huge", "policy", ImitationConfig, [])
+
+
+def test_an_episode_is_judged_at_the_frames_where_chunks_begin() -> None:
+    episode = np.array([4, 4, 4, 7, 7, 7])
+    probability = np.array([[0.1, 0.2], [0.9, 0.9], [0.3, 0.1], [0.0, 0.5], [1.0, 1.0], [0.4, 0.0]])
+    contact = np.array([[0, 0], [0, 1], [1, 0], [0, 0], [0, 0], [0, 0]])
+    predicted, touched = worst_of_episodes(probability, contact, episode)
+    np.testing.assert_allclose(predicted, [0.3, 0.5])
+    assert touched.tolist() == [True, False]
+
+
+def test_the_contact_threshold_predicts_as_many_collisions_as_there_were() -> None:
+    predicted = np.array([0.9, 0.2, 0.8, 0.1, 0.4])
+    for touched in ([1, 0, 1, 0, 0], [1, 1, 1, 1, 0], [0, 0, 0, 0, 1]):
+        threshold = rate_threshold(predicted, np.array(touched))
+        assert (predicted > threshold).sum() == sum(touched)
+    assert not (predicted > rate_threshold(predicted, np.zeros(5))).any()

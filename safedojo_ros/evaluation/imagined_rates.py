@@ -105,7 +105,7 @@ def imagine_trials(
             chunks = np.zeros((len(group), world.horizon, ACTION_SIZE))
             chunks[running] = act_alike(policy, observations, generators, running)
             outcome = world.step(chunks)
-            over = (outcome.cost > world.config.contact_threshold) & outcome.valid
+            over = (outcome.cost > world.contact_threshold) & outcome.valid
             touched |= over.any(axis=1)
             reached |= outcome.success.any(axis=1)
             observations, done = outcome.observations, outcome.done

@@ -219,10 +219,10 @@ def train_safety_head(
 def held_out_figures(
     model: SafetyModel, frames: ContactFrames, held_out: np.ndarray, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Set the temperature on half of the held-out episodes, measure on the other half.
+    """Set temperature and contact threshold on half of the held-out episodes, measure on the other.
 
-    Returns AUROC, AP, Brier and ECE per step, and the counts behind them; AUROC and AP only where
-    steps with and without contact are among those measured.
+    Returns AUROC, AP, Brier and ECE per step, what is said of whole episodes, and the counts behind
+    them; AUROC and AP only where steps with and without contact are among those measured.
     """
     head = model.head.to(device).eval()
     rows = np.flatnonzero(held_out)
@@ -238,9 +238,15 @@ def held_out_figures(
     exists = frames.exists[rows].bool()
     tune = torch.from_numpy(np.isin(frames.episode[rows], np.unique(frames.episode[rows])[::2]))
     head.temperature.fill_(fit_temperature(logits[tune][exists[tune]], contact[tune][exists[tune]]))
+    probability = torch.sigmoid(logits / head.temperature.cpu())
+    predicted, touched = worst_of_episodes(
+        (probability * exists).numpy(), contact.numpy(), frames.episode[rows]
+    )
+    model.contact_threshold = rate_threshold(predicted[::2], touched[::2])
+    judged = predicted[1::2] > model.contact_threshold
     chosen = ~tune
     truth = contact[chosen][exists[chosen]].numpy()
-    probability = torch.sigmoid(logits[chosen][exists[chosen]] / head.temperature.cpu()).numpy()
+    probability = probability[chosen][exists[chosen]].numpy()
     ranking = {}
     if 0 < truth.sum() < len(truth):
         ranking["auroc"] = float(roc_auc_score(truth, probability))
@@ -249,10 +255,39 @@ def held_out_figures(
         "brier": float(brier_score_loss(truth, probability)),
         "ece": expected_calibration_error(truth, probability),
         "temperature": float(head.temperature),
+        "contact_threshold": model.contact_threshold,
+        "episode_accuracy": float((judged == touched[1::2]).mean()),
+        "episode_contact_rate": float(touched[1::2].mean()),
+        "episode_predicted_rate": float(judged.mean()),
         "steps": len(truth),
         "contact_steps": int(truth.sum()),
         "episodes": len(np.unique(frames.episode[rows][chosen.numpy()])),
     }
+
+
+def worst_of_episodes(
+    probability: np.ndarray, contact: np.ndarray, episode: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(largest step probability, whether there was contact) of each episode, judged chunk by chunk.
+
+    probability, contact: (N, H) from every frame on; episode: (N,), its frames in a row. Only the
+    frames at which a chunk would begin count: an episode is judged as it is acted.
+    """
+    names, first, place = np.unique(episode, return_index=True, return_inverse=True)
+    begins = (np.arange(len(episode)) - first[place]) % probability.shape[1] == 0
+    predicted, touched = np.zeros(len(names)), np.zeros(len(names), dtype=bool)
+    np.maximum.at(predicted, place[begins], probability[begins].max(1))
+    np.logical_or.at(touched, place[begins], contact[begins].any(1))
+    return predicted, touched
+
+
+def rate_threshold(predicted: np.ndarray, touched: np.ndarray) -> float:
+    """The threshold over which as many episodes are `predicted` (E,) as were `touched` (E,)."""
+    order = np.sort(predicted)[::-1]
+    count = int(touched.sum())
+    above = order[count - 1] if count else 1.0
+    below = order[count] if count < len(order) else 0.0
+    return float(np.clip((above + below) / 2, 0.01, 0.99))
 
 
 def fit_temperature(logits: torch.Tensor, truth: torch.Tensor) -> float:

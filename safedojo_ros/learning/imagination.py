@@ -27,14 +27,15 @@ class ImaginationConfig:
     max_steps: control steps after which a future ends; futures: noise seeds for one future, of
     which the policy sees the first; cost_quantile: over these futures, 0.5 the median, towards 1
     more pessimistic; denoising_steps: of a chunk's frames, 0 for the checkpoint's own;
-    contact_threshold: P(contact) of a step above which the future counts as a collision.
+    contact_threshold: P(contact) of a step above which the future counts as a collision, 0 for the
+    safety checkpoint's own.
     """
 
     max_steps: int = 150
     futures: int = 1
     cost_quantile: float = 0.5
     denoising_steps: int = 0
-    contact_threshold: float = 0.5
+    contact_threshold: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class ImaginedWorld:
         self.horizon, self.cameras = world_model.size.chunk_length, world_model.cameras
         self.image_size = world_model.autoencoder.size.image_size
         self.max_steps = self.config.max_steps
+        self.contact_threshold = self.config.contact_threshold or safety.contact_threshold
         _check_pair(world_model, safety)
         if success.cameras != world_model.cameras:
             raise CheckpointError(

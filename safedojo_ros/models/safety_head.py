@@ -89,7 +89,8 @@ class SafetyModel:
     """Autoencoder, head and normalisation: everything that a safety checkpoint holds.
 
     cost_m: how many of the largest step costs make the chunk cost; cost_limit: the chunk cost
-    that the policy is asked to stay under.
+    that the policy is asked to stay under; contact_threshold: step cost above which an episode
+    counts as one with contact, chosen so that as many do as really had one.
     """
 
     def __init__(
@@ -101,7 +102,9 @@ class SafetyModel:
         cost_m: int = 4,
         cost_limit: float = 0.2,
         checkpoint_id: str = "",
+        contact_threshold: float = 0.5,
     ) -> None:
+        self.contact_threshold = contact_threshold
         self.autoencoder, self.cameras = autoencoder, tuple(cameras)
         channels = autoencoder.size.latent_channels * len(cameras)
         self.head = SafetyHead(size, channels, autoencoder.size.latent_size)
@@ -151,6 +154,7 @@ class SafetyModel:
             cameras=list(self.cameras),
             cost_m=self.cost_m,
             cost_limit=self.cost_limit,
+            contact_threshold=self.contact_threshold,
             normalisation=self.scales.to_json(),
         )
         save_weights(self.network, directory / "model.safetensors", half)
@@ -168,6 +172,7 @@ class SafetyModel:
                 int(config["cost_m"]),
                 float(config["cost_limit"]),
                 checkpoint_id=directory.name,
+                contact_threshold=float(config.get("contact_threshold", 0.5)),
             )
         load_weights(model.network, directory / "model.safetensors")
         model.network.eval()

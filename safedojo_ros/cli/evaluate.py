@@ -53,6 +53,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=8, help="worlds side by side")
     parser.add_argument("--json", type=Path, help="write the figures and every episode here")
     parser.add_argument(
+        "--against", type=Path, metavar="JSON", help="paired tests with an earlier evaluation"
+    )
+    parser.add_argument(
         "--film", type=Path, metavar="PNG", help="draw the first episode as a film strip"
     )
 
@@ -88,6 +91,9 @@ def run(args: argparse.Namespace) -> int:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(report.to_json(), indent=1) + "\n")
         console.print(f"written to {args.json}", soft_wrap=True)
+    if args.against:
+        for sentence in paired_sentences(report, args.against):
+            console.print(sentence, soft_wrap=True)
     if args.film and policy is not None:
         args.film.parent.mkdir(parents=True, exist_ok=True)
         strip = film_strip(policy, trials[0], args.execute, args.max_steps)
@@ -101,6 +107,21 @@ def _load(args: argparse.Namespace) -> "Policy":
     from safedojo_ros.models.loading import load_policy
 
     return load_policy(find_checkpoint("policy", args.checkpoint, args.store))
+
+
+def paired_sentences(report: EvaluationReport, other: Path) -> list[str]:
+    """How `report` differs from the evaluation in `other`, on the episodes that both have."""
+    from safedojo_ros.evaluation.comparison import paired_tests, read_evaluation
+
+    sentences = []
+    for rate, test in paired_tests(report.results, read_evaluation(other)[0]).items():
+        difference = test["difference"]
+        sentences.append(
+            f"{rate.upper()} {100 * difference['value']:+.1f} points "
+            f"({100 * difference['low']:+.1f} to {100 * difference['high']:+.1f}) against "
+            f"{other.name} on {test['episodes']} common episodes, p = {test['p_value']:.3g}"
+        )
+    return sentences
 
 
 def figures_table(report: EvaluationReport) -> Table:

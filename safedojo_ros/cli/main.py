@@ -29,6 +29,8 @@ COMMANDS = (
     Command("imagine", "a video of a recorded episode beside its imagined one"),
     Command("pipeline", "every stage in one command: from demonstrations to a published policy"),
     Command("evaluate", "measure success and safety of a checkpoint, with intervals"),
+    Command("sweep", "methods by training seeds, as resumable jobs"),
+    Command("report", "methods beside each other, with intervals and paired tests"),
     Command("checkpoint", "list, show, publish and roll back checkpoints"),
     Command("doctor", "say what is present, missing or in a wrong version here"),
 )

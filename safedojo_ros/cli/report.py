@@ -1,0 +1,86 @@
+"""`safedojo report`: methods beside each other, as JSON and as one self-contained page.
+
+Reads directories as `safedojo sweep` leaves them, <method>-seed<k>/ with evaluation.json, and
+practice.json and metrics.jsonl where the method practised; or single evaluations by METHOD=JSON.
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safedojo_ros.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from safedojo_ros.evaluation.comparison import MethodRun
+
+RUN_NAME = re.compile(r"(?P<method>[A-Za-z0-9_+-]+?)(-seed(?P<seed>\d+))?")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--sweep", type=Path, nargs="+", default=[], help="directories of runs")
+    parser.add_argument(
+        "--evaluation", nargs="+", default=[], metavar="METHOD=JSON", help="single evaluations"
+    )
+    parser.add_argument("--baseline", default="base", help="method that others are paired with")
+    parser.add_argument("--out", type=Path, required=True, help="directory of the report")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write OUT/comparison.json and OUT/comparison.html."""
+    from safedojo_ros.evaluation.comparison import compare
+    from safedojo_ros.evaluation.comparison_report import comparison_page
+
+    runs = [r for directory in args.sweep for r in read_sweep(directory)]
+    runs += [read_named(text) for text in args.evaluation]
+    if not runs:
+        raise ConfigError("nothing to report; give --sweep or --evaluation")
+    comparison = compare(runs, args.baseline)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "comparison.json").write_text(json.dumps(comparison, indent=1) + "\n")
+    (args.out / "comparison.html").write_text(comparison_page(comparison))
+    for row in comparison["table"]:
+        rates = ", ".join(f"{n.upper()} {100 * row[n]['value']:.1f}" for n in ("tsr", "car", "ssr"))
+        print(f"{row['method']} level {row['level']} ({row['episodes']} episodes): {rates}")
+    print(f"report in {args.out / 'comparison.html'}")
+    return 0
+
+
+def read_sweep(directory: Path) -> "list[MethodRun]":
+    """Every finished run of a sweep; raises `ConfigError` where there is none."""
+    runs = [read_run(path.parent) for path in sorted(directory.glob("*/evaluation.json"))]
+    if not runs:
+        raise ConfigError(f"{directory} holds no run with an evaluation.json")
+    return runs
+
+
+def read_run(directory: Path) -> "MethodRun":
+    """One run of a sweep."""
+    from safedojo_ros.evaluation.comparison import MethodRun, read_evaluation
+
+    name = RUN_NAME.fullmatch(directory.name)
+    if name is None:
+        raise ConfigError(f"{directory.name} is not named <method>-seed<number>")
+    results, max_steps = read_evaluation(directory / "evaluation.json")
+    practice, metrics = directory / "practice.json", directory / "metrics.jsonl"
+    return MethodRun(
+        name["method"],
+        int(name["seed"] or 0),
+        results,
+        max_steps,
+        json.loads(practice.read_text()) if practice.exists() else {},
+        [json.loads(line) for line in metrics.open()] if metrics.exists() else [],
+    )
+
+
+def read_named(text: str) -> "MethodRun":
+    """METHOD=JSON."""
+    from safedojo_ros.evaluation.comparison import MethodRun, read_evaluation
+
+    method, equals, path = text.partition("=")
+    if not (method and equals and path):
+        raise ConfigError(f"'{text}' is not METHOD=JSON")
+    results, max_steps = read_evaluation(Path(path))
+    return MethodRun(method, 0, results, max_steps)

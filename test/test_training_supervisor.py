@@ -106,6 +106,7 @@ def test_what_a_goal_names_must_exist(tmp_path: Path) -> None:
 
 
 @given(st.text(), st.lists(st.text(), max_size=3), st.text(), st.booleans())
+@settings(deadline=None)
 def test_a_goal_survives_its_file(preset: str, data: list[str], base: str, publish: bool) -> None:
     goal = TrainingGoal(preset, tuple(data), base, publish)
     assert TrainingGoal.from_json(goal.as_json()) == goal
@@ -144,6 +145,7 @@ def test_progress_is_read_whole_however_it_arrives(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
         st.sampled_from(["stage", "step", "total", "metrics", "x"]), inner, max_size=5),
 ).map(lambda value: json.dumps(value).encode())))  # fmt: skip
+@settings(deadline=None)
 def test_a_broken_line_of_progress_is_left_and_never_raises(line: bytes) -> None:
     progress = progress_of(line)
     assert progress is None or (progress.step >= 0 and progress.total >= 0)

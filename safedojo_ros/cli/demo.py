@@ -31,7 +31,7 @@ MAX_RESTARTS = 5
 LAST_WORDS = 1.5
 """Seconds that the recorder is given for the end of the last episode."""
 
-START_TIME = 90.0
+START_TIME = 180.0
 """Seconds that the nodes may take until the arm moves for the first time."""
 
 EPISODE_TIME = 60.0

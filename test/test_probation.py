@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safedojo_ros.checkpoints.probation import (
@@ -119,6 +119,7 @@ def test_a_model_without_actions_is_watched_for_its_time() -> None:
 
 
 @given(st.lists(st.floats(0.0, 0.11), max_size=30), st.lists(st.floats(0.0, 0.3), max_size=30))
+@settings(deadline=None)
 def test_whatever_lies_within_the_bars_never_goes_back(seconds: list, costs: list) -> None:
     probation = Probation(BARS, OLD)
     assert all(probation.chunk(s, CALM) == "" for s in seconds)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from checkpoint_directories import SPEC, value_of, write_source
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safedojo_ros.checkpoints import retention
@@ -114,6 +114,7 @@ manifests = st.lists(st.integers(0, 30), min_size=1, max_size=12, unique=True)
 
 
 @given(manifests, st.data(), st.integers(1, 5))
+@settings(deadline=None)
 def test_whatever_the_history_what_is_needed_is_kept(
     order: list[int], data: st.DataObject, keep: int
 ) -> None:

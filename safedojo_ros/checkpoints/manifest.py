@@ -203,7 +203,10 @@ def _walk(root: Path, directory: Path) -> Iterator[str]:
         raise CheckpointError(f"{directory} is an empty directory; remove it")
     for name in entries:
         path = directory / name
-        mode = os.lstat(path).st_mode
+        try:
+            mode = os.lstat(path).st_mode
+        except OSError as error:
+            raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
         if stat.S_ISDIR(mode):
             yield from _walk(root, path)
         elif stat.S_ISREG(mode):

@@ -17,19 +17,22 @@ from PIL import Image
 
 from safedojo_ros.checkpoints.store import CheckpointStore
 from safedojo_ros.cli.main import main
+from safedojo_ros.core.errors import CheckpointError, ConfigError
 from safedojo_ros.core.types import Episode
 from safedojo_ros.data.lerobot_writer import EpisodeWriter
 from safedojo_ros.data.video import read_video
-from safedojo_ros.evaluation.bars import METRICS, RATES, Bars, judge
+from safedojo_ros.evaluation.bars import METRICS, RATES, Bars, ValidationConfig, judge
 from safedojo_ros.evaluation.calibration import forecast_figures, lead_time, reliability_curve
+from safedojo_ros.evaluation.held_out import read_held_out
 from safedojo_ros.evaluation.picture_error import (
     mean_squared_error,
     peak_signal_to_noise,
     structural_similarity,
 )
+from safedojo_ros.evaluation.reader_fidelity import safety_latents
 from safedojo_ros.evaluation.statistics import ClusterBootstrap
 from safedojo_ros.evaluation.uncertainty import conformal_factor, uncertainty_figures
-from safedojo_ros.evaluation.validation import bar_values, finite
+from safedojo_ros.evaluation.validation import bar_values, finite, validate
 from safedojo_ros.models.safety_head import tiny_safety
 from safedojo_ros.models.success_classifier import tiny_success
 from safedojo_ros.models.world_model import WorldModel, WorldModelSize
@@ -65,9 +68,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with EpisodeWriter(root / "data", 64, CAMERAS) as writer:
         for seed in range(8):
             writer.add(episode(seed))
-    safety = tiny_safety()
-    size = WorldModelSize(heads=2, head_dim=16, layers=2, feed_forward=64, denoising_steps=1)
-    world = WorldModel(safety.autoencoder, size, safety.scales)
+    world, safety = tiny_world(), tiny_safety()
     store = CheckpointStore(root / "store")
     for kind, model in (("world_model", world), ("success", tiny_success()), ("safety", safety)):
         directory = root / kind.removesuffix("_model")
@@ -75,6 +76,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model.save(directory)
         store.publish(kind, directory, spec=model.spec())
     return root
+
+
+def tiny_world() -> WorldModel:
+    """A random world model over the autoencoder of `tiny_safety()`."""
+    safety = tiny_safety()
+    size = WorldModelSize(heads=2, head_dim=16, layers=2, feed_forward=64, denoising_steps=1)
+    return WorldModel(safety.autoencoder, size, safety.scales)
 
 
 def command(root: Path) -> list[str]:
@@ -261,11 +269,35 @@ def test_the_whole_report_on_tiny_models(root: Path, errors: str) -> None:
         for name in ("mse", "copying", "permuted", "zeroed", "psnr", "ssim"):
             value = last[space][name]
             assert value["low"] <= value["value"] <= value["high"]
+    few = {(e["denoising_steps"], e["steps"]) for e in report["few_steps"]}
+    assert few == {(count, steps) for count in (1, 2, 4) for steps in (8, 40)}
     assert report["uncertainty"]["40"]["seeds"] == 2
     assert set(report["success"]) == {"real", "imagined"}
     assert {"true", "imagined", "matched"} <= set(report["safety"])
     assert report["safety"]["lead_time"]["contact_episodes"] == report["data"]["colliding"]
     assert {bar["metric"] for bar in report["bars"]} == set(METRICS) - set(RATES)
+
+
+def test_the_safety_head_reads_imagined_latents_as_it_reads_its_own() -> None:
+    world, safety = tiny_world(), tiny_safety()
+    pictures = torch.rand(3, 2, 3, 64, 64) * 2 - 1
+    latents = world.encode(pictures[:, None])[:, 0]
+    torch.testing.assert_close(safety_latents(safety, world, latents), safety.encode(pictures))
+    other = tiny_safety(seed=1)  # another autoencoder: the pictures go between
+    through = safety_latents(other, world, latents)
+    seen = world.decode(latents[:, None])[:, 0].clamp(-1, 1)
+    torch.testing.assert_close(through, other.encode(seen), atol=1e-4, rtol=1e-4)
+
+
+def test_models_that_see_other_pictures_are_not_validated_together(root: Path) -> None:
+    world = tiny_world()
+    held = read_held_out([root / "data"], world, 1)
+    success = tiny_success()
+    success.cameras = ("wrist", "agentview")
+    with pytest.raises(CheckpointError, match="success classifier sees .*train one for the other"):
+        validate(ValidationConfig(), world, success, tiny_safety(), held)
+    with pytest.raises(ConfigError, match="validation.chunks is 0"):
+        validate(ValidationConfig(chunks=0), world, success, tiny_safety(), held)
 
 
 @pytest.mark.usefixtures("errors")

@@ -90,11 +90,13 @@ def run(args: argparse.Namespace) -> int:
     success = load_success(find_checkpoint("success", args.success, args.store))
     safety = load_safety(find_checkpoint("safety", args.safety, args.store))
     world.parts.to(args.device)
+    success.network.to(args.device)
     dreams = ImaginationConfig(max_steps=config.max_steps)
     held = read_held_out(args.data, world, config.episodes, args.device)
     sections, strips = validate(config, world, success, safety, held, print)
     if args.policy or args.policies:
         world.parts.to("cpu")
+        success.network.to("cpu")
         sections |= policy_sections(args, config, ImaginedWorld(world, success, safety, dreams))
     names = {
         "world_model": world.checkpoint_id,

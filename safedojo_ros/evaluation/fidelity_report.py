@@ -57,6 +57,7 @@ def report_page(
         _bars(verdicts),
         "<h2>Frames by horizon</h2>",
         *[_errors(sections["by_horizon"], space) for space in SPACES],
+        _few_steps(sections["few_steps"]),
         "<h2>State, latents, uncertainty</h2>",
         _states(sections["by_horizon"]),
         _uncertainty(sections["uncertainty"]),
@@ -159,6 +160,15 @@ def _states(entries: Sequence[Mapping[str, Any]]) -> str:
         line_chart("own autoencoder's latents", "control steps", "mean squared distance", latent),
     ]
     return f'<div class="charts">{"".join(charts)}</div>'
+
+
+def _few_steps(entries: Sequence[Mapping[str, Any]]) -> str:
+    columns: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        column = columns.setdefault(f"{entry['denoising_steps']} denoising steps", {})
+        column[f"mse after {entry['steps']} steps"] = entry["mse"]
+        column["milliseconds a chunk"] = 1000 * entry["seconds_per_chunk"]
+    return _figures(columns, "what fewer denoising steps cost, against the camera's pictures")
 
 
 def _uncertainty(section: Mapping[str, Any]) -> str:

@@ -107,9 +107,8 @@ def recorded_latents(safety: SafetyModel, world: WorldModel, held: HeldOut) -> t
     """(N, cameras·C, s, s) of every recorded frame, in the safety head's own autoencoder."""
     if _same(safety.autoencoder, world.autoencoder):
         return safety_latents(safety, world, held.latents.latents)
-    order = [world.cameras.index(camera) for camera in safety.cameras]
     rows = torch.arange(len(held.images)).split(256)
-    return torch.cat([safety.encode(held.pictures(part)[:, order] * 2 - 1) for part in rows])
+    return torch.cat([safety.encode(held.pictures(part) * 2 - 1) for part in rows])
 
 
 @torch.no_grad()
@@ -120,13 +119,10 @@ def safety_latents(
 
     The two usually share the frame autoencoder; where its weights differ, pictures go between.
     """
-    sides = torch.stack(latents.float().chunk(len(world.cameras), dim=-1), dim=1)
-    order = [world.cameras.index(camera) for camera in safety.cameras]
     if _same(safety.autoencoder, world.autoencoder):
-        return sides[:, order].flatten(1, 2)
+        return torch.cat(latents.float().chunk(len(world.cameras), dim=-1), dim=1)
     parts = [
-        safety.encode(world.decode(part[:, None])[:, 0][:, order].clamp(-1, 1))
-        for part in latents.float().split(batch)
+        safety.encode(decoded(world, part[:, None])[:, 0] * 2 - 1) for part in latents.split(batch)
     ]
     return torch.cat(parts)
 
@@ -134,7 +130,7 @@ def safety_latents(
 def _same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
     mine, theirs = one.state_dict(), other.state_dict()
     return mine.keys() == theirs.keys() and all(
-        mine[k].shape == theirs[k].shape and torch.allclose(mine[k], theirs[k], atol=1e-3)
+        mine[k].shape == theirs[k].shape and torch.equal(mine[k], theirs[k].to(mine[k].device))
         for k in mine
     )
 

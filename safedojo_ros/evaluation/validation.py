@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from safedojo_ros.core.errors import CheckpointError, ConfigError
 from safedojo_ros.evaluation.bars import ValidationConfig
+from safedojo_ros.evaluation.few_steps import few_step_errors
 from safedojo_ros.evaluation.frame_error import altered_actions, frame_bars, frame_errors
 from safedojo_ros.evaluation.held_out import HeldOut, Replays, decoded, replay_held_out
 from safedojo_ros.evaluation.reader_fidelity import safety_fidelity, success_fidelity
@@ -46,9 +48,23 @@ def validate(
 ) -> tuple[dict[str, Any], list[FilmStrip]]:
     """All figures but those of a policy's rollouts, and some replays to look at.
 
-    Returns sections "data", "by_horizon", "uncertainty", "success" and "safety". Raises
-    `DatasetError` where no episode is longer than a replay.
+    Returns sections "data", "by_horizon", "few_steps", "uncertainty", "success" and "safety".
+    Raises `DatasetError` where no episode is longer than a replay, `CheckpointError` where the
+    three see different pictures, `ConfigError` for nothing to replay.
     """
+    for name in ("replays", "ending_replays", "chunks", "seeds"):
+        if getattr(config, name) < 1:
+            raise ConfigError(f"validation.{name} is {getattr(config, name)}, expected 1 or more")
+    side = world.autoencoder.size.image_size
+    for kind, cameras, size in (
+        ("success classifier", success.cameras, success.image_size),
+        ("safety head", safety.cameras, safety.image_size),
+    ):
+        if (cameras, size) != (world.cameras, side):
+            raise CheckpointError(
+                f"the {kind} sees {cameras} of {size} pixels, the world model imagines "
+                f"{world.cameras} of {side}; train one for the other"
+            )
     rng = np.random.default_rng(config.seed)
     horizon = config.chunks * world.size.chunk_length
     starts = draw_starts(held.latents, horizon, config.replays, rng)
@@ -65,6 +81,8 @@ def validate(
     by_horizon = frame_errors(world, held, true, altered, config.chunks, config.seed)
     progress("several futures of one start")
     uncertainty = seed_uncertainty(config, world, held, true)
+    progress("fewer denoising steps")
+    few_steps = few_step_errors(world, held, starts, config.chunks, seed=config.seed)
     progress("success classifier")
     read = success_fidelity(success, world, held, [true, at_end], config.seed)
     progress("safety head")
@@ -79,6 +97,7 @@ def validate(
             "sources": sorted({row.source for row in held.latents.rows}),
         },
         "by_horizon": by_horizon,
+        "few_steps": few_steps,
         "uncertainty": uncertainty,
         "success": read,
         "safety": cost,

@@ -246,14 +246,14 @@ def held_out_figures(
     judged = predicted[1::2] > model.contact_threshold
     chosen = ~tune
     truth = contact[chosen][exists[chosen]].numpy()
-    probability = probability[chosen][exists[chosen]].numpy()
+    forecast = probability[chosen][exists[chosen]].numpy()
     ranking = {}
     if 0 < truth.sum() < len(truth):
-        ranking["auroc"] = float(roc_auc_score(truth, probability))
-        ranking["average_precision"] = float(average_precision_score(truth, probability))
+        ranking["auroc"] = float(roc_auc_score(truth, forecast))
+        ranking["average_precision"] = float(average_precision_score(truth, forecast))
     return ranking | {
-        "brier": float(brier_score_loss(truth, probability)),
-        "ece": expected_calibration_error(truth, probability),
+        "brier": float(brier_score_loss(truth, forecast)),
+        "ece": expected_calibration_error(truth, forecast),
         "temperature": float(head.temperature),
         "contact_threshold": model.contact_threshold,
         "episode_accuracy": float((judged == touched[1::2]).mean()),

@@ -210,3 +210,15 @@ def test_data_without_success_is_refused(tmp_path: Path) -> None:
         writer.add(lighting(2))
     with pytest.raises(DatasetError, match="--linger 8"):
         training.recorded_frames([tmp_path / "data"])
+
+
+def test_the_frames_before_a_success_are_known_and_stay_in_their_clip() -> None:
+    success = np.array([0, 0, 0, 1, 1, 0, 0, 1, 0], dtype=bool)
+    clip = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1])
+    frames = training.SuccessFrames(
+        np.zeros((9, 1, 4, 4, 3), np.uint8), success, np.zeros(9, int), clip, clip, ("go",)
+    )
+    kinds = training.kinds_of_frames(frames, np.ones(9, dtype=bool), near=2)
+    assert [rows.tolist() for rows in kinds] == [[3, 4, 7], [1, 2, 5, 6], [0, 8]]
+    first_clip_only = training.kinds_of_frames(frames, clip == 0, near=5)
+    assert [rows.tolist() for rows in first_clip_only] == [[3, 4], [0, 1, 2], [0, 1, 2, 3, 4]]

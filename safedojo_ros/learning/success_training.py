@@ -25,11 +25,13 @@ THRESHOLDS = np.linspace(0.02, 0.98, 97)
 class SuccessConfig:
     """How the success classifier is trained.
 
-    positive_weight: of a frame that shows success in the binary cross-entropy; consecutive: frames
-    over the threshold that make a success, `stride` control steps apart; imagined_share: of a
-    batch, where there are imagined frames; replays, chunks: how many futures are imagined, and how
-    long; shift: largest random shift of the pictures, pixels; held_out: share of episodes kept for
-    the threshold and for the printed figures, split by episode.
+    success_share, near_share: of a batch, frames that show success, and those up to `near` frames
+    before the first such frame, which are the hardest to tell from it; consecutive: frames over the
+    threshold that make a success, `stride` control steps apart; imagined_share: of a batch, where
+    there are imagined frames; replays, chunks: how many futures are imagined, and how long; shift:
+    largest random shift of the pictures, pixels; jitter: relative change of brightness and
+    contrast; held_out: share of episodes kept for the threshold and for the printed figures, split
+    by episode.
     """
 
     size: SuccessSize = field(default_factory=SuccessSize)
@@ -37,13 +39,16 @@ class SuccessConfig:
     batch_size: int = 128
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
-    positive_weight: float = 3.0
+    success_share: float = 0.3
+    near_share: float = 0.3
+    near: int = 20
     consecutive: int = 3
     stride: int = 2
     imagined_share: float = 0.4
     replays: int = 512
     chunks: int = 5
     shift: int = 2
+    jitter: float = 0.1
     held_out: float = 0.2
     warmup_steps: int = 50
     save_every: int = 250
@@ -182,16 +187,17 @@ def train_success(
     training = ~np.isin(frames.episode, held_out)
     if not frames.success[training].any() or frames.success[training].all():
         raise DatasetError("the training frames are all alike; collect more, with --linger 8")
-    sources = [(frames, np.flatnonzero(training))]
+    sources = [(frames, kinds_of_frames(frames, training, config.near))]
     if imagined is not None:
-        sources.append((imagined, np.flatnonzero(~np.isin(imagined.episode, held_out))))
+        known = ~np.isin(imagined.episode, held_out)
+        near = config.near // config.stride
+        sources.append((imagined, kinds_of_frames(imagined, known, near)))
     network = model.network.to(device)
     optimizer = torch.optim.AdamW(
         network.parameters(), config.learning_rate, weight_decay=config.weight_decay
     )
     run = TrainingRun(directory, resume)
     first = run.restore(network, optimizer)
-    weight = torch.tensor(config.positive_weight, device=device)
     with progress_bar("success", first, config.steps) as show:
         for step in range(first, config.steps):
             pictures, instruction, success = _batch(config, sources, step)
@@ -200,9 +206,7 @@ def train_success(
                 group["lr"] = config.learning_rate * rate
             network.train()
             loss = torch.nn.functional.binary_cross_entropy_with_logits(
-                model.logits(pictures.to(device), instruction.to(device)),
-                success.to(device),
-                pos_weight=weight,
+                model.logits(pictures.to(device), instruction.to(device)), success.to(device)
             )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -224,18 +228,41 @@ def held_out_episodes(config: SuccessConfig, frames: SuccessFrames) -> np.ndarra
     return np.asarray(order[: max(2, round(config.held_out * len(order)))])
 
 
+def kinds_of_frames(frames: SuccessFrames, chosen: np.ndarray, near: int) -> list[np.ndarray]:
+    """Rows of `chosen` (N,) bool: those that show success, those up to `near` before, all others.
+
+    Where a kind has no frame, all chosen rows stand in for it.
+    """
+    soon = np.zeros(len(chosen), dtype=bool)
+    for row in np.flatnonzero(frames.success[1:] & ~frames.success[:-1]) + 1:
+        before = slice(max(0, row - near), row)
+        soon[before] |= frames.clip[before] == frames.clip[row]
+    soon &= ~frames.success
+    kinds = (frames.success, soon, ~frames.success & ~soon)
+    rows = [np.flatnonzero(kind & chosen) for kind in kinds]
+    return [part if len(part) else np.flatnonzero(chosen) for part in rows]
+
+
 def _batch(
-    config: SuccessConfig, sources: list[tuple[SuccessFrames, np.ndarray]], step: int
+    config: SuccessConfig, sources: list[tuple[SuccessFrames, list[np.ndarray]]], step: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Shifted pictures, instruction and label of a batch drawn from the seed and `step`."""
     rng = np.random.default_rng((config.seed, step))
     few = round(config.imagined_share * config.batch_size) if len(sources) > 1 else 0
     parts = []
-    for (frames, rows), count in zip(sources, (config.batch_size - few, few), strict=False):
-        chosen = rng.choice(rows, count)
+    for (frames, kinds), count in zip(sources, (config.batch_size - few, few), strict=False):
+        shares = (config.success_share, config.near_share)
+        counts = [round(share * count) for share in shares]
+        counts.append(count - sum(counts))
+        chosen = np.concatenate([rng.choice(k, n) for k, n in zip(kinds, counts, strict=True)])
         parts.append((frames.images[chosen], frames.instruction[chosen], frames.success[chosen]))
     images, instruction, success = (np.concatenate(c) for c in zip(*parts, strict=True))
     pictures = _shifted(to_unit(torch.from_numpy(images)), config.shift, rng)
+    shape = (len(pictures), 1, 1, 1, 1)
+    contrast, brightness = (
+        torch.from_numpy(config.jitter * rng.uniform(-1, 1, shape)).float() for _ in range(2)
+    )
+    pictures = (pictures * (1 + contrast) + brightness).clamp(-1, 1)
     return pictures, torch.from_numpy(instruction), torch.from_numpy(success).float()
 
 

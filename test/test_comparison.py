@@ -159,6 +159,16 @@ def test_what_a_job_practises_is_what_it_evaluates(tmp_path: Path) -> None:
     assert command[command.index("--checkpoint") + 1].endswith("ppo-seed4/store/policy/id7")
 
 
+def test_the_filtered_base_is_evaluated_without_practice(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    sweep.configure(parser)
+    args = parser.parse_args(["--out", str(tmp_path)])
+    (evaluate,) = sweep.commands_of(sweep.Job("aegis-oracle", 0), args, {"base": "/b"})
+    assert evaluate()[-2:] == ["--filter", "cbf-oracle"]
+    assert "/b" in evaluate()
+    assert report_command.RUN_NAME.fullmatch("aegis-oracle")["method"] == "aegis-oracle"  # type: ignore[index]
+
+
 def test_jobs_run_some_at_a_time_and_a_failed_one_stops_only_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

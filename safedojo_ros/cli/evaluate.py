@@ -3,7 +3,7 @@
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rich import box
 from rich.console import Console
@@ -48,6 +48,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--episodes", type=int, default=100, help="at each level, tasks in turn")
     parser.add_argument("--seed", type=int, default=0, help="first seed within the split")
     parser.add_argument("--split", choices=tuple(SPLITS), default="evaluation")
+    parser.add_argument(
+        "--filter",
+        choices=("cbf", "cbf-oracle"),
+        help="a CBF filter before the world: obstacle seen in the pictures, or as it truly stands",
+    )
     parser.add_argument("--execute", type=int, help="actions of a chunk between two inferences")
     parser.add_argument("--max-steps", type=int, default=MAX_STEPS, help="control steps an episode")
     parser.add_argument("--batch", type=int, default=8, help="worlds side by side")
@@ -83,6 +88,9 @@ def run(args: argparse.Namespace) -> int:
             report = evaluate_expert(style, trials, max_steps=args.max_steps, **common)
         else:
             vector = VectorWorld(policy.image_size, args.max_steps, tuple(policy.cameras))
+            if args.filter:
+                policy, vector = filtered(policy, vector, args.filter)
+                settings["filter"] = args.filter
             report = evaluate(
                 policy, trials, vector, execute=args.execute, batch=args.batch, **common
             )
@@ -107,6 +115,15 @@ def _load(args: argparse.Namespace) -> "Policy":
     from safedojo_ros.models.loading import load_policy
 
     return load_policy(find_checkpoint("policy", args.checkpoint, args.store))
+
+
+def filtered(policy: "Policy", vector: VectorWorld, kind: str) -> "tuple[Policy, VectorWorld]":
+    """`policy` or the worlds behind the CBF filter."""
+    from safedojo_ros.evaluation.cbf_filter import CbfPolicy, CbfWorld
+
+    if kind == "cbf":
+        return cast("Policy", CbfPolicy(policy)), vector
+    return policy, cast("VectorWorld", CbfWorld(vector))
 
 
 def paired_sentences(report: EvaluationReport, other: Path) -> list[str]:

@@ -20,6 +20,8 @@ from pathlib import Path
 from safedojo_ros.core.errors import ConfigError
 
 PRACTISED = ("safedojo", "wmpo", "safevla", "grpo", "ppo")
+FILTERED = {"base": (), "aegis": ("--filter", "cbf"), "aegis-oracle": ("--filter", "cbf-oracle")}
+"""Methods without practice: the base policy as it is, or behind a filter at run time."""
 EVALUATION = "evaluation.json"
 LOG = "job.log"
 INTERRUPTED = 130
@@ -27,7 +29,7 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Job:
-    """One method and training seed; base: the policy as it is, evaluated once."""
+    """One method and training seed; a method without practice is evaluated once."""
 
     method: str
     seed: int
@@ -35,12 +37,12 @@ class Job:
     @property
     def name(self) -> str:
         """Of its directory."""
-        return "base" if self.method == "base" else f"{self.method}-seed{self.seed}"
+        return self.method if self.method in FILTERED else f"{self.method}-seed{self.seed}"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--methods", default="base,safedojo,wmpo,safevla,grpo,ppo")
+    parser.add_argument("--methods", default=",".join([*FILTERED, *PRACTISED]))
     parser.add_argument("--seeds", default="0,1,2", help="training seeds, by comma")
     parser.add_argument("--out", type=Path, required=True, help="directory of the sweep")
     parser.add_argument("--base", default="latest", help="policy checkpoint to begin from")
@@ -81,14 +83,15 @@ def plan(methods: str, seeds: str) -> list[Job]:
     """Jobs, seed by seed, so that a sweep cut short has every method; raises `ConfigError`."""
     names = [name.strip() for name in methods.split(",")]
     for name in names:
-        if name not in ("base", *PRACTISED):
-            raise ConfigError(f"unknown method '{name}'; choose of base, {', '.join(PRACTISED)}")
+        if name not in (*FILTERED, *PRACTISED):
+            known = ", ".join([*FILTERED, *PRACTISED])
+            raise ConfigError(f"unknown method '{name}'; choose of {known}")
     try:
         numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError:
         raise ConfigError(f"--seeds is '{seeds}', expected numbers by comma") from None
-    jobs = [Job("base", 0)] if "base" in names else []
-    return jobs + [Job(name, seed) for seed in numbers for name in names if name != "base"]
+    jobs = [Job(name, 0) for name in names if name in FILTERED]
+    return jobs + [Job(name, seed) for seed in numbers for name in names if name in PRACTISED]
 
 
 def resolved(args: argparse.Namespace, jobs: Sequence[Job]) -> dict[str, str]:
@@ -125,16 +128,16 @@ def commands_of(
 
     def evaluate() -> list[str]:
         policy = checkpoints["base"]
-        if job.method != "base":
+        if job.method in PRACTISED:
             published = json.loads((out / "practice.json").read_text())["published"]
             policy = str((out / "store" / "policy" / published).resolve())
         return [
             "evaluate", "--checkpoint", policy, "--level", args.levels, "--episodes",
             str(args.episodes), "--max-steps", str(args.max_steps), "--batch", "32", "--json",
-            str(out / EVALUATION),
+            str(out / EVALUATION), *FILTERED.get(job.method, ()),
         ]  # fmt: skip
 
-    return [evaluate] if job.method == "base" else [practise, evaluate]
+    return [practise, evaluate] if job.method in PRACTISED else [evaluate]
 
 
 def run_jobs(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from safedojo_ros.evaluation.protocol import EvaluationReport
     from safedojo_ros.learning.practice import PracticeOutcome
     from safedojo_ros.learning.practice_methods import PracticeConfig
-    from safedojo_ros.learning.practice_starts import PracticeWorld
+    from safedojo_ros.learning.practice_starts import KeyframeStarts, PracticeWorld
     from safedojo_ros.models.policy import Policy
 
 DONE, NOT_PASSED = 0, 3
@@ -99,7 +99,11 @@ def practise(
     world: PracticeWorld
     missed: list[str] = []
     if config.world == "imagination":
-        world, missed = imagined(args, config, base)
+        starts, missed = imagined(args, config, base)
+        world = starts
+        threshold = config.update.violation_threshold or starts.imagined.contact_threshold
+        update = replace(config.update, violation_threshold=threshold)
+        config = replace(config, update=update)
     else:
         world = simulated(config, base)
     return Practice(
@@ -133,7 +137,7 @@ def simulated(config: "PracticeConfig", base: "Policy") -> "PracticeWorld":
 
 def imagined(
     args: argparse.Namespace, config: "PracticeConfig", base: "Policy"
-) -> "tuple[PracticeWorld, list[str]]":
+) -> "tuple[KeyframeStarts, list[str]]":
     """The imagined world over recorded keyframes, and the gates that its models missed."""
     from safedojo_ros.checkpoints.manifest import read_manifest
     from safedojo_ros.checkpoints.store import find_checkpoint

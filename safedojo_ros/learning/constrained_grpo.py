@@ -31,11 +31,12 @@ class UpdateConfig:
     """One update.
 
     constrained: whether cost has a say; baseline: what an advantage is measured from, the group or
-    a critic; advantage: see `learning.advantage`; dense_reward: mean
-    probability of success instead of success; uncertainty_weight: of the world model's doubt;
+    a critic; advantage: see `learning.advantage`; dense_reward: mean probability of success instead
+    of success; uncertainty_weight: of the world model's doubt;
     cost_m: M, largest step costs that make a trajectory's cost; violation_threshold: step cost
-    above which an episode violates; cost_floor: σ_floor; tolerance: of `switching`; least_reward,
-    least_cost: spreads in a group below which it teaches nothing.
+    above which an episode violates, in imagination 0 for the safety checkpoint's own; cost_floor:
+    σ_floor; tolerance: of `switching`; least_reward, least_cost: spreads in a group below which it
+    teaches nothing.
     clip_low, clip_high: of the ratio below and above 1; dual_clip: most that a bad chunk's ratio
     counts; target_kl: approximate KL of a minibatch beyond which the update stops; epochs,
     minibatch (chunks); chunks_per_trajectory: drawn at random for the gradient, 0 for all.

@@ -9,7 +9,7 @@ import numpy as np
 
 from safedojo_ros.core.errors import ObservationRejected
 from safedojo_ros.data.bags_series import SILENCE, ClockWatch, Finding, Series
-from safedojo_ros.nodes.pictures import decode_picture, resize_picture
+from safedojo_ros.data.pictures import decode_picture, resize_picture
 from safedojo_ros.worlds.arm_control import quaternion_to_axis_angle
 from safedojo_ros.worlds.tabletop import POINTING_DOWN
 

@@ -19,6 +19,7 @@ import numpy as np
 from sensor_msgs.msg import CameraInfo, Image
 
 from safedojo_ros.core.errors import ConfigError, ObservationRejected
+from safedojo_ros.data.pictures import resize_picture
 from safedojo_ros.nodes.conversion import (
     camera_info,
     image_from_picture,
@@ -27,7 +28,6 @@ from safedojo_ros.nodes.conversion import (
     to_stamp,
 )
 from safedojo_ros.nodes.lifecycle import OK, PICTURES, WARN, DojoNode, Setting, run_node
-from safedojo_ros.nodes.pictures import resize_picture
 
 SECOND = 1_000_000_000
 SILENCE = 1.0

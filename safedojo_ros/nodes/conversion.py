@@ -4,7 +4,7 @@ Image data is assigned as `bytes`: a numpy array or a list costs rclpy 50 to 150
 """
 
 import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -13,8 +13,8 @@ from sensor_msgs.msg import CameraInfo, Image, JointState
 
 from safedojo_ros.core.errors import ObservationRejected
 from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE, ActionChunk
+from safedojo_ros.data.pictures import CHANNELS, decode_picture
 from safedojo_ros.msg import ActionChunk as ActionChunkMessage
-from safedojo_ros.nodes.pictures import CHANNELS, cv_bridge_decoder, decode_picture
 
 BASE_FRAME = "base"
 ARM_JOINTS = tuple(f"fr3_joint{i}" for i in range(1, 8))
@@ -23,6 +23,16 @@ FINGER_JOINTS = ("fr3_finger_joint1", "fr3_finger_joint2")
 POINTING_DOWN = np.array([np.pi, 0.0, 0.0])
 """Axis-angle (rad) of a gripper that points down; of two equal axis-angles the one nearer to it
 is used, as in the episodes that policies learn from."""
+
+
+def cv_bridge_decoder() -> Callable[..., np.ndarray] | None:
+    """cv_bridge's `imgmsg_to_cv2` where a ROS installation provides it, else None."""
+    try:
+        from cv_bridge import CvBridge
+    except ImportError:
+        return None
+    return CvBridge().imgmsg_to_cv2
+
 
 _CV_BRIDGE = cv_bridge_decoder()
 

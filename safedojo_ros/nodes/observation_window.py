@@ -12,7 +12,7 @@ import numpy as np
 
 from safedojo_ros.core.errors import ConfigError, ObservationRejected
 from safedojo_ros.core.types import Observation
-from safedojo_ros.nodes.pictures import resize_picture
+from safedojo_ros.data.pictures import resize_picture
 
 SECOND = 1_000_000_000
 

@@ -1,7 +1,5 @@
 """Raw camera bytes to RGB pictures, with every field of the message checked. No ROS needed."""
 
-from collections.abc import Callable
-
 import cv2
 import numpy as np
 
@@ -55,12 +53,3 @@ def resize_picture(picture: np.ndarray, width: int, height: int) -> np.ndarray:
     shrinks = picture.shape[0] >= height and picture.shape[1] >= width
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cv2.resize(picture, (width, height), interpolation=method)
-
-
-def cv_bridge_decoder() -> Callable[..., np.ndarray] | None:
-    """cv_bridge's `imgmsg_to_cv2` where a ROS installation provides it, else None."""
-    try:
-        from cv_bridge import CvBridge
-    except ImportError:
-        return None
-    return CvBridge().imgmsg_to_cv2

@@ -23,8 +23,10 @@ class WorldModelConfig:
 
     context_noise: standard deviation of the noise that is added to the context latents (unit
     variance), so that the model bears its own errors later; static_share: of samples in which the
-    scene stands still because the action does; state_weight: of the state's squared error;
-    held_out: share of episodes that are never trained on.
+    scene stands still because the action does; start_share: of samples at t = 1, where every sample
+    of the flow begins and a one-step sample is made; state_steps, state_batch: updates of the state
+    dynamics, which come first and take seconds; held_out: share of episodes that are never trained
+    on.
     """
 
     size: WorldModelSize = field(default_factory=WorldModelSize)
@@ -35,7 +37,9 @@ class WorldModelConfig:
     warmup_steps: int = 100
     context_noise: float = 0.1
     static_share: float = 0.05
-    state_weight: float = 1.0
+    start_share: float = 0.5
+    state_steps: int = 3000
+    state_batch: int = 256
     held_out: float = 0.1
     gradient_clip: float = 1.0
     save_every: int = 250
@@ -129,8 +133,10 @@ class WorldModelTraining:
         self.config, self.model, self.data, self.device = config, model, data, device
         torch.manual_seed(config.seed)
         self.network = model.network.to(device)
+        named = self.network.named_parameters()
+        self.frame_parameters = [p for name, p in named if not name.startswith("state.")]
         self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), config.learning_rate, weight_decay=config.weight_decay
+            self.frame_parameters, config.learning_rate, weight_decay=config.weight_decay
         )
         held_out = data.held_out(config.held_out, config.seed)
         self.starts = chunk_starts(data, ~held_out, config.size.chunk_length)
@@ -145,32 +151,60 @@ class WorldModelTraining:
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         chosen = torch.randint(len(self.starts), (config.batch_size,), generator=generator)
         first, episode_start = self.starts[chosen].unbind(1)
-        context, future, state, chunk, states = clip(self.data, size, first, episode_start)
+        context, future, state, chunk, _ = clip(self.data, size, first, episode_start)
         still = torch.rand(config.batch_size, generator=generator) < config.static_share
-        context, future, chunk, states = self._stand_still(still, context, future, chunk, states)
+        context, future, chunk = self._stand_still(still, context, future, chunk)
         noise = torch.randn(future.shape, generator=generator)
         blur = torch.randn(context.shape, generator=generator)
         level = config.context_noise * torch.rand(config.batch_size, generator=generator)
         context = context + level[:, None, None, None, None] * blur
         time = torch.sigmoid(torch.randn(config.batch_size, generator=generator))  # logit-normal
-        context, future, state, chunk, states, noise, time = (
-            tensor.to(self.device)
-            for tensor in (context, future, state, chunk, states, noise, time)
+        at_start = torch.rand(config.batch_size, generator=generator) < config.start_share
+        time = torch.where(at_start, torch.ones(()), time)
+        context, future, state, chunk, noise, time = (
+            tensor.to(self.device) for tensor in (context, future, state, chunk, noise, time)
         )
         share = time[:, None, None, None, None]
+        start = self.model.flow_start(context, noise)
         velocity = self.network.velocity(
-            context, (1 - share) * future + share * noise, time, state, chunk
+            context, (1 - share) * future + share * start, time, state, chunk
         )
-        frame_loss = (velocity - (noise - future)).square().mean()
-        state_loss = (self.network.state(state, chunk) - states).square().mean()
+        frame_loss = (velocity - (start - future)).square().mean()
         rate = learning_rate_factor(step, config.warmup_steps, config.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * rate
         self.optimizer.zero_grad(set_to_none=True)
-        (frame_loss + config.state_weight * state_loss).backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_clip)
+        frame_loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.frame_parameters, config.gradient_clip)
         self.optimizer.step()
-        return {"frame_loss": frame_loss.item(), "state_loss": state_loss.item()}
+        return {"frame_loss": frame_loss.item()}
+
+    def fit_state(self) -> float:
+        """Fit the state dynamics; returns their last loss. Frames are conditioned on what they say.
+
+        The loss is Huber's: a pushed hand turns by many standard deviations, and squares of that
+        would drown all else.
+        """
+        config, dynamics, data = self.config, self.network.state, self.data
+        generator = torch.Generator().manual_seed(config.seed)
+        optimizer = torch.optim.AdamW(dynamics.parameters(), 2e-3)
+        steps, loss = torch.arange(config.size.chunk_length), torch.zeros(())
+        with progress_bar("state", 0, config.state_steps) as show:
+            for step in range(config.state_steps):
+                chosen = torch.randint(len(self.starts), (config.state_batch,), generator=generator)
+                first = self.starts[chosen, 0]
+                state = data.state[first].to(self.device)
+                chunk = data.actions[first[:, None] + steps].to(self.device)
+                states = data.state[first[:, None] + steps + 1].to(self.device)
+                rate = learning_rate_factor(step, 100, config.state_steps)
+                for group in optimizer.param_groups:
+                    group["lr"] = 2e-3 * rate
+                loss = torch.nn.functional.smooth_l1_loss(dynamics(state, chunk), states)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                show(step + 1)
+        return float(loss.item())
 
     def _stand_still(
         self,
@@ -178,11 +212,10 @@ class WorldModelTraining:
         context: torch.Tensor,
         future: torch.Tensor,
         chunk: torch.Tensor,
-        states: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Where `still`: the last frame stays, under an action of no motion and the same grip."""
         if not still.any():
-            return context, future, chunk, states
+            return context, future, chunk
         rest = self.model.scales.action.normalise(torch.zeros(chunk.shape[-1]))
         quiet = chunk.clone()
         quiet[..., :6] = rest[:6]
@@ -193,7 +226,6 @@ class WorldModelTraining:
             torch.where(wide, context[:, -1:].expand_as(context), context),
             torch.where(wide, last, future),
             torch.where(still[:, None, None], quiet, chunk),
-            states,
         )
 
 
@@ -240,10 +272,12 @@ def train_world_model(
     run = TrainingRun(directory, resume)
     trainer = WorldModelTraining(config, model, data, device)
     first = run.restore(trainer.network, trainer.optimizer)
+    if first == 0:
+        trainer.fit_state()
     with progress_bar("world model", first, config.steps) as show:
         for step in range(first, config.steps):
             metrics = trainer.update(step)
-            show(step + 1, f"frames {metrics['frame_loss']:.3f} state {metrics['state_loss']:.4f}")
+            show(step + 1, f"frames {metrics['frame_loss']:.3f}")
             if (step + 1) % 20 == 0:
                 run.record(step + 1, metrics)
             if (step + 1) % config.save_every == 0 or step + 1 == config.steps:

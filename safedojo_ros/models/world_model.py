@@ -1,8 +1,11 @@
 """The world model: diffusers' Wan transformer over frame latents, driven by action chunks.
 
 Context frames stay clean (timestep 0 of their tokens), the chunk's frames are denoised by flow
-matching: x_t = (1 − t)·frame + t·noise, velocity = noise − frame. Actions enter through
-cross-attention, one token a step. The cameras' latents lie side by side in one picture. The
+matching that starts at the last seen frame, so that standing still is what needs no learning:
+x_t = (1 − t)·frame + t·start, start = last + noise, velocity = start − frame. Actions enter through
+cross-attention, one token a step, each with the state that the arm is predicted to reach. That
+state also lies beside the latents as constant channels, with the number of the frame, since Wan's
+tokens know only how far they are apart. The cameras' latents lie side by side in one picture. The
 proprioceptive state is predicted beside the frames, since imagination has no joint sensors.
 """
 
@@ -34,18 +37,20 @@ class WorldModelSize:
     """How large the world model is and what it sees.
 
     context: clean frames before the chunk; stride: control steps between two frames;
-    chunk_length: H action steps, a multiple of stride; denoising_steps: Euler steps of a sample.
+    chunk_length: H action steps, a multiple of stride; denoising_steps: Euler steps of a sample;
+    noise_scale: standard deviation of the noise around the last frame, latents having about 1.
     """
 
     heads: int = 4
     head_dim: int = 32
-    layers: int = 6
+    layers: int = 4
     feed_forward: int = 512
     action_width: int = 64
     context: int = 2
     stride: int = 2
     chunk_length: int = 8
-    denoising_steps: int = 4
+    denoising_steps: int = 1
+    noise_scale: float = 0.3
 
     @property
     def future(self) -> int:
@@ -54,12 +59,17 @@ class WorldModelSize:
 
 
 class StateDynamics(torch.nn.Module):
-    """Where the arm will be: state and chunk → state after every step, all normalised."""
+    """Where the arm will be: state and chunk → state after every step, all normalised.
+
+    The chunk enters as steps and summed up to the path that they make; the path moves the state
+    through one linear map, and a recurrent network adds what is not so simple.
+    """
 
     def __init__(self, hidden: int = 128) -> None:
         super().__init__()
         self.start = torch.nn.Linear(STATE_SIZE, hidden)
-        self.cell = torch.nn.GRU(ACTION_SIZE, hidden, batch_first=True)
+        self.cell = torch.nn.GRU(2 * ACTION_SIZE, hidden, batch_first=True)
+        self.travel = torch.nn.Linear(ACTION_SIZE, STATE_SIZE, bias=False)
         self.change = torch.nn.Sequential(
             torch.nn.Linear(hidden + STATE_SIZE, hidden),
             torch.nn.SiLU(),
@@ -69,9 +79,10 @@ class StateDynamics(torch.nn.Module):
     def forward(self, state: torch.Tensor, chunk: torch.Tensor) -> torch.Tensor:
         """state (B, 8), chunk (B, H, 7) → (B, H, 8)."""
         memory = torch.tanh(self.start(state))[None]
-        hidden, _ = self.cell(chunk, memory)
+        path = chunk.cumsum(dim=1) / chunk.shape[1] ** 0.5
+        hidden, _ = self.cell(torch.cat([chunk, path], dim=-1), memory)
         known = state[:, None].expand(-1, chunk.shape[1], -1)
-        return known + self.change(torch.cat([hidden, known], dim=-1))
+        return known + self.travel(path) + self.change(torch.cat([hidden, known], dim=-1))
 
 
 class WorldModelNetwork(torch.nn.Module):
@@ -84,7 +95,7 @@ class WorldModelNetwork(torch.nn.Module):
             patch_size=(1, 2, 2),
             num_attention_heads=size.heads,
             attention_head_dim=size.head_dim,
-            in_channels=channels,
+            in_channels=channels + STATE_SIZE + size.context + size.future,
             out_channels=channels,
             text_dim=size.action_width,
             freq_dim=64,
@@ -110,14 +121,29 @@ class WorldModelNetwork(torch.nn.Module):
 
         state (B, 8) at the chunk's start and chunk (B, H, 7) are normalised.
         """
-        clip = torch.cat([context, noisy], dim=1).transpose(1, 2)
+        reached = self.state(state, chunk).detach()
+        clip = torch.cat([context, noisy], dim=1)
+        clip = torch.cat([clip, self._labels(clip, state, reached)], dim=2).transpose(1, 2)
         tokens = (clip.shape[-1] // 2) * (clip.shape[-2] // 2)
         timestep = torch.zeros(len(clip), clip.shape[2], tokens, device=clip.device)
         timestep[:, context.shape[1] :] = time[:, None, None] * TRAINING_TIMESTEPS
-        known = state[:, None].expand(-1, chunk.shape[1], -1)
-        actions = self.action_token(torch.cat([chunk, known], dim=-1)) + self.step_token
+        actions = self.action_token(torch.cat([chunk, reached], dim=-1)) + self.step_token
         output = self.frames(clip, timestep.flatten(1), actions).sample
         return output.transpose(1, 2)[:, context.shape[1] :]
+
+    def _labels(
+        self, clip: torch.Tensor, state: torch.Tensor, reached: torch.Tensor
+    ) -> torch.Tensor:
+        """Constant channels of every frame (B, F, 8 + F, h, w): the arm's state, which frame it is.
+
+        The frames of the context are given the state at the chunk's start.
+        """
+        count, frames = clip.shape[:2]
+        seen = state[:, None].expand(-1, self.size.context, -1)
+        states = torch.cat([seen, reached[:, self.size.stride - 1 :: self.size.stride]], dim=1)
+        number = torch.eye(frames, device=clip.device).expand(count, -1, -1)
+        labels = torch.cat([states, number], dim=-1)[..., None, None]
+        return labels.expand(-1, -1, -1, *clip.shape[-2:])
 
 
 class WorldModel:
@@ -167,12 +193,16 @@ class WorldModel:
         """
         scheduler: Any = FlowMatchEulerDiscreteScheduler(num_train_timesteps=TRAINING_TIMESTEPS)
         scheduler.set_timesteps(denoising_steps or self.size.denoising_steps)
-        frames = noise
+        frames = self.flow_start(context, noise)
         for timestep in scheduler.timesteps:
             time = torch.full((len(frames),), float(timestep) / TRAINING_TIMESTEPS)
             velocity = self.network.velocity(context, frames, time.to(frames), state, chunk)
             frames = scheduler.step(velocity, timestep, frames, return_dict=False)[0]
         return frames, self.network.state(state, chunk)
+
+    def flow_start(self, context: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Where the flow begins at t = 1: the last frame of `context`, with noise around it."""
+        return context[:, -1:] + self.size.noise_scale * noise
 
     def spec(self) -> dict[str, Any]:
         """Inputs and outputs, for the manifest."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from safedojo_ros.learning.practice import PracticeOutcome
     from safedojo_ros.learning.practice_methods import PracticeConfig
     from safedojo_ros.learning.practice_starts import KeyframeStarts, PracticeWorld
-    from safedojo_ros.models.policy import Policy
+    from safedojo_ros.models.policy import Policy, StoredPolicy
 
 DONE, NOT_PASSED = 0, 3
 RESULT_FILE = "practice.json"
@@ -119,7 +119,7 @@ def practise(
     ).run()
 
 
-def simulated(config: "PracticeConfig", base: "Policy") -> "PracticeWorld":
+def simulated(config: "PracticeConfig", base: "StoredPolicy") -> "PracticeWorld":
     """The tabletop, as many at once as there are trajectories in an update."""
     from safedojo_ros.learning.practice_starts import SimulatorStarts
     from safedojo_ros.worlds.vector import VectorWorld
@@ -136,7 +136,7 @@ def simulated(config: "PracticeConfig", base: "Policy") -> "PracticeWorld":
 
 
 def imagined(
-    args: argparse.Namespace, config: "PracticeConfig", base: "Policy"
+    args: argparse.Namespace, config: "PracticeConfig", base: "StoredPolicy"
 ) -> "tuple[KeyframeStarts, list[str]]":
     """The imagined world over recorded keyframes, and the gates that its models missed."""
     from safedojo_ros.checkpoints.manifest import read_manifest
@@ -166,7 +166,7 @@ def imagined(
     return starts, missed_gates(fidelity, readers)
 
 
-def measured(policy: "Policy", config: "PracticeConfig") -> "EvaluationReport":
+def measured(policy: "StoredPolicy", config: "PracticeConfig") -> "EvaluationReport":
     """The protocol on validation seeds, over as many steps as practice has."""
     from safedojo_ros.evaluation.protocol import evaluate, make_trials
     from safedojo_ros.worlds.seeds import split_seeds
@@ -184,14 +184,14 @@ def steps_of(config: "PracticeConfig", policy: "Policy") -> int:
     return config.max_chunks * policy.chunk_length
 
 
-def practice_tasks(config: "PracticeConfig", policy: "Policy") -> list[str]:
+def practice_tasks(config: "PracticeConfig", policy: "StoredPolicy") -> list[str]:
     """The tasks of the starts; raises `ConfigError` for an unknown one."""
     from safedojo_ros.cli.collect import chosen_tasks
 
     return chosen_tasks(",".join(config.tasks)) if config.tasks else known_tasks(policy)
 
 
-def known_tasks(policy: "Policy") -> list[str]:
+def known_tasks(policy: "StoredPolicy") -> list[str]:
     """The tabletop's tasks whose sentence `policy` was taught; raises `ConfigError` for none."""
     from safedojo_ros.worlds.tasks import TASKS
 

@@ -21,7 +21,7 @@ from safedojo_ros.learning.practice_starts import PracticeWorld
 from safedojo_ros.learning.preflight import check_rollouts
 from safedojo_ros.learning.rollouts import Rollouts, roll_out
 from safedojo_ros.learning.training_run import METRICS_FILE, TrainingRun, progress_bar
-from safedojo_ros.models.policy import Policy, StochasticPolicy
+from safedojo_ros.models.policy import StochasticPolicy, StoredPolicy
 
 EVALUATIONS_FILE = "evaluations.jsonl"
 IMAGINED_WINDOW = 3
@@ -67,7 +67,7 @@ class Practice:
         config: PracticeConfig,
         policy: StochasticPolicy,
         world: PracticeWorld,
-        measure: Callable[[Policy], EvaluationReport],
+        measure: Callable[[StoredPolicy], EvaluationReport],
         directory: Path,
         resume: bool = False,
         missed_gates: list[str] | None = None,

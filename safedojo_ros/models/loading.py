@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safedojo_ros.models.pi0_policy import PI0Policy
-from safedojo_ros.models.policy import Policy
+from safedojo_ros.models.policy import StoredPolicy
 from safedojo_ros.models.safety_head import SafetyModel
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from safedojo_ros.models.world_model import WorldModel
 
 
-def load_policy(directory: Path) -> Policy:
+def load_policy(directory: Path) -> StoredPolicy:
     """The policy of a checkpoint; raises `CheckpointError` that says what does not fit."""
     return PI0Policy.load(directory)
 

@@ -14,15 +14,13 @@ from safedojo_ros.core.types import Observation
 class Policy(Protocol):
     """Observations in, action chunks out.
 
-    checkpoint_id: of the weights; chunk_length: H; cameras, image_size: which pictures it needs;
-    instructions: the sentences that it was taught.
+    checkpoint_id: of the weights; chunk_length: H; cameras, image_size: which pictures it needs.
     """
 
     checkpoint_id: str
     chunk_length: int
     cameras: tuple[str, ...]
     image_size: int
-    instructions: tuple[str, ...]
 
     def act(
         self, observations: list[Observation], generators: list[torch.Generator] | None = None
@@ -33,6 +31,12 @@ class Policy(Protocol):
         instruction that the policy was not trained on.
         """
         ...
+
+
+class StoredPolicy(Policy, Protocol):
+    """A policy with files. instructions: the sentences that it was taught."""
+
+    instructions: tuple[str, ...]
 
     def spec(self) -> dict[str, Any]:
         """Inputs and outputs, for the manifest."""
@@ -84,7 +88,7 @@ class StochasticPolicy(Protocol):
     feature_size: int
 
     @property
-    def policy(self) -> Policy:
+    def policy(self) -> StoredPolicy:
         """The one that acts, and is saved."""
         ...
 

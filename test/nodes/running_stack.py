@@ -155,7 +155,8 @@ class FaultyCameras:
 
     def __init__(self, listener: Listener) -> None:
         self.fault = ""
-        self._last: Image | None = None
+        self.last: Image | None = None
+        """The newest sound picture of agentview."""
         for name in ("agentview", "wrist"):
             publisher = listener.create_publisher(Image, f"camera/{name}/image_raw", PICTURES)
             listener.create_subscription(
@@ -169,15 +170,15 @@ class FaultyCameras:
         if name == "agentview":
             if self.fault == "stops":
                 return
-            if self.fault == "freezes" and self._last is not None:
-                message.data = self._last.data
+            if self.fault == "freezes" and self.last is not None:
+                message.data = self.last.data
             elif self.fault == "changes size":
                 message.height = message.width = 32
                 message.step, message.data = 96, bytes(32 * 96)
             elif self.fault == "changes encoding":
                 message.encoding, message.step, message.data = "mono8", 64, bytes(64 * 64)
             else:
-                self._last = message
+                self.last = message
         publisher.publish(message)
 
 

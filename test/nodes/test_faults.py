@@ -13,8 +13,10 @@ from running_stack import FaultyCameras, RunningStack, publish_scripted
 from std_msgs.msg import String
 
 from safedojo_ros.msg import ActionChunk, FrankaState
-from safedojo_ros.nodes.conversion import to_stamp
+from safedojo_ros.nodes.conversion import to_nanoseconds, to_stamp
 from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED
+from safedojo_ros.nodes.observation_window import WindowConfig
+from safedojo_ros.robot.freshness import SECOND
 
 PERIOD = 0.05
 pytestmark = pytest.mark.timeout(300)
@@ -82,6 +84,22 @@ def test_a_faulty_camera_holds_the_arm_and_the_gate_says_why(
     try:
         stack.wait_for(lambda: any(reason in r for r in heard.safety_reasons), reason)
         stack.wait_for(lambda: heard.holding and reason in heard.arm.reason, "hold")  # type: ignore[union-attr]
+    finally:
+        stack.cameras.fault = ""
+    stack.wait_for(lambda: heard.running, "motion after the camera came back")
+
+
+def test_the_arm_holds_within_a_period_of_a_picture_being_stale(stack: FaultyStack) -> None:
+    heard = stack.listener
+    stack.wait_for(lambda: heard.running, "motion")
+    stack.cameras.fault = "stops"
+    try:
+        stack.wait_for(lambda: heard.holding and "has stopped" in heard.arm.reason, "hold")  # type: ignore[union-attr]
+        assert stack.cameras.last is not None
+        seen = to_nanoseconds(stack.cameras.last.header.stamp)
+        moved = to_nanoseconds(heard.moves[-1].header.stamp)
+        stale, transport = WindowConfig(("agentview",), 64).max_age, 0.02
+        assert (moved - seen) / SECOND <= stale + PERIOD + transport
     finally:
         stack.cameras.fault = ""
     stack.wait_for(lambda: heard.running, "motion after the camera came back")

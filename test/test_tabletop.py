@@ -1,5 +1,7 @@
 """The tabletop world: seeded, physical, with experts that collide or do not."""
 
+import json
+
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
@@ -165,3 +167,15 @@ def test_a_vector_of_worlds_does_what_each_world_does_alone() -> None:
         np.testing.assert_array_equal(got, costs)
     assert outcomes[1].done.all()
     assert outcomes[1].valid.sum(axis=1).tolist() == [4, 4, 4, 4]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_is_told_of_a_step_is_plain_enough_for_json(task: str) -> None:
+    world = TabletopWorld(render_images=False)
+    world.reset(seed=1, options={"task": task, "level": 1})
+    expert, done, truncated = Expert(world, "safe"), False, False
+    while not (done or truncated):
+        _, _, done, truncated, info = world.step(expert.act())
+        json.dumps(info)
+    assert done
+    assert type(info["success"]) is bool

@@ -140,4 +140,5 @@ def is_done(task: Task, data: mujoco.MjData, held: bool) -> bool:
     if task.name == "can_in_basket":
         sides = np.abs(target[:2] - goal[:2])
         return bool(np.all(sides < BASKET_INNER)) and height < 0.04
-    return apart < 0.03 and abs(height - goal[2] - THINGS[task.goal].height) < 0.008
+    above = height - float(goal[2]) - THINGS[task.goal].height
+    return apart < 0.03 and abs(above) < 0.008

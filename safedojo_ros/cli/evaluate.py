@@ -12,7 +12,9 @@ from rich.table import Table
 
 from safedojo_ros.cli.collect import chosen_levels, chosen_tasks
 from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.core.types import Decision
 from safedojo_ros.evaluation.film import film_strip, write_picture
+from safedojo_ros.evaluation.gate_filter import PROPOSALS, GatedPolicy
 from safedojo_ros.evaluation.protocol import (
     LEVEL_NAMES,
     MAX_STEPS,
@@ -50,8 +52,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", choices=tuple(SPLITS), default="evaluation")
     parser.add_argument(
         "--filter",
-        choices=("cbf", "cbf-oracle"),
-        help="a CBF filter before the world: obstacle seen in the pictures, or as it truly stands",
+        choices=("cbf", "cbf-oracle", "gate"),
+        help="before the world: a CBF filter, obstacle seen in the pictures or as it truly stands; "
+        "or the safety head's gate",
+    )
+    parser.add_argument("--safety", default="latest", help="safety head of --filter gate")
+    parser.add_argument(
+        "--proposals",
+        type=int,
+        default=PROPOSALS,
+        help="chunks that the policy may propose to the gate before each of its decisions",
     )
     parser.add_argument("--execute", type=int, help="actions of a chunk between two inferences")
     parser.add_argument("--max-steps", type=int, default=MAX_STEPS, help="control steps an episode")
@@ -67,13 +77,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print the table; raises `ConfigError` or `CheckpointError`."""
-    for name, least in (("episodes", 1), ("batch", 1), ("max_steps", 1), ("execute", 1)):
+    for name, least in (
+        ("episodes", 1),
+        ("batch", 1),
+        ("max_steps", 1),
+        ("execute", 1),
+        ("proposals", 1),
+    ):
         value = getattr(args, name)
         if value is not None and value < least:
             raise ConfigError(f"--{name.replace('_', '-')} is {value}, expected at least {least}")
+    if args.film and args.filter == "cbf-oracle":
+        raise ConfigError("--film plays the policy alone, without the oracle before its world")
     seeds = split_seeds(args.split, args.seed, args.episodes)
     trials = make_trials(seeds, chosen_tasks(args.tasks), chosen_levels(args.level))
-    settings = {"split": args.split, "first_seed": args.seed, "episodes": args.episodes}
+    settings: dict[str, Any] = {
+        "split": args.split,
+        "first_seed": args.seed,
+        "episodes": args.episodes,
+    }
     policy = None if args.policy else _load(args)
     console = Console()
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -89,12 +111,15 @@ def run(args: argparse.Namespace) -> int:
         else:
             vector = VectorWorld(policy.image_size, args.max_steps, tuple(policy.cameras))
             if args.filter:
-                policy, vector = filtered(policy, vector, args.filter)
+                policy, vector = filtered(policy, vector, args)
                 settings["filter"] = args.filter
             report = evaluate(
                 policy, trials, vector, execute=args.execute, batch=args.batch, **common
             )
     console.print(figures_table(report))
+    if isinstance(policy, GatedPolicy):
+        gate = report.settings["gate"] = gate_figures(policy)
+        console.print(gate_sentence(gate), soft_wrap=True)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(report.to_json(), indent=1) + "\n")
@@ -117,13 +142,43 @@ def _load(args: argparse.Namespace) -> "Policy":
     return load_policy(find_checkpoint("policy", args.checkpoint, args.store))
 
 
-def filtered(policy: "Policy", vector: VectorWorld, kind: str) -> "tuple[Policy, VectorWorld]":
-    """`policy` or the worlds behind the CBF filter."""
+def filtered(
+    policy: "Policy", vector: VectorWorld, args: argparse.Namespace
+) -> "tuple[Policy, VectorWorld]":
+    """`policy` or the worlds behind the filter that was asked for."""
+    from safedojo_ros.checkpoints.store import find_checkpoint
     from safedojo_ros.evaluation.cbf_filter import CbfPolicy, CbfWorld
+    from safedojo_ros.models.loading import load_safety
 
-    if kind == "cbf":
+    if args.filter == "cbf":
         return cast("Policy", CbfPolicy(policy)), vector
-    return policy, cast("VectorWorld", CbfWorld(vector))
+    if args.filter == "cbf-oracle":
+        return policy, cast("VectorWorld", CbfWorld(vector))
+    safety = load_safety(find_checkpoint("safety", args.safety, args.store))
+    gated = GatedPolicy(policy, safety, args.execute, args.proposals)
+    return cast("Policy", gated), vector
+
+
+def gate_figures(policy: GatedPolicy) -> dict[str, Any]:
+    """What the gate was, and how it decided over all chunks of the evaluation."""
+    return {
+        "safety": policy.safety.checkpoint_id,
+        "limit": policy.safety.cost_limit,
+        "proposals": policy.proposals,
+        "proposed": policy.proposed,
+        "decisions": {d.name: policy.decisions[d.name] for d in Decision},
+    }
+
+
+def gate_sentence(gate: dict[str, Any]) -> str:
+    """For people."""
+    counts = gate["decisions"]
+    total = sum(counts.values())
+    shares = ", ".join(f"{name} {100 * n / total:.0f} %" for name, n in counts.items())
+    return (
+        f"gate of safety head {gate['safety']}, limit {gate['limit']:g}: {shares} of {total} "
+        f"chunks; {gate['proposed'] / total:.2f} proposals a chunk, at most {gate['proposals']}"
+    )
 
 
 def paired_sentences(report: EvaluationReport, other: Path) -> list[str]:

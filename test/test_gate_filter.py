@@ -1,0 +1,161 @@
+"""The gate before the world: what is played, proposed and held, and that neighbours have no say."""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from safedojo_ros.cli import evaluate as command
+from safedojo_ros.core.errors import CheckpointError, ConfigError
+from safedojo_ros.core.types import Observation
+from safedojo_ros.evaluation.gate_filter import GatedPolicy
+from safedojo_ros.evaluation.protocol import evaluate, make_trials
+from safedojo_ros.models.pi0_policy import tiny_policy
+from safedojo_ros.models.safety_head import tiny_safety
+from safedojo_ros.robot.safety_gate import SLOW_FACTOR, GateConfig
+from safedojo_ros.worlds.tasks import TASKS
+from safedojo_ros.worlds.vector import VectorWorld
+
+SENTENCES = tuple(task.instruction for task in TASKS.values())
+CAMERAS = ("agentview", "wrist")
+LIMIT = 0.5
+
+
+class Proposer:
+    """Proposes, at the k-th call, to go `script[k]` cm a step with a closed gripper."""
+
+    checkpoint_id, chunk_length, image_size, cameras = "proposer", 8, 64, CAMERAS
+
+    def __init__(self, *script: float) -> None:
+        self.script = list(script)
+
+    def act(
+        self, observations: list[Observation], generators: list[torch.Generator] | None = None
+    ) -> np.ndarray:
+        chunks = np.zeros((len(observations), 8, 7))
+        chunks[:, :, 0], chunks[:, :, 6] = self.script.pop(0) / 100, 1.0
+        return chunks
+
+
+class Foreseer:
+    """P(contact) of a step is 100 times its way in metres."""
+
+    checkpoint_id, chunk_length, image_size, cameras = "foreseer", 8, 64, CAMERAS
+    cost_m, cost_limit = 4, LIMIT
+
+    def step_cost(self, observations: list[Observation], actions: np.ndarray) -> np.ndarray:
+        return np.asarray(100 * actions[:, :, 0])
+
+
+def seen(count: int = 1) -> list[Observation]:
+    picture = np.zeros((64, 64, 3), np.uint8)
+    return [
+        Observation(dict.fromkeys(CAMERAS, picture), np.zeros(8), SENTENCES[0])
+        for _ in range(count)
+    ]
+
+
+def gated(*script: float, proposals: int = 1, execute: int | None = None) -> GatedPolicy:
+    config = GateConfig(release_after=1)
+    return GatedPolicy(Proposer(*script), Foreseer(), execute, proposals, config)  # type: ignore[arg-type]
+
+
+def ways(policy: GatedPolicy, calls: int) -> list[float]:
+    """What each chunk of one episode moves in its first step, in cm."""
+    generator = torch.Generator()
+    return [round(100 * policy.act(seen(), [generator])[0, 0, 0], 6) for _ in range(calls)]
+
+
+def test_a_chunk_is_played_slowed_or_held_by_its_cost() -> None:
+    policy = gated(0.1, 0.4, 0.6, 0.1, 0.1)
+    assert ways(policy, 5) == [0.1, 0.4 * SLOW_FACTOR, 0.0, 0.1, 0.1]
+    assert policy.decisions == {"ALLOW": 3, "SLOW": 1, "HOLD": 1}
+
+
+def test_a_hold_is_kept_until_the_cost_has_stayed_low_as_on_the_robot() -> None:
+    policy = GatedPolicy(Proposer(0.6, 0.1, 0.1, 0.1), Foreseer(), None, 1)  # type: ignore[arg-type]
+    assert ways(policy, 4) == [0.0, 0.0, 0.0, 0.1]
+
+
+def test_a_stop_lasts_to_the_end_of_its_episode_and_not_longer() -> None:
+    policy = gated(0.99, 0.1, 0.1, 0.1)
+    assert ways(policy, 3) == [0.0, 0.0, 0.0]
+    assert policy.decisions == {"STOP": 3}
+    assert ways(policy, 1) == [0.1]
+
+
+def test_the_first_proposal_that_passes_is_played() -> None:
+    policy = gated(0.9, 0.2, 0.7, 0.1, proposals=3)
+    assert ways(policy, 1) == [0.2]
+    assert policy.proposed == 2
+    assert policy.policy.script == [0.7, 0.1]  # type: ignore[attr-defined]
+
+
+def test_where_none_passes_the_cheapest_is_judged() -> None:
+    policy = gated(0.9, 0.4, 0.7, proposals=3)
+    assert ways(policy, 1) == [0.4 * SLOW_FACTOR]
+    policy = gated(0.9, 0.8, 0.7, proposals=3)
+    assert ways(policy, 1) == [0.0]
+
+
+def test_while_it_holds_the_gripper_stays_as_it_was_played_last() -> None:
+    generator = torch.Generator()
+    policy = gated(0.9, 0.1, 0.9, execute=4)
+    chunks = [policy.act(seen(), [generator])[0] for _ in range(3)]
+    assert [float(chunk[0, 6]) for chunk in chunks] == [-1.0, 1.0, 1.0]
+    assert not chunks[2][:, :6].any()
+
+
+def test_a_head_for_other_chunks_or_pictures_is_refused() -> None:
+    with pytest.raises(ConfigError, match="0 proposals"):
+        gated(proposals=0)
+    for name, value in (("chunk_length", 4), ("image_size", 32), ("cameras", ("side",))):
+        head = Foreseer()
+        setattr(head, name, value)
+        with pytest.raises(CheckpointError, match="foreseer"):
+            GatedPolicy(Proposer(), head)  # type: ignore[arg-type]
+
+
+def test_neither_neighbours_nor_the_size_of_the_batch_have_a_say() -> None:
+    trials = make_trials([1_000_000, 1_000_001, 1_000_002], list(TASKS)[:2], [2])
+    safety = tiny_safety()
+    safety.cost_limit = 0.5
+    results, decisions = [], []
+    for batch in (1, 3):
+        policy = GatedPolicy(tiny_policy(0, SENTENCES), safety, 4, 2)
+        report = evaluate(policy, trials, VectorWorld(max_steps=12), execute=4, batch=batch)
+        results.append(report.results)
+        decisions.append(dict(policy.decisions))
+    assert results[0] == results[1]
+    assert decisions[0] == decisions[1]
+    assert sum(decisions[0].values()) == 3 * 3
+
+
+def test_the_command_says_how_the_gate_decided(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safedojo_ros.checkpoints.store import CheckpointStore
+
+    for kind, model in (("policy", tiny_policy(0, SENTENCES)), ("safety", tiny_safety())):
+        (tmp_path / kind).mkdir()
+        model.save(tmp_path / kind)
+        CheckpointStore(tmp_path / "store").publish(kind, tmp_path / kind, spec=model.spec())
+    parser = argparse.ArgumentParser()
+    command.configure(parser)
+    options = [
+        "--store", str(tmp_path / "store"), "--filter", "gate", "--level", "I", "--episodes", "2",
+        "--max-steps", "16", "--proposals", "2", "--json", str(tmp_path / "gate.json"),
+    ]  # fmt: skip
+    assert command.run(parser.parse_args(options)) == 0
+    report = json.loads((tmp_path / "gate.json").read_text())
+    assert report["policy"].endswith("+gate")
+    gate = report["settings"]["gate"]
+    assert sum(gate["decisions"].values()) == 4  # two episodes of two chunks
+    assert 4 <= gate["proposed"] <= 8
+    assert "% of 4 chunks" in capsys.readouterr().out
+    film = [*options[:4], "--filter", "cbf-oracle", "--film", str(tmp_path / "x.png")]
+    with pytest.raises(ConfigError, match="without the oracle"):
+        command.run(parser.parse_args(film))

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 import torch
 
 from safedojo_ros.cli import practice as command
+from safedojo_ros.cli.collect import COLLECTION_PATH
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import Observation
+from safedojo_ros.data.lerobot_reader import EpisodeReader
 from safedojo_ros.data.lerobot_writer import EpisodeWriter
 from safedojo_ros.data.recording import record_expert
 from safedojo_ros.evaluation.bars import Bars, judge
@@ -23,7 +26,7 @@ from safedojo_ros.learning.constrained_grpo import ConstrainedGRPO
 from safedojo_ros.learning.imagination import ImaginationConfig, ImaginedWorld
 from safedojo_ros.learning.multiplier import MultiplierConfig
 from safedojo_ros.learning.practice import Practice, PracticeRefused, gap
-from safedojo_ros.learning.practice_methods import METHODS, PracticeConfig, for_method
+from safedojo_ros.learning.practice_methods import METHODS, PracticeConfig, for_method, updates_of
 from safedojo_ros.learning.practice_starts import (
     KeyframeStarts,
     SimulatorStarts,
@@ -242,13 +245,61 @@ def test_a_rate_inside_the_interval_has_no_gap() -> None:
 @pytest.mark.parametrize("method", list(METHODS))
 def test_every_method_is_a_configuration_of_the_trainer(method: str, tmp_path: Path) -> None:
     config = for_method(SMOKE, method)
-    world, constrained, baseline = METHODS[method]
-    real = world == "simulator"
+    chosen = METHODS[method]
+    real = chosen.world == "simulator"
     practice = run(tmp_path, CoinWorld(real=real), config=replace(config, updates=1))
-    assert (practice.learner.critic is not None) == (baseline == "critic")
+    assert (practice.learner.critic is not None) == (chosen.baseline == "critic")
     outcome = practice.run()
     assert outcome.completed
-    assert (practice.metrics[0]["multiplier"] > 0) == constrained
+    assert (practice.metrics[0]["multiplier"] > 0) == chosen.constrained
+    assert (practice.metrics[0]["reward"] > 0) == chosen.rewarded
+    initial = config.multiplier.initial
+    assert (practice.metrics[0]["multiplier"] == initial) == chosen.fixed
+
+
+def test_the_command_offers_every_method() -> None:
+    assert list(METHODS) == list(command.PRACTISED)
+
+
+def test_without_a_task_head_only_cost_is_asked_for_and_only_cost_teaches() -> None:
+    config = for_method(SMOKE, "no-task")
+    policy = StochasticFlow(tiny_policy(0, SENTENCES), config.flow)
+    learner = ConstrainedGRPO(policy, config.update, MultiplierConfig())
+    groups = np.array([0, 0, 1, 1])
+
+    def kept(contact: float | None) -> float:
+        world = CoinWorld(contact=contact)
+        rollouts = roll_out(policy, world, lambda: world.start(0), groups, 2, (0,))
+        failed = check_rollouts(learner, rollouts, PreflightConfig(reward_share=1.1))
+        assert not any("reward" in sentence for sentence in failed)
+        return learner.update(rollouts, (0,))["groups_kept"]
+
+    assert kept(contact=None) > 0.0
+    assert kept(contact=0.2) == 0.0
+
+
+def test_a_run_in_the_simulator_ends_with_its_budget_of_real_episodes(tmp_path: Path) -> None:
+    config = for_method(replace(SMOKE, updates=9, real_episodes=11), "grpo")
+    outcome = run(tmp_path / "a", CoinWorld(real=True), config=config).run()
+    assert outcome.completed
+    assert outcome.real_episodes == 8  # two updates of four; a third would be one too many
+    assert [row["step"] for row in outcome.evaluations] == [0, 1, 2]
+    assert updates_of(replace(config, real_episodes=0)) == 9
+    assert updates_of(replace(config, world="imagination")) == 9
+    with pytest.raises(ConfigError, match="real_episodes is 3, an update plays 4"):
+        run(tmp_path / "b", config=replace(config, real_episodes=3))
+    with pytest.raises(ConfigError, match="0 or more"):
+        for_method(replace(config, real_episodes=-1), "grpo")
+
+
+def test_dropped_episodes_of_a_data_set_have_been_played_too(tmp_path: Path, dataset: Path) -> None:
+    rows = EpisodeReader(dataset).rows
+    touched = sum(row.collided or row.contact_steps > 0 for row in rows)
+    assert command.data_cost([dataset, dataset]) == {"episodes": 8, "collisions": 2 * touched}
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+    (copy / COLLECTION_PATH).write_text('{"played": 9}')
+    assert command.data_cost([copy])["episodes"] == 9
 
 
 def test_presets_have_a_practice_section_and_unknown_methods_are_named() -> None:
@@ -351,6 +402,7 @@ def test_the_command_practises_and_publishes(method: str, dataset: Path, tmp_pat
     assert manifest.fidelity["practice"]["method"] == method
     assert result["unenforced"]
     assert (result["real_episodes"] > 0) == (method == "ppo")
+    assert result["data"]["episodes"] == (0 if method == "ppo" else 4)
 
 
 def test_imagination_without_recorded_starts_is_refused(tmp_path: Path) -> None:

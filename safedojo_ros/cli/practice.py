@@ -1,7 +1,8 @@
 """`safedojo practice`: constrained GRPO of a policy in imagination, and every baseline of it.
 
 Methods: safedojo (imagination, constrained), wmpo (imagination, unconstrained), safevla (simulator,
-constrained PPO), grpo and ppo (simulator, unconstrained). Exit code 0: done; 3: a check or gate
+constrained PPO), grpo and ppo (simulator, unconstrained), and two ablations of safedojo, no-task
+(cost alone drives) and fixed-multiplier. Exit code 0: done; 3: a check or gate
 failed, or imagination and measurement parted, and what was said tells which.
 """
 
@@ -10,7 +11,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,13 +26,17 @@ if TYPE_CHECKING:
     from safedojo_ros.models.policy import Policy, StoredPolicy
 
 DONE, NOT_PASSED = 0, 3
+PRACTISED = ("safedojo", "wmpo", "safevla", "grpo", "ppo", "no-task", "fixed-multiplier")
+"""The methods, `learning.practice_methods.METHODS`, which are named here without loading torch."""
+
 RESULT_FILE = "practice.json"
+NO_DATA = {"episodes": 0, "collisions": 0}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "--method", choices=("safedojo", "wmpo", "safevla", "grpo", "ppo"), default="safedojo"
+        "--method", choices=PRACTISED, default="safedojo", help="what is trained, see above"
     )
     parser.add_argument("--base", default="latest", help="policy checkpoint to begin from")
     parser.add_argument("--out", type=Path, required=True, help="directory of this run")
@@ -247,8 +252,27 @@ def write_result(
         "base": args.base,
         "published": published,
         "config": asdict(config),
+        "data": data_cost(args.data) if config.world == "imagination" else NO_DATA,
     }
     (args.out / RESULT_FILE).write_text(json.dumps(values, indent=1) + "\n")
+
+
+def data_cost(directories: Sequence[Path]) -> dict[str, int]:
+    """Real episodes behind data sets and how many touched the obstacle.
+
+    Episodes that were played and dropped count, too; whether they touched it is not recorded.
+    """
+    from safedojo_ros.cli.collect import COLLECTION_PATH
+    from safedojo_ros.data.lerobot_reader import EpisodeReader
+
+    episodes = collisions = 0
+    for directory in directories:
+        rows = EpisodeReader(directory).rows
+        collection = directory / COLLECTION_PATH
+        played = json.loads(collection.read_text())["played"] if collection.exists() else 0
+        episodes += max(len(rows), played)
+        collisions += sum(row.collided or row.contact_steps > 0 for row in rows)
+    return {"episodes": episodes, "collisions": collisions}
 
 
 def stop_on_signal() -> Callable[[], bool]:

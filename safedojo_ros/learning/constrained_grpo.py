@@ -30,9 +30,9 @@ from safedojo_ros.models.policy import StochasticPolicy
 class UpdateConfig:
     """One update.
 
-    constrained: whether cost has a say; baseline: what an advantage is measured from, the group or
-    a critic; advantage: see `learning.advantage`; dense_reward: mean probability of success instead
-    of success; uncertainty_weight: of the world model's doubt;
+    constrained, rewarded: whether cost and reward have a say; baseline: what an advantage is
+    measured from, the group or a critic; advantage: see `learning.advantage`; dense_reward: mean
+    probability of success instead of success; uncertainty_weight: of the world model's doubt;
     cost_m: M, largest step costs that make a trajectory's cost; violation_threshold: step cost
     above which an episode violates, in imagination 0 for the safety checkpoint's own; cost_floor:
     σ_floor; tolerance: of `switching`; least_reward, least_cost: spreads in a group below which it
@@ -43,6 +43,7 @@ class UpdateConfig:
     """
 
     constrained: bool = True
+    rewarded: bool = True
     baseline: Literal["group", "critic"] = "group"
     advantage: Mode = "normalised"
     dense_reward: bool = False
@@ -97,6 +98,7 @@ class ConstrainedGRPO:
         config, groups = self.config, rollouts.groups
         # R, C: one number a trajectory
         reward = rollouts.reward(config.dense_reward, config.uncertainty_weight)
+        reward = reward if config.rewarded else np.zeros_like(reward)
         cost = rollouts.trajectory_cost(config.cost_m)
         # λ ← [λ + rate·(J_c − d)]₊, from all rollouts, before any is dropped
         rate = float(rollouts.violated(config.violation_threshold).mean())

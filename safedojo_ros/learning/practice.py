@@ -16,7 +16,7 @@ from safedojo_ros.core.errors import SafeDojoError
 from safedojo_ros.evaluation.protocol import EvaluationReport
 from safedojo_ros.evaluation.statistics import Estimate, wilson
 from safedojo_ros.learning.constrained_grpo import ConstrainedGRPO
-from safedojo_ros.learning.practice_methods import PracticeConfig
+from safedojo_ros.learning.practice_methods import PracticeConfig, updates_of
 from safedojo_ros.learning.practice_starts import PracticeWorld
 from safedojo_ros.learning.preflight import check_rollouts
 from safedojo_ros.learning.rollouts import Rollouts, roll_out
@@ -38,10 +38,10 @@ class PracticeRefused(SafeDojoError):
 class PracticeOutcome:
     """How practice ended.
 
-    completed: all updates were made; stopped: why not, "" otherwise; best: update with the best
-    measured safe success among those that imagination and measurement agree on; evaluations: the
-    lines of evaluations.jsonl; real_episodes, real_collisions: caused by learning itself;
-    unenforced: checks that failed but were not enforced.
+    completed: all updates were made, or all that the budget pays for; stopped: why not, ""
+    otherwise; best: update with the best measured safe success among those that imagination and
+    measurement agree on; evaluations: the lines of evaluations.jsonl; real_episodes,
+    real_collisions: caused by learning itself; unenforced: checks that failed but were not enforced.
     """
 
     completed: bool
@@ -75,6 +75,7 @@ class Practice:
         progress: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
     ) -> None:
         self.config, self.policy, self.world = config, policy, world
+        self.updates = updates_of(config)
         self.measure, self.directory, self.stop, self.progress = measure, directory, stop, progress
         self.learner = ConstrainedGRPO(policy, config.update, config.multiplier)
         self.groups = np.arange(config.groups * config.group_size) // config.group_size
@@ -90,12 +91,12 @@ class Practice:
         config, stopped, step = self.config, "", self.first
         if step == 0:
             self._refuse_if(self.missed_gates)
-        with progress_bar("practice", step, config.updates) as show:
+        with progress_bar("practice", step, self.updates) as show:
             while True:
-                due = step % config.evaluate_every == 0 or step == config.updates
+                due = step % config.evaluate_every == 0 or step == self.updates
                 if due and step not in [row["step"] for row in self.evaluations]:
                     stopped = self._evaluate(step)
-                if stopped or step == config.updates:
+                if stopped or step == self.updates:
                     break
                 if self.stop():
                     stopped = f"asked to stop after {step} updates; go on with --resume"
@@ -109,7 +110,7 @@ class Practice:
                 )
                 self.progress(step, metrics)
         self.run_state.close()
-        return self._outcome(step == config.updates and not stopped, stopped)
+        return self._outcome(step == self.updates and not stopped, stopped)
 
     def _update(self, step: int) -> dict[str, float]:
         rollouts = self._roll_out(step)

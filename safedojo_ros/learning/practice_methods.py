@@ -19,7 +19,8 @@ class PracticeConfig:
     longest trajectory (it replaces imagination.max_steps); levels, tasks (none: all) of the
     starts; evaluate_every: updates between two measured evaluations of evaluation_episodes
     validation seeds at each level; gap_bar: how far an imagined rate may lie outside the measured
-    one's 95 % interval.
+    one's 95 % interval; real_episodes: budget of a run in the simulator, which ends with the last
+    update that it pays for (0: without end).
     """
 
     world: Literal["imagination", "simulator"] = "imagination"
@@ -32,6 +33,7 @@ class PracticeConfig:
     evaluate_every: int = 10
     evaluation_episodes: int = 48
     gap_bar: float = 0.15
+    real_episodes: int = 1500
     seed: int = 0
     imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
@@ -40,14 +42,32 @@ class PracticeConfig:
     preflight: PreflightConfig = field(default_factory=PreflightConfig)
 
 
+@dataclass(frozen=True)
+class Method:
+    """world: where it practises; constrained: whether cost has a say; rewarded: whether reward has;
+    baseline: of the advantage; fixed: the multiplier stays as it begins.
+    """
+
+    world: Literal["imagination", "simulator"] = "imagination"
+    constrained: bool = True
+    rewarded: bool = True
+    baseline: Literal["group", "critic"] = "group"
+    fixed: bool = False
+
+
 METHODS = {
-    "safedojo": ("imagination", True, "group"),
-    "wmpo": ("imagination", False, "group"),
-    "safevla": ("simulator", True, "critic"),
-    "grpo": ("simulator", False, "group"),
-    "ppo": ("simulator", False, "critic"),
+    "safedojo": Method(),
+    "wmpo": Method(constrained=False),
+    "safevla": Method("simulator", baseline="critic"),
+    "grpo": Method("simulator", constrained=False),
+    "ppo": Method("simulator", constrained=False, baseline="critic"),
+    "no-task": Method(rewarded=False),
+    "fixed-multiplier": Method(fixed=True),
 }
-"""{method: (world, constrained, baseline of the advantage)}."""
+"""The last two are ablations of safedojo. Without its task head there is no reward: cost alone
+drives the policy, and the success classifier only says where a future ends. Without its safety head
+there is no cost, and without its constraint cost has no say: both are wmpo.
+"""
 
 
 def for_method(config: PracticeConfig, method: str) -> PracticeConfig:
@@ -57,8 +77,29 @@ def for_method(config: PracticeConfig, method: str) -> PracticeConfig:
     for name in ("updates", "groups", "max_chunks", "evaluate_every", "evaluation_episodes"):
         if getattr(config, name) < 1:
             raise ConfigError(f"practice.{name} is {getattr(config, name)}, expected at least 1")
-    world, constrained, baseline = METHODS[method]
-    if baseline == "group" and config.group_size < 2:
+    if config.real_episodes < 0:
+        raise ConfigError(f"practice.real_episodes is {config.real_episodes}, expected 0 or more")
+    chosen = METHODS[method]
+    if chosen.baseline == "group" and config.group_size < 2:
         raise ConfigError(f"practice.group_size is {config.group_size}; a group needs 2 or more")
-    update = replace(config.update, constrained=constrained, baseline=baseline)  # type: ignore[arg-type]
-    return replace(config, world=world, update=update)  # type: ignore[arg-type]
+    update = replace(
+        config.update,
+        constrained=chosen.constrained,
+        rewarded=chosen.rewarded,
+        baseline=chosen.baseline,
+    )
+    kind = "fixed" if chosen.fixed else config.multiplier.kind
+    multiplier = replace(config.multiplier, kind=kind)
+    return replace(config, world=chosen.world, update=update, multiplier=multiplier)
+
+
+def updates_of(config: PracticeConfig) -> int:
+    """How many updates the run makes; raises `ConfigError` where its budget pays for none."""
+    if config.world == "imagination" or not config.real_episodes:
+        return config.updates
+    each = config.groups * config.group_size
+    if config.real_episodes < each:
+        raise ConfigError(
+            f"practice.real_episodes is {config.real_episodes}, an update plays {each} episodes"
+        )
+    return min(config.updates, config.real_episodes // each)

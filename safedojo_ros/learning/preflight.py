@@ -37,7 +37,7 @@ def check_rollouts(
     failed = []
     reward = rollouts.reward(update.dense_reward, update.uncertainty_weight)
     share = float(np.mean(groups.spread(reward) > update.least_reward))
-    if share < config.reward_share:
+    if update.rewarded and share < config.reward_share:
         failed.append(
             f"reward differs in {share:.0%} of {groups.count} groups (mean {reward.mean():.2f}), "
             f"the bar is {config.reward_share:.0%}: begin from a policy that sometimes succeeds "

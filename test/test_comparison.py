@@ -139,8 +139,9 @@ def test_evaluate_says_how_it_differs_from_an_earlier_evaluation(tmp_path: Path)
 def test_a_sweep_goes_seed_by_seed_and_evaluates_the_base_once() -> None:
     names = [job.name for job in sweep.plan("safedojo,base,ppo", "0,1")]
     assert names == ["base", "safedojo-seed0", "ppo-seed0", "safedojo-seed1", "ppo-seed1"]
-    with pytest.raises(ConfigError, match="unknown method 'dreamer'"):
-        sweep.plan("dreamer", "0")
+    for unknown in ("dreamer", "wmpo-limit0.1", "aegis-gate", "safedojo-limit2"):
+        with pytest.raises(ConfigError, match=f"unknown method '{unknown}'"):
+            sweep.plan(unknown, "0")
     with pytest.raises(ConfigError, match="expected numbers"):
         sweep.plan("ppo", "one")
 
@@ -153,6 +154,7 @@ def test_what_a_job_practises_is_what_it_evaluates(tmp_path: Path) -> None:
     practise, evaluate = sweep.commands_of(job, args, {"base": "/b"})
     assert {"--resume", "--publish", "--set=practice.updates=3"} <= set(practise())
     assert practise()[-1] == "--set=practice.seed=4"
+    assert practise()[practise().index("--method") + 1] == "ppo"
     (tmp_path / job.name).mkdir()
     (tmp_path / job.name / "practice.json").write_text('{"published": "id7"}')
     command = evaluate()
@@ -167,6 +169,67 @@ def test_the_filtered_base_is_evaluated_without_practice(tmp_path: Path) -> None
     assert evaluate()[-2:] == ["--filter", "cbf-oracle"]
     assert "/b" in evaluate()
     assert report_command.RUN_NAME.fullmatch("aegis-oracle")["method"] == "aegis-oracle"  # type: ignore[index]
+
+
+def test_a_gate_job_judges_what_its_method_has_learned_with_the_same_seed(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    sweep.configure(parser)
+    args = parser.parse_args(["--out", str(tmp_path)])
+    job = sweep.Job("safedojo-limit0.1-gate", 2)
+    learner = tmp_path / "safedojo-limit0.1-seed2"
+    learner.mkdir()
+    (learner / "practice.json").write_text('{"published": "id3"}')
+    (evaluate,) = sweep.commands_of(job, args, {"base": "/b", "safety": "/s"})
+    command = evaluate()
+    assert command[command.index("--checkpoint") + 1] == str(learner / "store/policy/id3")
+    assert command[command.index("--filter") :][:4] == ["--filter", "gate", "--safety", "/s"]
+    assert command[command.index("--json") + 1].startswith(str(tmp_path / job.name))
+    (evaluate,) = sweep.commands_of(sweep.Job("base-gate", 0), args, {"base": "/b", "safety": "/s"})
+    assert "/b" in evaluate()
+    with pytest.raises(ConfigError, match="evaluates what safedojo has learned; name both"):
+        sweep.plan("base,safedojo-gate", "0")
+    assert len(sweep.plan("safedojo,safedojo-gate", "0,1")) == 4
+
+
+def test_a_limit_in_the_name_is_the_multipliers(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    sweep.configure(parser)
+    args = parser.parse_args(["--out", str(tmp_path), "--set", "practice.multiplier.limit=0.9"])
+    practise, _ = sweep.commands_of(sweep.Job("safedojo-limit0.05", 1), args, {"base": "/b"})
+    command = practise()
+    assert command[command.index("--method") + 1] == "safedojo"
+    assert command[-1] == "--set=practice.multiplier.limit=0.05"  # the last of them counts
+    assert "--set=practice.seed=1" in command
+
+
+def test_every_method_of_a_sweep_can_be_named_in_a_report() -> None:
+    for name in ("safedojo-limit0.05-gate", "fixed-multiplier", "no-task"):
+        found = report_command.RUN_NAME.fullmatch(sweep.Job(name, 3).name)
+        assert found is not None
+        assert (found["method"], found["seed"]) == (name, "3")
+
+
+def test_a_gate_whose_policy_was_refused_is_not_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    order: list[str] = []
+
+    def practised(paths: list[Path], *more: Any) -> list[int]:
+        for path in paths:
+            order.append(path.name)
+            path.mkdir(parents=True)
+            result = '{"published": null}' if path.name.endswith("1") else '{"published": "id1"}'
+            (path / "practice.json").write_text(result)
+        return [0] * len(paths)
+
+    monkeypatch.setattr(sweep, "run_jobs", practised)
+    monkeypatch.setattr(sweep, "resolved", lambda *more: {"base": "/b", "safety": "/s"})
+    parser = argparse.ArgumentParser()
+    sweep.configure(parser)
+    options = ["--out", str(tmp_path), "--methods", "safedojo-gate,safedojo", "--seeds", "0,1"]
+    assert sweep.run(parser.parse_args(options)) == 3
+    assert order == ["safedojo-seed0", "safedojo-seed1", "safedojo-gate-seed0"]
+    assert "safedojo-gate-seed1: safedojo-seed1 has no policy" in capsys.readouterr().err
 
 
 def test_jobs_run_some_at_a_time_and_a_failed_one_stops_only_itself(
@@ -207,5 +270,5 @@ def test_a_job_with_an_evaluation_is_not_repeated(
         ["--out", str(tmp_path / "out"), "--methods", "base,ppo", "--seeds", "0"]
     )
     assert sweep.run(args) == 3
-    assert [[path.name for path in paths] for paths in seen] == [["ppo-seed0"]]
+    assert [path.name for paths in seen for path in paths] == ["ppo-seed0"]
     assert "base: done before" in capsys.readouterr().out

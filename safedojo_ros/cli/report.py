@@ -15,7 +15,7 @@ from safedojo_ros.core.errors import ConfigError
 if TYPE_CHECKING:
     from safedojo_ros.evaluation.comparison import MethodRun
 
-RUN_NAME = re.compile(r"(?P<method>[A-Za-z0-9_+-]+?)(-seed(?P<seed>\d+))?")
+RUN_NAME = re.compile(r"(?P<method>[A-Za-z0-9_+.-]+?)(-seed(?P<seed>\d+))?")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

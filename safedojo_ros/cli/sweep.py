@@ -1,14 +1,19 @@
 """`safedojo sweep`: methods by training seeds as resumable jobs, some at a time.
 
 Each job practises with one method and seed and evaluates the outcome on held-out seeds, in
-OUT/<method>-seed<k>. What has an evaluation is done and is skipped; a killed sweep goes on when it
-is called again. `safedojo report --sweep OUT` shows them beside each other. Exit code 3: some job
-was refused by a check or gate; the others are done.
+OUT/<method>-seed<k>. Methods: those of `safedojo practice`; safedojo-limit0.1 (any limit, safevla
+too), another limit of violations; <method>-gate, what <method> has learned behind the safety head's
+gate, which trains nothing anew; and without practice base, aegis, aegis-oracle and base-gate.
+
+What has an evaluation is done and is skipped; a killed sweep goes on when it is called again.
+`safedojo report --sweep OUT` shows them beside each other. Exit code 3: some job was refused by a
+check or gate; the others are done.
 """
 
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -17,32 +22,74 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from safedojo_ros.cli.practice import PRACTISED, RESULT_FILE
 from safedojo_ros.core.errors import ConfigError
 
-PRACTISED = ("safedojo", "wmpo", "safevla", "grpo", "ppo")
-FILTERED = {"base": (), "aegis": ("--filter", "cbf"), "aegis-oracle": ("--filter", "cbf-oracle")}
+FILTERS = {"base": "", "aegis": "cbf", "aegis-oracle": "cbf-oracle", "base-gate": "gate"}
 """Methods without practice: the base policy as it is, or behind a filter at run time."""
-EVALUATION = "evaluation.json"
+LEARNED = re.compile(
+    rf"(?P<learner>{'|'.join(PRACTISED)}|(safedojo|safevla)-limit(?P<limit>0\.\d+|0|1))"
+    "(?P<gate>-gate)?"
+)
+DEFAULT = (*FILTERS, *PRACTISED, "safedojo-gate")
+IMAGINING = ("safedojo", "wmpo", "no-task", "fixed-multiplier")
+EVALUATION, FILM = "evaluation.json", "film.png"
 LOG = "job.log"
 INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
 class Job:
-    """One method and training seed; a method without practice is evaluated once."""
+    """One method and training seed; a method without practice is evaluated once.
+
+    Raises `ConfigError` for an unknown method.
+    """
 
     method: str
     seed: int
 
+    def __post_init__(self) -> None:
+        if self.method not in FILTERS and not LEARNED.fullmatch(self.method):
+            raise ConfigError(
+                f"unknown method '{self.method}'; choose of {', '.join(DEFAULT)}, "
+                "safedojo-limit0.1, or another of these with -gate"
+            )
+
     @property
     def name(self) -> str:
         """Of its directory."""
-        return self.method if self.method in FILTERED else f"{self.method}-seed{self.seed}"
+        return self.method if self.method in FILTERS else f"{self.method}-seed{self.seed}"
+
+    @property
+    def learner(self) -> "Job | None":
+        """The job that practises for it: itself, another one, or none."""
+        parts = LEARNED.fullmatch(self.method)
+        return Job(parts["learner"], self.seed) if parts else None
+
+    @property
+    def practises(self) -> bool:
+        """Whether it trains its policy itself."""
+        return self.learner == self
+
+    @property
+    def training(self) -> tuple[str, list[str]]:
+        """Method of `safedojo practice`, and the settings that are this job's own."""
+        parts = LEARNED.fullmatch(self.method)
+        assert parts is not None
+        settings = [f"practice.seed={self.seed}"]
+        if parts["limit"]:
+            settings.append(f"practice.multiplier.limit={float(parts['limit'])}")
+        return parts["learner"].partition("-limit")[0], settings
+
+    @property
+    def filter(self) -> str:
+        """Of `safedojo evaluate`, "" for none."""
+        return FILTERS.get(self.method, "" if self.practises else "gate")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--methods", default=",".join([*FILTERED, *PRACTISED]))
+    parser.add_argument("--methods", default=",".join(DEFAULT), help="see above")
     parser.add_argument("--seeds", default="0,1,2", help="training seeds, by comma")
     parser.add_argument("--out", type=Path, required=True, help="directory of the sweep")
     parser.add_argument("--base", default="latest", help="policy checkpoint to begin from")
@@ -69,9 +116,25 @@ def run(args: argparse.Namespace) -> int:
     for job in jobs:
         if job not in left:
             print(f"{job.name}: done before")
+    worst = 0
+    # what only evaluates another job's policy comes after all that practise
+    for turn in (True, False):
+        mine = [job for job in left if (job.practises or job.learner is None) == turn]
+        worst = max(worst, run_turn(mine, args, checkpoints))
+    return worst
+
+
+def run_turn(jobs: Sequence[Job], args: argparse.Namespace, checkpoints: dict[str, str]) -> int:
+    """Run jobs that need none of each other; returns the worst exit code, 0, 2 or 3."""
+    worst, left = 0, []
+    for job in jobs:
+        if job.practises or job.learner is None or published_of(job.learner, args.out):
+            left.append(job)
+        else:
+            print(f"{job.name}: {job.learner.name} has no policy", file=sys.stderr)
+            worst = 3
     commands = [commands_of(job, args, checkpoints) for job in left]
     codes = run_jobs([args.out / job.name for job in left], commands, args.parallel)
-    worst = 0
     for job, code in zip(left, codes, strict=True):
         if code:
             print(f"{job.name}: exit code {code}, see {args.out / job.name / LOG}", file=sys.stderr)
@@ -82,16 +145,18 @@ def run(args: argparse.Namespace) -> int:
 def plan(methods: str, seeds: str) -> list[Job]:
     """Jobs, seed by seed, so that a sweep cut short has every method; raises `ConfigError`."""
     names = [name.strip() for name in methods.split(",")]
-    for name in names:
-        if name not in (*FILTERED, *PRACTISED):
-            known = ", ".join([*FILTERED, *PRACTISED])
-            raise ConfigError(f"unknown method '{name}'; choose of {known}")
     try:
         numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError:
         raise ConfigError(f"--seeds is '{seeds}', expected numbers by comma") from None
-    jobs = [Job(name, 0) for name in names if name in FILTERED]
-    return jobs + [Job(name, seed) for seed in numbers for name in names if name in PRACTISED]
+    jobs = [Job(name, 0) for name in names if name in FILTERS]
+    jobs += [Job(name, seed) for seed in numbers for name in names if name not in FILTERS]
+    for job in jobs:
+        if job.learner and job.learner not in jobs:
+            raise ConfigError(
+                f"{job.method} evaluates what {job.learner.method} has learned; name both"
+            )
+    return jobs
 
 
 def resolved(args: argparse.Namespace, jobs: Sequence[Job]) -> dict[str, str]:
@@ -99,8 +164,10 @@ def resolved(args: argparse.Namespace, jobs: Sequence[Job]) -> dict[str, str]:
     from safedojo_ros.checkpoints.store import find_checkpoint
 
     wanted = {"base": "policy"}
-    if any(job.method in ("safedojo", "wmpo") for job in jobs):
+    if any(job.practises and job.training[0] in IMAGINING for job in jobs):
         wanted |= {"world_model": "world_model", "success": "success", "safety": "safety"}
+    if any(job.filter == "gate" for job in jobs):
+        wanted |= {"safety": "safety"}
     return {
         option: str(find_checkpoint(kind, getattr(args, option), args.store).resolve())
         for option, kind in wanted.items()
@@ -120,24 +187,33 @@ def commands_of(
             for text in (f"--{option.replace('_', '-')}", path)
         ]
         data = ["--data", *map(str, args.data)] if args.data else []
-        settings = [f"--set={setting}" for setting in [*args.set, f"practice.seed={job.seed}"]]
+        method, own = job.training
+        settings = [f"--set={setting}" for setting in [*args.set, *own]]
         return [
-            "practice", "--method", job.method, "--out", str(out), "--preset", args.preset,
+            "practice", "--method", method, "--out", str(out), "--preset", args.preset,
             "--resume", "--publish", "--store", str(out / "store"), *options, *data, *settings,
         ]  # fmt: skip
 
     def evaluate() -> list[str]:
-        policy = checkpoints["base"]
-        if job.method in PRACTISED:
-            published = json.loads((out / "practice.json").read_text())["published"]
-            policy = str((out / "store" / "policy" / published).resolve())
+        policy = published_of(job.learner, args.out) if job.learner else checkpoints["base"]
+        how = ["--filter", job.filter] if job.filter else []
+        how += ["--safety", checkpoints["safety"]] if job.filter == "gate" else []
+        how += ["--film", str(out / FILM)] if job.filter != "cbf-oracle" else []
         return [
             "evaluate", "--checkpoint", policy, "--level", args.levels, "--episodes",
             str(args.episodes), "--max-steps", str(args.max_steps), "--batch", "32", "--json",
-            str(out / EVALUATION), *FILTERED.get(job.method, ()),
+            str(out / EVALUATION), *how,
         ]  # fmt: skip
 
-    return [practise, evaluate] if job.method in PRACTISED else [evaluate]
+    return [practise, evaluate] if job.practises else [evaluate]
+
+
+def published_of(job: Job, root: Path) -> str:
+    """Directory of the policy that a job of the sweep in `root` has published, "" if none."""
+    result = root / job.name / RESULT_FILE
+    published = json.loads(result.read_text())["published"] if result.exists() else None
+    store = root / job.name / "store" / "policy"
+    return str((store / published).resolve()) if published else ""
 
 
 def run_jobs(

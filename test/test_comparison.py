@@ -2,7 +2,10 @@
 
 import argparse
 import json
+import re
 import sys
+from base64 import b64encode
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from safedojo_ros.cli import sweep
 from safedojo_ros.cli.evaluate import paired_sentences
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.evaluation.comparison import MethodRun, compare, paired_tests, read_evaluation
-from safedojo_ros.evaluation.comparison_report import comparison_page
+from safedojo_ros.evaluation.comparison_report import Film, comparison_page
 from safedojo_ros.evaluation.protocol import EvaluationReport, TrialResult
 
 
@@ -38,8 +41,12 @@ PRACTICE: dict[str, Any] = {
                 ("success", "violations", "safe_success"), {"value": 0.5, "low": 0.4, "high": 0.6}
             ),
             "gap": {"success": 0.3, "violations": 0.3, "safe_success": 0.2},
+            "episodes": 48,
+            "collisions": 20,
         }
     ],
+    "data": {"episodes": 100, "collisions": 30},
+    "config": {"update": {"constrained": True}, "multiplier": {"limit": 0.2}},
 }
 METRICS = [{"step": 1, "reward": 0.2, "violations": 0.5, "cost_top_m": 0.3, "multiplier": 0.5}]
 
@@ -65,7 +72,7 @@ def test_rates_are_pooled_over_training_seeds_and_paired_with_the_baseline() -> 
     assert table["safedojo"]["episodes"] == 8
     assert table["safedojo"]["ssr"]["value"] == pytest.approx(7 / 8)
     assert table["safedojo"]["by_seed"]["ssr"] == [1.0, 0.75]
-    assert table["safedojo"]["real_collisions"] == 3
+    assert table["safedojo"]["difference"]["ssr"]["value"] == pytest.approx(7 / 8 - 1 / 4)
     against = table["safedojo"]["against"]
     assert against["0"]["ssr"]["difference"]["value"] == pytest.approx(0.75)
     assert "against" not in table["base"]
@@ -73,18 +80,70 @@ def test_rates_are_pooled_over_training_seeds_and_paired_with_the_baseline() -> 
 
 def test_practised_rates_stand_beside_the_measured_ones() -> None:
     practised = compare(runs())["practised"]
-    assert [row["seed"] for row in practised] == [0, 1]
+    assert [(row["seed"], row["moment"]) for row in practised] == [(0, "after"), (1, "after")]
     assert practised[0]["practised"]["success"] == 0.9
+    begun = PRACTICE | {"evaluations": [PRACTICE["evaluations"][0] | {"step": 0}] * 2, "best": 0}
+    rows = compare([MethodRun("wmpo", 0, episodes("1", "0"), 150, begun, METRICS)])["practised"]
+    assert [(row["moment"], row["updates"]) for row in rows] == [("before", 0), ("after", 0)]
+
+
+def test_learning_costs_the_data_the_practice_and_what_was_measured_on_the_way() -> None:
+    gate = MethodRun("safedojo-gate", 0, episodes("1111", "0000"), 150, learned=PRACTICE)
+    table = {row["method"]: row for row in compare([*runs(), gate])["table"]}
+    for method in ("safedojo", "safedojo-gate"):
+        row = table[method]
+        assert (row["real_episodes"], row["real_collisions"]) == (108, 33)
+        assert row["learning"]["measured"] == {"episodes": 48, "collisions": 20}
+    assert (table["base"]["real_episodes"], table["base"]["real_collisions"]) == (0, 0)
+
+
+def test_there_are_rows_by_task_and_level_and_over_all_levels() -> None:
+    results = episodes("110", "100") + episodes("0001", "0000", level=2, first=2)
+    results[-2:] = [replace(result, task="stack_blocks") for result in results[-2:]]
+    comparison = compare([MethodRun("base", 0, results, 150)])
+    assert {row["level"]: row["tsr"]["value"] for row in comparison["table"]} == {
+        "I": pytest.approx(2 / 3), "II": 0.25, "all": pytest.approx(3 / 7),
+    }  # fmt: skip
+    cells = {(row["task"], row["level"]): row["episodes"] for row in comparison["cells"]}
+    assert cells == {
+        ("cube_on_plate", "I"): 3, ("cube_on_plate", "II"): 2, ("stack_blocks", "II"): 2,
+    }  # fmt: skip
+
+
+def test_a_limit_is_held_near_it_or_below_it_without_a_multiplier() -> None:
+    def held(violations: float, multiplier: float) -> bool:
+        old = [{"step": k, "violations": 0.9, "multiplier": 3.0} for k in range(9)]
+        end = [{"step": 9, "violations": violations, "multiplier": multiplier}] * 5
+        run = MethodRun("safedojo", 0, episodes("1", "0"), 150, PRACTICE, [*old, *end])
+        (row,) = compare([run])["limits"]
+        assert (row["limit"], row["violations"]) == (0.2, pytest.approx(violations))
+        return bool(row["held"])
+
+    assert held(0.24, 1.0)
+    assert held(0.05, 0.0)
+    assert not held(0.05, 0.4)
+    assert not held(0.3, 0.0)
+    free = PRACTICE | {"config": {"update": {"constrained": False}}}
+    assert compare([MethodRun("wmpo", 0, episodes("1", "0"), 150, free, METRICS)])["limits"] == []
+
+
+def test_the_ablations_name_the_methods_that_they_are() -> None:
+    ablations = compare([*runs(), MethodRun("wmpo", 0, episodes("1100", "1010"), 150)])["ablations"]
+    assert [entry["method"] for entry in ablations] == ["safedojo", "wmpo", "wmpo"]
+    assert "without safety head" in comparison_page(compare(runs()) | {"ablations": ablations})
 
 
 def test_the_page_needs_no_other_file_and_escapes_names() -> None:
     strange = [MethodRun("<b>&", 0, episodes("10", "01"), 150), *runs()]
-    page = comparison_page(compare(strange))
+    films = [Film("safedojo-seed0", b"after"), Film("base", b"before")]
+    page = comparison_page(compare(strange), films)
     assert "<b>&" not in page
     assert "&lt;b&gt;&amp;" in page
     assert "http" not in page.replace("http://www.w3.org", "")
-    assert "src=" not in page
-    assert page.count("<svg") == 1 + 4
+    assert re.findall(r'src="([^"]*)"', page) == [
+        f"data:image/png;base64,{b64encode(content).decode()}" for content in (b"before", b"after")
+    ]
+    assert page.count("<svg") == 1 + 2 + 4  # no success in METRICS, so no curve of it
 
 
 def test_a_file_that_is_no_evaluation_is_named(tmp_path: Path) -> None:
@@ -108,17 +167,23 @@ def test_the_report_command_reads_a_sweep(tmp_path: Path) -> None:
         if run.practice:
             directory = tmp_path / "sweep" / name
             (directory / "practice.json").write_text(json.dumps(run.practice))
+            (directory / "film.png").write_bytes(b"film")
             (directory / "metrics.jsonl").write_text(json.dumps(run.metrics[0]) + "\n")
     (tmp_path / "sweep" / "wmpo-seed0").mkdir()  # not evaluated yet
+    gated = tmp_path / "sweep" / "safedojo-gate-seed1" / "evaluation.json"
+    write_evaluation(gated, episodes("1110", "0001"))
     parser = argparse.ArgumentParser()
     report_command.configure(parser)
     out = tmp_path / "report"
     args = parser.parse_args(["--sweep", str(tmp_path / "sweep"), "--out", str(out)])
     assert report_command.run(args) == 0
     comparison = json.loads((out / "comparison.json").read_text())
-    assert comparison["methods"] == ["base", "safedojo"]
+    assert comparison["methods"] == ["base", "safedojo-gate", "safedojo"]
+    costs = {row["method"]: row["real_episodes"] for row in comparison["table"]}
+    assert costs == {"base": 0, "safedojo": 108, "safedojo-gate": 108}
     assert len(comparison["curves"]) == 2
-    assert "safedojo" in (out / "comparison.html").read_text()
+    page = (out / "comparison.html").read_text()
+    assert page.count(f"base64,{b64encode(b'film').decode()}") == 2
     with pytest.raises(ConfigError, match="nothing to report"):
         report_command.run(parser.parse_args(["--out", str(out)]))
     with pytest.raises(ConfigError, match="is not METHOD=JSON"):

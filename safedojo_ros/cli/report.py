@@ -1,19 +1,21 @@
 """`safedojo report`: methods beside each other, as JSON and as one self-contained page.
 
 Reads directories as `safedojo sweep` leaves them, <method>-seed<k>/ with evaluation.json, and
-practice.json and metrics.jsonl where the method practised; or single evaluations by METHOD=JSON.
+practice.json, metrics.jsonl and film.png where there are such; or single evaluations by
+METHOD=JSON.
 """
 
 import argparse
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safedojo_ros.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from safedojo_ros.evaluation.comparison import MethodRun
+    from safedojo_ros.evaluation.comparison_report import Film
 
 RUN_NAME = re.compile(r"(?P<method>[A-Za-z0-9_+.-]+?)(-seed(?P<seed>\d+))?")
 
@@ -40,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
     comparison = compare(runs, args.baseline)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "comparison.json").write_text(json.dumps(comparison, indent=1) + "\n")
-    (args.out / "comparison.html").write_text(comparison_page(comparison))
+    films = [film for directory in args.sweep for film in read_films(directory)]
+    (args.out / "comparison.html").write_text(comparison_page(comparison, films))
     for row in comparison["table"]:
         rates = ", ".join(f"{n.upper()} {100 * row[n]['value']:.1f}" for n in ("tsr", "car", "ssr"))
         print(f"{row['method']} level {row['level']} ({row['episodes']} episodes): {rates}")
@@ -64,15 +67,30 @@ def read_run(directory: Path) -> "MethodRun":
     if name is None:
         raise ConfigError(f"{directory.name} is not named <method>-seed<number>")
     results, max_steps = read_evaluation(directory / "evaluation.json")
-    practice, metrics = directory / "practice.json", directory / "metrics.jsonl"
+    metrics = directory / "metrics.jsonl"
     return MethodRun(
         name["method"],
         int(name["seed"] or 0),
         results,
         max_steps,
-        json.loads(practice.read_text()) if practice.exists() else {},
+        read_practice(directory),
         [json.loads(line) for line in metrics.open()] if metrics.exists() else [],
+        read_practice(directory.parent / directory.name.replace("-gate-seed", "-seed")),
     )
+
+
+def read_practice(directory: Path) -> dict[str, Any]:
+    """Contents of practice.json, none where there is no such file."""
+    path = directory / "practice.json"
+    values: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return values
+
+
+def read_films(directory: Path) -> "list[Film]":
+    """The film strips of a sweep."""
+    from safedojo_ros.evaluation.comparison_report import Film
+
+    return [Film(path.parent.name, path.read_bytes()) for path in directory.glob("*/film.png")]
 
 
 def read_named(text: str) -> "MethodRun":

@@ -24,9 +24,54 @@ RATES = {
 """{rate: whether an episode counts for it}."""
 
 
+ABLATIONS = {
+    "SafeDojo": "safedojo",
+    "without safety head: no cost": "wmpo",
+    "without constraint: cost has no say": "wmpo",
+    "without task head: no reward": "no-task",
+    "fixed multiplier": "fixed-multiplier",
+}
+"""{ablation as in the paper: the method that it is}."""
+
+END_WINDOW = 5
+"""Last updates over which a rate in practice is averaged before it is compared with its limit."""
+
+LIMIT_TOLERANCE = 0.05
+"""How far from its limit a rate of violations may end."""
+
+
+@dataclass(frozen=True)
+class LearningCost:
+    """Real episodes that learning took: (how many, how many touched or moved an obstacle).
+
+    data: behind the data sets that imagination begins at; played: by practice itself; measured:
+    to watch practice and choose its policy.
+    """
+
+    data: tuple[int, int] = (0, 0)
+    played: tuple[int, int] = (0, 0)
+    measured: tuple[int, int] = (0, 0)
+
+    @staticmethod
+    def of(practice: Mapping[str, Any]) -> "LearningCost":
+        """Of the contents of practice.json; nothing where there are none."""
+        if not practice:
+            return LearningCost()
+        data, rows = practice["data"], practice["evaluations"]
+        return LearningCost(
+            (data["episodes"], data["collisions"]),
+            (practice["real_episodes"], practice["real_collisions"]),
+            (sum(row["episodes"] for row in rows), sum(row["collisions"] for row in rows)),
+        )
+
+
 @dataclass(frozen=True)
 class MethodRun:
-    """One evaluated run. practice: contents of practice.json; metrics: rows of metrics.jsonl."""
+    """One evaluated run.
+
+    practice, metrics: contents of practice.json and rows of metrics.jsonl, where the run practised;
+    learned: practice.json of the run whose policy it is, where it only evaluates that.
+    """
 
     method: str
     seed: int
@@ -34,6 +79,12 @@ class MethodRun:
     max_steps: int
     practice: Mapping[str, Any] = field(default_factory=dict)
     metrics: Sequence[Mapping[str, float]] = ()
+    learned: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def cost(self) -> LearningCost:
+        """Of its policy."""
+        return LearningCost.of(self.practice or self.learned)
 
 
 def read_evaluation(path: Path) -> tuple[list[TrialResult], int]:
@@ -77,28 +128,46 @@ def paired_tests(
 def compare(runs: Sequence[MethodRun], baseline: str = "base") -> dict[str, Any]:
     """Everything that the report shows, as plain values.
 
-    Rates are pooled over a method's training seeds, with the seeds' own beside them; pairs are
-    with `baseline`, seed by seed of training, and pooled differences are of all their episodes.
+    table: methods by level, "all" over them; cells: methods by task and level. Rates are pooled
+    over a method's training seeds, with the seeds' own beside them. against: tests with `baseline`,
+    seed by seed of training (its first where it has no such seed); difference: over all its seeds,
+    resampled by episode.
     """
     methods = list(dict.fromkeys(run.method for run in runs))
-    levels = sorted({r.level for run in runs for r in run.results})
-    base = next((run for run in runs if run.method == baseline), None)
-    table = []
+    levels: list[int | None] = [*sorted({r.level for run in runs for r in run.results})]
+    base = [run for run in runs if run.method == baseline]
+    wanted = [*levels, None] if len(levels) > 1 else levels
+    table, cells = [], []
     for method in methods:
         mine = [run for run in runs if run.method == method]
-        for level in levels:
+        for level in wanted:
             row = _row(method, level, mine)
-            if base is not None and method != baseline and row["episodes"]:
+            if base and method != baseline and row["episodes"]:
+                others = {run.seed: _part(run, level) for run in base}
+                first = next(iter(others.values()))
                 row["against"] = {
-                    str(run.seed): paired_tests(_at(run, level), _at(base, level)) for run in mine
+                    str(run.seed): paired_tests(_part(run, level), others.get(run.seed, first))
+                    for run in mine
                 }
+                row["difference"] = pooled_difference(
+                    [_part(run, level) for run in mine], list(others.values())
+                )
             table.append(row)
+        played = sorted({(r.task, r.level) for run in mine for r in run.results})
+        cells += [_row(method, level, mine, task) for task, level in played]
     return {
-        "schema": 1,
+        "schema": 2,
         "baseline": baseline,
         "methods": methods,
         "table": table,
-        "practised": [_practised(run) for run in runs if run.practice],
+        "cells": cells,
+        "ablations": [
+            {"ablation": name, "method": method}
+            for name, method in ABLATIONS.items()
+            if method in methods
+        ],
+        "practised": [row for run in runs if run.practice for row in _practised(run)],
+        "limits": [row for run in runs for row in _limits(run)],
         "curves": [
             {"method": run.method, "seed": run.seed, "rows": [dict(row) for row in run.metrics]}
             for run in runs
@@ -107,42 +176,104 @@ def compare(runs: Sequence[MethodRun], baseline: str = "base") -> dict[str, Any]
     }
 
 
-def _at(run: MethodRun, level: int) -> list[TrialResult]:
-    return [r for r in run.results if r.level == level]
+def pooled_difference(
+    ours: Sequence[Sequence[TrialResult]], theirs: Sequence[Sequence[TrialResult]]
+) -> dict[str, dict[str, float]]:
+    """{rate: mean difference with its interval} on common trials, a trial's runs averaged first.
 
-
-def _row(method: str, level: int, runs: Sequence[MethodRun]) -> dict[str, Any]:
-    pooled = [r for run in runs for r in _at(run, level)]
-    found = asdict(figures(pooled, runs[0].max_steps))
-    each: dict[str, list[float]] = {}
+    ours, theirs: results of each training seed. The interval is over trials, since the training
+    seeds share them; their own spread stands beside it.
+    """
+    found = {}
     for rate, counts in RATES.items():
-        parts = [_at(run, level) for run in runs]
-        each[rate] = [float(np.mean([counts(r) for r in part])) for part in parts if part]
+        means = []
+        for side in (ours, theirs):
+            each: dict[tuple[int, str, int], list[float]] = {}
+            for r in (r for results in side for r in results):
+                each.setdefault((r.seed, r.task, r.level), []).append(float(counts(r)))
+            means.append({key: float(np.mean(values)) for key, values in each.items()})
+        common = sorted(means[0].keys() & means[1].keys())
+        first, second = ([side[key] for key in common] for side in means)
+        found[rate] = asdict(paired_difference(first, second))
+    return found
+
+
+def _part(run: MethodRun, level: int | None, task: str | None = None) -> list[TrialResult]:
+    """Results at `level` and of `task`, None for any."""
+    return [r for r in run.results if level in (None, r.level) and task in (None, r.task)]
+
+
+def _row(
+    method: str, level: int | None, runs: Sequence[MethodRun], task: str | None = None
+) -> dict[str, Any]:
+    parts = [_part(run, level, task) for run in runs]
+    found = asdict(figures([r for part in parts for r in part], runs[0].max_steps))
+    each = {
+        rate: [float(np.mean([counts(r) for r in part])) for part in parts if part]
+        for rate, counts in RATES.items()
+    }
+    costs = [run.cost for run in runs]
+    learning = {
+        name: _means([getattr(cost, name) for cost in costs])
+        for name in ("data", "played", "measured")
+    }
     return {
         "method": method,
-        "level": LEVEL_NAMES[level],
+        "task": task or "all",
+        "level": "all" if level is None else LEVEL_NAMES[level],
         "training_seeds": len(runs),
-        "real_episodes": _mean([run.practice.get("real_episodes", 0) for run in runs]),
-        "real_collisions": _mean([run.practice.get("real_collisions", 0) for run in runs]),
+        "learning": learning,
+        "real_episodes": learning["data"]["episodes"] + learning["played"]["episodes"],
+        "real_collisions": learning["data"]["collisions"] + learning["played"]["collisions"],
         "by_seed": each,
         "spread": {rate: float(np.std(values)) for rate, values in each.items()},
         **found,
     }
 
 
-def _practised(run: MethodRun) -> dict[str, Any]:
-    """What practice said of the policy that was chosen, beside what was measured then."""
-    best = run.practice["best"]
-    chosen = next(e for e in run.practice["evaluations"] if e["step"] == best)
-    return {
-        "method": run.method,
-        "seed": run.seed,
-        "updates": best,
-        "practised": chosen["practised"],
-        "measured": chosen["measured"],
-        "gap": chosen["gap"],
-    }
+def _practised(run: MethodRun) -> list[dict[str, Any]]:
+    """What practice said beside what was measured, of the policy before it and of the chosen one.
+
+    Before it, that is what imagination says of the base policy.
+    """
+    moments = {"before": 0, "after": run.practice["best"]}
+    rows = {row["step"]: row for row in run.practice["evaluations"]}
+    return [
+        {
+            "method": run.method,
+            "seed": run.seed,
+            "moment": moment,
+            "updates": step,
+            "practised": rows[step]["practised"],
+            "measured": rows[step]["measured"],
+            "gap": rows[step]["gap"],
+        }
+        for moment, step in moments.items()
+        if step in rows
+    ]
 
 
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if len(values) else 0.0
+def _limits(run: MethodRun) -> list[dict[str, Any]]:
+    """Whether practice ended at its limit of violations, for a run with a constraint."""
+    config = run.practice.get("config", {})
+    if not run.metrics or not config.get("update", {}).get("constrained"):
+        return []
+    limit = float(config["multiplier"]["limit"])
+    ended = float(np.mean([row["violations"] for row in run.metrics[-END_WINDOW:]]))
+    multiplier = float(run.metrics[-1]["multiplier"])
+    return [
+        {
+            "method": run.method,
+            "seed": run.seed,
+            "limit": limit,
+            "violations": ended,
+            "multiplier": multiplier,
+            "held": abs(ended - limit) <= LIMIT_TOLERANCE or (ended < limit and multiplier == 0.0),
+        }
+    ]
+
+
+def _means(pairs: Sequence[tuple[int, int]]) -> dict[str, float]:
+    """Over training seeds."""
+    episodes, collisions = np.mean(pairs, axis=0)
+    return {"episodes": float(episodes), "collisions": float(collisions)}

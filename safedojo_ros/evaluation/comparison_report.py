@@ -1,13 +1,15 @@
-"""The comparison of methods as one page: table, SSR against CAR, practised rates, learning curves.
+"""The comparison of methods as one page: tables, SSR against CAR, learning, film strips.
 
 Everything is inside the page, so that it can be sent, kept and read without a network.
 """
 
-import html
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from safedojo_ros.evaluation.svg_plot import COLOURS, Curve, line_chart
+from safedojo_ros.evaluation.comparison_learning import escaped, learning_sections, table
+from safedojo_ros.evaluation.svg_plot import COLOURS
 
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#222;max-width:1100px;margin:2em auto;padding:0 1em}
@@ -15,55 +17,92 @@ h2{margin-top:2em;border-bottom:1px solid #ddd} table{border-collapse:collapse}
 td,th{padding:.25em .7em;border-bottom:1px solid #e5e5e5;text-align:right}
 td:first-child,th:first-child{text-align:left}
 .charts{display:flex;flex-wrap:wrap;gap:12px} .note{color:#555;font-size:.92em}
+figure{margin:1em 0} figure img{max-width:100%}
 """
 SIDE, EDGE = 360, 46
 """Side and margin of the plot of SSR against CAR, pixels."""
 
 
-def comparison_page(comparison: Mapping[str, Any]) -> str:
-    """The page of what `evaluation.comparison.compare` gave."""
+@dataclass(frozen=True)
+class Film:
+    """A film strip of a run, as the bytes of a PNG."""
+
+    run: str
+    png: bytes
+
+
+def comparison_page(comparison: Mapping[str, Any], films: Sequence[Film] = ()) -> str:
+    """The page of what `evaluation.comparison.compare` gave, with film strips of its runs."""
     levels = list(dict.fromkeys(row["level"] for row in comparison["table"]))
     parts = [
         "<!doctype html><html lang='en'><meta charset='utf-8'><title>Comparison of methods</title>",
         f"<style>{STYLE}</style><h1>Comparison of methods</h1>",
         "<p class='note'>TSR: success. CAR: no collision. SSR: both. ETS: steps to success, a "
         "failure counts as the limit. Rates in %, with 95 % Wilson intervals over all episodes of "
-        "all training seeds; ± is the standard deviation over training seeds. Real collisions: "
-        "episodes with a contact that the method's own learning caused in the real world, on "
-        "average over training seeds.</p>",
+        "all training seeds; ± is the standard deviation over training seeds. The paired "
+        "difference is over the same episodes, with a 95 % interval, each episode averaged over "
+        "training seeds; p is McNemar's, a value for each training seed.</p>",
     ]
     for level in levels:
         rows = [row for row in comparison["table"] if row["level"] == level and row["episodes"]]
         parts += [
-            f"<h2>Level {_escape(level)}</h2>",
+            f"<h2>{'All levels' if level == 'all' else f'Level {escaped(level)}'}</h2>",
             _table(rows, comparison["baseline"]),
             safety_plot(rows, f"SSR against CAR, level {level}"),
         ]
-    if comparison["practised"]:
-        parts += ["<h2>Practised against measured</h2>", _practised(comparison["practised"])]
-    if comparison["curves"]:
-        parts += ["<h2>Learning curves</h2><div class='charts'>", *_curves(comparison), "</div>"]
+    parts += ["<h2>By task and level</h2>", _cells(comparison["cells"])]
+    parts += learning_sections(comparison)
+    if films:
+        parts += ["<h2>Before and after</h2>", *_films(films)]
     return "\n".join([*parts, "</html>"])
 
 
 def _table(rows: Sequence[Mapping[str, Any]], baseline: str) -> str:
-    heads = ["method", "seeds", "episodes", "TSR", "CAR", "SSR", "ETS", "contact steps",
-             "real collisions", f"SSR − {baseline} (paired)", "p"]  # fmt: skip
-    body = []
-    for row in rows:
-        cells = [
+    heads = ["method", "seeds", "episodes", "TSR", "CAR", "SSR", "ETS", "contact steps", "moved mm",
+             f"SSR − {baseline} (paired)", "p"]  # fmt: skip
+    body = [
+        [
             row["method"],
             row["training_seeds"],
             row["episodes"],
             *(_rate(row, name) for name in ("tsr", "car", "ssr")),
             f"{row['ets']['value']:.0f}",
             f"{row['contact_steps']['value']:.1f}",
-            f"{row['real_collisions']:.0f} of {row['real_episodes']:.0f}",
+            f"{1000 * row['displacement']['value']:.1f}",
             *_against(row),
         ]
-        body.append("<tr>" + "".join(f"<td>{_escape(c)}</td>" for c in cells) + "</tr>")
-    head = "".join(f"<th>{_escape(h)}</th>" for h in heads)
-    return f"<table><tr>{head}</tr>{''.join(body)}</table>"
+        for row in rows
+    ]
+    return table(heads, body)
+
+
+def _cells(rows: Sequence[Mapping[str, Any]]) -> str:
+    heads = ["method", "task", "level", "episodes", "TSR", "CAR", "SSR", "ETS"]
+    body = [
+        [
+            *(row[name] for name in ("method", "task", "level", "episodes")),
+            *(_rate(row, name) for name in ("tsr", "car", "ssr")),
+            f"{row['ets']['value']:.0f}",
+        ]
+        for row in rows
+    ]
+    return table(heads, body)
+
+
+def _films(films: Sequence[Film]) -> list[str]:
+    """The base above all others: the same held-out seed, red where the obstacle was touched."""
+    ordered = sorted(films, key=lambda film: (film.run != "base", film.run))
+    parts = [
+        "<p class='note'>The first held-out episode of each run, from left to right and down. The "
+        "bar is red from the first touch of the obstacle on.</p>"
+    ]
+    for film in ordered:
+        data = b64encode(film.png).decode("ascii")
+        parts.append(
+            f"<figure><figcaption>{escaped(film.run)}</figcaption>"
+            f'<img alt="{escaped(film.run)}" src="data:image/png;base64,{data}"></figure>'
+        )
+    return parts
 
 
 def _rate(row: Mapping[str, Any], name: str) -> str:
@@ -75,14 +114,12 @@ def _rate(row: Mapping[str, Any], name: str) -> str:
 
 
 def _against(row: Mapping[str, Any]) -> tuple[str, str]:
-    """Each training seed's difference to the baseline, and its p-value."""
-    tests = [test["ssr"] for test in row.get("against", {}).values()]
-    differences = ", ".join(
-        f"{100 * t['difference']['value']:+.1f} ({100 * t['difference']['low']:+.0f} to "
-        f"{100 * t['difference']['high']:+.0f})"
-        for t in tests
-    )
-    return differences, ", ".join(f"{t['p_value']:.2g}" for t in tests)
+    """The difference to the baseline over all training seeds, and each seed's p-value."""
+    if "difference" not in row:
+        return "", ""
+    ssr = row["difference"]["ssr"]
+    text = f"{100 * ssr['value']:+.1f} ({100 * ssr['low']:+.0f} to {100 * ssr['high']:+.0f})"
+    return text, ", ".join(f"{test['ssr']['p_value']:.2g}" for test in row["against"].values())
 
 
 def safety_plot(rows: Sequence[Mapping[str, Any]], title: str) -> str:
@@ -93,7 +130,7 @@ def safety_plot(rows: Sequence[Mapping[str, Any]], title: str) -> str:
 
     parts = [
         f'<svg viewBox="0 0 {SIDE + 160} {SIDE}" width="{SIDE + 160}" height="{SIDE}" role="img">',
-        f"<title>{_escape(title)}</title>",
+        f"<title>{escaped(title)}</title>",
         f'<text x="{SIDE / 2}" y="{SIDE - 8}" text-anchor="middle" font-size="11">CAR %</text>',
         f'<text x="10" y="{EDGE - 14}" font-size="11">SSR %</text>',
     ]
@@ -116,52 +153,6 @@ def safety_plot(rows: Sequence[Mapping[str, Any]], title: str) -> str:
             f'stroke="{colour}" stroke-width="1.5"/>'
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>'
             f'<text x="{SIDE - EDGE + 12}" y="{EDGE + 16 * number}" font-size="12" '
-            f'fill="{colour}">{_escape(row["method"])}</text>'
+            f'fill="{colour}">{escaped(row["method"])}</text>'
         )
     return "".join([*parts, "</svg>"])
-
-
-def _practised(rows: Sequence[Mapping[str, Any]]) -> str:
-    names = ("success", "violations", "safe_success")
-    head = "".join(f"<th>{_escape(n.replace('_', ' '))}: practised, measured</th>" for n in names)
-    body = []
-    for row in rows:
-        cells = [
-            f"{100 * row['practised'][n]:.0f}, {100 * row['measured'][n]['value']:.0f} "
-            f"({100 * row['measured'][n]['low']:.0f}–{100 * row['measured'][n]['high']:.0f})"
-            for n in names
-        ]
-        body.append(
-            f"<tr><td>{_escape(row['method'])}, seed {row['seed']}</td><td>{row['updates']}</td>"
-            + "".join(f"<td>{cell}</td>" for cell in cells)
-            + "</tr>"
-        )
-    return (
-        "<p class='note'>Rates (%) in practice, of the policy that was chosen, beside those "
-        "measured on validation seeds over the same number of steps.</p>"
-        f"<table><tr><th>run</th><th>updates</th>{head}</tr>{''.join(body)}</table>"
-    )
-
-
-def _curves(comparison: Mapping[str, Any]) -> list[str]:
-    charts = []
-    for key, title in (
-        ("reward", "reward"),
-        ("violations", "rate of violating episodes"),
-        ("cost_top_m", "trajectory cost"),
-        ("multiplier", "multiplier"),
-    ):
-        curves = [
-            Curve(
-                f"{entry['method']} {entry['seed']}",
-                [row["step"] for row in entry["rows"] if key in row],
-                [row[key] for row in entry["rows"] if key in row],
-            )
-            for entry in comparison["curves"]
-        ]
-        charts.append(line_chart(title, "updates", title, [c for c in curves if len(c.x)]))
-    return charts
-
-
-def _escape(value: Any) -> str:
-    return html.escape(str(value))

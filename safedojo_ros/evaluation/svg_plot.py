@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 
 WIDTH, HEIGHT = 420, 260
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 30, 44
-COLOURS = ("#1f5fa8", "#c0392b", "#2e8b57", "#8e5ea2", "#b9770e")
+COLOURS = (
+    "#1f5fa8", "#c0392b", "#2e8b57", "#8e5ea2", "#b9770e",
+    "#17a2b8", "#d6336c", "#6b7a1f", "#444444", "#a0522d",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,9 @@ from safedojo_ros.data.recording import record_expert
 from safedojo_ros.evaluation.bars import Bars, judge
 from safedojo_ros.evaluation.protocol import EvaluationReport, TrialResult
 from safedojo_ros.evaluation.statistics import wilson
+from safedojo_ros.learning.coevolution import Refinement
 from safedojo_ros.learning.constrained_grpo import ConstrainedGRPO
+from safedojo_ros.learning.head_training import SafetyConfig
 from safedojo_ros.learning.imagination import ImaginationConfig, ImaginedWorld
 from safedojo_ros.learning.multiplier import MultiplierConfig
 from safedojo_ros.learning.practice import Practice, PracticeRefused, gap
@@ -34,7 +36,10 @@ from safedojo_ros.learning.practice_starts import (
 )
 from safedojo_ros.learning.preflight import PreflightConfig, check_rollouts, missed_gates
 from safedojo_ros.learning.presets import preset_names, read_preset
+from safedojo_ros.learning.recorded_refiner import RecordedRefiner, RefinerConfig
 from safedojo_ros.learning.rollouts import roll_out
+from safedojo_ros.learning.success_training import SuccessConfig
+from safedojo_ros.learning.world_model_training import WorldModelConfig
 from safedojo_ros.models.flow_sde import StochasticFlow
 from safedojo_ros.models.normalisation import unit_scales
 from safedojo_ros.models.pi0_policy import PI0Policy, tiny_policy
@@ -383,6 +388,83 @@ def published(store_root: Path) -> None:
         directory.mkdir()
         model.save(directory)
         CheckpointStore(store_root).publish(kind, directory, spec=model.spec())
+
+
+class NotingRefiner:
+    """Remembers when it was called; its episodes collide half of the time."""
+
+    def __init__(self) -> None:
+        self.refined: list[int] = []
+        self.restored: list[int] = []
+
+    def refine(self, policy: Any, update: int) -> Refinement:
+        self.refined.append(update)
+        return Refinement(6, 3, 0.25)
+
+    def restore(self, update: int) -> None:
+        self.restored.append(update)
+
+
+def test_every_few_updates_the_world_is_refined_and_its_episodes_are_counted(
+    tmp_path: Path,
+) -> None:
+    config, refiner = replace(SMOKE, updates=5, coevolve_every=2), NotingRefiner()
+    practice = run(tmp_path, config=config, refiner=refiner)
+    outcome = practice.run()
+    assert refiner.refined == [2, 4]
+    assert (outcome.real_episodes, outcome.real_collisions) == (12, 6)
+    assert practice.learner.config.violation_threshold == 0.25
+    assert not run(tmp_path / "off", refiner=NotingRefiner()).run().real_episodes
+
+
+def test_a_refinement_is_not_repeated_when_a_run_goes_on(tmp_path: Path) -> None:
+    config = replace(SMOKE, updates=5, coevolve_every=2)
+    asked = iter([False, False, False, True])
+    refiner = NotingRefiner()
+    run(tmp_path, config=config, refiner=refiner, stop=lambda: next(asked)).run()
+    assert refiner.refined == [2]
+    refiner = NotingRefiner()
+    rest = run(tmp_path, config=config, refiner=refiner, resume=True)
+    assert refiner.restored == [2]
+    assert rest.learner.config.violation_threshold == 0.25
+    assert rest.run().real_episodes == 12
+    assert refiner.refined == [4]
+
+
+def test_a_refinement_changes_all_three_models_and_can_be_restored(tmp_path: Path) -> None:
+    published(tmp_path / "store")
+    dataset = tmp_path / "data"
+    with EpisodeWriter(dataset, 64, ("agentview", "wrist")) as writer:
+        world = TabletopWorld(max_steps=150)
+        for seed in range(4):
+            writer.add(record_expert(world, "direct", list(TASKS)[seed], 2, seed, linger=8))
+    store = ["--store", str(tmp_path / "store")]
+    args = arguments(
+        tmp_path, "--data", str(dataset), *store, "--set", "practice.levels=[2]",
+        "--set", "practice.coevolve_every=1", "--set", "practice.coevolve_updates=1",
+        "--set", "practice.coevolve_episodes=3", "--set", "success.replays=4",
+    )  # fmt: skip
+    assert command.run(args) == 0
+    result = json.loads((tmp_path / "out" / "practice.json").read_text())
+    assert result["real_episodes"] == 3
+    assert len(EpisodeReader(tmp_path / "out" / "refined" / "1" / "episodes")) == 3
+    imagined = dream()
+    before = [weights(network) for network in networks(imagined)]
+    config = RefinerConfig(WorldModelConfig(), SuccessConfig(), SafetyConfig())
+    root = tmp_path / "out" / "refined"
+    RecordedRefiner(imagined, [], lambda *more: None, root, config).restore(1)
+    for old, network in zip(before, networks(imagined), strict=True):
+        assert not torch.equal(old, weights(network))
+
+
+def networks(world: ImaginedWorld) -> list[torch.nn.Module]:
+    """What a refinement trains."""
+    return [world.world_model.network, world.success.network, world.safety.head]
+
+
+def weights(network: torch.nn.Module) -> torch.Tensor:
+    """All of them in a row."""
+    return torch.cat([p.detach().flatten().clone() for p in network.parameters()])
 
 
 @pytest.mark.parametrize("method", ["safedojo", "ppo"])

@@ -20,6 +20,8 @@ from safedojo_ros.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from safedojo_ros.evaluation.protocol import EvaluationReport
+    from safedojo_ros.learning.coevolution import Refiner
+    from safedojo_ros.learning.imagination import ImaginedWorld
     from safedojo_ros.learning.practice import PracticeOutcome
     from safedojo_ros.learning.practice_methods import PracticeConfig
     from safedojo_ros.learning.practice_starts import KeyframeStarts, PracticeWorld
@@ -30,6 +32,8 @@ PRACTISED = ("safedojo", "wmpo", "safevla", "grpo", "ppo", "no-task", "fixed-mul
 """The methods, `learning.practice_methods.METHODS`, which are named here without loading torch."""
 
 RESULT_FILE = "practice.json"
+FRESH_STREAM, FRESH_LINGER, FRESH_BATCH = 0xC0E0, 8, 32
+"""Of episodes recorded during practice: seed's stream, steps after success, worlds side by side."""
 NO_DATA = {"episodes": 0, "collisions": 0}
 
 
@@ -102,10 +106,13 @@ def practise(
 
     base = PI0Policy.load(find_checkpoint("policy", args.base, args.store)).to(args.device)
     world: PracticeWorld
+    refiner: Refiner | None = None
     missed: list[str] = []
     if config.world == "imagination":
         starts, missed = imagined(args, config, base)
         world = starts
+        if config.coevolve_every:
+            refiner = coevolving(args, config, starts.imagined)
         threshold = config.update.violation_threshold or starts.imagined.contact_threshold
         update = replace(config.update, violation_threshold=threshold)
         config = replace(config, update=update)
@@ -121,6 +128,7 @@ def practise(
         missed,
         stop,
         progress,
+        refiner,
     ).run()
 
 
@@ -169,6 +177,56 @@ def imagined(
     starts = KeyframeStarts(world, keyframes, config.groups, config.group_size, config.seed)
     readers = {kind: directories[kind].name for kind in ("success", "safety")}
     return starts, missed_gates(fidelity, readers)
+
+
+def coevolving(
+    args: argparse.Namespace, config: "PracticeConfig", imagined: "ImaginedWorld"
+) -> "Refiner":
+    """What refines the imagined world on rollouts of the policy that practises in it."""
+    from safedojo_ros.learning.head_training import SafetyConfig
+    from safedojo_ros.learning.presets import read_preset
+    from safedojo_ros.learning.recorded_refiner import RecordedRefiner, RefinerConfig
+    from safedojo_ros.learning.success_training import SuccessConfig
+    from safedojo_ros.learning.world_model_training import WorldModelConfig
+
+    trained = RefinerConfig(
+        read_preset(args.preset, "world_model", WorldModelConfig, args.set),
+        read_preset(args.preset, "success", SuccessConfig, args.set),
+        read_preset(args.preset, "safety", SafetyConfig, args.set),
+        config.update.violation_threshold,
+    )
+    return RecordedRefiner(
+        imagined,
+        args.data,
+        lambda policy, update, directory: record(policy, config, update, directory),
+        args.out / "refined",
+        trained.gentle(config.coevolve_updates),
+    )
+
+
+def record(policy: "StoredPolicy", config: "PracticeConfig", update: int, directory: Path) -> None:
+    """Fresh episodes of `policy` on training seeds, at the levels and of the tasks of practice."""
+    import numpy as np
+
+    from safedojo_ros.data.lerobot_writer import EpisodeWriter
+    from safedojo_ros.data.recording import record_policy
+    from safedojo_ros.worlds.seeds import TRAINING
+    from safedojo_ros.worlds.vector import VectorWorld
+
+    tasks, count = practice_tasks(config, policy), config.coevolve_episodes
+    rng = np.random.default_rng([config.seed, update, FRESH_STREAM])
+    seeds = rng.integers(TRAINING.start, TRAINING.stop, count).tolist()
+    cells = [(task, level) for level in config.levels for task in tasks]
+    steps = steps_of(config, policy)
+    vector = VectorWorld(policy.image_size, steps, tuple(policy.cameras), FRESH_LINGER)
+    with EpisodeWriter(directory, policy.image_size, tuple(policy.cameras)) as writer:
+        for first in range(0, count, FRESH_BATCH):
+            numbers = range(first, min(first + FRESH_BATCH, count))
+            chosen = [cells[n % len(cells)] for n in numbers]
+            played = [seeds[n] for n in numbers]
+            names, levels = [task for task, _ in chosen], [level for _, level in chosen]
+            for episode in record_policy(policy, vector, played, names, levels):
+                writer.add(episode)
 
 
 def measured(policy: "StoredPolicy", config: "PracticeConfig") -> "EvaluationReport":

@@ -1,12 +1,13 @@
 """Practice: pre-flight, updates, measured evaluation, stop and roll back, resumable.
 
-Directory: what `TrainingRun` keeps, evaluations.jsonl (a line a measured evaluation) and
-policies/<update>, the policy that was evaluated after so many updates.
+Directory: what `TrainingRun` keeps, evaluations.jsonl (a line a measured evaluation),
+policies/<update>, the policy that was evaluated after so many updates, and with co-evolution
+refinements.jsonl (a line a refinement).
 """
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from safedojo_ros.core.errors import SafeDojoError
 from safedojo_ros.evaluation.protocol import EvaluationReport
 from safedojo_ros.evaluation.statistics import Estimate, wilson
+from safedojo_ros.learning.coevolution import Refiner
 from safedojo_ros.learning.constrained_grpo import ConstrainedGRPO
 from safedojo_ros.learning.practice_methods import PracticeConfig, updates_of
 from safedojo_ros.learning.practice_starts import PracticeWorld
@@ -23,7 +25,7 @@ from safedojo_ros.learning.rollouts import Rollouts, roll_out
 from safedojo_ros.learning.training_run import METRICS_FILE, TrainingRun, progress_bar
 from safedojo_ros.models.policy import StochasticPolicy, StoredPolicy
 
-EVALUATIONS_FILE = "evaluations.jsonl"
+EVALUATIONS_FILE, REFINEMENTS_FILE = "evaluations.jsonl", "refinements.jsonl"
 IMAGINED_WINDOW = 3
 """Updates over which an imagined rate is averaged before it is compared with a measured one."""
 
@@ -41,7 +43,8 @@ class PracticeOutcome:
     completed: all updates were made, or all that the budget pays for; stopped: why not, ""
     otherwise; best: update with the best measured safe success among those that imagination and
     measurement agree on; evaluations: the lines of evaluations.jsonl; real_episodes,
-    real_collisions: caused by learning itself; unenforced: checks that failed but were not enforced.
+    real_collisions: caused by learning itself; unenforced: checks that failed but were not
+    enforced.
     """
 
     completed: bool
@@ -58,7 +61,8 @@ class Practice:
     """One run.
 
     measure: judges a policy in the real world on validation seeds; missed_gates: sentences of
-    the world model's gates that were missed; stop: asked before every update, true: save and end.
+    the world model's gates that were missed; stop: asked before every update, true: save and end;
+    refiner: of the imagined world, called every config.coevolve_every updates.
     Raises `PracticeRefused`, or `ConfigError` when the directory holds another run.
     """
 
@@ -73,6 +77,7 @@ class Practice:
         missed_gates: list[str] | None = None,
         stop: Callable[[], bool] = lambda: False,
         progress: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
+        refiner: Refiner | None = None,
     ) -> None:
         self.config, self.policy, self.world = config, policy, world
         self.updates = updates_of(config)
@@ -83,6 +88,11 @@ class Practice:
         self.first = self.run_state.restore(self.learner.modules, self.learner.optimizer)
         self.metrics = _rewind(directory / METRICS_FILE, self.first)
         self.evaluations = _rewind(directory / EVALUATIONS_FILE, self.first)
+        self.refiner = refiner if config.coevolve_every else None
+        self.refinements = _rewind(directory / REFINEMENTS_FILE, self.first)
+        if self.refiner and self.refinements:
+            self.refiner.restore(self.refinements[-1]["step"])
+            self._judge_by(self.refinements[-1]["violation_threshold"])
         self.missed_gates = missed_gates or []
         self.unenforced: list[str] = []
 
@@ -101,6 +111,7 @@ class Practice:
                 if self.stop():
                     stopped = f"asked to stop after {step} updates; go on with --resume"
                     break
+                self._refine(step)
                 metrics = self._update(step)
                 step += 1
                 show(
@@ -121,6 +132,23 @@ class Practice:
         self.metrics.append({"step": step + 1} | metrics)
         self.run_state.save(step + 1, self.learner.modules, self.learner.optimizer)
         return metrics
+
+    def _refine(self, step: int) -> None:
+        """Every so many updates, once: world model and readers learn from the present policy."""
+        done = [row["step"] for row in self.refinements]
+        if not self.refiner or step == 0 or step % self.config.coevolve_every or step in done:
+            return
+        refinement = self.refiner.refine(self.policy.policy, step)
+        row = {"step": step} | asdict(refinement)
+        with (self.directory / REFINEMENTS_FILE).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        self.refinements.append(row)
+        self._judge_by(refinement.violation_threshold)
+        # it has trained other networks; from here on this run is the one that is trained again
+        self.run_state.restore(self.learner.modules, self.learner.optimizer)
+
+    def _judge_by(self, threshold: float) -> None:
+        self.learner.config = replace(self.learner.config, violation_threshold=threshold)
 
     def _roll_out(self, step: int) -> Rollouts:
         config = self.config
@@ -178,7 +206,7 @@ class Practice:
         return sentence
 
     def _figures(self) -> dict[str, float]:
-        update = self.config.update
+        update = self.learner.config
         return self._roll_out(0).figures(update.violation_threshold, update.cost_m)
 
     def _refuse_if(self, failed: list[str]) -> None:
@@ -190,8 +218,11 @@ class Practice:
         trusted = [row for row in self.evaluations if row["trusted"]] or self.evaluations[:1]
         best = max(trusted, key=lambda row: (row["measured"]["safe_success"]["value"], row["step"]))
         each = len(self.groups)
-        played = each * len(self.metrics) if self.world.real else 0
-        collided = sum(round(each * row["violations"]) for row in self.metrics)
+        played = sum(row["episodes"] for row in self.refinements)
+        collided = sum(row["collisions"] for row in self.refinements)
+        if self.world.real:
+            played += each * len(self.metrics)
+            collided += sum(round(each * row["violations"]) for row in self.metrics)
         return PracticeOutcome(
             completed,
             stopped,
@@ -199,7 +230,7 @@ class Practice:
             self.directory / "policies" / str(best["step"]),
             self.evaluations,
             played,
-            collided if self.world.real else 0,
+            collided,
             self.unenforced,
         )
 

@@ -20,7 +20,9 @@ class PracticeConfig:
     starts; evaluate_every: updates between two measured evaluations of evaluation_episodes
     validation seeds at each level; gap_bar: how far an imagined rate may lie outside the measured
     one's 95 % interval; real_episodes: budget of a run in the simulator, which ends with the last
-    update that it pays for (0: without end).
+    update that it pays for (0: without end); coevolve_every: updates in imagination between two
+    refinements of world model and readers, 0 for none, each on coevolve_episodes new real
+    episodes and coevolve_updates updates of each model.
     """
 
     world: Literal["imagination", "simulator"] = "imagination"
@@ -34,6 +36,9 @@ class PracticeConfig:
     evaluation_episodes: int = 48
     gap_bar: float = 0.15
     real_episodes: int = 1500
+    coevolve_every: int = 0
+    coevolve_episodes: int = 64
+    coevolve_updates: int = 100
     seed: int = 0
     imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
@@ -77,8 +82,9 @@ def for_method(config: PracticeConfig, method: str) -> PracticeConfig:
     for name in ("updates", "groups", "max_chunks", "evaluate_every", "evaluation_episodes"):
         if getattr(config, name) < 1:
             raise ConfigError(f"practice.{name} is {getattr(config, name)}, expected at least 1")
-    if config.real_episodes < 0:
-        raise ConfigError(f"practice.real_episodes is {config.real_episodes}, expected 0 or more")
+    for name in ("real_episodes", "coevolve_every", "coevolve_episodes", "coevolve_updates"):
+        if getattr(config, name) < 0:
+            raise ConfigError(f"practice.{name} is {getattr(config, name)}, expected 0 or more")
     chosen = METHODS[method]
     if chosen.baseline == "group" and config.group_size < 2:
         raise ConfigError(f"practice.group_size is {config.group_size}; a group needs 2 or more")

@@ -29,8 +29,9 @@ from safedojo_ros.learning.presets import read_preset
 from safedojo_ros.learning.success_training import SuccessConfig
 from safedojo_ros.learning.world_model_training import WorldModelConfig
 from safedojo_ros.models.autoencoder import FrameAutoencoder
+from safedojo_ros.models.network_policy import train_tokenizer
 from safedojo_ros.models.normalisation import unit_scales
-from safedojo_ros.models.pi0_policy import PI0Policy, train_tokenizer
+from safedojo_ros.models.pi0_policy import PI0Policy
 from safedojo_ros.models.safety_head import SafetyModel
 from safedojo_ros.models.success_classifier import SuccessModel
 from safedojo_ros.models.world_model import WorldModel

@@ -49,16 +49,17 @@ def load_weights(module: torch.nn.Module, path: Path) -> None:
     module.load_state_dict(cast, strict=True)
 
 
-def read_config(directory: Path, architecture: str) -> dict[str, Any]:
-    """config.json of a checkpoint whose "architecture" must be `architecture`."""
+def read_config(directory: Path, *architectures: str) -> dict[str, Any]:
+    """config.json of a checkpoint whose "architecture" must be one of `architectures`."""
     path = directory / "config.json"
     try:
         config = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path.name} in {directory.name} is unreadable: {error}") from None
     found = config.get("architecture") if isinstance(config, dict) else None
-    if found != architecture:
-        raise CheckpointError(f"checkpoint is a '{found}', expected '{architecture}'")
+    if found not in architectures:
+        expected = " or ".join(f"'{name}'" for name in architectures)
+        raise CheckpointError(f"checkpoint is a '{found}', expected {expected}")
     return config
 
 

@@ -40,17 +40,20 @@ from safedojo_ros.learning.recorded_refiner import RecordedRefiner, RefinerConfi
 from safedojo_ros.learning.rollouts import roll_out
 from safedojo_ros.learning.success_training import SuccessConfig
 from safedojo_ros.learning.world_model_training import WorldModelConfig
-from safedojo_ros.models.flow_sde import StochasticFlow
+from safedojo_ros.models.loading import load_policy
 from safedojo_ros.models.normalisation import unit_scales
-from safedojo_ros.models.pi0_policy import PI0Policy, tiny_policy
+from safedojo_ros.models.pi0_policy import tiny_policy
 from safedojo_ros.models.safety_head import tiny_safety
+from safedojo_ros.models.stochastic import stochastic
 from safedojo_ros.models.success_classifier import tiny_success
+from safedojo_ros.models.token_policy import tiny_tokens
 from safedojo_ros.models.world_model import WorldModel, WorldModelSize
 from safedojo_ros.worlds.tabletop import TabletopWorld
 from safedojo_ros.worlds.tasks import TASKS
 from safedojo_ros.worlds.vector import ChunkOutcome, VectorWorld
 
 SENTENCES = tuple(task.instruction for task in TASKS.values())
+FAMILIES: dict[str, Callable[..., Any]] = {"pi0": tiny_policy, "tokens": tiny_tokens}
 SMOKE = for_method(read_preset("smoke", "practice", PracticeConfig, []), "safedojo")
 
 
@@ -92,9 +95,10 @@ def run(
     world: Any = None,
     measure: Callable[[Any], EvaluationReport] = lambda policy: report(),
     config: PracticeConfig = SMOKE,
+    family: str = "pi0",
     **options: Any,
 ) -> Practice:
-    policy = StochasticFlow(tiny_policy(0, SENTENCES), config.flow)
+    policy = stochastic(FAMILIES[family](0, SENTENCES), config.flow, config.tokens)
     return Practice(config, policy, world or CoinWorld(), measure, directory, **options)
 
 
@@ -111,24 +115,25 @@ def test_a_run_updates_measures_and_keeps_the_best_measured_policy(tmp_path: Pat
     assert outcome.completed
     assert [row["step"] for row in outcome.evaluations] == [0, 1, 2]
     assert outcome.best == 1
-    assert PI0Policy.load(outcome.policy).chunk_length == 8
+    assert load_policy(outcome.policy).chunk_length == 8
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]
     assert {"reward", "multiplier", "violations", "kl", "gradient_norm"} <= rows[0].keys()
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
-    whole = run(tmp_path / "whole")
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(family: str, tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", family=family)
     whole.run()
     asked = iter([False, True])
-    first = run(tmp_path / "parts", stop=lambda: next(asked)).run()
+    first = run(tmp_path / "parts", stop=lambda: next(asked), family=family).run()
     assert not first.completed
     assert "go on with --resume" in first.stopped
     # a line of an update that was never saved, as after kill -9
     with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 2, "reward": 9}\n{"step": 3, "rew')
     world = CoinWorld()
-    rest = run(tmp_path / "parts", world, resume=True)
+    rest = run(tmp_path / "parts", world, resume=True, family=family)
     assert rest.run().completed
     assert world.starts == 1
     for one, other in zip(
@@ -171,8 +176,9 @@ def test_flat_reward_and_cost_stop_the_run_before_the_first_update(tmp_path: Pat
     assert practice.metrics == []
 
 
-def test_a_likelihood_that_is_not_that_of_sampling_is_found_out() -> None:
-    policy = StochasticFlow(tiny_policy(0, SENTENCES), SMOKE.flow)
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_a_likelihood_that_is_not_that_of_sampling_is_found_out(family: str) -> None:
+    policy = stochastic(FAMILIES[family](0, SENTENCES), SMOKE.flow, SMOKE.tokens)
     learner = ConstrainedGRPO(policy, SMOKE.update, MultiplierConfig())
     world = CoinWorld()
     groups = np.array([0, 0, 1, 1])
@@ -247,12 +253,16 @@ def test_a_rate_inside_the_interval_has_no_gap() -> None:
 # -------------------------------------------------------------------- methods and worlds
 
 
+@pytest.mark.parametrize("family", list(FAMILIES))
 @pytest.mark.parametrize("method", list(METHODS))
-def test_every_method_is_a_configuration_of_the_trainer(method: str, tmp_path: Path) -> None:
+def test_every_method_is_a_configuration_of_the_trainer(
+    method: str, family: str, tmp_path: Path
+) -> None:
     config = for_method(SMOKE, method)
     chosen = METHODS[method]
     real = chosen.world == "simulator"
-    practice = run(tmp_path, CoinWorld(real=real), config=replace(config, updates=1))
+    config = replace(config, updates=1)
+    practice = run(tmp_path, CoinWorld(real=real), config=config, family=family)
     assert (practice.learner.critic is not None) == (chosen.baseline == "critic")
     outcome = practice.run()
     assert outcome.completed
@@ -268,7 +278,7 @@ def test_the_command_offers_every_method() -> None:
 
 def test_without_a_task_head_only_cost_is_asked_for_and_only_cost_teaches() -> None:
     config = for_method(SMOKE, "no-task")
-    policy = StochasticFlow(tiny_policy(0, SENTENCES), config.flow)
+    policy = stochastic(tiny_policy(0, SENTENCES), config.flow, config.tokens)
     learner = ConstrainedGRPO(policy, config.update, MultiplierConfig())
     groups = np.array([0, 0, 1, 1])
 
@@ -372,13 +382,13 @@ def arguments(tmp_path: Path, *more: str) -> argparse.Namespace:
     return parser.parse_args(["--out", str(tmp_path / "out"), "--preset", "smoke", *more])
 
 
-def published(store_root: Path) -> None:
+def published(store_root: Path, family: str = "pi0") -> None:
     """A store with random models of every kind."""
     from safedojo_ros.checkpoints.store import CheckpointStore
 
     world = dream()
     models: dict[str, Any] = {
-        "policy": tiny_policy(0, SENTENCES),
+        "policy": FAMILIES[family](0, SENTENCES),
         "world_model": world.world_model,
         "success": world.success,
         "safety": world.safety,
@@ -467,11 +477,15 @@ def weights(network: torch.nn.Module) -> torch.Tensor:
     return torch.cat([p.detach().flatten().clone() for p in network.parameters()])
 
 
-@pytest.mark.parametrize("method", ["safedojo", "ppo"])
-def test_the_command_practises_and_publishes(method: str, dataset: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "family"), [("safedojo", "pi0"), ("ppo", "pi0"), ("safedojo", "tokens")]
+)
+def test_the_command_practises_and_publishes(
+    method: str, family: str, dataset: Path, tmp_path: Path
+) -> None:
     from safedojo_ros.checkpoints.store import CheckpointStore
 
-    published(tmp_path / "store")
+    published(tmp_path / "store", family)
     store = ["--store", str(tmp_path / "store")]
     args = arguments(
         tmp_path, "--method", method, "--data", str(dataset), "--publish", *store,
@@ -485,6 +499,9 @@ def test_the_command_practises_and_publishes(method: str, dataset: Path, tmp_pat
     assert result["unenforced"]
     assert (result["real_episodes"] > 0) == (method == "ppo")
     assert result["data"]["episodes"] == (0 if method == "ppo" else 4)
+    architecture = {"pi0": "pi0", "tokens": "token_policy"}[family]
+    config = CheckpointStore(tmp_path / "store").resolve("policy") / "config.json"
+    assert json.loads(config.read_text())["architecture"] == architecture
 
 
 def test_imagination_without_recorded_starts_is_refused(tmp_path: Path) -> None:

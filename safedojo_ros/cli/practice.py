@@ -101,10 +101,10 @@ def practise(
     """Load what is needed and run; see `learning.practice.Practice`."""
     from safedojo_ros.checkpoints.store import find_checkpoint
     from safedojo_ros.learning.practice import Practice
-    from safedojo_ros.models.flow_sde import StochasticFlow
-    from safedojo_ros.models.pi0_policy import PI0Policy
+    from safedojo_ros.models.loading import load_policy
+    from safedojo_ros.models.stochastic import stochastic
 
-    base = PI0Policy.load(find_checkpoint("policy", args.base, args.store)).to(args.device)
+    base = load_policy(find_checkpoint("policy", args.base, args.store)).to(args.device)
     world: PracticeWorld
     refiner: Refiner | None = None
     missed: list[str] = []
@@ -120,7 +120,7 @@ def practise(
         world = simulated(config, base)
     return Practice(
         config,
-        StochasticFlow(base, config.flow),
+        stochastic(base, config.flow, config.tokens),
         world,
         lambda policy: measured(policy, config),
         args.out,

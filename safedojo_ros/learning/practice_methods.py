@@ -9,6 +9,7 @@ from safedojo_ros.learning.imagination import ImaginationConfig
 from safedojo_ros.learning.multiplier import MultiplierConfig
 from safedojo_ros.learning.preflight import PreflightConfig
 from safedojo_ros.models.flow_sde import FlowConfig
+from safedojo_ros.models.token_sampling import TokenSampling
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class PracticeConfig:
     one's 95 % interval; real_episodes: budget of a run in the simulator, which ends with the last
     update that it pays for (0: without end); coevolve_every: updates in imagination between two
     refinements of world model and readers, 0 for none, each on coevolve_episodes new real
-    episodes and coevolve_updates updates of each model.
+    episodes and coevolve_updates updates of each model; flow, tokens: how a policy of either
+    family explores.
     """
 
     world: Literal["imagination", "simulator"] = "imagination"
@@ -42,6 +44,7 @@ class PracticeConfig:
     seed: int = 0
     imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
+    tokens: TokenSampling = field(default_factory=TokenSampling)
     update: UpdateConfig = field(default_factory=UpdateConfig)
     multiplier: MultiplierConfig = field(default_factory=MultiplierConfig)
     preflight: PreflightConfig = field(default_factory=PreflightConfig)

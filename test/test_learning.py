@@ -71,9 +71,9 @@ def data(episodes: Path) -> Demonstrations:
     return Demonstrations.read([episodes])
 
 
-@pytest.fixture(scope="module")
-def smoke() -> ImitationConfig:
-    return read_preset("smoke", "policy", ImitationConfig, [])
+@pytest.fixture(scope="module", params=["pi0", "tokens"])
+def smoke(request: pytest.FixtureRequest) -> ImitationConfig:
+    return read_preset("smoke", "policy", ImitationConfig, [f"policy.family={request.param}"])
 
 
 def test_chunks_never_run_into_the_next_episode(data: Demonstrations) -> None:
@@ -103,9 +103,27 @@ def test_training_goes_on_from_a_policy_with_its_own_normalisation(
 
 def test_a_policy_of_another_size_is_no_start(data: Demonstrations, smoke: ImitationConfig) -> None:
     start = Imitation(smoke, data).policy
-    wider = dataclasses.replace(smoke, size=dataclasses.replace(smoke.size, width=64))
+    wider = dataclasses.replace(
+        smoke,
+        size=dataclasses.replace(smoke.size, width=64),
+        tokens=dataclasses.replace(smoke.tokens, width=64),
+    )
     with pytest.raises(ConfigError, match="choose the preset"):
         Imitation(wider, data, start=start)
+
+
+def test_a_policy_of_the_other_family_is_no_start(
+    data: Demonstrations, smoke: ImitationConfig
+) -> None:
+    other = dataclasses.replace(smoke, family="pi0" if smoke.family == "tokens" else "tokens")
+    with pytest.raises(ConfigError, match="preset and family"):
+        Imitation(other, data, start=Imitation(smoke, data).policy)
+
+
+def test_an_unknown_family_is_refused(data: Demonstrations) -> None:
+    config = read_preset("smoke", "policy", ImitationConfig, ["policy.family=diffusion"])
+    with pytest.raises(ConfigError, match="family is 'diffusion', expected pi0 or tokens"):
+        Imitation(config, data)
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(

@@ -7,6 +7,7 @@ import pytest
 from safedojo_ros.checkpoints.store import CheckpointStore
 from safedojo_ros.cli.main import main
 from safedojo_ros.models.loading import load_policy, load_safety
+from safedojo_ros.models.token_policy import TokenPolicy
 from safedojo_ros.models.world_model import WorldModel
 
 
@@ -19,11 +20,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def train(root: Path, stage: str, data: str = "touching") -> int:
+def train(root: Path, stage: str, data: str = "touching", *more: str) -> int:
+    out = root / "-".join([stage, data, *more])
     return main(
-        ["train", stage, "--data", str(root / data), "--out", str(root / f"{stage}-{data}")]
+        ["train", stage, "--data", str(root / data), "--out", str(out)]
         + ["--preset", "smoke", "--device", "cpu", "--publish", "--half"]
-        + ["--store", str(root / "store")]
+        + ["--store", str(root / "store"), *more]
     )
 
 
@@ -34,6 +36,18 @@ def test_every_stage_ends_in_a_published_checkpoint(root: Path) -> None:
     assert load_safety(store.resolve("safety")).chunk_length == 8
     assert WorldModel.load(store.resolve("world_model")).size.chunk_length == 8
     assert store.show("safety", "latest").fidelity["contact_steps"] > 0
+
+
+def test_action_tokens_are_trained_started_from_and_evaluated_as_any_policy(root: Path) -> None:
+    tokens = ["--set", "policy.family=tokens"]
+    assert train(root, "policy", "touching", *tokens) == 0
+    store = CheckpointStore(root / "store")
+    first = store.show("policy", "latest").id
+    assert isinstance(load_policy(store.resolve("policy")), TokenPolicy)
+    assert train(root, "policy", "touching", *tokens, "--start", first) == 0
+    assert store.show("policy", "latest").id != first
+    options = ["--episodes", "1", "--max-steps", "8", "--level", "0", "--tasks", "cube_on_plate"]
+    assert main(["evaluate", "--store", str(root / "store"), *options]) == 0
 
 
 def test_a_safety_head_without_contacts_is_refused(

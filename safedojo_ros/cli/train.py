@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from safedojo_ros.models.pi0_policy import PI0Policy
+    from safedojo_ros.models.network_policy import NetworkPolicy
     from safedojo_ros.models.safety_head import SafetyModel
     from safedojo_ros.models.success_classifier import SuccessModel
     from safedojo_ros.models.world_model import WorldModel
 
 STAGES = {
-    "policy": "imitate recorded episodes with the π0 policy",
+    "policy": "imitate recorded episodes: π0, or action tokens with --set policy.family=tokens",
     "safety": "fit the frame autoencoder, then the safety head, to recorded contacts",
     "world-model": "fit the video world model, over the autoencoder of a safety checkpoint",
     "success": "fit the success classifier to recorded frames, and to imagined ones beside them",
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     if args.device == "auto":
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
-    model: PI0Policy | SafetyModel | WorldModel | SuccessModel
+    model: NetworkPolicy[Any] | SafetyModel | WorldModel | SuccessModel
     figures: dict[str, Any] = {}
     if args.stage == "policy":
         model = train_policy_stage(args)
@@ -97,19 +97,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def train_policy_stage(args: argparse.Namespace) -> "PI0Policy":
+def train_policy_stage(args: argparse.Namespace) -> "NetworkPolicy[Any]":
     """Imitation."""
     from safedojo_ros.checkpoints.store import find_checkpoint
     from safedojo_ros.learning.imitation import Demonstrations, ImitationConfig, train_policy
     from safedojo_ros.learning.presets import read_preset
-    from safedojo_ros.models.pi0_policy import PI0Policy
+    from safedojo_ros.models.loading import load_policy
 
     config = read_preset(args.preset, "policy", ImitationConfig, args.set)
     data = Demonstrations.read(args.data)
     print(f"{len(data.state)} frames, {len(data.instructions)} instructions")
     start = None
     if args.start:
-        start = PI0Policy.load(find_checkpoint("policy", args.start, args.store))
+        start = load_policy(find_checkpoint("policy", args.start, args.store))
     return train_policy(config, data, args.out, args.resume, args.device, start)
 
 

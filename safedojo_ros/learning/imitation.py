@@ -1,30 +1,36 @@
-"""Imitation: fit the π0 policy to recorded episodes by flow matching."""
+"""Imitation: fit a policy of either family to recorded episodes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from safedojo_ros.core.errors import ConfigError, DatasetError
-from safedojo_ros.core.types import ACTION_SIZE
 from safedojo_ros.data.lerobot_reader import EpisodeReader
+from safedojo_ros.learning.policy_losses import PolicyBatch, imitation_loss
 from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor, progress_bar
+from safedojo_ros.models.network_policy import NetworkPolicy, train_tokenizer
 from safedojo_ros.models.normalisation import RobotScales
-from safedojo_ros.models.pi0_policy import PI0Policy, PI0Size, train_tokenizer
+from safedojo_ros.models.pi0_policy import PI0Policy, PI0Size
 from safedojo_ros.models.pictures import to_unit
+from safedojo_ros.models.token_policy import TokenPolicy, TokenPolicySize
 
 
 @dataclass(frozen=True)
 class ImitationConfig:
     """How the policy is trained.
 
-    noise_draws: (time, noise) pairs drawn for each observation; pictures and instruction pass the
-    network once for all of them. colour_jitter: relative change of brightness and contrast.
+    family: "pi0", by flow matching, or "tokens", by cross-entropy of binned actions; size: of the
+    π0 network; tokens: of the token network; noise_draws: (time, noise) pairs that flow matching
+    draws for each observation. colour_jitter: relative change of brightness and contrast.
     """
 
+    family: Literal["pi0", "tokens"] = "pi0"
     size: PI0Size = field(default_factory=PI0Size)
+    tokens: TokenPolicySize = field(default_factory=TokenPolicySize)
     steps: int = 9000
     batch_size: int = 64
     noise_draws: int = 4
@@ -36,6 +42,13 @@ class ImitationConfig:
     gradient_clip: float = 1.0
     save_every: int = 500
     seed: int = 0
+
+    @property
+    def network(self) -> PI0Size | TokenPolicySize:
+        """The size of the chosen family; raises `ConfigError` for an unknown one."""
+        if self.family not in ("pi0", "tokens"):
+            raise ConfigError(f"policy.family is '{self.family}', expected pi0 or tokens")
+        return self.tokens if self.family == "tokens" else self.size
 
 
 @dataclass
@@ -83,21 +96,21 @@ class Demonstrations:
 
 
 class Imitation:
-    """Flow matching on demonstrations; `update` is one gradient step."""
+    """A policy that learns from demonstrations; `update` is one gradient step."""
 
     def __init__(
         self,
         config: ImitationConfig,
         data: Demonstrations,
         device: str = "cpu",
-        start: PI0Policy | None = None,
+        start: NetworkPolicy[Any] | None = None,
     ) -> None:
         """start: a policy whose weights, tokenizer and normalisation are gone on from."""
         torch.manual_seed(config.seed)
         self.config, self.data = config, data
         if start is not None:
-            check_start(start, config.size, data)
-        self.policy = (start or new_policy(config.size, data)).to(device)
+            check_start(start, config.network, data)
+        self.policy = (start or new_policy(config.network, data)).to(device)
         self.network = self.policy.network
         self.average = torch.optim.swa_utils.AveragedModel(
             self.network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema_decay)
@@ -113,31 +126,22 @@ class Imitation:
         config, data, policy = self.config, self.data, self.policy
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         frames = torch.randint(len(data.state), (config.batch_size,), generator=generator)
-        rows, exists = data.chunk_rows(frames, config.size.chunk_length)
+        rows, exists = data.chunk_rows(frames, policy.chunk_length)
         device = policy.device
-        actions = policy.scales.action.normalise(data.actions[rows]).to(device)
-        state = policy.scales.state.normalise(data.state[frames]).to(device)
         pictures = to_unit(data.images[frames].to(device))
-        pictures = jitter(pictures, config.colour_jitter, generator)
         tokens = policy.tokenise([data.instructions[i] for i in data.sentence[frames].tolist()])
-
-        draws = config.noise_draws
-        count = config.batch_size * draws
-        noise = torch.randn(count, config.size.chunk_length, ACTION_SIZE, generator=generator)
-        # Beta(1.5, 1) by inversion: more weight on noisy chunks, as π0 does
-        time = 0.001 + 0.999 * torch.rand(count, generator=generator) ** (1 / 1.5)
-        noise, time = noise.to(device), time.to(device)
-        actions, state = actions.repeat_interleave(draws, 0), state.repeat_interleave(draws, 0)
-        noisy = time[:, None, None] * noise + (1 - time[:, None, None]) * actions
-
+        batch = PolicyBatch(
+            jitter(pictures, config.colour_jitter, generator),
+            tokens.to(device),
+            policy.scales.state.normalise(data.state[frames]).to(device),
+            policy.scales.action.normalise(data.actions[rows]).to(device),
+            exists.to(device),
+        )
         self.network.train()
         rate = learning_rate_factor(step, config.warmup_steps, config.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * rate
-        prefix = policy.prefix(pictures, tokens.to(device)).repeated(draws)
-        error = policy.velocity(prefix, state, noisy, time) - (noise - actions)
-        weight = exists.to(device).repeat_interleave(draws, 0)[..., None].float()
-        loss = (error.square() * weight).sum() / (weight.sum() * ACTION_SIZE)
+        loss = imitation_loss(policy, batch, config.noise_draws, generator)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_clip)
@@ -149,27 +153,19 @@ class Imitation:
             "learning_rate": config.learning_rate * rate,
         }
 
-    def averaged_policy(self) -> PI0Policy:
+    def averaged_policy(self) -> NetworkPolicy[Any]:
         """The policy with the moving average of the weights: what is saved and evaluated."""
-        policy = PI0Policy(
-            self.config.size,
-            self.policy.tokenizer,
-            self.policy.scales,
-            self.policy.instructions,
-            self.policy.cameras,
-        )
-        policy.network.load_state_dict(self.average.module.state_dict())
-        policy.network.eval()
-        return policy.to(self.policy.device)
+        return self.policy.copied(self.average.module.state_dict(), self.config.network)
 
 
-def check_start(start: PI0Policy, size: PI0Size, data: Demonstrations) -> None:
+def check_start(
+    start: NetworkPolicy[Any], size: PI0Size | TokenPolicySize, data: Demonstrations
+) -> None:
     """Raise `ConfigError` unless training may go on from `start` with this size and data."""
-    wanted = replace(size, denoising_steps=start.size.denoising_steps)
-    if replace(wanted, temperature=start.size.temperature) != start.size:
+    if size.trained() != start.size.trained():
         raise ConfigError(
             f"policy {start.checkpoint_id} is of {start.size}, the preset of {size}; choose the "
-            "preset that it was trained with"
+            "preset and family that it was trained with"
         )
     strange = sorted(set(data.instructions) - set(start.instructions))
     if strange or data.cameras != start.cameras:
@@ -179,15 +175,14 @@ def check_start(start: PI0Policy, size: PI0Size, data: Demonstrations) -> None:
         )
 
 
-def new_policy(size: PI0Size, data: Demonstrations) -> PI0Policy:
+def new_policy(size: PI0Size | TokenPolicySize, data: Demonstrations) -> NetworkPolicy[Any]:
     """A fresh policy with the data's instructions, cameras and normalisation."""
-    return PI0Policy(
-        size,
-        train_tokenizer(data.instructions),
-        RobotScales.from_data(data.state.numpy(), data.actions.numpy()),
-        data.instructions,
-        data.cameras,
-    )
+    state, actions = data.state.numpy(), data.actions.numpy()
+    words, sentences = train_tokenizer(data.instructions), data.instructions
+    if isinstance(size, TokenPolicySize):
+        scales = RobotScales.from_quantiles(state, actions)
+        return TokenPolicy(size, words, scales, sentences, data.cameras)
+    return PI0Policy(size, words, RobotScales.from_data(state, actions), sentences, data.cameras)
 
 
 def jitter(pictures: torch.Tensor, amount: float, generator: torch.Generator) -> torch.Tensor:
@@ -204,8 +199,8 @@ def train_policy(
     directory: Path,
     resume: bool = False,
     device: str = "cpu",
-    start: PI0Policy | None = None,
-) -> PI0Policy:
+    start: NetworkPolicy[Any] | None = None,
+) -> NetworkPolicy[Any]:
     """Train in `directory` and leave the averaged policy in `directory`/checkpoint.
 
     start: a policy to go on from, instead of random weights.
@@ -228,7 +223,7 @@ def train_policy(
     return trainer.averaged_policy()
 
 
-def write_checkpoint(policy: PI0Policy, directory: Path) -> None:
+def write_checkpoint(policy: NetworkPolicy[Any], directory: Path) -> None:
     """Save into `directory`, made when it is missing."""
     directory.mkdir(parents=True, exist_ok=True)
     policy.save(directory)

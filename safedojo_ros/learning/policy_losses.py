@@ -1,0 +1,74 @@
+"""What imitation minimises, for each policy family."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.core.types import ACTION_SIZE
+from safedojo_ros.models.network_policy import NetworkPolicy
+from safedojo_ros.models.pi0_policy import PI0Policy
+from safedojo_ros.models.token_policy import TokenPolicy, to_bins
+
+
+@dataclass(frozen=True)
+class PolicyBatch:
+    """B demonstrated moments, on the policy's device.
+
+    pictures: (B, cameras, 3, S, S); tokens: (B, L); state: (B, 8) and actions: (B, H, 7),
+    normalised; exists: (B, H) bool, false beyond the episode's end.
+    """
+
+    pictures: torch.Tensor
+    tokens: torch.Tensor
+    state: torch.Tensor
+    actions: torch.Tensor
+    exists: torch.Tensor
+
+
+def imitation_loss(
+    policy: NetworkPolicy[Any], batch: PolicyBatch, draws: int, generator: torch.Generator
+) -> torch.Tensor:
+    """The loss of the policy's family; `draws` and `generator` are flow matching's.
+
+    Raises `ConfigError` for a family that cannot imitate.
+    """
+    if isinstance(policy, PI0Policy):
+        return flow_loss(policy, batch, draws, generator)
+    if isinstance(policy, TokenPolicy):
+        return token_loss(policy, batch)
+    raise ConfigError(f"there is no imitation loss of a {type(policy).__name__}")
+
+
+def flow_loss(
+    policy: PI0Policy, batch: PolicyBatch, draws: int, generator: torch.Generator
+) -> torch.Tensor:
+    """Mean squared error of the velocity, at `draws` (time, noise) pairs for each moment.
+
+    Pictures and instruction pass the network once for all of them.
+    """
+    noise = torch.randn(
+        len(batch.state) * draws, policy.chunk_length, ACTION_SIZE, generator=generator
+    )
+    # Beta(1.5, 1) by inversion: more weight on noisy chunks, as π0 does
+    time = 0.001 + 0.999 * torch.rand(len(noise), generator=generator) ** (1 / 1.5)
+    noise, time = noise.to(policy.device), time.to(policy.device)
+    actions = batch.actions.repeat_interleave(draws, 0)
+    state = batch.state.repeat_interleave(draws, 0)
+    noisy = time[:, None, None] * noise + (1 - time[:, None, None]) * actions
+    prefix = policy.prefix(batch.pictures, batch.tokens).repeated(draws)
+    error = policy.velocity(prefix, state, noisy, time) - (noise - actions)
+    weight = batch.exists.repeat_interleave(draws, 0)[..., None].float()
+    return (error.square() * weight).sum() / (weight.sum() * ACTION_SIZE)
+
+
+def token_loss(policy: TokenPolicy, batch: PolicyBatch) -> torch.Tensor:
+    """Mean cross-entropy of the demonstrated bins (nats)."""
+    logits, _ = policy.network(batch.pictures, batch.tokens, batch.state)
+    wanted = to_bins(batch.actions, policy.size.bins)
+    surprise = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 2), wanted.flatten(), reduction="none"
+    )
+    weight = batch.exists[..., None].expand(wanted.shape).float()
+    return (surprise.view(wanted.shape) * weight).sum() / weight.sum()

@@ -20,10 +20,14 @@ from checkpoint_directories import NORMALISATION, SPEC, value_of, write_source
 
 from safedojo_ros.checkpoints.hot_swap import HotSwap, fits_robot, free_weights
 from safedojo_ros.checkpoints.manifest import MANIFEST
+from safedojo_ros.checkpoints.policy_canary import PolicyCanary
+from safedojo_ros.checkpoints.probation import Bars
 from safedojo_ros.checkpoints.store import STAGING, CheckpointStore
 from safedojo_ros.core.errors import CheckpointError
 from safedojo_ros.core.types import Observation
-from safedojo_ros.models.pi0_policy import PI0Policy, tiny_policy
+from safedojo_ros.models.loading import load_policy
+from safedojo_ros.models.pi0_policy import tiny_policy
+from safedojo_ros.models.token_policy import TokenPolicy, tiny_tokens
 
 WAIT = 60.0
 
@@ -150,7 +154,7 @@ class Serving:
         publish(self.store, trained)
         find = partial(self.store.resolve, "policy")
         fits = fits_robot(["agentview", "wrist"])
-        self.swap = HotSwap(PI0Policy.load, find, compatible=fits)
+        self.swap = HotSwap(load_policy, find, compatible=fits)
         self.policy = self.swap.start_with("latest")
 
     def assert_unmoved_by_latest(self, words: str) -> None:
@@ -208,6 +212,30 @@ def test_a_policy_that_is_left_for_good_gives_its_memory_back_and_the_others_sti
     )
     for policy in (seen[-1], swap.rollback()):
         assert np.all(np.isfinite(policy.act([scene])))
+
+
+def test_a_policy_of_the_other_family_follows_after_its_canary(
+    serving: Serving, tmp_path: Path
+) -> None:
+    directory = tmp_path / "tokens"
+    directory.mkdir()
+    tiny_tokens(0, serving.policy.instructions).save(directory)
+    publish(serving.store, directory)
+    said: list[str] = []
+    bars = Bars(latency_ratio=1e6)  # how soon is not the question on a busy machine
+    canary = PolicyCanary(bars, lambda policy, seen: policy.act([seen])[0], None, said.append)
+    picture = np.zeros((64, 64, 3), np.uint8)
+    scene = Observation(
+        dict.fromkeys(serving.policy.cameras, picture), np.ones(8), serving.policy.instructions[0]
+    )
+    canary.played(scene, serving.policy.act([scene])[0], 0.01)
+    serving.swap._canary = lambda new: canary.judge(new, serving.policy)
+    assert serving.swap.request("latest").accepted
+    assert serving.swap.wait(WAIT)
+    taken = serving.swap.take_ready()
+    assert isinstance(taken, TokenPolicy), serving.swap.reason
+    assert taken.act([scene]).shape == (1, 8, 7)
+    assert serving.swap.rollback() is serving.policy
 
 
 # -------------------------------------------------------------------- the disk

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from safedojo_ros.learning.head_training import AutoencoderConfig, SafetyConfig
+from safedojo_ros.learning.autoencoder_training import AutoencoderConfig
+from safedojo_ros.learning.head_training import SafetyConfig
 from safedojo_ros.learning.imagination import ImaginationConfig, ImaginedWorld, keyframes_of
 from safedojo_ros.learning.imitation import ImitationConfig
 from safedojo_ros.learning.presets import read_preset

@@ -21,7 +21,7 @@ from safedojo_ros.models.success_classifier import SuccessModel, tiny_success
 from safedojo_ros.models.world_model import WorldModel, WorldModelSize
 
 SENTENCE = "put the red cube on the plate"
-SIZE = WorldModelSize(heads=2, head_dim=16, layers=1, feed_forward=32, denoising_steps=2)
+SIZE = WorldModelSize(heads=2, head_dim=16, layers=1, feed_forward=32, stride=2, denoising_steps=2)
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ def outcomes(success: str, collided: str) -> Outcomes:
 
 def world(contact_threshold: float, success_threshold: float) -> ImaginedWorld:
     safety, success = tiny_safety(), tiny_success()
-    size = WorldModelSize(heads=2, head_dim=16, layers=2, feed_forward=64, denoising_steps=1)
+    size = WorldModelSize(2, 16, 2, feed_forward=64, stride=2, denoising_steps=1)
     success.threshold = success_threshold
     config = ImaginationConfig(max_steps=16, contact_threshold=contact_threshold)
     model = WorldModel(safety.autoencoder, size, safety.scales)

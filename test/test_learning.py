@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.types import Episode
 from safedojo_ros.data.lerobot_writer import EpisodeWriter
 from safedojo_ros.learning.head_training import (
@@ -15,6 +15,7 @@ from safedojo_ros.learning.head_training import (
     contact_frames,
     expected_calibration_error,
     fit_temperature,
+    imagined_contact_frames,
     new_safety_model,
     rate_threshold,
     train_safety_head,
@@ -28,8 +29,11 @@ from safedojo_ros.learning.imitation import (
 )
 from safedojo_ros.learning.presets import preset_names, read_preset
 from safedojo_ros.learning.training_run import learning_rate_factor
+from safedojo_ros.learning.world_model_training import LatentEpisodes, new_world_model
 from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
 from safedojo_ros.models.loading import load_policy
+from safedojo_ros.models.safety_head import SafetyHeadSize
+from safedojo_ros.models.world_model import WorldModelSize
 
 CAMERAS = ("agentview", "wrist")
 
@@ -168,6 +172,30 @@ def test_the_safety_head_finds_contacts_that_the_chunk_causes(
     after = train_safety_head(config, model, frames, tmp_path / "head")
     assert after["auroc"] > 0.85
     assert after["auroc"] > before["auroc"] + 0.2
+
+
+def test_the_safety_head_learns_from_imagined_frames_beside_recorded_ones(
+    episodes: Path, tmp_path: Path
+) -> None:
+    size = WorldModelSize(heads=2, head_dim=16, layers=1, feed_forward=32)
+    eyes = FrameAutoencoder(AutoencoderSize(widths=(8, 8, 16, 16)))
+    world = new_world_model(eyes, size, [episodes])
+    config = SafetyConfig(
+        SafetyHeadSize(width=8, hidden=64), steps=120, batch_size=64, replays=128, chunks=2
+    )
+    model = new_safety_model(world.autoencoder, config, episodes)
+    data = LatentEpisodes.read([episodes], world, "cpu")
+    imagined = imagined_contact_frames(config, model, world, data)
+    frames = contact_frames([episodes], model)
+    assert len(imagined.episode) == len(imagined.latents) == 128
+    same = (imagined.chunks[:, None] - frames.chunks).abs().amax((2, 3)).argmin(1)
+    np.testing.assert_array_equal(frames.episode[same.numpy()], imagined.episode)
+    torch.testing.assert_close(imagined.chunks, frames.chunks[same], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(imagined.contact, frames.contact[same])
+    figures = train_safety_head(config, model, frames, tmp_path, imagined=imagined)
+    assert figures["imagined"]["auroc"] > 0.8
+    with pytest.raises(DatasetError, match="no episode is longer"):
+        imagined_contact_frames(dataclasses.replace(config, chunks=9), model, world, data)
 
 
 def test_temperature_and_calibration_error_know_a_calibrated_forecast() -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -130,6 +131,80 @@ def arguments(tmp_path: Path, *more: str) -> argparse.Namespace:
     return parser.parse_args(["--preset", "smoke", *out, *small, *more])
 
 
+STAGES = [
+    "demonstrations",
+    "policy",
+    "rollouts",
+    "held_out",
+    "safety",
+    "world_model",
+    "success",
+    "safety_head",
+    "validation",
+    "practice",
+    "evaluation",
+    "publication",
+]
+
+
+class FakePipeline(command.Pipeline):
+    """The real order and the real ledger, over stages that note themselves and may be killed."""
+
+    die_in = ""
+
+    def _note(self, stage: str) -> dict[str, Any]:
+        if stage == self.die_in:
+            os.kill(os.getpid(), signal.SIGKILL)
+        with (self.out / "made").open("a") as file:
+            file.write(stage + "\n")
+        return {"checkpoint": stage, "policy": stage, "missed": [], "completed": True}
+
+    def demonstrations(self) -> dict[str, Any]:
+        return self._note("demonstrations")
+
+    def base(self) -> dict[str, Any]:
+        return self._note("policy")
+
+    def collect(self, name: str, *_: Any) -> dict[str, Any]:
+        return self._note(name)
+
+    def train(
+        self, kind: str, data: list[Path], *_: str, out: Path | None = None
+    ) -> dict[str, Any]:
+        return self._note(out.name if out else kind.replace("-", "_"))
+
+    def validation(self) -> dict[str, Any]:
+        return self._note("validation")
+
+    def practise(self, base: str) -> dict[str, Any]:
+        return self._note("practice")
+
+    def evaluate(self, base: str, practised: str) -> dict[str, Any]:
+        return self._note("evaluation")
+
+    def publish(self, policy: str, figures: dict[str, Any]) -> tuple[str | None, str]:
+        return str(self.ledger.stage("publication", lambda: self._note("publication"))), "done"
+
+
+def test_killed_in_every_stage_no_finished_one_is_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signals: Any
+) -> None:
+    monkeypatch.setattr(command, "Pipeline", FakePipeline)
+    given = arguments(tmp_path, "--publish")
+    children = multiprocessing.get_context("fork")
+    for stage in STAGES:
+        monkeypatch.setattr(FakePipeline, "die_in", stage)
+        child = children.Process(target=command.run, args=(given,))
+        child.start()
+        child.join(60)
+        assert child.exitcode == -signal.SIGKILL, stage
+        assert not (tmp_path / "out" / "result.json").exists()
+    monkeypatch.setattr(FakePipeline, "die_in", "")
+    assert command.run(given) == command.DONE
+    assert (tmp_path / "out" / "made").read_text().split() == STAGES
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["stages"] == STAGES
+
+
 @pytest.fixture
 def signals() -> Any:
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
@@ -154,7 +229,7 @@ def test_an_interrupted_pipeline_goes_on_to_a_published_policy(
     assert command.run(arguments(tmp_path, "--publish")) == command.INTERRUPTED
     assert not (tmp_path / "out" / "result.json").exists()
     done = list(json.loads((tmp_path / "out" / "stages.json").read_text())["done"])
-    assert done[-1] == "success"
+    assert done[-1] == "safety_head"
     interrupted = list(commands)
     assert command.run(arguments(tmp_path, "--publish")) == 0
     assert commands[len(interrupted) :] == [

@@ -69,7 +69,7 @@ def frames(episodes: Path) -> training.SuccessFrames:
 @pytest.fixture(scope="module")
 def world(episodes: Path) -> WorldModel:
     torch.manual_seed(0)
-    size = WorldModelSize(heads=2, head_dim=16, layers=2, feed_forward=64, denoising_steps=1)
+    size = WorldModelSize(2, 16, 2, feed_forward=64, stride=2, denoising_steps=1)
     return new_world_model(
         FrameAutoencoder(AutoencoderSize(widths=(8, 8, 16, 16))), size, [episodes]
     )

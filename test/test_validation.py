@@ -81,7 +81,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_world() -> WorldModel:
     """A random world model over the autoencoder of `tiny_safety()`."""
     safety = tiny_safety()
-    size = WorldModelSize(heads=2, head_dim=16, layers=2, feed_forward=64, denoising_steps=1)
+    size = WorldModelSize(2, 16, 2, feed_forward=64, stride=2, denoising_steps=1)
     return WorldModel(safety.autoencoder, size, safety.scales)
 
 

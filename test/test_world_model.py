@@ -1,11 +1,13 @@
 """The world model: clean context, actions that matter, states that can be learned."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import Episode
 from safedojo_ros.data.lerobot_writer import EpisodeWriter
 from safedojo_ros.evaluation.fidelity import replay_errors
@@ -116,11 +118,48 @@ def test_the_frames_know_where_the_arm_will_be(model: WorldModel) -> None:
     seen: list[torch.Tensor] = []
     model.network.frames.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     model.network.velocity(context, noise, torch.ones(2), state, chunk)
-    labels = seen[0].transpose(1, 2)[:, :, channels:, 0, 0]
-    reached = model.network.state(state, chunk)
-    torch.testing.assert_close(labels[:, SIZE.context :, :8], reached[:, SIZE.stride - 1 :: 2])
-    torch.testing.assert_close(labels[:, SIZE.context - 1, :8], state)
-    assert labels[0, :, 8:].argmax(-1).tolist() == list(range(SIZE.context + SIZE.future))
+    drawn, constant = (
+        seen[0]
+        .transpose(1, 2)[:, :, channels:]
+        .split([channels, 8 + SIZE.context + SIZE.future], dim=2)
+    )
+    reached = model.network.state(state, chunk)[:, SIZE.stride - 1 :: SIZE.stride]
+    states = torch.cat([state[:, None], reached], dim=1)
+    torch.testing.assert_close(constant[:, 1:, :8, 0, 0], states)
+    torch.testing.assert_close(drawn[:, 1:], model.network.drawing(states))
+    assert not drawn[:, 0].any()  # the remembered frame
+    assert not constant[:, 0, :8].any()
+    numbers = constant[0, :, 8:, 0, 0].argmax(-1)
+    assert numbers.tolist() == list(range(SIZE.context + SIZE.future))
+
+
+def test_the_first_frame_of_the_context_is_remembered(model: WorldModel) -> None:
+    context, _, _, frames = sample(model)
+    longer = torch.cat([context, context[:, :1] + 1.0], dim=1)
+    for size in (SIZE, replace(SIZE, context=3)):
+        model.size = size
+        given = longer[:, : size.context]
+        context = model.advanced(given, frames)
+        torch.testing.assert_close(context[:, 0], given[:, 0])
+        torch.testing.assert_close(context[:, 1:], frames[:, 1 - size.context :])
+
+
+def test_a_context_needs_a_remembered_and_a_new_frame() -> None:
+    with pytest.raises(ConfigError, match="context 1"):
+        WorldModelSize(context=1)
+    with pytest.raises(ConfigError, match="stride 3"):
+        WorldModelSize(stride=3)
+
+
+def test_the_arm_is_drawn_where_its_state_says(model: WorldModel, episodes: Path) -> None:
+    data = LatentEpisodes.read([episodes], model, "cpu")
+    config = WorldModelConfig(size=SIZE, drawing_steps=800, early_batch=64)
+    trainer = WorldModelTraining(config, model, data)
+    trainer.fit_drawing()
+    drawn = trainer.network.drawing(data.state).detach()
+    missed = (drawn - data.latents.float()).square().mean()
+    assert missed < 0.6 * data.latents.float().var(0).mean()
+    assert missed < 0.8 * (drawn.roll(5, 0) - data.latents.float()).square().mean()
 
 
 def test_context_tokens_have_timestep_zero(
@@ -157,7 +196,10 @@ def test_clips_stay_inside_their_episode(model: WorldModel, episodes: Path) -> N
     first, start = torch.tensor([24, 24 + 15]), torch.tensor([24, 24])
     context, future, state, _, states = clip(data, SIZE, first, start)
     torch.testing.assert_close(context[0, 0], data.latents[24].float())
-    torch.testing.assert_close(context[1, 0], data.latents[24 + 13].float())
+    torch.testing.assert_close(context[1, 0], data.latents[24].float())
+    torch.testing.assert_close(context[1, 1], data.latents[24 + 15].float())
+    context, _, _, _, _ = clip(data, SIZE, first, start, remembered=torch.tensor([24, 24 + 5]))
+    torch.testing.assert_close(context[1, 0], data.latents[24 + 5].float())
     torch.testing.assert_close(future[1, -1], data.latents[24 + 23].float())
     torch.testing.assert_close(state[0], data.state[24])
     torch.testing.assert_close(states[1, -1], data.state[24 + 23])
@@ -168,7 +210,7 @@ def test_training_lowers_the_error_and_reports_by_horizon(
 ) -> None:
     data = LatentEpisodes.read([episodes], model, "cpu")
     config = WorldModelConfig(
-        size=SIZE, steps=60, batch_size=8, warmup_steps=5, state_steps=200, state_batch=32
+        size=SIZE, steps=60, batch_size=8, warmup_steps=5, state_steps=200, early_batch=32
     )
     trainer = WorldModelTraining(config, model, data)
     assert trainer.fit_state() < 0.05

@@ -1,9 +1,10 @@
 """`safedojo pipeline`: from demonstrations to a published policy, every stage in one command.
 
 Stages: demonstrations, policy (both left out with --base), rollouts of the policy, held-out
-rollouts, autoencoder and safety head, world model, success classifier, validation, practice,
-evaluation, publication. Each is what its own command does; a finished stage is never repeated, so
-the same command goes on after a kill. Intermediate checkpoints stay in OUT/store.
+rollouts, autoencoder and safety head, world model, success classifier, the head anew on imagined
+frames, too, validation, practice, evaluation, publication. Each is what its own command does; a
+finished stage is never repeated, so the same command goes on after a kill. Intermediate checkpoints
+stay in OUT/store.
 
 Exit code 0: done; 3: a gate was not passed; 2: a fault; 130: interrupted, run it again to go on.
 OUT/result.json says which id was published, or why none was.
@@ -150,9 +151,12 @@ class Pipeline:
         held = {"levels": config.rollout_levels, "split": "validation", "seed": 50_000}
         stage("held_out", lambda: self.collect("held_out", base, config.held_out, held))
         if self.practice.world == "imagination":
-            for kind in ("safety", "world-model", "success"):
-                name = kind.replace("-", "_")
-                stage(name, lambda kind=kind: self.train(kind, recorded))  # type: ignore[misc]
+            stage("safety", lambda: self.train("safety", recorded))
+            stage("world_model", lambda: self.train("world-model", recorded))
+            dreams = ("--world-model", "latest")
+            stage("success", lambda: self.train("success", recorded, *dreams))
+            head = self.out / "safety_head"
+            stage("safety_head", lambda: self.train("safety", recorded, *dreams, out=head))
             missed = stage("validation", self.validation)["missed"]
             if missed and self.enforced:
                 raise GateNotPassed("the world model missed its bars: " + "; ".join(missed))
@@ -204,13 +208,15 @@ class Pipeline:
         )  # fmt: skip
         return {"data": str(self.out / name)} | real_episodes(self.out / name)
 
-    def train(self, kind: str, data: list[Path]) -> dict[str, Any]:
-        """One stage of `safedojo train` into OUT/<kind>, published in OUT/store."""
-        extra = ["--world-model", "latest"] if kind == "success" else []
+    def train(
+        self, kind: str, data: list[Path], *options: str, out: Path | None = None
+    ) -> dict[str, Any]:
+        """One stage of `safedojo train` into `out` (OUT/<kind>), published in OUT/store."""
+        out = out or self.out / kind.replace("-", "_")
         self._command(
-            "train", kind, "--data", *data, "--out", self.out / kind.replace("-", "_"), "--preset",
-            self.args.preset, "--resume", "--device", self.args.device, "--publish", "--store",
-            self.store, *extra, *self._settings(),
+            "train", kind, "--data", *data, "--out", out, "--preset", self.args.preset,
+            "--resume", "--device", self.args.device, "--publish", "--store", self.store,
+            *options, *self._settings(),
         )  # fmt: skip
         return {"checkpoint": str(self._latest(kind.replace("-", "_")))}
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from safedojo_ros.models.autoencoder import FrameAutoencoder
     from safedojo_ros.models.network_policy import NetworkPolicy
     from safedojo_ros.models.safety_head import SafetyModel
     from safedojo_ros.models.success_classifier import SuccessModel
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
 
 STAGES = {
     "policy": "imitate recorded episodes: π0, or action tokens with --set policy.family=tokens",
-    "safety": "fit the frame autoencoder, then the safety head, to recorded contacts",
+    "safety": "fit the frame autoencoder, then the safety head, to recorded contacts; with "
+    "--world-model the head alone, to imagined frames, too",
     "world-model": "fit the video world model, over the autoencoder of a safety checkpoint",
     "success": "fit the success classifier to recorded frames, and to imagined ones beside them",
 }
@@ -50,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
             options.add_argument(
                 "--safety", default="latest", help="safety checkpoint whose autoencoder is used"
             )
-        if stage == "success":
+        if stage in ("safety", "success"):
             options.add_argument(
                 "--world-model", metavar="CHECKPOINT", help="learn from its imagined frames, too"
             )
@@ -114,25 +116,47 @@ def train_policy_stage(args: argparse.Namespace) -> "NetworkPolicy[Any]":
 
 
 def train_safety_stage(args: argparse.Namespace) -> "tuple[SafetyModel, dict[str, Any]]":
-    """Autoencoder, latents, head, held-out figures."""
+    """Autoencoder, or that of a world model; latents, imagined ones beside them; head, figures."""
+    from safedojo_ros.checkpoints.store import find_checkpoint
     from safedojo_ros.learning import head_training as training
     from safedojo_ros.learning.presets import read_preset
+    from safedojo_ros.learning.world_model_training import LatentEpisodes
+    from safedojo_ros.models.loading import load_world_model
 
-    eyes = read_preset(args.preset, "autoencoder", training.AutoencoderConfig, args.set)
     config = read_preset(args.preset, "safety", training.SafetyConfig, args.set)
-    images = training.recorded_pictures(args.data, eyes.moments)
-    autoencoder = training.train_autoencoder(
-        eyes, images, args.out / "autoencoder", args.resume, args.device
-    )
-    del images
-    model = training.new_safety_model(autoencoder, config, args.data[0])
+    imagined = None
+    if args.world_model:
+        world = load_world_model(find_checkpoint("world_model", args.world_model, args.store))
+        model = training.new_safety_model(world.autoencoder, config, args.data[0])
+        data = LatentEpisodes.read(args.data, world, args.device)
+        imagined = training.imagined_contact_frames(config, model, world, data)
+        print(f"{len(imagined.episode)} imagined frames")
+    else:
+        autoencoder = train_autoencoder_stage(args)
+        model = training.new_safety_model(autoencoder, config, args.data[0])
     frames = training.contact_frames(args.data, model, args.device)
     figures = training.train_safety_head(
-        config, model, frames, args.out / "head", args.resume, args.device
+        config, model, frames, args.out / "head", args.resume, args.device, imagined
     )
     model.network.cpu()
-    print("held-out episodes: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
+    dreamt = figures.get("imagined", {})
+    for source, values in (("", figures), ("imagined frames of ", dreamt)):
+        said = ", ".join(f"{k} {v:.4g}" for k, v in values.items() if k != "imagined")
+        if said:
+            print(f"{source}held-out episodes: {said}")
     return model, figures
+
+
+def train_autoencoder_stage(args: argparse.Namespace) -> "FrameAutoencoder":
+    """The frame autoencoder, in OUT/autoencoder."""
+    from safedojo_ros.learning import autoencoder_training as training
+    from safedojo_ros.learning.presets import read_preset
+
+    config = read_preset(args.preset, "autoencoder", training.AutoencoderConfig, args.set)
+    images = training.recorded_pictures(args.data, config.moments)
+    return training.train_autoencoder(
+        config, images, args.out / "autoencoder", args.resume, args.device
+    )
 
 
 def train_world_model_stage(args: argparse.Namespace) -> "tuple[WorldModel, dict[str, Any]]":

@@ -1,4 +1,4 @@
-"""Training of the frame autoencoder, then of the safety head on its latents."""
+"""Training of the safety head on the latents of recorded frames, and of imagined ones."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,37 +11,22 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.data.lerobot_reader import EpisodeReader
 from safedojo_ros.learning.latents import recorded_latents
+from safedojo_ros.learning.open_loop import draw_starts, replay
 from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor, progress_bar
-from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
+from safedojo_ros.learning.world_model_training import LatentEpisodes
+from safedojo_ros.models.autoencoder import FrameAutoencoder
 from safedojo_ros.models.normalisation import RobotScales
-from safedojo_ros.models.pictures import to_unit
 from safedojo_ros.models.safety_head import SafetyHeadSize, SafetyModel
-
-
-@dataclass(frozen=True)
-class AutoencoderConfig:
-    """How the frame autoencoder is trained.
-
-    batch_size: pictures; moments: how many recorded moments it sees, over all data sets.
-    """
-
-    size: AutoencoderSize = field(default_factory=AutoencoderSize)
-    steps: int = 1500
-    batch_size: int = 64
-    learning_rate: float = 2e-3
-    kl_weight: float = 1e-6
-    warmup_steps: int = 50
-    save_every: int = 250
-    moments: int = 40_000
-    seed: int = 0
+from safedojo_ros.models.world_model import WorldModel
 
 
 @dataclass(frozen=True)
 class SafetyConfig:
     """How the safety head is trained.
 
-    positive_weight: of a contact step in the binary cross-entropy; held_out: share of episodes
-    kept for temperature and for the printed figures, split by episode.
+    positive_weight: of a contact step in the binary cross-entropy; imagined_share: of a batch,
+    where there are imagined frames; replays, chunks: how many futures are imagined, and how long;
+    held_out: share of episodes kept for temperature and for the printed figures, split by episode.
     """
 
     size: SafetyHeadSize = field(default_factory=SafetyHeadSize)
@@ -50,64 +35,15 @@ class SafetyConfig:
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     positive_weight: float = 1.0
+    imagined_share: float = 0.4
+    replays: int = 2048
+    chunks: int = 5
     held_out: float = 0.2
     cost_m: int = 4
     cost_limit: float = 0.2
     warmup_steps: int = 50
     save_every: int = 500
     seed: int = 0
-
-
-def recorded_pictures(directories: list[Path], count: int) -> torch.Tensor:
-    """(N, cameras, H, W, 3) uint8: about `count` moments, evenly spaced over all data sets."""
-    readers = [EpisodeReader(directory) for directory in directories]
-    every = max(1, sum(reader.frames for reader in readers) // count)
-    parts = [torch.from_numpy(reader.load_arrays().images[::every].copy()) for reader in readers]
-    return torch.cat(parts)
-
-
-def train_autoencoder(
-    config: AutoencoderConfig,
-    images: torch.Tensor,
-    directory: Path,
-    resume: bool = False,
-    device: str = "cpu",
-) -> FrameAutoencoder:
-    """Fit to `images` (N, cameras, H, W, 3) uint8."""
-    torch.manual_seed(config.seed)
-    autoencoder = FrameAutoencoder(config.size).to(device)
-    optimizer = torch.optim.AdamW(autoencoder.parameters(), config.learning_rate)
-    run = TrainingRun(directory, resume)
-    first = run.restore(autoencoder, optimizer)
-    latent = (config.size.latent_channels, config.size.latent_size, config.size.latent_size)
-    with progress_bar("autoencoder", first, config.steps) as show:
-        for step in range(first, config.steps):
-            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-            frames = torch.randint(len(images), (config.batch_size,), generator=generator)
-            camera = torch.randint(images.shape[1], (config.batch_size,), generator=generator)
-            pictures = to_unit(images[frames, camera].to(device))
-            noise = torch.randn((config.batch_size, *latent), generator=generator).to(device)
-            rate = learning_rate_factor(step, config.warmup_steps, config.steps)
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * rate
-            loss, squared = autoencoder.loss(pictures, config.kl_weight, noise)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(autoencoder.parameters(), 1.0)
-            optimizer.step()
-            show(step + 1, f"mse {squared.item():.4f}")
-            if (step + 1) % 10 == 0:
-                run.record(step + 1, {"loss": loss.item(), "mse": squared.item()})
-            if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-                run.save(step + 1, autoencoder, optimizer)
-    run.close()
-    autoencoder.eval()
-    with torch.no_grad():
-        pictures = to_unit(images[:: max(1, len(images) // 256)].to(device)).flatten(0, 1)
-        autoencoder.latent_scale.fill_(
-            autoencoder.network.encode(pictures).latent_dist.mode().std()
-        )
-    return autoencoder
 
 
 @dataclass
@@ -124,6 +60,28 @@ class ContactFrames:
     contact: torch.Tensor
     exists: torch.Tensor
     episode: np.ndarray
+
+    def of(self, rows: torch.Tensor) -> "ContactFrames":
+        """The frames of these rows (int64)."""
+        return ContactFrames(
+            self.latents[rows],
+            self.state[rows],
+            self.chunks[rows],
+            self.contact[rows],
+            self.exists[rows],
+            self.episode[rows.numpy()],
+        )
+
+    def to(self, device: str) -> "ContactFrames":
+        """The tensors on `device`."""
+        return ContactFrames(
+            self.latents.to(device),
+            self.state.to(device),
+            self.chunks.to(device),
+            self.contact.to(device),
+            self.exists.to(device),
+            self.episode,
+        )
 
 
 def contact_frames(
@@ -158,6 +116,35 @@ def contact_frames(
     return ContactFrames(latents, state, chunks, contact, alive, np.concatenate(episodes))
 
 
+def imagined_contact_frames(
+    config: SafetyConfig, model: SafetyModel, world: WorldModel, data: LatentEpisodes
+) -> ContactFrames:
+    """Recorded actions replayed in imagination: the last frame and predicted state of every chunk.
+
+    What comes next is what the recording has next. `data` must be of the same episodes, in the same
+    order, as the recorded frames beside which these are learned from. Raises `DatasetError` where
+    no episode is long enough.
+    """
+    rng = np.random.default_rng(config.seed)
+    size, horizon = world.size, config.chunks * world.size.chunk_length
+    starts = draw_starts(data, horizon, config.replays, rng)
+    latents, states = replay(world, data, starts.first, starts.start, config.chunks, config.seed)
+    seen = latents[:, size.future - 1 : -1 : size.future]  # after the last chunk comes no next one
+    state = world.scales.state.restore(states[:, size.chunk_length - 1 : -1 : size.chunk_length])
+    ahead = torch.arange(1, config.chunks)[:, None] * size.chunk_length
+    rows = starts.first[:, None, None] + ahead + torch.arange(model.chunk_length)
+    chunks = world.scales.action.restore(data.actions[rows]).flatten(0, 1)
+    contact = torch.from_numpy((data.cost[rows.numpy()] > 0).astype(np.float32)).flatten(0, 1)
+    return ContactFrames(
+        torch.cat(seen.flatten(0, 1).chunk(len(world.cameras), dim=-1), dim=1).half(),
+        model.scales.state.normalise(state.flatten(0, 1)),
+        model.scales.action.normalise(chunks),
+        contact,
+        torch.ones_like(contact),
+        np.repeat(starts.episode, config.chunks - 1),
+    )
+
+
 def train_safety_head(
     config: SafetyConfig,
     model: SafetyModel,
@@ -165,18 +152,21 @@ def train_safety_head(
     directory: Path,
     resume: bool = False,
     device: str = "cpu",
+    imagined: ContactFrames | None = None,
 ) -> dict[str, Any]:
     """Fit the head, set its temperature; returns the held-out figures.
 
-    Raises `DatasetError` where nothing was ever touched: there would be nothing to learn.
+    imagined: as from `imagined_contact_frames`, learned from beside `frames`. Raises
+    `DatasetError` where nothing was ever touched: there would be nothing to learn.
     """
     if not frames.contact.any():
         raise DatasetError("no contact in these episodes; collect some with --levels 1,2")
     if frames.episode.max() < 2:
         raise DatasetError("fewer than 3 episodes; two are held out, so collect more")
     order = np.random.default_rng(config.seed).permutation(int(frames.episode.max()) + 1)
-    held_out = np.isin(frames.episode, order[: max(2, round(config.held_out * len(order)))])
-    rows = torch.from_numpy(np.flatnonzero(~held_out))
+    apart = order[: max(2, round(config.held_out * len(order)))]
+    sources = [frames] if imagined is None else [frames, imagined]
+    known = [torch.from_numpy(np.flatnonzero(~np.isin(s.episode, apart))) for s in sources]
     head = model.head.to(device)
     optimizer = torch.optim.AdamW(
         head.parameters(), config.learning_rate, weight_decay=config.weight_decay
@@ -188,20 +178,15 @@ def train_safety_head(
         for step in range(first, config.steps):
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
             torch.manual_seed(config.seed * 1_000_003 + step)  # dropout
-            batch = rows[torch.randint(len(rows), (config.batch_size,), generator=generator)]
+            batch = [part.to(device) for part in _batch(config, sources, known, generator)]
             rate = learning_rate_factor(step, config.warmup_steps, config.steps)
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * rate
             head.train()
-            logits = head(
-                frames.latents[batch].to(device).float(),
-                frames.state[batch].to(device),
-                frames.chunks[batch].to(device),
-            )
+            latents, state, chunks, contact, exists = batch
             each = torch.nn.functional.binary_cross_entropy_with_logits(
-                logits, frames.contact[batch].to(device), pos_weight=weight, reduction="none"
+                head(latents.float(), state, chunks), contact, pos_weight=weight, reduction="none"
             )
-            exists = frames.exists[batch].to(device)
             loss = (each * exists).sum() / exists.sum()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -213,7 +198,25 @@ def train_safety_head(
             if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
                 run.save(step + 1, head, optimizer)
     run.close()
-    return held_out_figures(model, frames, held_out, device)
+    figures = held_out_figures(model, frames, np.isin(frames.episode, apart), device)
+    if imagined is not None:
+        figures["imagined"] = imagined_figures(model, imagined, np.isin(imagined.episode, apart))
+    return figures
+
+
+def _batch(
+    config: SafetyConfig,
+    sources: list[ContactFrames],
+    known: list[torch.Tensor],
+    generator: torch.Generator,
+) -> list[torch.Tensor]:
+    """Latents, state, chunks, contact, exists of random rows, of those `known` to training."""
+    few = round(config.imagined_share * config.batch_size) if len(sources) > 1 else 0
+    parts = []
+    for frames, rows, count in zip(sources, known, (config.batch_size - few, few), strict=False):
+        drawn = frames.of(rows[torch.randint(len(rows), (count,), generator=generator)])
+        parts.append((drawn.latents, drawn.state, drawn.chunks, drawn.contact, drawn.exists))
+    return [torch.cat(column) for column in zip(*parts, strict=True)]
 
 
 def held_out_figures(
@@ -227,14 +230,7 @@ def held_out_figures(
     head = model.head.to(device).eval()
     rows = np.flatnonzero(held_out)
     head.temperature.fill_(1.0)
-    batches = []
-    with torch.no_grad():
-        for start in range(0, len(rows), 1024):
-            batch = torch.from_numpy(rows[start : start + 1024])
-            latents = frames.latents[batch].to(device).float()
-            state, chunks = frames.state[batch].to(device), frames.chunks[batch].to(device)
-            batches.append(head(latents, state, chunks).cpu())
-    logits, contact = torch.cat(batches), frames.contact[rows]
+    logits, contact = contact_logits(model, frames, rows), frames.contact[rows]
     exists = frames.exists[rows].bool()
     tune = torch.from_numpy(np.isin(frames.episode[rows], np.unique(frames.episode[rows])[::2]))
     head.temperature.fill_(fit_temperature(logits[tune][exists[tune]], contact[tune][exists[tune]]))
@@ -247,13 +243,7 @@ def held_out_figures(
     chosen = ~tune
     truth = contact[chosen][exists[chosen]].numpy()
     forecast = probability[chosen][exists[chosen]].numpy()
-    ranking = {}
-    if 0 < truth.sum() < len(truth):
-        ranking["auroc"] = float(roc_auc_score(truth, forecast))
-        ranking["average_precision"] = float(average_precision_score(truth, forecast))
-    return ranking | {
-        "brier": float(brier_score_loss(truth, forecast)),
-        "ece": expected_calibration_error(truth, forecast),
+    return forecast_quality(truth, forecast) | {
         "temperature": float(head.temperature),
         "contact_threshold": model.contact_threshold,
         "episode_accuracy": float((judged == touched[1::2]).mean()),
@@ -262,6 +252,38 @@ def held_out_figures(
         "steps": len(truth),
         "contact_steps": int(truth.sum()),
         "episodes": len(np.unique(frames.episode[rows][chosen.numpy()])),
+    }
+
+
+def imagined_figures(
+    model: SafetyModel, imagined: ContactFrames, held_out: np.ndarray
+) -> dict[str, float]:
+    """AUROC, AP, Brier and ECE per step of the imagined frames `held_out` (N,) bool."""
+    rows = np.flatnonzero(held_out)
+    if not len(rows):
+        return {}
+    forecast = torch.sigmoid(contact_logits(model, imagined, rows)).flatten().numpy()
+    return forecast_quality(imagined.contact[rows].flatten().numpy(), forecast)
+
+
+@torch.no_grad()
+def contact_logits(model: SafetyModel, frames: ContactFrames, rows: np.ndarray) -> torch.Tensor:
+    """(B, H) of these rows, on the CPU."""
+    head = model.head.eval()
+    device = str(head.temperature.device)
+    parts = [frames.of(part).to(device) for part in torch.from_numpy(rows).split(1024)]
+    return torch.cat([head(p.latents.float(), p.state, p.chunks).cpu() for p in parts])
+
+
+def forecast_quality(truth: np.ndarray, forecast: np.ndarray) -> dict[str, float]:
+    """AUROC and AP, where `truth` (N,) has both kinds, Brier and ECE of `forecast` (N,)."""
+    ranking = {}
+    if 0 < truth.sum() < len(truth):
+        ranking["auroc"] = float(roc_auc_score(truth, forecast))
+        ranking["average_precision"] = float(average_precision_score(truth, forecast))
+    return ranking | {
+        "brier": float(brier_score_loss(truth, forecast)),
+        "ece": expected_calibration_error(truth, forecast),
     }
 
 

@@ -12,7 +12,7 @@ import torch
 
 from safedojo_ros.core.errors import CheckpointError, ConfigError
 from safedojo_ros.core.types import ACTION_SIZE, Observation
-from safedojo_ros.models.pi0_policy import within_limits
+from safedojo_ros.models.network_policy import within_limits
 from safedojo_ros.models.pictures import to_uint8, to_unit
 from safedojo_ros.models.safety_head import SafetyModel
 from safedojo_ros.models.success_classifier import SuccessModel
@@ -42,7 +42,8 @@ class ImaginationConfig:
 class Keyframes:
     """N real moments at which futures begin.
 
-    context: (N, F, C, h, w) latents of the newest frames; state: (N, 8) m and rad; instructions: N.
+    context: (N, F, C, h, w) latents, of a remembered frame and the newest ones; state: (N, 8) in m
+    and rad; instructions: N.
     """
 
     context: torch.Tensor
@@ -166,7 +167,7 @@ class ImaginedWorld:
         frames, states = model.imagine(
             context, state, chunk, noise[rows], config.denoising_steps or None
         )
-        self._context[rows] = torch.cat([context, frames], dim=1)[:, -size.context :]
+        self._context[rows] = model.advanced(context, frames)
         self._state[rows] = states[:, -1]
         pictures = model.decode(frames)
         shape = (len(active), config.futures, size.future)

@@ -76,7 +76,7 @@ def replay(
         seen, moved = [], []
         for k, chunk in enumerate(actions[rows].to(device).split(size.chunk_length, dim=1)):
             future, path = model.imagine(context, state, chunk, noise[rows, k].to(device))
-            context = torch.cat([context, future], dim=1)[:, -size.context :]
+            context = model.advanced(context, future)
             state = path[:, -1]
             seen.append(future.cpu())
             moved.append(path.cpu())

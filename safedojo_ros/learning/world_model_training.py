@@ -1,6 +1,6 @@
 """Training of the world model on recorded episodes, over the latents of a frozen autoencoder."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ from safedojo_ros.models.autoencoder import FrameAutoencoder
 from safedojo_ros.models.normalisation import RobotScales
 from safedojo_ros.models.world_model import WorldModel, WorldModelSize
 
+EARLY_RATE = 2e-3
+"""Learning rate of the two small networks that are fitted before the frames."""
+
 
 @dataclass(frozen=True)
 class WorldModelConfig:
@@ -24,9 +27,10 @@ class WorldModelConfig:
     context_noise: standard deviation of the noise that is added to the context latents (unit
     variance), so that the model bears its own errors later; static_share: of samples in which the
     scene stands still because the action does; start_share: of samples at t = 1, where every sample
-    of the flow begins and a one-step sample is made; state_steps, state_batch: updates of the state
-    dynamics, which come first and take seconds; held_out: share of episodes that are never trained
-    on.
+    of the flow begins and a one-step sample is made; remember_start: of samples that remember their
+    episode's first frame, the others remember any frame before the chunk; state_steps,
+    drawing_steps, early_batch: updates of the state dynamics and of the arm's drawing, which come
+    first and take seconds; held_out: share of episodes that are never trained on.
     """
 
     size: WorldModelSize = field(default_factory=WorldModelSize)
@@ -38,8 +42,10 @@ class WorldModelConfig:
     context_noise: float = 0.1
     static_share: float = 0.05
     start_share: float = 0.5
+    remember_start: float = 0.8
     state_steps: int = 3000
-    state_batch: int = 256
+    drawing_steps: int = 3000
+    early_batch: int = 256
     held_out: float = 0.1
     gradient_clip: float = 1.0
     save_every: int = 250
@@ -151,7 +157,10 @@ class WorldModelTraining:
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         chosen = torch.randint(len(self.starts), (config.batch_size,), generator=generator)
         first, episode_start = self.starts[chosen].unbind(1)
-        context, future, state, chunk, _ = clip(self.data, size, first, episode_start)
+        past = (first - episode_start) * torch.rand(config.batch_size, generator=generator)
+        from_start = torch.rand(config.batch_size, generator=generator) < config.remember_start
+        remembered = episode_start + torch.where(from_start, 0, past.long())
+        context, future, state, chunk, _ = clip(self.data, size, first, episode_start, remembered)
         still = torch.rand(config.batch_size, generator=generator) < config.static_share
         context, future, chunk = self._stand_still(still, context, future, chunk)
         noise = torch.randn(future.shape, generator=generator)
@@ -185,21 +194,51 @@ class WorldModelTraining:
         The loss is Huber's: a pushed hand turns by many standard deviations, and squares of that
         would drown all else.
         """
-        config, dynamics, data = self.config, self.network.state, self.data
-        generator = torch.Generator().manual_seed(config.seed)
-        optimizer = torch.optim.AdamW(dynamics.parameters(), 2e-3)
-        steps, loss = torch.arange(config.size.chunk_length), torch.zeros(())
-        with progress_bar("state", 0, config.state_steps) as show:
-            for step in range(config.state_steps):
-                chosen = torch.randint(len(self.starts), (config.state_batch,), generator=generator)
-                first = self.starts[chosen, 0]
-                state = data.state[first].to(self.device)
-                chunk = data.actions[first[:, None] + steps].to(self.device)
-                states = data.state[first[:, None] + steps + 1].to(self.device)
-                rate = learning_rate_factor(step, 100, config.state_steps)
+        dynamics, data = self.network.state, self.data
+        steps = torch.arange(self.config.size.chunk_length)
+
+        def loss(rows: torch.Tensor) -> torch.Tensor:
+            state, chunk = data.state[rows], data.actions[rows[:, None] + steps]
+            states = data.state[rows[:, None] + steps + 1].to(self.device)
+            predicted = dynamics(state.to(self.device), chunk.to(self.device))
+            return torch.nn.functional.smooth_l1_loss(predicted, states)
+
+        return self._fit("state", dynamics, self.config.state_steps, loss)
+
+    def fit_drawing(self) -> float:
+        """Fit the arm's drawing to recorded frames; returns its last loss.
+
+        Half of them end a chunk: an episode's last frames begin none.
+        """
+        drawing, data = self.network.drawing, self.data
+        ends = torch.arange(self.config.early_batch) % 2 * self.config.size.chunk_length
+
+        def loss(rows: torch.Tensor) -> torch.Tensor:
+            rows = rows + ends[: len(rows)]
+            seen = data.latents[rows].float().to(self.device)
+            return torch.nn.functional.mse_loss(drawing(data.state[rows].to(self.device)), seen)
+
+        return self._fit("arm", drawing, self.config.drawing_steps, loss)
+
+    def _fit(
+        self,
+        name: str,
+        module: torch.nn.Module,
+        steps: int,
+        loss_of: Callable[[torch.Tensor], torch.Tensor],
+    ) -> float:
+        """Fit `module` alone to random moments, given to `loss_of` by their rows (B,)."""
+        generator = torch.Generator().manual_seed(self.config.seed)
+        optimizer = torch.optim.AdamW(module.parameters(), EARLY_RATE)
+        loss = torch.zeros(())
+        with progress_bar(name, 0, steps) as show:
+            for step in range(steps):
+                chosen = torch.randint(
+                    len(self.starts), (self.config.early_batch,), generator=generator
+                )
                 for group in optimizer.param_groups:
-                    group["lr"] = 2e-3 * rate
-                loss = torch.nn.functional.smooth_l1_loss(dynamics(state, chunk), states)
+                    group["lr"] = EARLY_RATE * learning_rate_factor(step, 100, steps)
+                loss = loss_of(self.starts[chosen, 0])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -240,17 +279,23 @@ def chunk_starts(data: LatentEpisodes, episodes: np.ndarray, length: int) -> tor
 
 
 def clip(
-    data: LatentEpisodes, size: WorldModelSize, first: torch.Tensor, episode_start: torch.Tensor
+    data: LatentEpisodes,
+    size: WorldModelSize,
+    first: torch.Tensor,
+    episode_start: torch.Tensor,
+    remembered: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Context, future frames, state at the start, chunk, and states after each step.
 
     first: (B,) frames at which the chunk begins; before an episode's start its first frame stands
-    in for the missing context.
+    in for the missing context. remembered: (B,) the context's first frame, default: the episode's.
     """
-    back = torch.arange(1 - size.context, 1) * size.stride
+    back = torch.arange(2 - size.context, 1) * size.stride
     ahead = torch.arange(1, size.future + 1) * size.stride
     steps = torch.arange(size.chunk_length)
-    context_rows = torch.maximum(first[:, None] + back, episode_start[:, None])
+    newest = torch.maximum(first[:, None] + back, episode_start[:, None])
+    remembered = episode_start if remembered is None else remembered
+    context_rows = torch.cat([remembered[:, None], newest], dim=1)
     return (
         data.latents[context_rows].float(),
         data.latents[first[:, None] + ahead].float(),
@@ -274,6 +319,7 @@ def train_world_model(
     first = run.restore(trainer.network, trainer.optimizer)
     if first == 0:
         trainer.fit_state()
+        trainer.fit_drawing()
     with progress_bar("world model", first, config.steps) as show:
         for step in range(first, config.steps):
             metrics = trainer.update(step)

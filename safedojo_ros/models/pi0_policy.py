@@ -19,7 +19,6 @@ from safedojo_ros.models.network_policy import (
     backbone_config,
     train_tokenizer,
 )
-from safedojo_ros.models.network_policy import within_limits as within_limits
 from safedojo_ros.models.normalisation import unit_scales
 
 ARCHITECTURE = "pi0"

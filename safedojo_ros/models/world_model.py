@@ -3,10 +3,11 @@
 Context frames stay clean (timestep 0 of their tokens), the chunk's frames are denoised by flow
 matching that starts at the last seen frame, so that standing still is what needs no learning:
 x_t = (1 − t)·frame + t·start, start = last + noise, velocity = start − frame. Actions enter through
-cross-attention, one token a step, each with the state that the arm is predicted to reach. That
-state also lies beside the latents as constant channels, with the number of the frame, since Wan's
-tokens know only how far they are apart. The cameras' latents lie side by side in one picture. The
-proprioceptive state is predicted beside the frames, since imagination has no joint sensors.
+cross-attention, one token a step, each with the state that the arm is predicted to reach. What the
+cameras see of an arm in that state is drawn beside the latents, with the number of the frame, since
+Wan's tokens know only how far they are apart. The cameras' latents lie side by side in one picture.
+The first frame of the context is remembered for the whole future, so that what the arm hides is not
+forgotten. The proprioceptive state is predicted, too, since imagination has no joint sensors.
 """
 
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 
+from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE
 from safedojo_ros.models.autoencoder import FrameAutoencoder
 from safedojo_ros.models.normalisation import RobotScales
@@ -30,15 +32,19 @@ from safedojo_ros.models.weights import (
 
 ARCHITECTURE = "wan_world_model"
 TRAINING_TIMESTEPS = 1000
+STATE_BOUND = 5.0
+"""Standard deviations beyond which a state no longer changes the arm's drawing."""
 
 
 @dataclass(frozen=True)
 class WorldModelSize:
     """How large the world model is and what it sees.
 
-    context: clean frames before the chunk; stride: control steps between two frames;
-    chunk_length: H action steps, a multiple of stride; denoising_steps: Euler steps of a sample;
-    noise_scale: standard deviation of the noise around the last frame, latents having about 1.
+    context: clean frames before the chunk, the first of them remembered from the start of the
+    future, the others the newest; stride: control steps between two frames; chunk_length: H action
+    steps, a multiple of stride; denoising_steps: Euler steps of a sample; noise_scale: standard
+    deviation of the noise around the last frame, latents having about 1; drawing: width of the
+    network that draws the arm; patch: cells of the latent along a side of a token.
     """
 
     heads: int = 4
@@ -47,10 +53,19 @@ class WorldModelSize:
     feed_forward: int = 512
     action_width: int = 64
     context: int = 2
-    stride: int = 2
+    stride: int = 4
     chunk_length: int = 8
     denoising_steps: int = 1
     noise_scale: float = 0.3
+    drawing: int = 256
+    patch: int = 2
+
+    def __post_init__(self) -> None:
+        if self.context < 2 or self.chunk_length % self.stride:
+            raise ConfigError(
+                f"context {self.context}, chunk_length {self.chunk_length}, stride {self.stride}: "
+                "expected a context of 2 or more, and chunks of whole strides"
+            )
 
     @property
     def future(self) -> int:
@@ -85,17 +100,38 @@ class StateDynamics(torch.nn.Module):
         return known + self.travel(path) + self.change(torch.cat([hidden, known], dim=-1))
 
 
-class WorldModelNetwork(torch.nn.Module):
-    """Velocity of noisy future frames, and future states."""
+class ArmDrawing(torch.nn.Module):
+    """What the cameras see of an arm in some state, on average over scenes: state → latents."""
 
-    def __init__(self, size: WorldModelSize, channels: int) -> None:
+    def __init__(self, cells: tuple[int, int, int], hidden: int) -> None:
+        super().__init__()
+        self.cells = cells
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(STATE_SIZE, hidden),
+            torch.nn.SiLU(),
+            torch.nn.Linear(hidden, hidden),
+            torch.nn.SiLU(),
+            torch.nn.Linear(hidden, cells[0] * cells[1] * cells[2]),
+        )
+
+    def forward(self, state: torch.Tensor) -> torch.Tensor:
+        """Normalised state (..., 8) → (..., C, h, w)."""
+        drawn: torch.Tensor = self.layers(state.clamp(-STATE_BOUND, STATE_BOUND))
+        return drawn.unflatten(-1, self.cells)
+
+
+class WorldModelNetwork(torch.nn.Module):
+    """Velocity of noisy future frames, and future states. cells: C, h, w of a moment's latents."""
+
+    def __init__(self, size: WorldModelSize, cells: tuple[int, int, int]) -> None:
         super().__init__()
         self.size = size
+        channels = cells[0]
         self.frames: Any = WanTransformer3DModel(
-            patch_size=(1, 2, 2),
+            patch_size=(1, size.patch, size.patch),
             num_attention_heads=size.heads,
             attention_head_dim=size.head_dim,
-            in_channels=channels + STATE_SIZE + size.context + size.future,
+            in_channels=2 * channels + STATE_SIZE + size.context + size.future,
             out_channels=channels,
             text_dim=size.action_width,
             freq_dim=64,
@@ -108,6 +144,7 @@ class WorldModelNetwork(torch.nn.Module):
             0.02 * torch.randn(size.chunk_length, size.action_width)
         )
         self.state = StateDynamics()
+        self.drawing = ArmDrawing(cells, size.drawing)
 
     def velocity(
         self,
@@ -124,7 +161,7 @@ class WorldModelNetwork(torch.nn.Module):
         reached = self.state(state, chunk).detach()
         clip = torch.cat([context, noisy], dim=1)
         clip = torch.cat([clip, self._labels(clip, state, reached)], dim=2).transpose(1, 2)
-        tokens = (clip.shape[-1] // 2) * (clip.shape[-2] // 2)
+        tokens = (clip.shape[-1] // self.size.patch) * (clip.shape[-2] // self.size.patch)
         timestep = torch.zeros(len(clip), clip.shape[2], tokens, device=clip.device)
         timestep[:, context.shape[1] :] = time[:, None, None] * TRAINING_TIMESTEPS
         actions = self.action_token(torch.cat([chunk, reached], dim=-1)) + self.step_token
@@ -134,16 +171,20 @@ class WorldModelNetwork(torch.nn.Module):
     def _labels(
         self, clip: torch.Tensor, state: torch.Tensor, reached: torch.Tensor
     ) -> torch.Tensor:
-        """Constant channels of every frame (B, F, 8 + F, h, w): the arm's state, which frame it is.
+        """Beside every frame (B, F, C + 8 + F, h, w): the arm drawn, its state, the frame's number.
 
-        The frames of the context are given the state at the chunk's start.
+        The newest frames of the context are given the state at the chunk's start; of the
+        remembered one no state is known, so nothing is drawn beside it.
         """
         count, frames = clip.shape[:2]
-        seen = state[:, None].expand(-1, self.size.context, -1)
-        states = torch.cat([seen, reached[:, self.size.stride - 1 :: self.size.stride]], dim=1)
+        newest = state[:, None].expand(-1, self.size.context - 1, -1)
+        states = torch.cat([newest, reached[:, self.size.stride - 1 :: self.size.stride]], dim=1)
+        constant = torch.cat([torch.zeros_like(states[:, :1]), states], dim=1)
         number = torch.eye(frames, device=clip.device).expand(count, -1, -1)
-        labels = torch.cat([states, number], dim=-1)[..., None, None]
-        return labels.expand(-1, -1, -1, *clip.shape[-2:])
+        constant = torch.cat([constant, number], dim=-1)[..., None, None]
+        drawn = self.drawing(states)
+        drawn = torch.cat([torch.zeros_like(drawn[:, :1]), drawn], dim=1)
+        return torch.cat([drawn, constant.expand(-1, -1, -1, *clip.shape[-2:])], dim=2)
 
 
 class WorldModel:
@@ -158,7 +199,9 @@ class WorldModel:
         checkpoint_id: str = "",
     ) -> None:
         self.autoencoder, self.size, self.cameras = autoencoder, size, tuple(cameras)
-        self.network = WorldModelNetwork(size, autoencoder.size.latent_channels)
+        side = autoencoder.size.latent_size
+        cells = (autoencoder.size.latent_channels, side, side * len(cameras))
+        self.network = WorldModelNetwork(size, cells)
         self.parts = torch.nn.ModuleDict({"autoencoder": autoencoder, "network": self.network})
         self.scales = scales
         self.checkpoint_id = checkpoint_id
@@ -199,6 +242,11 @@ class WorldModel:
             velocity = self.network.velocity(context, frames, time.to(frames), state, chunk)
             frames = scheduler.step(velocity, timestep, frames, return_dict=False)[0]
         return frames, self.network.state(state, chunk)
+
+    def advanced(self, context: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+        """The context (B, F_c, C, h, w) once `frames` (B, F, C, h, w) are seen."""
+        newest = torch.cat([context[:, 1:], frames], dim=1)[:, 1 - self.size.context :]
+        return torch.cat([context[:, :1], newest], dim=1)
 
     def flow_start(self, context: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Where the flow begins at t = 1: the last frame of `context`, with noise around it."""

@@ -3,8 +3,8 @@
 import sys
 
 import rclpy
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import Trigger
 
 from safedojo_ros.nodes.environment import prepare_environment
@@ -30,11 +30,11 @@ def arm(node: Node) -> None:
 def main() -> int:
     """Arm and end."""
     prepare_environment()
-    rclpy.init()
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # SIGINT stays Python's own
     node = rclpy.create_node("arming")
     try:
         arm(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
+    except KeyboardInterrupt:
         return 1
     finally:
         node.destroy_node()

@@ -27,7 +27,8 @@ from safedojo_ros.nodes.conversion import (
     to_nanoseconds,
     to_stamp,
 )
-from safedojo_ros.nodes.lifecycle import OK, PICTURES, WARN, DojoNode, Setting, run_node
+from safedojo_ros.nodes.lifecycle import OK, PICTURES, WARN, DojoNode, Setting
+from safedojo_ros.nodes.spinning import run_node
 
 SECOND = 1_000_000_000
 SILENCE = 1.0

@@ -8,11 +8,8 @@ even. For trying out and for debugging.
 import importlib
 import sys
 
-import rclpy
-
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.nodes.environment import prepare_environment
-from safedojo_ros.nodes.lifecycle import spin_together
+from safedojo_ros.nodes.spinning import run_together
 from safedojo_ros.nodes.table import DEMO, ROBOT, TRAIN
 
 STACKS = {stack.name: stack for stack in (DEMO, ROBOT, TRAIN)}
@@ -23,11 +20,10 @@ def main(arguments: list[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] not in STACKS:
         raise ConfigError(f"name a stack: {', '.join(STACKS)}")
-    prepare_environment()
-    rclpy.init(args=given[1:])
     entries = STACKS[given[0]].nodes
-    return spin_together(
-        [getattr(importlib.import_module(entry.module), entry.factory) for entry in entries]
+    return run_together(
+        [getattr(importlib.import_module(entry.module), entry.factory) for entry in entries],
+        given[1:],
     )
 
 

@@ -29,16 +29,9 @@ from safedojo_ros.nodes.conversion import (
     pose_from_message,
     robot_state,
 )
-from safedojo_ros.nodes.lifecycle import (
-    IN_ORDER,
-    NEWEST,
-    OK,
-    WARN,
-    DojoNode,
-    Setting,
-    run_node,
-    take_realtime_priority,
-)
+from safedojo_ros.nodes.lifecycle import IN_ORDER, NEWEST, OK, WARN, DojoNode, Setting
+from safedojo_ros.nodes.scheduling import take_realtime_priority
+from safedojo_ros.nodes.spinning import run_node
 from safedojo_ros.nodes.tick_statistics import TickStatistics
 from safedojo_ros.robot.arm_state import ArmMode, ArmState, Reply
 from safedojo_ros.robot.chunk_playback import ChunkPlayback, PlaybackConfig

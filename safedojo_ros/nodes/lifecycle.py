@@ -1,4 +1,4 @@
-"""What all nodes share: checked parameters, a life cycle with clear faults, diagnostics, spinning.
+"""What all nodes share: checked parameters, a life cycle with clear faults, diagnostics.
 
 A node lists its `Setting`s and fills in `configure`, `activate`, `deactivate`, `cleanup` and
 `diagnose`; a `SafeDojoError` raised while configuring or activating becomes a log line, an entry
@@ -6,16 +6,12 @@ on /diagnostics and a FAILURE of the transition.
 """
 
 import difflib
-import gc
-import os
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import (
     FloatingPointRange,
@@ -28,7 +24,6 @@ from rclpy.exceptions import (
     InvalidParameterValueException,
     ParameterUninitializedException,
 )
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import (
@@ -40,7 +35,6 @@ from rclpy.qos import (
 )
 
 from safedojo_ros.core.errors import ConfigError, SafeDojoError
-from safedojo_ros.nodes.environment import prepare_environment
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
@@ -328,80 +322,3 @@ class DojoNode(LifecycleNode):
         array.header.stamp = self.get_clock().now().to_msg()
         if not self._stopping:
             self._diagnostics.publish(array)
-
-
-def spin_here(factory: Callable[[], DojoNode]) -> int:
-    """Make a node, start it and spin it in this thread until the context ends; the exit code."""
-    node: DojoNode | None = None
-    executor: SingleThreadedExecutor | None = None
-    try:
-        node = factory()
-        executor = SingleThreadedExecutor(context=node.context)
-        executor.add_node(node)
-        node.start()
-        gc.collect()
-        gc.freeze()
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        if node is not None:
-            node.shut_down()
-        if executor is not None:
-            executor.shutdown(timeout_sec=1.0)
-        if node is not None:
-            node.destroy_node()
-    return 0
-
-
-def run_node(factory: Callable[[], DojoNode], arguments: Sequence[str] | None = None) -> int:
-    """The `main` of every node: environment, rclpy, spin until SIGINT or SIGTERM."""
-    prepare_environment()
-    try:
-        rclpy.init(args=list(arguments) if arguments is not None else None)
-    except KeyboardInterrupt:
-        return 0
-    try:
-        return spin_here(factory)
-    finally:
-        rclpy.try_shutdown()
-
-
-def spin_together(factories: Sequence[Callable[[], DojoNode]]) -> int:
-    """Each node in an executor thread of its own, in this process, until SIGINT or SIGTERM.
-
-    A thread each, so that a long callback of one node never delays a control tick of another.
-    """
-    threads = [threading.Thread(target=spin_here, args=(f,), daemon=True) for f in factories]
-    for thread in threads:
-        thread.start()
-    try:
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(timeout=0.5)
-    except KeyboardInterrupt:
-        pass
-    rclpy.try_shutdown()
-    for thread in threads:
-        thread.join(timeout=5.0)
-    return 0
-
-
-def change_niceness(change: int, log: Callable[[str], Any]) -> None:
-    """Add `change` to this thread's niceness; what the system refuses is said and left."""
-    thread = threading.get_native_id()
-    try:
-        own = os.getpriority(os.PRIO_PROCESS, os.getpid())
-        os.setpriority(os.PRIO_PROCESS, thread, max(-20, min(19, own + change)))
-    except OSError as error:
-        log(f"priority stays as it is: niceness {change:+d} is not allowed ({error.strerror})")
-
-
-def take_realtime_priority(priority: int) -> bool:
-    """Run this thread (not those it starts) before all ordinary ones; False if not allowed."""
-    policy = os.SCHED_RR | os.SCHED_RESET_ON_FORK
-    try:
-        os.sched_setscheduler(0, policy, os.sched_param(priority))
-    except OSError:
-        return False
-    return True

@@ -42,22 +42,15 @@ from safedojo_ros.nodes.checkpoint_exchange import (
 )
 from safedojo_ros.nodes.chunk_schedule import ChunkSchedule
 from safedojo_ros.nodes.conversion import BASE_FRAME, message_from_chunk
-from safedojo_ros.nodes.lifecycle import (
-    IN_ORDER,
-    LATCHED,
-    OK,
-    WARN,
-    DojoNode,
-    Setting,
-    change_niceness,
-    run_node,
-)
+from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, OK, WARN, DojoNode, Setting
 from safedojo_ros.nodes.observation_inputs import (
     WINDOW_SETTINGS,
     ObservationInputs,
     window_config,
 )
 from safedojo_ros.nodes.safety_node import SafetyLike, load_released_safety
+from safedojo_ros.nodes.scheduling import change_niceness
+from safedojo_ros.nodes.spinning import run_node
 
 ACTION_BOUND = np.array([MAX_DELTA_POSITION] * 3 + [MAX_DELTA_ROTATION] * 3 + [1.0])
 

@@ -29,7 +29,8 @@ from safedojo_ros.data.bags_recorder import BagBounds, EpisodeBags, RecorderThre
 from safedojo_ros.data.bags_retention import space_fault
 from safedojo_ros.data.bags_schemas import SchemaBook
 from safedojo_ros.data.bags_writer import COMPRESSIONS, Topic
-from safedojo_ros.nodes.lifecycle import OK, WARN, DojoNode, Setting, run_node
+from safedojo_ros.nodes.lifecycle import OK, WARN, DojoNode, Setting
+from safedojo_ros.nodes.spinning import run_node
 
 LOOK_PERIOD = 0.5
 """Seconds between two looks for new topics."""

@@ -45,23 +45,15 @@ from safedojo_ros.nodes.conversion import (
     message_from_chunk,
     to_nanoseconds,
 )
-from safedojo_ros.nodes.lifecycle import (
-    IN_ORDER,
-    LATCHED,
-    NEWEST,
-    OK,
-    WARN,
-    DojoNode,
-    Setting,
-    change_niceness,
-    run_node,
-)
+from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, NEWEST, OK, WARN, DojoNode, Setting
 from safedojo_ros.nodes.markers import path_markers
 from safedojo_ros.nodes.observation_inputs import (
     WINDOW_SETTINGS,
     ObservationInputs,
     window_config,
 )
+from safedojo_ros.nodes.scheduling import change_niceness
+from safedojo_ros.nodes.spinning import run_node
 from safedojo_ros.robot.freshness import FreshnessConfig
 from safedojo_ros.robot.safety_gate import MODES, GateConfig, SafetyGate, Verdict
 

@@ -29,16 +29,8 @@ from safedojo_ros.nodes.conversion import (
     to_nanoseconds,
 )
 from safedojo_ros.nodes.episode_schedule import EpisodePlan, EpisodeSchedule, Phase
-from safedojo_ros.nodes.lifecycle import (
-    IN_ORDER,
-    LATCHED,
-    NEWEST,
-    OK,
-    PICTURES,
-    DojoNode,
-    Setting,
-    run_node,
-)
+from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, NEWEST, OK, PICTURES, DojoNode, Setting
+from safedojo_ros.nodes.spinning import run_node
 from safedojo_ros.nodes.tick_statistics import TickStatistics
 from safedojo_ros.worlds.seeds import SPLITS
 from safedojo_ros.worlds.tabletop import TabletopWorld

@@ -21,8 +21,9 @@ from safedojo_ros.action import Train
 from safedojo_ros.checkpoints.store import CheckpointStore, user_store
 from safedojo_ros.core.errors import ConfigError, SafeDojoError
 from safedojo_ros.msg import TrainingProgress
-from safedojo_ros.nodes.lifecycle import LATCHED, OK, WARN, DojoNode, Setting, run_node
+from safedojo_ros.nodes.lifecycle import LATCHED, OK, WARN, DojoNode, Setting
 from safedojo_ros.nodes.pipeline_process import COMMAND
+from safedojo_ros.nodes.spinning import run_node
 from safedojo_ros.nodes.training_goal import TrainingGoal, checked_goal
 from safedojo_ros.nodes.training_runs import RunEnd, RunState
 from safedojo_ros.nodes.training_supervisor import TrainingSupervisor

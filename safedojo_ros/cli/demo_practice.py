@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.table import Table
 
-from safedojo_ros.cli.demo import LAST_WORDS, LEVELS, Demo
+from safedojo_ros.cli.demo_run import LAST_WORDS, LEVELS, Demo
 from safedojo_ros.core.errors import ConfigError, SafeDojoError
 from safedojo_ros.data.bags_retention import own_bags
 from safedojo_ros.data.bags_writer import METADATA

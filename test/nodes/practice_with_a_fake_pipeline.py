@@ -13,7 +13,7 @@ from typing import Any
 from running_stack import SCRIPTED, publish_scripted
 
 from safedojo_ros.checkpoints.store import CheckpointStore
-from safedojo_ros.cli import demo
+from safedojo_ros.cli import demo, demo_run
 from safedojo_ros.cli.demo_practice import PracticeDemo
 from safedojo_ros.data.lerobot_reader import EpisodeReader
 
@@ -67,7 +67,7 @@ class QuickPractice(PracticeDemo):
 
 
 if __name__ == "__main__":
-    demo.START_TIME = 240.0  # a loaded machine makes this slow, not red
+    demo_run.START_TIME = 240.0  # a loaded machine makes this slow, not red
     if sys.argv[1:2] == ["pipeline"]:
         sys.exit(pipeline(sys.argv[2:]))
     options = argparse.ArgumentParser()

@@ -7,6 +7,7 @@ clock is asked. Readers take none.
 import fcntl
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -71,6 +72,20 @@ def make_directory(directory: Path) -> None:
     make_directory(directory.parent)
     directory.mkdir(exist_ok=True)
     sync_directory(directory.parent)
+
+
+def clear_directory(directory: Path) -> None:
+    """Remove what lies in a directory, as far as it lets itself be removed."""
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def words_of(error: OSError) -> str:
+    """What the system said, and of which file."""
+    return f"{error.strerror} ({error.filename})" if error.filename else f"{error.strerror}"
 
 
 @contextmanager

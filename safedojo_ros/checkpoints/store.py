@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from safedojo_ros.checkpoints.durable import (
+    clear_directory,
     copy_file,
     exclusive,
     make_directory,
     sync_directory,
     sync_tree,
     together,
+    words_of,
     write_file,
 )
 from safedojo_ros.checkpoints.manifest import (
@@ -219,7 +221,7 @@ class CheckpointStore:
             with self._staging() as staging, exclusive(self.root / LOCK):
                 yield staging
         except OSError as error:
-            raise CheckpointError(f"{otherwise}: {_words(error)}") from None
+            raise CheckpointError(f"{otherwise}: {words_of(error)}") from None
 
     # ---------------------------------------------------------------- inside
 
@@ -267,7 +269,7 @@ class CheckpointStore:
                 finally:
                     shutil.rmtree(staged, ignore_errors=True)
         except OSError as error:
-            raise CheckpointError(f"{otherwise}: {_words(error)}") from None
+            raise CheckpointError(f"{otherwise}: {words_of(error)}") from None
         return manifest
 
     def _point(self, kind: str, identifier: str) -> None:
@@ -287,8 +289,8 @@ class CheckpointStore:
         try:
             make_directory(staging)
         except OSError as error:
-            raise CheckpointError(f"cannot write to {self.root}: {_words(error)}") from None
-        with together(self.root / PUBLISHING, alone=lambda: _empty(staging)):
+            raise CheckpointError(f"cannot write to {self.root}: {words_of(error)}") from None
+        with together(self.root / PUBLISHING, alone=lambda: clear_directory(staging)):
             yield staging
 
     def _next_instant(self, kind: str) -> datetime.datetime:
@@ -392,15 +394,3 @@ def find_checkpoint(kind: str, name: str, store_root: Path | None = None) -> Pat
     if not (store.root / kind / name).is_dir() and (released.root / kind / name).is_dir():
         return released.resolve(kind, name)
     return store.resolve(kind, name)
-
-
-def _empty(staging: Path) -> None:
-    for path in staging.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _words(error: OSError) -> str:
-    return f"{error.strerror} ({error.filename})" if error.filename else f"{error.strerror}"

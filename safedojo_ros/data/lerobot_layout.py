@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE
@@ -147,6 +148,24 @@ def tasks_table(sentences: list[str]) -> pa.Table:
         metadata={"pandas": json.dumps(note)},
     )
     return pa.table([list(range(len(sentences))), sentences], schema=schema)
+
+
+def read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    """Read a metadata file; raises `DatasetError` for a missing column or another type."""
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(f"cannot read {path}: {error}; record it again") from None
+    missing = [name for name in schema.names if name not in table.column_names]
+    if missing:
+        raise DatasetError(f"{path} lacks the column '{missing[0]}'")
+    for name in schema.names:
+        if table[name].null_count:
+            raise DatasetError(f"{path} lacks values of '{name}'")
+    try:
+        return table.select(schema.names).cast(schema)
+    except (pa.ArrowException, ValueError) as error:
+        raise DatasetError(f"{path}: {error}; record it again") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:

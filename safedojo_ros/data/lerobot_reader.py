@@ -217,7 +217,7 @@ class EpisodeReader(Sequence[Episode]):
         first_of_file: dict[Path, int] = {}
         schema = layout.episodes_schema(self.features)
         for path in paths:
-            table = _read_table(path, schema)
+            table = layout.read_table(path, schema)
             for values in table.to_pylist():
                 self._add_row(path, values, first_of_file)
         self.files = len(paths)
@@ -287,7 +287,9 @@ class EpisodeReader(Sequence[Episode]):
         if not self.rows:
             return ()
         path = self.root / layout.TASKS_PATH
-        sentences = tuple(_read_table(path, layout.tasks_table([]).schema)["task"].to_pylist())
+        sentences = tuple(
+            layout.read_table(path, layout.tasks_table([]).schema)["task"].to_pylist()
+        )
         for row in self.rows:
             if row.instruction not in sentences:
                 raise DatasetError(f"{path} lacks the task '{row.instruction}'")
@@ -390,21 +392,3 @@ class EpisodeReader(Sequence[Episode]):
         feature = self.features[name]
         width = feature["shape"][0]
         return np.empty((length,) if width == 1 else (length, width), feature["dtype"])
-
-
-def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    """Read a metadata file; raises `DatasetError` for a missing column or another type."""
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise DatasetError(f"cannot read {path}: {error}; record it again") from None
-    missing = [name for name in schema.names if name not in table.column_names]
-    if missing:
-        raise DatasetError(f"{path} lacks the column '{missing[0]}'")
-    for name in schema.names:
-        if table[name].null_count:
-            raise DatasetError(f"{path} lacks values of '{name}'")
-    try:
-        return table.select(schema.names).cast(schema)
-    except (pa.ArrowException, ValueError) as error:
-        raise DatasetError(f"{path}: {error}; record it again") from None

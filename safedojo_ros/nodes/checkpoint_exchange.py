@@ -27,9 +27,6 @@ SWAP_SETTINGS = (
     Setting("probation_chunks", 20, "Chunks that a new model is watched for; 0: none.", 0, 10_000),
     Setting("latency_ratio", 3.0, "It may compute so many times as long as the old one.", 1.0, 100),
 )
-LOADING_NICENESS = 5
-"""Added to the niceness of the thread that loads and tries a model: that of the policy's worker,
-by default, so that their computing times can be compared."""
 
 
 class CheckpointExchange(Generic[T]):

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +35,6 @@ from safedojo_ros.core.types import (
 from safedojo_ros.msg import ActionChunk as ActionChunkMessage
 from safedojo_ros.msg import CheckpointInfo, SafetyCost
 from safedojo_ros.nodes.checkpoint_exchange import (
-    LOADING_NICENESS,
     SWAP_SETTINGS,
     CheckpointExchange,
     first_model,
@@ -43,12 +42,18 @@ from safedojo_ros.nodes.checkpoint_exchange import (
 from safedojo_ros.nodes.chunk_schedule import ChunkSchedule
 from safedojo_ros.nodes.conversion import BASE_FRAME, message_from_chunk
 from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, OK, WARN, DojoNode, Setting
+from safedojo_ros.nodes.model_loading import (
+    PolicyLike,
+    SafetyLike,
+    limited,
+    load_released_policy,
+    load_released_safety,
+)
 from safedojo_ros.nodes.observation_inputs import (
     WINDOW_SETTINGS,
     ObservationInputs,
     window_config,
 )
-from safedojo_ros.nodes.safety_node import SafetyLike, load_released_safety
 from safedojo_ros.nodes.scheduling import change_niceness
 from safedojo_ros.nodes.spinning import run_node
 
@@ -69,26 +74,6 @@ SETTINGS = (
     *SWAP_SETTINGS,
     *WINDOW_SETTINGS,
 )  # fmt: skip
-
-
-class PolicyLike(Protocol):
-    """What this node needs of a policy; see `models.policy.Policy`."""
-
-    checkpoint_id: str
-    chunk_length: int
-    cameras: tuple[str, ...]
-    image_size: int
-
-    def act(self, observations: list[Observation]) -> np.ndarray:
-        """(B, H, 7) actions, metres and radians."""
-        ...
-
-
-def load_released_policy(path: Path) -> PolicyLike:
-    """Load a verified checkpoint directory; torch is imported here and not earlier."""
-    from safedojo_ros.models.loading import load_policy
-
-    return load_policy(path)
 
 
 class PolicyNode(DojoNode):
@@ -136,7 +121,7 @@ class PolicyNode(DojoNode):
             bars, self._act, self._find_head if compare else None, self.get_logger().warning
         )
         self._swap = HotSwap(
-            self._load_limited,
+            limited(self, self._load),
             partial(find_checkpoint, "policy", store_root=self._store),
             canary=self._try,
             compatible=fits_robot(self.setting("cameras")),
@@ -339,15 +324,6 @@ class PolicyNode(DojoNode):
         assert self._swap is not None
         assert self._swap.current is not None
         return self._swap.current.model
-
-    def _load_limited(self, path: Path) -> PolicyLike:
-        """Load, then keep torch to its threads: two busy processes slow each other manyfold."""
-        if threading.current_thread().name == "hot-swap":
-            change_niceness(LOADING_NICENESS, self.get_logger().warning)
-        policy = self._load(path)
-        if "torch" in sys.modules:
-            sys.modules["torch"].set_num_threads(int(self.setting("threads")))
-        return policy
 
     def _mismatch(self, manifest: Manifest) -> str:
         """Why this policy may not act now: it requires another safety head; or ""."""

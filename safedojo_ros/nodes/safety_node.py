@@ -11,14 +11,13 @@ and its cell.
 """
 
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from std_msgs.msg import Float32
@@ -34,24 +33,24 @@ from safedojo_ros.core.types import CONTROL_PERIOD, ActionChunk, Decision, Obser
 from safedojo_ros.msg import ActionChunk as ActionChunkMessage
 from safedojo_ros.msg import CheckpointInfo, SafetyCost, SafetyState
 from safedojo_ros.nodes.checkpoint_exchange import (
-    LOADING_NICENESS,
     SWAP_SETTINGS,
     CheckpointExchange,
     first_model,
 )
 from safedojo_ros.nodes.conversion import (
-    BASE_FRAME,
     chunk_from_message,
     message_from_chunk,
     to_nanoseconds,
 )
 from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, NEWEST, OK, WARN, DojoNode, Setting
 from safedojo_ros.nodes.markers import path_markers
+from safedojo_ros.nodes.model_loading import SafetyLike, limited, load_released_safety
 from safedojo_ros.nodes.observation_inputs import (
     WINDOW_SETTINGS,
     ObservationInputs,
     window_config,
 )
+from safedojo_ros.nodes.safety_messages import cost_message, state_message
 from safedojo_ros.nodes.scheduling import change_niceness
 from safedojo_ros.nodes.spinning import run_node
 from safedojo_ros.robot.freshness import FreshnessConfig
@@ -85,24 +84,6 @@ SETTINGS = (
 )  # fmt: skip
 
 
-class SafetyLike(Protocol):
-    """What this node needs of a safety head; see `models.safety_head.SafetyModel`."""
-
-    cost_m: int
-    cost_limit: float
-
-    def step_cost(self, observations: list[Observation], actions: np.ndarray) -> np.ndarray:
-        """(B, H) P(contact) of each step of the chunks (B, H, 7)."""
-        ...
-
-
-def load_released_safety(path: Path) -> SafetyLike:
-    """Load a verified checkpoint directory; torch is imported here and not earlier."""
-    from safedojo_ros.models.loading import load_safety
-
-    return load_safety(path)
-
-
 class SafetyNode(DojoNode):
     """Converts, measures the time, and leaves every decision to `robot.safety_gate`."""
 
@@ -129,7 +110,7 @@ class SafetyNode(DojoNode):
         root = self.setting("store")
         store = Path(root).expanduser() if root else None
         self._swap = HotSwap(
-            self._load_limited,
+            limited(self, self._load),
             partial(find_checkpoint, "safety", store_root=store),
             canary=self._try,
             forget=free_weights,
@@ -242,15 +223,6 @@ class SafetyNode(DojoNode):
         """The parameter's cost limit, or else that of the safety head."""
         model = self._model
         return float(self.setting("cost_limit")) or (model.cost_limit if model else 0.5)
-
-    def _load_limited(self, path: Path) -> SafetyLike:
-        """Load, then keep torch to its threads: two busy processes slow each other manyfold."""
-        if threading.current_thread().name == "hot-swap":
-            change_niceness(LOADING_NICENESS, self.get_logger().warning)
-        model = self._load(path)
-        if "torch" in sys.modules:
-            sys.modules["torch"].set_num_threads(int(self.setting("threads")))
-        return model
 
     def _try(self, model: SafetyLike) -> None:
         """Canary and warm-up: probabilities, in time, for the chunks that were just judged."""
@@ -386,41 +358,20 @@ class SafetyNode(DojoNode):
     # ---------------------------------------------------------------- publishing
 
     def _publish_state(self) -> None:
-        gate = self._gate
-        state = SafetyState(
-            decision=int(gate.decision),
-            mode=gate.mode,
-            reason=gate.reason,
-            last_sequence=gate.last_sequence,
-            latency=self._latency,
-        )
-        state.header.stamp = self.get_clock().now().to_msg()
-        state.header.frame_id = BASE_FRAME
-        self._states.publish(state)
+        self._states.publish(state_message(self._gate, self._latency, self.now()))
 
     def _publish_cost(self, chunk: ActionChunk, verdict: Verdict, compute_time: float) -> None:
-        estimate = verdict.estimate
-        message = SafetyCost(
-            sequence=chunk.sequence,
-            checkpoint=self._model_id,
-            step_cost=[float(v) for v in estimate.step_cost],
-            chunk_cost=float(estimate.chunk_cost),
-            limit=float(estimate.limit),
-            decision=int(estimate.decision),
-            reason=estimate.reason,
-            compute_time=compute_time,
-        )
-        message.header.stamp = self.get_clock().now().to_msg()
-        message.header.frame_id = BASE_FRAME
+        message = cost_message(chunk, verdict, self._model_id, compute_time, self.now())
         self._costs.publish(message)
-        if len(estimate.step_cost) != len(chunk):
+        step_cost = verdict.estimate.step_cost
+        if len(step_cost) != len(chunk):
             return
-        self._bare.publish(Float32(data=float(estimate.chunk_cost)))
+        self._bare.publish(Float32(data=message.chunk_cost))
         assert self._inputs is not None
         if self._markers.get_subscription_count():
             start = self._inputs.window.at(chunk.observed_at).state[:3]
             self._markers.publish(
-                path_markers(start, chunk.actions, estimate.step_cost, self._limit, message.header)
+                path_markers(start, chunk.actions, step_cost, self._limit, message.header)
             )
 
     # ---------------------------------------------------------------- services

@@ -1,0 +1,74 @@
+"""What the nodes need of a policy and of a safety head, and how they load them."""
+
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from safedojo_ros.core.types import Observation
+from safedojo_ros.nodes.lifecycle import DojoNode
+from safedojo_ros.nodes.scheduling import change_niceness
+
+T = TypeVar("T")
+
+LOADING_NICENESS = 5
+"""Added to the niceness of the thread that loads and tries a model: that of the policy's worker,
+by default, so that their computing times can be compared."""
+
+
+class PolicyLike(Protocol):
+    """What this node needs of a policy; see `models.policy.Policy`."""
+
+    checkpoint_id: str
+    chunk_length: int
+    cameras: tuple[str, ...]
+    image_size: int
+
+    def act(self, observations: list[Observation]) -> np.ndarray:
+        """(B, H, 7) actions, metres and radians."""
+        ...
+
+
+def load_released_policy(path: Path) -> PolicyLike:
+    """Load a verified checkpoint directory; torch is imported here and not earlier."""
+    from safedojo_ros.models.loading import load_policy
+
+    return load_policy(path)
+
+
+class SafetyLike(Protocol):
+    """What this node needs of a safety head; see `models.safety_head.SafetyModel`."""
+
+    cost_m: int
+    cost_limit: float
+
+    def step_cost(self, observations: list[Observation], actions: np.ndarray) -> np.ndarray:
+        """(B, H) P(contact) of each step of the chunks (B, H, 7)."""
+        ...
+
+
+def load_released_safety(path: Path) -> SafetyLike:
+    """Load a verified checkpoint directory; torch is imported here and not earlier."""
+    from safedojo_ros.models.loading import load_safety
+
+    return load_safety(path)
+
+
+def limited(node: DojoNode, load: Callable[[Path], T]) -> Callable[[Path], T]:
+    """`load`, after which torch keeps to the node's `threads`.
+
+    Two busy processes slow each other manyfold. A hot swap's thread stands back for the others.
+    """
+
+    def loaded(path: Path) -> T:
+        if threading.current_thread().name == "hot-swap":
+            change_niceness(LOADING_NICENESS, node.get_logger().warning)
+        model = load(path)
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(int(node.setting("threads")))
+        return model
+
+    return loaded

@@ -12,8 +12,6 @@ embedded world and prints, with the bars of the project:
 import argparse
 import json
 import os
-import platform
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import rclpy
+from demo_stack import demo_stack, machine, stack_options, take_domain
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from sensor_msgs.msg import Image
@@ -28,10 +27,8 @@ from sensor_msgs.msg import Image
 from safedojo_ros.msg import ActionChunk
 from safedojo_ros.nodes.conversion import image_from_picture
 from safedojo_ros.nodes.demo_observer import ObserverThread, RunFigures, percentiles
-from safedojo_ros.nodes.environment import prepare_environment
 from safedojo_ros.nodes.lifecycle import IN_ORDER, PICTURES
-from safedojo_ros.nodes.processes import DomainLease, NodeProcess, StackProcesses, node_process
-from safedojo_ros.nodes.table import DEMO
+from safedojo_ros.nodes.processes import NodeProcess
 
 JITTER_BAR = 10.0
 OVERHEAD_BAR = 15.0
@@ -80,21 +77,8 @@ class Floor:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run the stack for `options.seconds` and return the figures."""
-    lease = DomainLease()
-    os.environ["ROS_DOMAIN_ID"] = str(lease.number)
-    prepare_environment(only_this_machine=True)
-    environment = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
-    environment.setdefault("MUJOCO_GL", "egl")
-    given: dict[str, dict[str, object]] = {
-        "sim_node": {"max_steps": 10_000, "level": 0},
-        "policy_node": {"checkpoint": options.policy},
-        "safety_node": {"checkpoint": options.safety, "mode": "monitor"},
-    }
-    stack = StackProcesses(environment, quiet=not options.verbose)
-    for entry in DEMO.nodes:
-        stack.children.append(
-            node_process(entry, [DEMO.parameters_file], given.get(entry.name, {}))
-        )
+    lease = take_domain()
+    stack = demo_stack(options)
     stack.children.append(NodeProcess("echo", [sys.executable, __file__, "--echo"], []))
     observer = ObserverThread()
     heard, floor = observer.node, Floor(observer.node)
@@ -124,12 +108,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> int:
     """Print the figures; 1 when a bar is missed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = stack_options(__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--policy", default="released")
-    parser.add_argument("--safety", default="released")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--verbose", action="store_true", help="show the nodes' own logs")
     parser.add_argument("--echo", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.echo:
@@ -137,11 +118,7 @@ def main() -> int:
     figures = measure(options)
     jitter, overhead = figures["tick_jitter_ms"], figures["image_to_gated_chunk_overhead_ms"]
     floor = figures["floor_round_trip_ms"]
-    processor = subprocess.run(
-        ["lscpu"], capture_output=True, text=True, env={"LC_ALL": "C", "PATH": os.environ["PATH"]}
-    ).stdout
-    model = next((x.split(":")[1].strip() for x in processor.splitlines() if "Model name" in x), "")
-    print(f"{os.cpu_count()} cores, {model or platform.processor()}, {time.strftime('%Y-%m-%d')}")
+    print(machine())
     print(f"load average {figures['load_average']} (with this benchmark's own nodes)")
     print(f"{figures['control_ticks']} ticks at {figures['control_rate_hz']} Hz")
     passed = []

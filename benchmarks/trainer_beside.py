@@ -9,10 +9,7 @@ none. Several seconds after a training has begun or ended are left out.
 
 import argparse
 import json
-import os
-import platform
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,15 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from demo_stack import demo_stack, machine, stack_options, take_domain
 
 from safedojo_ros.msg import FrankaState, TrainingProgress
 from safedojo_ros.nodes.conversion import to_nanoseconds
 from safedojo_ros.nodes.demo_observer import ObserverThread, RunFigures
-from safedojo_ros.nodes.environment import prepare_environment
 from safedojo_ros.nodes.lifecycle import IN_ORDER
 from safedojo_ros.nodes.practice_client import PracticeClient
-from safedojo_ros.nodes.processes import DomainLease, StackProcesses, node_process
-from safedojo_ros.nodes.table import DEMO, RECORDER, TRAINER
+from safedojo_ros.nodes.table import RECORDER, TRAINER
 
 START_TIME = 600.0
 SETTLE = 5.0
@@ -70,12 +66,7 @@ class Beside:
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self._options, self._folder = options, folder
-        environment = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
-        environment.setdefault("MUJOCO_GL", "egl")
-        given: dict[str, dict[str, object]] = {
-            "sim_node": {"max_steps": 10_000, "level": 0},
-            "policy_node": {"checkpoint": options.policy},
-            "safety_node": {"checkpoint": options.safety, "mode": "monitor"},
+        further: dict[str, dict[str, object]] = {
             "recorder_node": {"root": str(folder / "bags")},
             "trainer_node": {
                 "root": str(folder / "training"),
@@ -83,10 +74,7 @@ class Beside:
                 "store": str(folder / "store"),
             },
         }
-        self.stack = StackProcesses(environment, quiet=not options.verbose)
-        for entry in (*DEMO.nodes, RECORDER, TRAINER):
-            files = [DEMO.parameters_file]
-            self.stack.children.append(node_process(entry, files, given.get(entry.name, {})))
+        self.stack = demo_stack(options, (RECORDER, TRAINER), further)
         self._thread = ObserverThread()
         self.observer = self._thread.node
         self.ticks = Ticks(self.observer)
@@ -173,19 +161,14 @@ def together(stretches: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> int:
     """Print the table; 1 when a tick was missed beside the trainer."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = stack_options(__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="of each stretch")
     parser.add_argument("--rounds", type=int, default=2, help="stretches of each kind")
     parser.add_argument("--preset", default="tiny", help="of the training")
     parser.add_argument("--base", default="released")
-    parser.add_argument("--policy", default="released")
-    parser.add_argument("--safety", default="released")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--verbose", action="store_true", help="show the nodes' own logs")
     options = parser.parse_args()
-    lease = DomainLease()
-    os.environ["ROS_DOMAIN_ID"] = str(lease.number)
-    prepare_environment(only_this_machine=True)
+    lease = take_domain()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     columns: dict[str, list[dict[str, Any]]] = {"without": [], "with": []}
     with tempfile.TemporaryDirectory(prefix="safedojo_beside_") as folder:
@@ -209,11 +192,7 @@ def main() -> int:
 
 def show(table: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:
     """Print the table, with the machine and the date."""
-    processor = subprocess.run(
-        ["lscpu"], capture_output=True, text=True, env={"LC_ALL": "C", "PATH": os.environ["PATH"]}
-    ).stdout
-    model = next((x.split(":")[1].strip() for x in processor.splitlines() if "Model name" in x), "")
-    print(f"{os.cpu_count()} cores, {model or platform.processor()}, {time.strftime('%Y-%m-%d')}")
+    print(machine())
     print(
         f"{options.rounds} stretches of {options.seconds:.0f} s each; pipeline '{options.preset}', "
         f"stages seen: {', '.join(table['with']['stages'])}"

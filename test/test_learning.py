@@ -15,11 +15,15 @@ from safedojo_ros.learning.head_training import (
     contact_frames,
     expected_calibration_error,
     fit_temperature,
-    imagined_contact_frames,
     new_safety_model,
     rate_threshold,
     train_safety_head,
     worst_of_episodes,
+)
+from safedojo_ros.learning.imagined_contacts import (
+    calibrate_threshold,
+    imagined_contact_frames,
+    imagined_worst,
 )
 from safedojo_ros.learning.imitation import (
     Demonstrations,
@@ -194,6 +198,12 @@ def test_the_safety_head_learns_from_imagined_frames_beside_recorded_ones(
     torch.testing.assert_close(imagined.contact, frames.contact[same])
     figures = train_safety_head(config, model, frames, tmp_path, imagined=imagined)
     assert figures["imagined"]["auroc"] > 0.8
+    predicted, touched = imagined_worst(model, world, data, np.arange(30))
+    assert touched.tolist() == [data.cost[20 * e : 20 * e + 20].any() for e in range(30)]
+    assert predicted[touched].mean() > predicted[~touched].mean() + 0.2
+    calibrated = calibrate_threshold(dataclasses.replace(config, held_out=1.0), model, world, data)
+    assert calibrated["contact_threshold"] == model.contact_threshold
+    assert calibrated["episode_predicted_rate"] == pytest.approx(touched.mean(), abs=0.25)
     with pytest.raises(DatasetError, match="no episode is longer"):
         imagined_contact_frames(dataclasses.replace(config, chunks=9), model, world, data)
 

@@ -119,6 +119,7 @@ def train_safety_stage(args: argparse.Namespace) -> "tuple[SafetyModel, dict[str
     """Autoencoder, or that of a world model; latents, imagined ones beside them; head, figures."""
     from safedojo_ros.checkpoints.store import find_checkpoint
     from safedojo_ros.learning import head_training as training
+    from safedojo_ros.learning import imagined_contacts as dreams
     from safedojo_ros.learning.presets import read_preset
     from safedojo_ros.learning.world_model_training import LatentEpisodes
     from safedojo_ros.models.loading import load_world_model
@@ -129,7 +130,7 @@ def train_safety_stage(args: argparse.Namespace) -> "tuple[SafetyModel, dict[str
         world = load_world_model(find_checkpoint("world_model", args.world_model, args.store))
         model = training.new_safety_model(world.autoencoder, config, args.data[0])
         data = LatentEpisodes.read(args.data, world, args.device)
-        imagined = training.imagined_contact_frames(config, model, world, data)
+        imagined = dreams.imagined_contact_frames(config, model, world, data)
         print(f"{len(imagined.episode)} imagined frames")
     else:
         autoencoder = train_autoencoder_stage(args)
@@ -139,6 +140,9 @@ def train_safety_stage(args: argparse.Namespace) -> "tuple[SafetyModel, dict[str
         config, model, frames, args.out / "head", args.resume, args.device, imagined
     )
     model.network.cpu()
+    if imagined is not None:
+        world.parts.cpu()
+        figures["imagined"] |= dreams.calibrate_threshold(config, model, world, data)
     dreamt = figures.get("imagined", {})
     for source, values in (("", figures), ("imagined frames of ", dreamt)):
         said = ", ".join(f"{k} {v:.4g}" for k, v in values.items() if k != "imagined")

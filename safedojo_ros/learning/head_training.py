@@ -11,13 +11,10 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.data.lerobot_reader import EpisodeReader
 from safedojo_ros.learning.latents import recorded_latents
-from safedojo_ros.learning.open_loop import draw_starts, replay
 from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor, progress_bar
-from safedojo_ros.learning.world_model_training import LatentEpisodes
 from safedojo_ros.models.autoencoder import FrameAutoencoder
 from safedojo_ros.models.normalisation import RobotScales
 from safedojo_ros.models.safety_head import SafetyHeadSize, SafetyModel
-from safedojo_ros.models.world_model import WorldModel
 
 
 @dataclass(frozen=True)
@@ -116,35 +113,6 @@ def contact_frames(
     return ContactFrames(latents, state, chunks, contact, alive, np.concatenate(episodes))
 
 
-def imagined_contact_frames(
-    config: SafetyConfig, model: SafetyModel, world: WorldModel, data: LatentEpisodes
-) -> ContactFrames:
-    """Recorded actions replayed in imagination: the last frame and predicted state of every chunk.
-
-    What comes next is what the recording has next. `data` must be of the same episodes, in the same
-    order, as the recorded frames beside which these are learned from. Raises `DatasetError` where
-    no episode is long enough.
-    """
-    rng = np.random.default_rng(config.seed)
-    size, horizon = world.size, config.chunks * world.size.chunk_length
-    starts = draw_starts(data, horizon, config.replays, rng)
-    latents, states = replay(world, data, starts.first, starts.start, config.chunks, config.seed)
-    seen = latents[:, size.future - 1 : -1 : size.future]  # after the last chunk comes no next one
-    state = world.scales.state.restore(states[:, size.chunk_length - 1 : -1 : size.chunk_length])
-    ahead = torch.arange(1, config.chunks)[:, None] * size.chunk_length
-    rows = starts.first[:, None, None] + ahead + torch.arange(model.chunk_length)
-    chunks = world.scales.action.restore(data.actions[rows]).flatten(0, 1)
-    contact = torch.from_numpy((data.cost[rows.numpy()] > 0).astype(np.float32)).flatten(0, 1)
-    return ContactFrames(
-        torch.cat(seen.flatten(0, 1).chunk(len(world.cameras), dim=-1), dim=1).half(),
-        model.scales.state.normalise(state.flatten(0, 1)),
-        model.scales.action.normalise(chunks),
-        contact,
-        torch.ones_like(contact),
-        np.repeat(starts.episode, config.chunks - 1),
-    )
-
-
 def train_safety_head(
     config: SafetyConfig,
     model: SafetyModel,
@@ -156,15 +124,14 @@ def train_safety_head(
 ) -> dict[str, Any]:
     """Fit the head, set its temperature; returns the held-out figures.
 
-    imagined: as from `imagined_contact_frames`, learned from beside `frames`. Raises
-    `DatasetError` where nothing was ever touched: there would be nothing to learn.
+    imagined: learned from beside `frames`, see `learning.imagined_contacts`. Raises `DatasetError`
+    where nothing was ever touched: there would be nothing to learn.
     """
     if not frames.contact.any():
         raise DatasetError("no contact in these episodes; collect some with --levels 1,2")
     if frames.episode.max() < 2:
         raise DatasetError("fewer than 3 episodes; two are held out, so collect more")
-    order = np.random.default_rng(config.seed).permutation(int(frames.episode.max()) + 1)
-    apart = order[: max(2, round(config.held_out * len(order)))]
+    apart = held_out_episodes(config, int(frames.episode.max()) + 1)
     sources = [frames] if imagined is None else [frames, imagined]
     known = [torch.from_numpy(np.flatnonzero(~np.isin(s.episode, apart))) for s in sources]
     head = model.head.to(device)
@@ -200,8 +167,17 @@ def train_safety_head(
     run.close()
     figures = held_out_figures(model, frames, np.isin(frames.episode, apart), device)
     if imagined is not None:
-        figures["imagined"] = imagined_figures(model, imagined, np.isin(imagined.episode, apart))
+        rows = np.flatnonzero(np.isin(imagined.episode, apart))
+        forecast = torch.sigmoid(contact_logits(model, imagined, rows)).flatten().numpy()
+        truth = imagined.contact[rows].flatten().numpy()
+        figures["imagined"] = forecast_quality(truth, forecast) if len(rows) else {}
     return figures
+
+
+def held_out_episodes(config: SafetyConfig, count: int) -> np.ndarray:
+    """Numbers of those of `count` episodes that are never trained on, in a random order."""
+    order = np.random.default_rng(config.seed).permutation(count)
+    return np.asarray(order[: max(2, round(config.held_out * count))])
 
 
 def _batch(
@@ -253,17 +229,6 @@ def held_out_figures(
         "contact_steps": int(truth.sum()),
         "episodes": len(np.unique(frames.episode[rows][chosen.numpy()])),
     }
-
-
-def imagined_figures(
-    model: SafetyModel, imagined: ContactFrames, held_out: np.ndarray
-) -> dict[str, float]:
-    """AUROC, AP, Brier and ECE per step of the imagined frames `held_out` (N,) bool."""
-    rows = np.flatnonzero(held_out)
-    if not len(rows):
-        return {}
-    forecast = torch.sigmoid(contact_logits(model, imagined, rows)).flatten().numpy()
-    return forecast_quality(imagined.contact[rows].flatten().numpy(), forecast)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from safedojo_ros.data.lerobot_reader import EpisodeReader
 from safedojo_ros.learning.coevolution import Refinement
 from safedojo_ros.learning.head_training import SafetyConfig, contact_frames, train_safety_head
 from safedojo_ros.learning.imagination import ImaginedWorld
+from safedojo_ros.learning.imagined_contacts import calibrate_threshold, imagined_contact_frames
 from safedojo_ros.learning.success_training import (
     SuccessConfig,
     SuccessFrames,
@@ -60,7 +61,12 @@ class RefinerConfig:
                 learning_rate=rates[1],
                 replays=min(self.success.replays, REPLAYS),
             ),
-            replace(self.safety, steps=updates, learning_rate=rates[2]),
+            replace(
+                self.safety,
+                steps=updates,
+                learning_rate=rates[2],
+                replays=min(self.safety.replays, REPLAYS),
+            ),
             self.violation_threshold,
         )
 
@@ -102,7 +108,11 @@ class RecordedRefiner:
         dreams = imagined_frames(success, world.world_model, episodes, known)
         train_success(success, world.success, frames, dreams, target / "success_run")
         contacts = contact_frames(sets, world.safety)
-        train_safety_head(self.config.safety, world.safety, contacts, target / "safety_run")
+        safety = self.config.safety
+        touches = imagined_contact_frames(safety, world.safety, world.world_model, episodes)
+        run = target / "safety_run"
+        train_safety_head(safety, world.safety, contacts, run, imagined=touches)
+        calibrate_threshold(safety, world.safety, world.world_model, episodes)
         for name, model in self._models().items():
             (target / name).mkdir()
             model.save(target / name)

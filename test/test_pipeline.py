@@ -18,6 +18,7 @@ from safedojo_ros.cli import pipeline as command
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.learning.stage_ledger import StageLedger
 from safedojo_ros.learning.training_run import TrainingRun, progress_bar, training_now
+from safedojo_ros.worlds.seeds import VALIDATION
 
 KILLED_IN_THE_SECOND_STAGE = """
 import os, signal, sys
@@ -242,6 +243,8 @@ def test_an_interrupted_pipeline_goes_on_to_a_published_policy(
     assert result["published"] == manifest.id
     assert result["real_episodes"] == 9
     assert not result["enforced"]
+    judged = json.loads((tmp_path / "out" / "evaluation" / "base.json").read_text())
+    assert {row["seed"] for row in judged["episodes"]} <= set(VALIDATION)
     # nothing that only serves the way was published to the user
     assert CheckpointStore(tmp_path / "store").latest("world_model") is None
     stages = {row["stage"] for row in lines(tmp_path / "out" / "progress.jsonl")}
@@ -255,7 +258,7 @@ def test_a_missed_bar_ends_the_run_where_bars_are_enforced(
 ) -> None:
     monkeypatch.setattr(command.Pipeline, "base", lambda self: {"policy": "p"})
     monkeypatch.setattr(command.Pipeline, "collect", lambda self, *more: {})
-    monkeypatch.setattr(command.Pipeline, "train", lambda self, *more: {})
+    monkeypatch.setattr(command.Pipeline, "train", lambda self, *more, **options: {})
     monkeypatch.setattr(command.Pipeline, "validation", lambda self: {"missed": ["it is blind"]})
     args = arguments(tmp_path, "--base", "released", "--set=practice.preflight.enforced=true")
     assert command.run(args) == command.GATE

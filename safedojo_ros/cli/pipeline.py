@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 DONE, GATE, INTERRUPTED = 0, 3, 130
 LEVELS = "I,II"
 """Levels of the evaluation; practice itself begins at those of [practice]."""
+JUDGED_FROM = 80_000
+"""First of the validation seeds that decide about publication; evaluation seeds decide nothing."""
 
 
 @dataclass(frozen=True)
@@ -270,14 +272,15 @@ class Pipeline:
         }
 
     def evaluate(self, base: str, practised: str) -> dict[str, Any]:
-        """Base and practised policy on the same evaluation seeds."""
+        """Base and practised policy on the same validation seeds, which nothing else has seen."""
         figures = {}
         for name, checkpoint in (("base", base), ("practised", practised)):
             path = self.out / "evaluation" / f"{name}.json"
             self._command(
                 "evaluate", "--checkpoint", checkpoint, "--level", LEVELS, "--episodes",
                 self.config.evaluation, "--max-steps", self.config.max_steps, "--batch", 32,
-                "--tasks", self._tasks(base), "--json", path,
+                "--tasks", self._tasks(base), "--split", "validation", "--seed", JUDGED_FROM,
+                "--json", path,
             )  # fmt: skip
             report = json.loads(path.read_text())
             figures[name] = {"overall": report["overall"], "levels": report["levels"]}
@@ -314,7 +317,7 @@ class Pipeline:
                 spec=made.spec,
                 normalisation=made.normalisation,
                 parent=parent if self.args.base else None,
-                evaluation={"evaluation": figures["practised"]},
+                evaluation={"validation": figures["practised"]},
                 fidelity=made.fidelity,
             )
             return {"published": manifest.id}

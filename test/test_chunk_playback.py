@@ -67,40 +67,46 @@ def test_what_was_played_but_not_yet_seen_counts_as_played() -> None:
     assert playback.accept(chunk(START + 60 * MS, 2), START + 170 * MS) == 3
 
 
-def test_overlapping_chunks_are_blended_linearly() -> None:
-    playback = started(config=PlaybackConfig(blend_steps=3))
-    play(playback, START, 2)
-    playback.accept(chunk(START + 60 * MS, 2, first=0.020), START + 70 * MS)
-    seen = play(playback, START + 2 * TICK, 4)
-    old, new = [0.002, 0.003, 0.004], [0.020, 0.021, 0.022]
-    mixed = [o + w * (n - o) for o, n, w in zip(old, new, (0.25, 0.5, 0.75), strict=True)]
-    assert seen == pytest.approx([*mixed, 0.023])
+def test_a_new_chunk_is_joined_where_it_would_have_brought_the_arm() -> None:
+    playback = started(config=PlaybackConfig(blend_steps=2))
+    play(playback, START, 4)  # of which 0.002 and 0.003 come after the observation
+    playback.accept(chunk(START + 60 * MS, 2, first=0.020), START + 170 * MS)
+    apart = (0.020 + 0.021) - (0.002 + 0.003)
+    seen = play(playback, START + 4 * TICK, 3)
+    assert seen == pytest.approx([0.022 + apart / 2, 0.023 + apart / 2, 0.024])
+
+
+def test_without_blending_a_new_chunk_goes_on_from_where_the_arm_is() -> None:
+    playback = started(config=PlaybackConfig(blend_steps=0))
+    play(playback, START, 4)
+    playback.accept(chunk(START + 60 * MS, 2, first=0.020), START + 170 * MS)
+    assert play(playback, START + 4 * TICK, 2) == [0.022, 0.023]
 
 
 def test_a_slowed_chunk_takes_effect_at_once() -> None:
     playback = started()
-    play(playback, START, 2)
-    playback.accept(chunk(START + 60 * MS, 2, first=0.020), START + 70 * MS, blend=False)
-    assert play(playback, START + 2 * TICK, 1) == [0.020]
+    play(playback, START, 4)
+    playback.accept(chunk(START + 60 * MS, 2, first=0.020), START + 170 * MS, blend=False)
+    assert play(playback, START + 4 * TICK, 1) == [0.022]
 
 
 def test_chunks_of_two_checkpoints_are_never_mixed() -> None:
     playback = started()
-    play(playback, START, 2)
+    play(playback, START, 4)
     other = replace(chunk(START + 60 * MS, 2, first=0.020), checkpoint="b")
-    playback.accept(other, START + 70 * MS)
-    assert play(playback, START + 2 * TICK, 2) == [0.020, 0.021]
+    playback.accept(other, START + 170 * MS)
+    assert play(playback, START + 4 * TICK, 2) == [0.022, 0.023]
     assert playback.checkpoint == "b"
 
 
-def test_the_gripper_is_never_between_open_and_closed() -> None:
-    playback = started()
-    play(playback, START, 2)
+def test_a_new_gripper_command_counts_at_once_and_is_never_halfway() -> None:
+    playback = started(config=PlaybackConfig(blend_steps=3))
+    play(playback, START, 4)
     opening = chunk(START + 60 * MS, 2)
     opening.actions[:, 6] = -1.0
-    playback.accept(opening, START + 70 * MS)
-    commands = [playback.tick(START + (2 + k) * TICK) for k in range(6)]
-    assert {float(a[6]) for a in commands if a is not None} == {1.0, -1.0}
+    playback.accept(opening, START + 170 * MS)
+    commands = [playback.tick(START + (4 + k) * TICK) for k in range(6)]
+    assert {float(a[6]) for a in commands if a is not None} == {-1.0}
 
 
 REJECTED = {
@@ -181,7 +187,8 @@ def test_a_chunk_that_ran_out_may_be_followed_by_the_one_computed_meanwhile() ->
     playback = started(length=3)
     play(playback, START, 4)
     assert playback.accept(chunk(START + 60 * MS, 2), START + 400 * MS) == 1
-    assert play(playback, START + 8 * TICK, 1) == [0.001]
+    apart = 0.0 - 0.002  # the new chunk would not have moved where the old one moved 2 mm
+    assert play(playback, START + 8 * TICK, 2) == pytest.approx([0.001 + apart, 0.002])
 
 
 def test_a_restarted_policy_is_let_in_once_the_arm_has_stood_for_a_while() -> None:
@@ -291,24 +298,30 @@ def test_whatever_comes_every_played_action_is_within_limits_and_of_a_fresh_chun
 
 @given(
     arrays(np.float64, (12, 7), elements=st.floats(-0.05, 0.05)),
-    arrays(np.float64, (12, 7), elements=st.floats(-0.05, 0.05)),
-    st.integers(0, 11),
-    st.integers(0, 12),
+    arrays(np.float64, (12, 7), elements=st.floats(-0.02, 0.02)),
+    st.integers(1, 3),
+    st.integers(1, 12),
 )
-def test_a_blend_lies_between_the_old_and_the_new_chunk(
-    old: np.ndarray, new: np.ndarray, played: int, steps: int
+def test_a_blend_ends_on_the_new_path_and_keeps_every_limit(
+    old: np.ndarray, new: np.ndarray, late: int, steps: int
 ) -> None:
     playback = ChunkPlayback(PlaybackConfig(blend_steps=steps))
     playback.accept(replace(chunk(START - MS, 1), actions=old), START)
-    for k in range(played):
-        playback.tick(START + k * TICK)
-    now = START + max(0, played - 1) * TICK + 2 * MS
-    playback.accept(replace(chunk(now - MS, 2), actions=new), now)
-    for k in range(12 - played):
-        action = playback.tick(START + (played + k) * TICK)
+    moved = np.zeros(6)
+    for k in range(4):
+        action = playback.tick(START + k * TICK)
         assert action is not None
-        assert np.all(action >= np.minimum(old[played + k], new[k]) - 1e-12)
-        assert np.all(action <= np.maximum(old[played + k], new[k]) + 1e-12)
+        moved += action[:6] * (k >= 4 - late)
+    observed_at = START + (4 - late) * TICK - 2 * MS
+    start = playback.accept(replace(chunk(observed_at, 2), actions=new), START + 3 * TICK + MS)
+    assert start == late
+    for k in range(late, 12):
+        action = playback.tick(START + (4 + k - late) * TICK)
+        assert action is not None
+        assert np.all(np.abs(action[:3]) <= 0.05 + 1e-12)
+        moved += action[:6]
+    if steps <= 12 - late:  # 0.21 m apart at most, and 0.03 m in each of nine steps to make it up
+        assert moved == pytest.approx(new[:, :6].sum(0), abs=1e-9)
 
 
 def test_the_watchdog_names_who_is_silent() -> None:

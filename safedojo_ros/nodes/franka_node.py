@@ -44,7 +44,7 @@ SETTINGS = (
     Setting("backend", "sim", "What moves.", choices=("sim",)),
     Setting("workspace_lower", [-0.25, -0.32, 0.012], "Lower corner of the workspace (m)."),
     Setting("workspace_upper", [0.34, 0.32, 0.45], "Upper corner of the workspace (m)."),
-    Setting("blend_steps", 4, "Steps over which a new chunk fades in.", 0, 32),
+    Setting("blend_steps", 1, "Steps that lead over to a new chunk's path.", 0, 32),
     Setting("actuation_delay", 0.0, "From a target to the first picture of it (s).", 0.0, 1.0),
     Setting("leash", 0.06, "How far the target may run ahead of the arm (m).", 0.005, 0.2),
     Setting("enable_deadline", 0.3, "Longest silence of robot/enable (s).", 0.05, 5.0),

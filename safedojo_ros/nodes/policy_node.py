@@ -63,7 +63,7 @@ SETTINGS = (
     Setting("checkpoint", "released", "Policy: released, latest, an id, or a directory."),
     Setting("store", "", "Folder of the checkpoint store; empty: the user's."),
     Setting("cameras", ["agentview", "wrist"], "Cameras that this robot has."),
-    Setting("margin_steps", 2, "Steps between asking for a chunk and its latest use.", 0, 32),
+    Setting("margin_steps", 3, "Steps between asking for a chunk and its latest use.", 0, 32),
     Setting("threads", 1, "Threads of the network.", 1, 64),
     Setting("niceness", 5, "Added to the niceness of the network's thread.", -20, 19),
     Setting("realtime_factor", 1.0, "Speed of the world; the whole stack needs the same.", 0.05, 4),

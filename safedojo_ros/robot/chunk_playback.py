@@ -4,6 +4,10 @@ Actions are deltas that follow the chunk's observation. While a policy computes,
 with the old chunk; so a new chunk starts at the action whose number is the count of actions really
 played since its observation. Ticks on which the arm held count for nothing, because nothing moved:
 a chunk that comes late to a standing arm starts at its first action.
+
+What was played since then is not what the new chunk would have done, so the arm stands beside the
+new chunk's path; the next steps lead it over. Without that every change of chunks leaves an error
+that no one has seen yet, and grasps miss (README, "Measured").
 """
 
 from collections import deque
@@ -12,19 +16,27 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from safedojo_ros.core.errors import ChunkRejected, ConfigError
-from safedojo_ros.core.types import ACTION_SIZE, ActionChunk
+from safedojo_ros.core.types import (
+    ACTION_SIZE,
+    MAX_DELTA_POSITION,
+    MAX_DELTA_ROTATION,
+    ActionChunk,
+)
 from safedojo_ros.robot.freshness import SECOND, ChunkFreshness, FreshnessConfig
 
 MEMORY = 256
 """How many played ticks are remembered; more than any chunk may be long."""
+
+LARGEST_MOVE = np.array([MAX_DELTA_POSITION] * 3 + [MAX_DELTA_ROTATION] * 3)
 
 
 @dataclass(frozen=True)
 class PlaybackConfig:
     """How chunks follow each other."""
 
-    blend_steps: int = 4
-    """Over at most so many control steps the new chunk fades in over what is left of the old."""
+    blend_steps: int = 1
+    """Control steps that lead from where the old chunk has brought the arm to the new one's path;
+    more where limits of a step ask for it. 0: the new chunk goes on from where the arm is."""
     actuation_delay: float = 0.0
     """Seconds from a played action to the first picture that shows its motion."""
     max_tick_gap: float = 0.25
@@ -69,7 +81,7 @@ class ChunkPlayback:
         self._held_since: int | None = None
         self._last_tick: int | None = None
         self._last_action_at: int | None = None
-        self._played: deque[int] = deque(maxlen=MEMORY)
+        self._played: deque[tuple[int, np.ndarray]] = deque(maxlen=MEMORY)
 
     @property
     def remaining(self) -> int:
@@ -94,7 +106,7 @@ class ChunkPlayback:
     def accept(self, chunk: ActionChunk, now_ns: int, blend: bool = True) -> int:
         """Take `chunk` over; returns the index of its first action that will be played.
 
-        blend=False lets it take effect at once (for a chunk that the gate has slowed). Chunks of
+        blend=False lets it take effect as it is (for a chunk that the gate has slowed). Chunks of
         two checkpoints are never blended. Raises `ChunkRejected`, and then the arm holds.
         """
         try:
@@ -103,10 +115,10 @@ class ChunkPlayback:
             self.rejected += 1
             self.hold(now_ns, str(error))
             raise
-        fresh = np.array(chunk.actions, dtype=np.float64)[start:]
-        if blend and self.playing and chunk.checkpoint == self._checkpoint:
-            fresh = self._blended(fresh)
-        self._plan, self._next = fresh, 0
+        actions = np.array(chunk.actions, dtype=np.float64)
+        if blend and chunk.checkpoint == self._checkpoint:
+            actions = self._blended(actions, start)
+        self._plan, self._next = actions[start:], 0
         self._checkpoint = chunk.checkpoint
         self._held_since = None
         self.reason = ""
@@ -134,7 +146,7 @@ class ChunkPlayback:
         self._next += 1
         self._gripper = float(action[6])
         self._last_action_at = now_ns
-        self._played.append(now_ns)
+        self._played.append((now_ns, action))
         if not self.playing:
             self.reason = "the chunk ran out before the next one came"
         return action
@@ -169,7 +181,7 @@ class ChunkPlayback:
                 f"waiting for a newer one (held because: {self.reason})"
             )
         shown_until = chunk.observed_at - round(self.config.actuation_delay * SECOND)
-        start = sum(1 for stamp in self._played if stamp > shown_until)
+        start = sum(1 for stamp, _ in self._played if stamp > shown_until)
         if start >= len(chunk):
             raise ChunkRejected(
                 f"chunk {chunk.sequence} came too late: {start} actions were played since its "
@@ -177,13 +189,19 @@ class ChunkPlayback:
             )
         return start
 
-    def _blended(self, fresh: np.ndarray) -> np.ndarray:
-        """`fresh` (n, 7) faded in linearly over what is left of the old plan."""
-        old = self._plan[self._next :]
-        count = min(len(old), len(fresh), self.config.blend_steps)
-        weight = (np.arange(1, count + 1) / (count + 1))[:, None]
-        mixed = fresh.copy()
-        mixed[:count, :6] = (1 - weight) * old[:count, :6] + weight * fresh[:count, :6]
-        early = weight[:, 0] < 0.5  # a gripper command is never halfway between open and closed
-        mixed[:count, 6][early] = old[:count, 6][early]
-        return mixed
+    def _blended(self, actions: np.ndarray, start: int) -> np.ndarray:
+        """`actions` (H, 7) so that from `start` on they return to their own path.
+
+        Rotations of a few steps are small enough to be added like translations.
+        """
+        if start == 0 or self.config.blend_steps == 0:
+            return actions
+        played = np.array([action for _, action in self._played])[-start:]
+        apart = actions[:start, :6].sum(0) - played[:, :6].sum(0)
+        led = actions.copy()
+        for number, move in enumerate(led[start:, :6]):
+            share = apart / max(1, self.config.blend_steps - number)
+            whole = np.clip(move + share, -LARGEST_MOVE, LARGEST_MOVE)
+            apart -= whole - move
+            move[:] = whole
+        return led

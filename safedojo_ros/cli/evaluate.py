@@ -15,6 +15,7 @@ from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import Decision
 from safedojo_ros.evaluation.film import film_strip, write_picture
 from safedojo_ros.evaluation.gate_filter import PROPOSALS, GatedPolicy
+from safedojo_ros.evaluation.latency import LatePolicy
 from safedojo_ros.evaluation.protocol import (
     LEVEL_NAMES,
     MAX_STEPS,
@@ -64,6 +65,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="chunks that the policy may propose to the gate before each of its decisions",
     )
     parser.add_argument("--execute", type=int, help="actions of a chunk between two inferences")
+    parser.add_argument(
+        "--latency",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="play chunks as the robot does, this many control steps late (default: the world "
+        "waits)",
+    )
     parser.add_argument("--max-steps", type=int, default=MAX_STEPS, help="control steps an episode")
     parser.add_argument("--batch", type=int, default=8, help="worlds side by side")
     parser.add_argument("--json", type=Path, help="write the figures and every episode here")
@@ -87,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and value < least:
             raise ConfigError(f"--{name.replace('_', '-')} is {value}, expected at least {least}")
+    if args.latency < 0:
+        raise ConfigError(f"--latency is {args.latency}, expected 0 or more control steps")
     if args.film and args.filter == "cbf-oracle":
         raise ConfigError("--film plays the policy alone, without the oracle before its world")
     seeds = split_seeds(args.split, args.seed, args.episodes)
@@ -113,9 +124,12 @@ def run(args: argparse.Namespace) -> int:
             if args.filter:
                 policy, vector = filtered(policy, vector, args)
                 settings["filter"] = args.filter
-            report = evaluate(
-                policy, trials, vector, execute=args.execute, batch=args.batch, **common
-            )
+            played, execute = policy, args.execute
+            if args.latency:
+                late = LatePolicy(policy, args.latency, execute)
+                played, execute = cast("Policy", late), late.execute
+                settings["latency"] = args.latency
+            report = evaluate(played, trials, vector, execute=execute, batch=args.batch, **common)
     console.print(figures_table(report))
     if isinstance(policy, GatedPolicy):
         gate = report.settings["gate"] = gate_figures(policy)

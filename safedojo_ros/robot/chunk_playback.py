@@ -117,7 +117,8 @@ class ChunkPlayback:
             raise
         actions = np.array(chunk.actions, dtype=np.float64)
         if blend and chunk.checkpoint == self._checkpoint:
-            actions = self._blended(actions, start)
+            played = [action for _, action in self._played][len(self._played) - start :]
+            actions = joined(actions, np.array(played), self.config.blend_steps)
         self._plan, self._next = actions[start:], 0
         self._checkpoint = chunk.checkpoint
         self._held_since = None
@@ -189,19 +190,21 @@ class ChunkPlayback:
             )
         return start
 
-    def _blended(self, actions: np.ndarray, start: int) -> np.ndarray:
-        """`actions` (H, 7) so that from `start` on they return to their own path.
 
-        Rotations of a few steps are small enough to be added like translations.
-        """
-        if start == 0 or self.config.blend_steps == 0:
-            return actions
-        played = np.array([action for _, action in self._played])[-start:]
-        apart = actions[:start, :6].sum(0) - played[:, :6].sum(0)
-        led = actions.copy()
-        for number, move in enumerate(led[start:, :6]):
-            share = apart / max(1, self.config.blend_steps - number)
-            whole = np.clip(move + share, -LARGEST_MOVE, LARGEST_MOVE)
-            apart -= whole - move
-            move[:] = whole
-        return led
+def joined(actions: np.ndarray, played: np.ndarray, blend_steps: int) -> np.ndarray:
+    """`actions` (H, 7), of which `played` (n, 7) took the place of the first n, back on their path.
+
+    The steps from n on make up for the difference, `blend_steps` of them where the limits of a
+    step allow it. Rotations of a few steps are small enough to be added like translations.
+    """
+    start = len(played)
+    if start == 0 or blend_steps == 0:
+        return actions
+    apart = actions[:start, :6].sum(0) - played[:, :6].sum(0)
+    led = actions.copy()
+    for number, move in enumerate(led[start:, :6]):
+        share = apart / max(1, blend_steps - number)
+        whole = np.clip(move + share, -LARGEST_MOVE, LARGEST_MOVE)
+        apart -= whole - move
+        move[:] = whole
+    return led

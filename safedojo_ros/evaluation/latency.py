@@ -1,0 +1,70 @@
+"""A policy as the robot plays it: every chunk comes late, and the arm goes on meanwhile.
+
+The protocol's worlds wait for a chunk; a robot does not. For the first `latency` control steps
+after an observation the old chunk is played on, then the new one is joined as
+`robot.chunk_playback` joins it. Before the first chunk the arm stands still.
+"""
+
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.core.types import ACTION_SIZE, Observation
+from safedojo_ros.robot.chunk_playback import PlaybackConfig, joined
+
+if TYPE_CHECKING:
+    import torch
+
+    from safedojo_ros.models.policy import Policy
+
+GRIPPER_OPEN = -1.0
+
+
+class LatePolicy:
+    """`policy`, `latency` control steps late, with a new chunk every `execute` steps.
+
+    An episode is known by its generator. Raises `ConfigError` where a chunk ends before the next
+    one comes.
+    """
+
+    def __init__(self, policy: "Policy", latency: int, execute: int | None = None) -> None:
+        horizon = policy.chunk_length
+        execute = min(execute or horizon - latency, horizon)
+        if latency < 1 or latency >= execute or execute + latency > horizon:
+            raise ConfigError(
+                f"a latency of {latency} steps and {execute} steps between two inferences do not "
+                f"fit a chunk of {horizon}: expected 1 <= latency < execute <= {horizon} - latency"
+            )
+        self.policy, self.latency, self.execute = policy, latency, execute
+        self.checkpoint_id = policy.checkpoint_id
+        self._rest: WeakKeyDictionary[torch.Generator, np.ndarray] = WeakKeyDictionary()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.policy, name)
+
+    def act(
+        self, observations: list[Observation], generators: "list[torch.Generator] | None" = None
+    ) -> np.ndarray:
+        """(B, H, 7) played from the observations on, until the next ones."""
+        chunks = np.asarray(self.policy.act(observations, generators), dtype=np.float64)
+        return np.stack(
+            [
+                self._played(chunk, None if generators is None else generators[i])
+                for i, chunk in enumerate(chunks)
+            ]
+        )
+
+    def _played(self, chunk: np.ndarray, episode: "torch.Generator | None") -> np.ndarray:
+        rest = None if episode is None else self._rest.get(episode)
+        if rest is None:
+            rest = np.zeros((self.latency, ACTION_SIZE))
+            rest[:, 6] = GRIPPER_OPEN
+            played = np.concatenate([rest, chunk])[: len(chunk)]
+        else:
+            led = joined(chunk, rest, PlaybackConfig().blend_steps)
+            played = np.concatenate([rest, led[self.latency :]])
+        if episode is not None:
+            self._rest[episode] = played[self.execute : self.execute + self.latency]
+        return played

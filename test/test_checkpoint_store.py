@@ -669,6 +669,22 @@ def test_names_find_the_users_store_first_and_the_released_one_else(
         find_checkpoint("policy", str(copied), root)
 
 
+def test_the_practised_policy_ships_beside_the_released_one(
+    tmp_path: Path,
+    released: CheckpointStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    practised = CheckpointStore(tmp_path / "practised", Clock())
+    monkeypatch.setattr(store_module, "practised_store", lambda: practised)
+    manifest = publish(practised, write_source(tmp_path / "better", 5.0))
+    root = tmp_path / "store"
+    assert value_of(find_checkpoint("policy", "practised", root)) == 5.0
+    assert value_of(find_checkpoint("policy", manifest.id, root)) == 5.0
+    assert value_of(find_checkpoint("policy", "released", root)) == 9.0
+    with pytest.raises(CheckpointError, match="latest"):
+        find_checkpoint("safety", "practised", root)
+
+
 def test_the_users_store_follows_the_environment(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

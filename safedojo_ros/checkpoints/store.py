@@ -367,6 +367,11 @@ def released_store() -> CheckpointStore:
     return CheckpointStore(Path(__file__).parent / "released")
 
 
+def practised_store() -> CheckpointStore:
+    """The policy that ships in the package beside the released one: it has practised."""
+    return CheckpointStore(Path(__file__).parent / "practised")
+
+
 def user_store() -> CheckpointStore:
     """The user's store: `SAFEDOJO_STORE`, or `~/.safedojo/checkpoints`."""
     return CheckpointStore(Path(os.environ.get("SAFEDOJO_STORE") or "~/.safedojo/checkpoints"))
@@ -375,14 +380,16 @@ def user_store() -> CheckpointStore:
 def find_checkpoint(kind: str, name: str, store_root: Path | None = None) -> Path:
     """Verified directory of a checkpoint that a person names.
 
-    name: "released" (ships in the package); "latest" (of the user's store, or released when that
-    one is empty); an id in either store; or the path of a checkpoint directory anywhere, which is
-    recognised by a "/" in it. Raises `CheckpointError`.
+    name: "released" or "practised" (ship in the package; only a policy practises); "latest" (of the
+    user's store, or released when that one is empty); an id in any of these stores; or the path of
+    a checkpoint directory anywhere, which is recognised by a "/" in it. Raises `CheckpointError`.
     """
     store = CheckpointStore(store_root) if store_root is not None else user_store()
-    released = released_store()
+    released, practised = released_store(), practised_store()
     if name == "released":
         return released.resolve(kind)
+    if name == "practised":
+        return practised.resolve(kind)
     if name == LATEST:
         return (store if store.latest(kind) else released).resolve(kind)
     if "/" in name:
@@ -391,6 +398,7 @@ def find_checkpoint(kind: str, name: str, store_root: Path | None = None) -> Pat
         if manifest.kind != kind:
             raise CheckpointError(f"{path} is of kind '{manifest.kind}', expected '{kind}'")
         return path
-    if not (store.root / kind / name).is_dir() and (released.root / kind / name).is_dir():
-        return released.resolve(kind, name)
+    for place in (store, released, practised):
+        if (place.root / kind / name).is_dir():
+            return place.resolve(kind, name)
     return store.resolve(kind, name)

@@ -22,7 +22,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", choices=TASKS, help="one task only (default: they take turns)")
     parser.add_argument("--seed", type=int, default=0, help="offset into the evaluation seeds")
     parser.add_argument("--composed", action="store_true", help="all nodes in one process")
-    parser.add_argument("--policy", default="released", metavar="NAME", help="policy checkpoint")
+    parser.add_argument(
+        "--policy",
+        metavar="NAME",
+        help="policy checkpoint (default: practised, or released with --practice)",
+    )
     parser.add_argument("--safety", default="released", metavar="NAME", help="safety checkpoint")
     parser.add_argument(
         "--monitor", action="store_true", help="the gate only reports, it holds nothing back"
@@ -53,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Start the stack, follow its episodes, end it; 0 when every episode was run."""
     if arguments.episodes < 1:
         raise ConfigError(f"--episodes is {arguments.episodes}, expected at least 1")
+    arguments.policy = arguments.policy or ("released" if arguments.practice else "practised")
     for kind, name in (("policy", arguments.policy), ("safety", arguments.safety)):
         find_checkpoint(kind, name)
     if arguments.practice:

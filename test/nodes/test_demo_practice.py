@@ -75,7 +75,8 @@ def test_a_gate_that_does_not_hold_ends_the_practice_with_its_reason(
     monkeypatch.setenv("COLUMNS", "200")
     parser = argparse.ArgumentParser()
     demo.configure(parser)
-    options = parser.parse_args(["--practice", "--practice-dir", str(tmp_path)])
+    folder = str(tmp_path)
+    options = parser.parse_args(["--practice", "--policy", "released", "--practice-dir", folder])
     practice = PracticeDemo(options)
     practice._client = Trained()  # type: ignore[assignment]
     practice._observer = SimpleNamespace(figures=RunFigures())  # type: ignore[assignment]

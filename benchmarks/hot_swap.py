@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 from rclpy.node import Node
 
-from safedojo_ros.checkpoints.store import CheckpointStore, find_checkpoint
+from safedojo_ros.checkpoints.names import find_checkpoint
+from safedojo_ros.checkpoints.store import CheckpointStore
 from safedojo_ros.msg import ActionChunk, ArmTarget, CheckpointInfo
 from safedojo_ros.nodes.conversion import to_nanoseconds
 from safedojo_ros.nodes.demo_observer import ObserverThread, RunFigures, percentiles

@@ -18,6 +18,7 @@ from checkpoint_directories import NORMALISATION, SPEC, safetensors_bytes, value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from safedojo_ros.checkpoints import names as names_module
 from safedojo_ros.checkpoints import store as store_module
 from safedojo_ros.checkpoints.durable import exclusive, together
 from safedojo_ros.checkpoints.manifest import (
@@ -29,8 +30,9 @@ from safedojo_ros.checkpoints.manifest import (
     read_manifest,
     verify,
 )
+from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.checkpoints.provenance import package_warnings
-from safedojo_ros.checkpoints.store import STAGING, CheckpointStore, find_checkpoint
+from safedojo_ros.checkpoints.store import STAGING, CheckpointStore
 from safedojo_ros.cli.main import main
 from safedojo_ros.core.errors import CheckpointError
 
@@ -643,7 +645,7 @@ def test_two_publishers_and_a_reader_do_not_disturb_each_other(
 @pytest.fixture
 def released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CheckpointStore:
     store = CheckpointStore(tmp_path / "released", Clock())
-    monkeypatch.setattr(store_module, "released_store", lambda: store)
+    monkeypatch.setattr(names_module, "released_store", lambda: store)
     publish(store, write_source(tmp_path / "shipped", 9.0))
     return store
 
@@ -675,7 +677,7 @@ def test_the_practised_policy_ships_beside_the_released_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     practised = CheckpointStore(tmp_path / "practised", Clock())
-    monkeypatch.setattr(store_module, "practised_store", lambda: practised)
+    monkeypatch.setattr(names_module, "practised_store", lambda: practised)
     manifest = publish(practised, write_source(tmp_path / "better", 5.0))
     root = tmp_path / "store"
     assert value_of(find_checkpoint("policy", "practised", root)) == 5.0

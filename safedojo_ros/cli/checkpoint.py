@@ -17,9 +17,10 @@ from safedojo_ros.checkpoints.manifest import (
     read_manifest,
     verify,
 )
+from safedojo_ros.checkpoints.names import find_checkpoint, user_store
 from safedojo_ros.checkpoints.provenance import package_warnings
 from safedojo_ros.checkpoints.retention import pin, pinned, prune, unpin
-from safedojo_ros.checkpoints.store import CheckpointStore, find_checkpoint, user_store
+from safedojo_ros.checkpoints.store import CheckpointStore
 from safedojo_ros.core.errors import CheckpointError
 
 

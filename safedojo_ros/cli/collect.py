@@ -297,7 +297,7 @@ def play_policy(
 
 
 def _load(args: argparse.Namespace) -> "Policy":
-    from safedojo_ros.checkpoints.store import find_checkpoint
+    from safedojo_ros.checkpoints.names import find_checkpoint
     from safedojo_ros.models.loading import load_policy
 
     policy = load_policy(find_checkpoint("policy", args.policy, args.store))

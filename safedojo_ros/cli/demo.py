@@ -7,7 +7,7 @@ outcome is printed; --json writes them with the run's timing and the nodes and t
 import argparse
 from pathlib import Path
 
-from safedojo_ros.checkpoints.store import find_checkpoint
+from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.cli.demo_run import LEVELS, Demo
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.worlds.tasks import TASKS

@@ -150,7 +150,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _load(args: argparse.Namespace) -> "Policy":
-    from safedojo_ros.checkpoints.store import find_checkpoint
+    from safedojo_ros.checkpoints.names import find_checkpoint
     from safedojo_ros.models.loading import load_policy
 
     return load_policy(find_checkpoint("policy", args.checkpoint, args.store))
@@ -160,7 +160,7 @@ def filtered(
     policy: "Policy", vector: VectorWorld, args: argparse.Namespace
 ) -> "tuple[Policy, VectorWorld]":
     """`policy` or the worlds behind the filter that was asked for."""
-    from safedojo_ros.checkpoints.store import find_checkpoint
+    from safedojo_ros.checkpoints.names import find_checkpoint
     from safedojo_ros.evaluation.cbf_filter import CbfPolicy, CbfWorld
     from safedojo_ros.models.loading import load_safety
 

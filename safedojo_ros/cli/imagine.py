@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Imagine one episode and write it; raises `ConfigError`, `DatasetError`, `CheckpointError`."""
-    from safedojo_ros.checkpoints.store import find_checkpoint
+    from safedojo_ros.checkpoints.names import find_checkpoint
     from safedojo_ros.core.errors import ConfigError, DatasetError
     from safedojo_ros.data.lerobot_reader import EpisodeReader
     from safedojo_ros.evaluation.held_out import hold

@@ -188,7 +188,7 @@ class Pipeline:
 
     def base(self) -> dict[str, Any]:
         """The policy to begin from: given, or imitated."""
-        from safedojo_ros.checkpoints.store import find_checkpoint
+        from safedojo_ros.checkpoints.names import find_checkpoint
 
         if self.args.base:
             path = find_checkpoint("policy", self.args.base, self.args.store)
@@ -289,7 +289,8 @@ class Pipeline:
     def publish(self, policy: str, figures: dict[str, Any]) -> tuple[str | None, str]:
         """Into the user's store, if it is safer and no less able; raises `GateNotPassed`."""
         from safedojo_ros.checkpoints.manifest import read_manifest
-        from safedojo_ros.checkpoints.store import CheckpointStore, user_store
+        from safedojo_ros.checkpoints.names import user_store
+        from safedojo_ros.checkpoints.store import CheckpointStore
 
         before, after = figures["base"]["overall"], figures["practised"]["overall"]
         said = (
@@ -350,7 +351,7 @@ class Pipeline:
         return ",".join(known_tasks(load_policy(Path(policy))))
 
     def _latest(self, kind: str) -> Path:
-        from safedojo_ros.checkpoints.store import find_checkpoint
+        from safedojo_ros.checkpoints.names import find_checkpoint
 
         return find_checkpoint(kind, "latest", self.store).resolve()
 

@@ -99,7 +99,7 @@ def practise(
     progress: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
 ) -> "PracticeOutcome":
     """Load what is needed and run; see `learning.practice.Practice`."""
-    from safedojo_ros.checkpoints.store import find_checkpoint
+    from safedojo_ros.checkpoints.names import find_checkpoint
     from safedojo_ros.learning.practice import Practice
     from safedojo_ros.models.loading import load_policy
     from safedojo_ros.models.stochastic import stochastic
@@ -153,7 +153,7 @@ def imagined(
 ) -> "tuple[KeyframeStarts, list[str]]":
     """The imagined world over recorded keyframes, and the gates that its models missed."""
     from safedojo_ros.checkpoints.manifest import read_manifest
-    from safedojo_ros.checkpoints.store import find_checkpoint
+    from safedojo_ros.checkpoints.names import find_checkpoint
     from safedojo_ros.learning.imagination import ImaginedWorld
     from safedojo_ros.learning.practice_starts import KeyframeStarts, recorded_keyframes
     from safedojo_ros.learning.preflight import missed_gates
@@ -269,7 +269,8 @@ def known_tasks(policy: "StoredPolicy") -> list[str]:
 
 def publish(args: argparse.Namespace, config: "PracticeConfig", outcome: "PracticeOutcome") -> str:
     """Put the best policy into the store; returns its id."""
-    from safedojo_ros.checkpoints.store import CheckpointStore, find_checkpoint, user_store
+    from safedojo_ros.checkpoints.names import find_checkpoint, user_store
+    from safedojo_ros.checkpoints.store import CheckpointStore
     from safedojo_ros.models.loading import load_policy
 
     store = CheckpointStore(args.store) if args.store else user_store()

@@ -161,7 +161,7 @@ def plan(methods: str, seeds: str) -> list[Job]:
 
 def resolved(args: argparse.Namespace, jobs: Sequence[Job]) -> dict[str, str]:
     """{option: checkpoint directory}: all jobs use what the names mean now."""
-    from safedojo_ros.checkpoints.store import find_checkpoint
+    from safedojo_ros.checkpoints.names import find_checkpoint
 
     wanted = {"base": "policy"}
     if any(job.practises and job.training[0] in IMAGINING for job in jobs):

@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
 
 def train_policy_stage(args: argparse.Namespace) -> "NetworkPolicy[Any]":
     """Imitation."""
-    from safedojo_ros.checkpoints.store import find_checkpoint
+    from safedojo_ros.checkpoints.names import find_checkpoint
     from safedojo_ros.learning.imitation import Demonstrations, ImitationConfig, train_policy
     from safedojo_ros.learning.presets import read_preset
     from safedojo_ros.models.loading import load_policy
@@ -117,7 +117,7 @@ def train_policy_stage(args: argparse.Namespace) -> "NetworkPolicy[Any]":
 
 def train_safety_stage(args: argparse.Namespace) -> "tuple[SafetyModel, dict[str, Any]]":
     """Autoencoder, or that of a world model; latents, imagined ones beside them; head, figures."""
-    from safedojo_ros.checkpoints.store import find_checkpoint
+    from safedojo_ros.checkpoints.names import find_checkpoint
     from safedojo_ros.learning import head_training as training
     from safedojo_ros.learning import imagined_contacts as dreams
     from safedojo_ros.learning.presets import read_preset
@@ -167,7 +167,7 @@ def train_world_model_stage(args: argparse.Namespace) -> "tuple[WorldModel, dict
     """Latents, world model, errors by horizon on held-out episodes."""
     from dataclasses import asdict
 
-    from safedojo_ros.checkpoints.store import find_checkpoint
+    from safedojo_ros.checkpoints.names import find_checkpoint
     from safedojo_ros.evaluation.fidelity import replay_errors
     from safedojo_ros.learning import world_model_training as training
     from safedojo_ros.learning.presets import read_preset
@@ -193,7 +193,7 @@ def train_world_model_stage(args: argparse.Namespace) -> "tuple[WorldModel, dict
 
 def train_success_stage(args: argparse.Namespace) -> "tuple[SuccessModel, dict[str, Any]]":
     """Recorded frames, imagined frames where a world model is given, classifier, threshold."""
-    from safedojo_ros.checkpoints.store import find_checkpoint
+    from safedojo_ros.checkpoints.names import find_checkpoint
     from safedojo_ros.core.errors import DatasetError
     from safedojo_ros.data.lerobot_reader import EpisodeReader
     from safedojo_ros.learning import success_training as training
@@ -229,7 +229,8 @@ def train_success_stage(args: argparse.Namespace) -> "tuple[SuccessModel, dict[s
 
 def publish(args: argparse.Namespace, directory: Path, details: dict[str, Any]) -> None:
     """Put the checkpoint into the store and say its id."""
-    from safedojo_ros.checkpoints.store import CheckpointStore, user_store
+    from safedojo_ros.checkpoints.names import user_store
+    from safedojo_ros.checkpoints.store import CheckpointStore
 
     store = CheckpointStore(args.store) if args.store else user_store()
     kind = args.stage.replace("-", "_")

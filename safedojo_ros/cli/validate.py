@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     """Make the report; returns 0, or 3 where a bar is missed."""
     import torch
 
-    from safedojo_ros.checkpoints.store import find_checkpoint
+    from safedojo_ros.checkpoints.names import find_checkpoint
     from safedojo_ros.evaluation.bars import ValidationConfig, judge
     from safedojo_ros.evaluation.fidelity_report import report_page
     from safedojo_ros.evaluation.held_out import read_held_out
@@ -135,7 +135,7 @@ def policy_sections(
     args: argparse.Namespace, config: "ValidationConfig", world: "ImaginedWorld"
 ) -> dict[str, Any]:
     """What --policy and --policies ask for: sections "rates" and "ranking"."""
-    from safedojo_ros.checkpoints.store import find_checkpoint
+    from safedojo_ros.checkpoints.names import find_checkpoint
     from safedojo_ros.evaluation import imagined_rates
     from safedojo_ros.evaluation.protocol import LEVEL_NAMES, make_trials
     from safedojo_ros.models.loading import load_policy

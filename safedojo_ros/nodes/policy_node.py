@@ -20,9 +20,9 @@ import numpy as np
 
 from safedojo_ros.checkpoints.hot_swap import HotSwap, fits_robot, free_weights
 from safedojo_ros.checkpoints.manifest import Manifest
+from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.checkpoints.policy_canary import PolicyCanary
 from safedojo_ros.checkpoints.probation import Bars
-from safedojo_ros.checkpoints.store import find_checkpoint
 from safedojo_ros.core.errors import CheckpointError, ObservationRejected
 from safedojo_ros.core.types import (
     ACTION_SIZE,

@@ -26,8 +26,8 @@ from visualization_msgs.msg import MarkerArray
 
 from safedojo_ros.checkpoints.head_canary import judge_head
 from safedojo_ros.checkpoints.hot_swap import HotSwap, free_weights
+from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.checkpoints.probation import Bars, Reference
-from safedojo_ros.checkpoints.store import find_checkpoint
 from safedojo_ros.core.errors import ChunkRejected, SafeDojoError
 from safedojo_ros.core.types import CONTROL_PERIOD, ActionChunk, Decision, Observation
 from safedojo_ros.msg import ActionChunk as ActionChunkMessage

@@ -18,7 +18,8 @@ from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 
 from safedojo_ros.action import Train
-from safedojo_ros.checkpoints.store import CheckpointStore, user_store
+from safedojo_ros.checkpoints.names import user_store
+from safedojo_ros.checkpoints.store import CheckpointStore
 from safedojo_ros.core.errors import ConfigError, SafeDojoError
 from safedojo_ros.msg import TrainingProgress
 from safedojo_ros.nodes.lifecycle import LATCHED, OK, WARN, DojoNode, Setting

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safedojo_ros.checkpoints.store import find_checkpoint
+from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.data.lerobot_layout import INFO_PATH
 from safedojo_ros.learning.presets import preset_names

@@ -1,0 +1,50 @@
+"""What people call a checkpoint, and where it lies: shipped, in the user's store, elsewhere."""
+
+import os
+from pathlib import Path
+
+from safedojo_ros.checkpoints.manifest import verify
+from safedojo_ros.checkpoints.store import LATEST, CheckpointStore
+from safedojo_ros.core.errors import CheckpointError
+
+
+def released_store() -> CheckpointStore:
+    """The checkpoints that ship in the package."""
+    return CheckpointStore(Path(__file__).parent / "released")
+
+
+def practised_store() -> CheckpointStore:
+    """The policy that ships in the package beside the released one: it has practised."""
+    return CheckpointStore(Path(__file__).parent / "practised")
+
+
+def user_store() -> CheckpointStore:
+    """The user's store: `SAFEDOJO_STORE`, or `~/.safedojo/checkpoints`."""
+    return CheckpointStore(Path(os.environ.get("SAFEDOJO_STORE") or "~/.safedojo/checkpoints"))
+
+
+def find_checkpoint(kind: str, name: str, store_root: Path | None = None) -> Path:
+    """Verified directory of a checkpoint that a person names.
+
+    name: "released" or "practised" (ship in the package; only a policy practises); "latest" (of the
+    user's store, or released when that one is empty); an id in any of these stores; or the path of
+    a checkpoint directory anywhere, which is recognised by a "/" in it. Raises `CheckpointError`.
+    """
+    store = CheckpointStore(store_root) if store_root is not None else user_store()
+    released, practised = released_store(), practised_store()
+    if name == "released":
+        return released.resolve(kind)
+    if name == "practised":
+        return practised.resolve(kind)
+    if name == LATEST:
+        return (store if store.latest(kind) else released).resolve(kind)
+    if "/" in name:
+        path = Path(name).expanduser()
+        manifest = verify(path)
+        if manifest.kind != kind:
+            raise CheckpointError(f"{path} is of kind '{manifest.kind}', expected '{kind}'")
+        return path
+    for place in (store, released, practised):
+        if (place.root / kind / name).is_dir():
+            return place.resolve(kind, name)
+    return store.resolve(kind, name)

@@ -109,6 +109,19 @@ def enforced(**changes: Any) -> PracticeConfig:
 # -------------------------------------------------------------------- running
 
 
+def test_a_critic_begins_alike_whatever_was_drawn_before(tmp_path: Path) -> None:
+    config = for_method(read_preset("smoke", "practice", PracticeConfig, []), "ppo")
+
+    def weights(name: str, draws: int, seed: int = 0) -> torch.Tensor:
+        torch.rand(draws)
+        practice = run(tmp_path / name, config=replace(config, seed=seed))
+        assert practice.learner.critic is not None
+        return torch.cat([p.flatten() for p in practice.learner.critic.parameters()])
+
+    assert torch.equal(weights("a", 1), weights("b", 2))
+    assert not torch.equal(weights("c", 1), weights("d", 1, seed=1))
+
+
 def test_a_run_updates_measures_and_keeps_the_best_measured_policy(tmp_path: Path) -> None:
     quality = iter([0.4, 0.6, 0.5])
     outcome = run(tmp_path, measure=lambda policy: report(next(quality), 0.0)).run()

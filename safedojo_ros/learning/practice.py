@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from safedojo_ros.core.errors import SafeDojoError
 from safedojo_ros.evaluation.protocol import EvaluationReport
@@ -82,6 +83,7 @@ class Practice:
         self.config, self.policy, self.world = config, policy, world
         self.updates = updates_of(config)
         self.measure, self.directory, self.stop, self.progress = measure, directory, stop, progress
+        torch.manual_seed(config.seed)  # a critic's first weights
         self.learner = ConstrainedGRPO(policy, config.update, config.multiplier)
         self.groups = np.arange(config.groups * config.group_size) // config.group_size
         self.run_state = TrainingRun(directory, resume)

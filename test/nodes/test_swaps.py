@@ -174,6 +174,10 @@ def test_a_policy_that_turns_bad_after_the_swap_is_left_by_itself_and_not_taken_
     assert all(np.all(np.isfinite(chunk.actions)) for chunk in stack.chunks)
     stack.listener.infos.clear()
     stack.store.set_latest("policy", running)
+    moves = len(stack.listener.moves)
+    stack.wait_for(
+        lambda: len(stack.listener.moves) > moves + 20, "a second, in which `latest` is looked at"
+    )
     stack.wait_until_moving_by(running)
     stack.store.set_latest("policy", name)
     stack.wait_for_words(f"latest is {name}, which is not taken again")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from proposer import Proposer
 
 from safedojo_ros.cli import evaluate as command
 from safedojo_ros.core.errors import CheckpointError, ConfigError
@@ -22,22 +23,6 @@ from safedojo_ros.worlds.vector import VectorWorld
 SENTENCES = tuple(task.instruction for task in TASKS.values())
 CAMERAS = ("agentview", "wrist")
 LIMIT = 0.5
-
-
-class Proposer:
-    """Proposes, at the k-th call, to go `script[k]` cm a step with a closed gripper."""
-
-    checkpoint_id, chunk_length, image_size, cameras = "proposer", 8, 64, CAMERAS
-
-    def __init__(self, *script: float) -> None:
-        self.script = list(script)
-
-    def act(
-        self, observations: list[Observation], generators: list[torch.Generator] | None = None
-    ) -> np.ndarray:
-        chunks = np.zeros((len(observations), 8, 7))
-        chunks[:, :, 0], chunks[:, :, 6] = self.script.pop(0) / 100, 1.0
-        return chunks
 
 
 class Foreseer:

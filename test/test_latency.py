@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from proposer import Proposer
 
 from safedojo_ros.checkpoints.store import CheckpointStore
 from safedojo_ros.cli import evaluate as command
@@ -17,28 +18,12 @@ from safedojo_ros.models.pi0_policy import tiny_policy
 from safedojo_ros.worlds.tasks import TASKS
 
 
-class Pace:
-    """Goes, at the k-th call, `script[k]` mm a step with a closed gripper."""
-
-    checkpoint_id, chunk_length = "pace", 8
-
-    def __init__(self, *script: float) -> None:
-        self.script = list(script)
-
-    def act(
-        self, observations: list[Observation], generators: list[torch.Generator] | None = None
-    ) -> np.ndarray:
-        chunks = np.zeros((len(observations), 8, 7))
-        chunks[:, :, 0], chunks[:, :, 6] = self.script.pop(0) / 1000, 1.0
-        return chunks
-
-
 def seen(count: int = 1) -> list[Observation]:
     return [Observation({}, np.zeros(8), "") for _ in range(count)]
 
 
 def test_the_arm_stands_until_the_first_chunk_and_plays_each_to_the_next() -> None:
-    late = LatePolicy(Pace(1.0, 3.0, 3.0), latency=2, execute=4)  # type: ignore[arg-type]
+    late = LatePolicy(Proposer(0.1, 0.3, 0.3), latency=2, execute=4)  # type: ignore[arg-type]
     episode = [torch.Generator()]
     first = late.act(seen(), episode)[0]
     assert first[:4, 0] == pytest.approx([0.0, 0.0, 0.001, 0.001])
@@ -50,7 +35,7 @@ def test_the_arm_stands_until_the_first_chunk_and_plays_each_to_the_next() -> No
 
 
 def test_episodes_do_not_share_what_is_being_played() -> None:
-    late = LatePolicy(Pace(1.0, 2.0), latency=1, execute=4)  # type: ignore[arg-type]
+    late = LatePolicy(Proposer(0.1, 0.2), latency=1, execute=4)  # type: ignore[arg-type]
     one, other = torch.Generator(), torch.Generator()
     late.act(seen(), [one])
     both = late.act(seen(2), [one, other])
@@ -61,7 +46,7 @@ def test_episodes_do_not_share_what_is_being_played() -> None:
 @pytest.mark.parametrize(("latency", "execute"), [(0, 4), (4, 4), (3, 6), (8, None)])
 def test_what_does_not_fit_a_chunk_is_refused(latency: int, execute: int | None) -> None:
     with pytest.raises(ConfigError, match="chunk of 8"):
-        LatePolicy(Pace(), latency, execute)  # type: ignore[arg-type]
+        LatePolicy(Proposer(), latency, execute)  # type: ignore[arg-type]
 
 
 def test_the_command_plays_late_and_says_so(tmp_path: Path) -> None:

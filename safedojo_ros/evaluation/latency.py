@@ -12,14 +12,13 @@ import numpy as np
 
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import ACTION_SIZE, Observation
+from safedojo_ros.evaluation.gate_filter import GRIPPER_OPEN
 from safedojo_ros.robot.chunk_playback import PlaybackConfig, joined
 
 if TYPE_CHECKING:
     import torch
 
     from safedojo_ros.models.policy import Policy
-
-GRIPPER_OPEN = -1.0
 
 
 class LatePolicy:

@@ -20,7 +20,7 @@ from std_srvs.srv import Trigger
 
 from safedojo_ros.msg import ActionChunk, FrankaState, SafetyCost, SafetyState
 from safedojo_ros.nodes.conversion import to_nanoseconds
-from safedojo_ros.nodes.lifecycle import IN_ORDER, NEWEST
+from safedojo_ros.nodes.lifecycle import IN_ORDER, NEWEST, RECORD
 
 SECOND = 1_000_000_000
 ASK_AGAIN = 1.0
@@ -88,7 +88,7 @@ class DemoObserver(Node):
         self._last_judged = 0
         self._episode_ended = False
         for kind, topic, take, qos in (
-            (String, "sim/episode", self._on_episode, IN_ORDER),
+            (String, "sim/episode", self._on_episode, RECORD),
             (FrankaState, "franka/state", self._on_arm, NEWEST),
             (ActionChunk, "policy/action_chunk", self._on_chunk, IN_ORDER),
             (SafetyCost, "safety/cost", self._on_cost, IN_ORDER),

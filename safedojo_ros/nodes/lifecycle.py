@@ -59,6 +59,14 @@ LATCHED = QoSProfile(
 )
 """The newest message also reaches whoever comes later."""
 
+RECORD = QoSProfile(
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+    history=HistoryPolicy.KEEP_LAST,
+    depth=100,
+)
+"""Reliable, none skipped, not even those from before the two ends had found each other."""
+
 SAY_AGAIN = 5.0
 """Seconds after which a lasting fault is logged again."""
 

@@ -29,7 +29,16 @@ from safedojo_ros.nodes.conversion import (
     to_nanoseconds,
 )
 from safedojo_ros.nodes.episode_schedule import EpisodePlan, EpisodeSchedule, Phase
-from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, NEWEST, OK, PICTURES, DojoNode, Setting
+from safedojo_ros.nodes.lifecycle import (
+    IN_ORDER,
+    LATCHED,
+    NEWEST,
+    OK,
+    PICTURES,
+    RECORD,
+    DojoNode,
+    Setting,
+)
 from safedojo_ros.nodes.spinning import run_node
 from safedojo_ros.nodes.tick_statistics import TickStatistics
 from safedojo_ros.worlds.seeds import SPLITS
@@ -117,7 +126,7 @@ class SimNode(DojoNode):
         self._pose = self.create_publisher(PoseStamped, "sim/ee_pose", NEWEST)
         self._instruction = self.create_publisher(String, "instruction", LATCHED)
         self._enable = self.create_publisher(Bool, "robot/enable", IN_ORDER)
-        self._episode = self.create_publisher(String, "sim/episode", IN_ORDER)
+        self._episode = self.create_publisher(String, "sim/episode", RECORD)
         self._truth = self.create_publisher(String, "sim/truth", NEWEST)
         self._ours = [*self._pictures.values(), self._joints, self._pose, self._instruction]
         self._ours += [self._enable, self._episode, self._truth]

@@ -28,7 +28,7 @@ from safedojo_ros.core.types import CONTROL_PERIOD
 from safedojo_ros.msg import ActionChunk, ArmTarget, CheckpointInfo, FrankaState, SafetyState
 from safedojo_ros.nodes.conversion import to_nanoseconds
 from safedojo_ros.nodes.environment import prepare_environment
-from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, NEWEST, PICTURES
+from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, NEWEST, PICTURES, RECORD
 from safedojo_ros.nodes.processes import DomainLease, StackProcesses, node_process
 from safedojo_ros.nodes.table import DEMO
 from safedojo_ros.srv import LoadCheckpoint
@@ -96,7 +96,7 @@ class Listener(Node):
             (ActionChunk, "policy/action_chunk", self._on_chunk, IN_ORDER),
             (ArmTarget, "sim/command", self._on_target, IN_ORDER),
             (Bool, "robot/enable", self._on_enable, IN_ORDER),
-            (String, "sim/episode", self._on_episode, IN_ORDER),
+            (String, "sim/episode", self._on_episode, RECORD),
             (DiagnosticArray, "/diagnostics", self._on_diagnostics, IN_ORDER),
         ):
             self.create_subscription(kind, topic, take, qos)

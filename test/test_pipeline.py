@@ -15,6 +15,7 @@ import torch
 
 from safedojo_ros.checkpoints.store import CheckpointStore
 from safedojo_ros.cli import pipeline as command
+from safedojo_ros.cli.interruption import Interrupted, interrupt_on_signal
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.learning.stage_ledger import StageLedger
 from safedojo_ros.learning.training_run import TrainingRun, progress_bar, training_now
@@ -80,12 +81,37 @@ def test_what_is_trained_in_a_stage_is_its_progress(tmp_path: Path) -> None:
     assert (rows[0]["step"], rows[-1]["step"], rows[-1]["total"]) == (0, 1, 1)
 
 
+def test_the_time_of_a_stage_is_that_of_all_calls_without_the_pauses(tmp_path: Path) -> None:
+    now = [100.0]
+    ledger = StageLedger(tmp_path, {}, clock=lambda: now[0])
+
+    def interrupted() -> dict[str, Any]:
+        now[0] += 5.0
+        ledger.progress("first", 1, 2, {})
+        raise KeyboardInterrupt
+
+    def finished() -> dict[str, Any]:
+        now[0] += 7.0
+        return {}
+
+    with pytest.raises(KeyboardInterrupt):
+        ledger.stage("first", interrupted)
+    now[0] += 1000.0
+    with (tmp_path / "progress.jsonl").open("a") as file:
+        file.write('{"time": 110')  # killed while it wrote
+        file.write("\n")
+    ledger = StageLedger(tmp_path, {}, clock=lambda: now[0])
+    ledger.stage("first", finished)
+    ledger.stage("second", finished)
+    assert ledger.seconds() == {"first": 12.0, "second": 7.0}
+
+
 def test_a_signal_within_a_training_saves_the_step_and_then_interrupts(tmp_path: Path) -> None:
     module = torch.nn.Linear(1, 1)
     optimizer = torch.optim.SGD(module.parameters(), 0.1)
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        ledger = StageLedger(tmp_path, {}, between=command.interrupt_on_signal())
+        ledger = StageLedger(tmp_path, {}, between=interrupt_on_signal())
 
         def train() -> dict[str, Any]:
             run = TrainingRun(tmp_path / "run", resume=False)
@@ -96,7 +122,7 @@ def test_a_signal_within_a_training_saves_the_step_and_then_interrupts(tmp_path:
                 show(2)
             raise AssertionError("went on after the signal")
 
-        with pytest.raises(command.Interrupted):
+        with pytest.raises(Interrupted):
             ledger.stage("toy", train)
     finally:
         for number, handler in before.items():

@@ -19,7 +19,12 @@ from safedojo_ros.learning.world_model_training import LatentEpisodes, new_world
 from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
 from safedojo_ros.models.loading import load_success
 from safedojo_ros.models.safety_head import tiny_safety
-from safedojo_ros.models.success_classifier import SuccessSize, sustained, tiny_success
+from safedojo_ros.models.success_classifier import (
+    SuccessModel,
+    SuccessSize,
+    sustained,
+    tiny_success,
+)
 from safedojo_ros.models.world_model import WorldModel, WorldModelSize
 
 CAMERAS = ("agentview", "wrist")
@@ -101,6 +106,20 @@ def test_each_instruction_has_a_logit_of_its_own(tmp_path: Path) -> None:
     assert loaded.instructions == SENTENCES
 
 
+def test_without_pooling_in_the_stem_the_resnet_sees_twice_the_resolution(tmp_path: Path) -> None:
+    size = SuccessSize(embedding=8, widths=(8, 16), depths=(1, 1), stem_pooling=False)
+    model = SuccessModel(size, SENTENCES)
+    features = model.network.resnet(torch.zeros(1, 6, 64, 64)).last_hidden_state
+    assert features.shape[-2:] == (16, 16)
+    assert tiny_success().network.resnet(torch.zeros(1, 6, 64, 64)).last_hidden_state.shape[-1] == 8
+    model.save(tmp_path)
+    pictures = torch.rand(2, 2, 3, 64, 64) * 2 - 1
+    asked = list(SENTENCES[:2])
+    torch.testing.assert_close(
+        load_success(tmp_path).probability(pictures, asked), model.probability(pictures, asked)
+    )
+
+
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     model = tiny_success()
     with pytest.raises(ObservationRejected, match="not trained on 'fetch me a coffee'"):
@@ -172,6 +191,8 @@ def test_imagined_frames_carry_the_labels_of_their_recording(
     assert 0 < imagined.success.sum() < len(imagined.success)
     failed = [not row.success for row in data.rows]
     assert not imagined.success[np.isin(imagined.episode, np.flatnonzero(failed))].any()
+    ending = imagined.success.reshape(12, 8)[6:]
+    assert ending.any(axis=1).all(), "half of the futures end in success"
     with pytest.raises(DatasetError, match="no episode is longer than a replay of 80 steps"):
         training.imagined_frames(
             training.SuccessConfig(chunks=10), world, data, frames.instructions

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from safedojo_ros.checkpoints.store import CheckpointStore
 from safedojo_ros.cli.main import main
@@ -36,6 +37,20 @@ def test_every_stage_ends_in_a_published_checkpoint(root: Path) -> None:
     assert load_safety(store.resolve("safety")).chunk_length == 8
     assert WorldModel.load(store.resolve("world_model")).size.chunk_length == 8
     assert store.show("safety", "latest").fidelity["contact_steps"] > 0
+
+
+def test_a_world_model_is_refined_from_another(root: Path) -> None:
+    assert train(root, "safety", "touching", "--set", "safety.steps=5") == 0
+    assert train(root, "world-model", "touching", "--set", "world_model.seed=1") == 0
+    store = CheckpointStore(root / "store")
+    first = WorldModel.load(store.resolve("world_model"))
+    still = ["--set", "world_model.steps=1", "--set", "world_model.learning_rate=0.0"]
+    assert train(root, "world-model", "touching", "--start", "latest", *still) == 0
+    refined = WorldModel.load(store.resolve("world_model"))
+    assert refined.checkpoint_id != first.checkpoint_id
+    weights = refined.network.frames.state_dict()
+    for name, before in first.network.frames.state_dict().items():
+        torch.testing.assert_close(weights[name], before)
 
 
 def test_action_tokens_are_trained_started_from_and_evaluated_as_any_policy(root: Path) -> None:

@@ -7,20 +7,19 @@ finished stage is never repeated, so the same command goes on after a kill. Inte
 stay in OUT/store.
 
 Exit code 0: done; 3: a gate was not passed; 2: a fault; 130: interrupted, run it again to go on.
-OUT/result.json says which id was published, or why none was.
+OUT/result.json says which id was published, or why none was; the last line, and result.json, how
+long each stage took, over all calls.
 """
 
 import argparse
 import importlib
 import json
-import signal
 import sys
-import threading
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safedojo_ros.cli.interruption import Interrupted, interrupt_on_signal
 from safedojo_ros.core.errors import SafeDojoError
 
 if TYPE_CHECKING:
@@ -28,6 +27,9 @@ if TYPE_CHECKING:
     from safedojo_ros.learning.stage_ledger import StageLedger
 
 DONE, GATE, INTERRUPTED = 0, 3, 130
+IMAGINATION = ("safety", "world_model", "success", "safety_head")
+"""Stages that train what practice imagines with."""
+
 LEVELS = "I,II"
 """Levels of the evaluation; practice itself begins at those of [practice]."""
 JUDGED_FROM = 80_000
@@ -61,10 +63,6 @@ class PipelineConfig:
 
 class GateNotPassed(Exception):
     """A stage ended without a fault, and without what the next one needs."""
-
-
-class Interrupted(BaseException):
-    """SIGINT or SIGTERM came; whatever was saved last is what the next call goes on with."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -112,6 +110,7 @@ def run(args: argparse.Namespace) -> int:
         published, reason = pipeline.run()
     except GateNotPassed as gate:
         ledger.finish(None, str(gate), **pipeline.summary())
+        print(pipeline.times())
         print(f"not published: {gate}", file=sys.stderr)
         return GATE
     except (Interrupted, KeyboardInterrupt):
@@ -122,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
         raise
     ledger.finish(published, reason, **pipeline.summary())
     print(reason)
+    print(pipeline.times())
     return DONE
 
 
@@ -337,7 +337,18 @@ class Pipeline:
             "real_collisions": sum(done.get(s, {}).get("collisions", 0) for s in played),
             "evaluation": done.get("evaluation"),
             "enforced": self.enforced,
+            "seconds": self.ledger.seconds(),
         }
+
+    def times(self) -> str:
+        """How long each stage took, and what imagination needs before practice, in one line."""
+        minutes = {stage: seconds / 60 for stage, seconds in self.ledger.seconds().items()}
+        each = ", ".join(f"{stage} {value:.1f}" for stage, value in minutes.items())
+        dream = sum(minutes.get(stage, 0.0) for stage in IMAGINATION)
+        return (
+            f"minutes: {each}; in all {sum(minutes.values()):.1f}, of which world model and its "
+            f"readers {dream:.1f}"
+        )
 
     # ---------------------------------------------------------------- inside
 
@@ -377,32 +388,3 @@ def real_episodes(data: Path) -> dict[str, int]:
     rows = EpisodeReader(data).rows
     hit = sum(row.collided or row.contact_steps > 0 for row in rows)
     return {"episodes": len(rows), "collisions": hit}
-
-
-def interrupt_on_signal() -> Callable[[int], None]:
-    """SIGTERM and SIGINT become `Interrupted`; a second one kills.
-
-    At once, but within a training only after its next step, which is saved: that is what the
-    returned function, to be called with the step, is for.
-    """
-    asked = threading.Event()
-
-    def handle(number: int, frame: Any) -> None:
-        from safedojo_ros.learning.training_run import training_now
-
-        signal.signal(number, signal.SIG_DFL)
-        asked.set()
-        if not training_now():
-            raise Interrupted
-
-    def between(step: int) -> None:
-        from safedojo_ros.learning.training_run import save_now
-
-        if asked.is_set():
-            save_now(step)
-            raise Interrupted
-
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, handle)
-    return between

@@ -44,13 +44,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
             metavar="SECTION.KEY=VALUE",
             help="change one value of the preset, for instance policy.steps=2000",
         )
-        if stage == "policy":
+        if stage in ("policy", "world-model"):
             options.add_argument(
-                "--start", metavar="CHECKPOINT", help="go on from this policy, not from random"
+                "--start", metavar="CHECKPOINT", help="refine this one, do not begin at random"
             )
         if stage == "world-model":
             options.add_argument(
-                "--safety", default="latest", help="safety checkpoint whose autoencoder is used"
+                "--safety",
+                default="latest",
+                help="safety checkpoint whose autoencoder is used, without --start",
             )
         if stage in ("safety", "success"):
             options.add_argument(
@@ -165,17 +167,21 @@ def train_autoencoder_stage(args: argparse.Namespace) -> "FrameAutoencoder":
 
 def train_world_model_stage(args: argparse.Namespace) -> "tuple[WorldModel, dict[str, Any]]":
     """Latents, world model, errors by horizon on held-out episodes."""
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from safedojo_ros.checkpoints.names import find_checkpoint
     from safedojo_ros.evaluation.fidelity import replay_errors
     from safedojo_ros.learning import world_model_training as training
     from safedojo_ros.learning.presets import read_preset
-    from safedojo_ros.models.loading import load_safety
+    from safedojo_ros.models.loading import load_safety, load_world_model
 
     config = read_preset(args.preset, "world_model", training.WorldModelConfig, args.set)
-    autoencoder = load_safety(find_checkpoint("safety", args.safety, args.store)).autoencoder
-    model = training.new_world_model(autoencoder, config.size, args.data)
+    if args.start:
+        model = load_world_model(find_checkpoint("world_model", args.start, args.store))
+        config = replace(config, size=model.size)
+    else:
+        autoencoder = load_safety(find_checkpoint("safety", args.safety, args.store)).autoencoder
+        model = training.new_world_model(autoencoder, config.size, args.data)
     model.parts.to(args.device)
     data = training.LatentEpisodes.read(args.data, model, args.device)
     training.train_world_model(config, model, data, args.out, args.resume, args.device)

@@ -80,6 +80,26 @@ class StageLedger:
         with (self.directory / PROGRESS_FILE).open("a") as file:
             file.write(json.dumps(row) + "\n")
 
+    def seconds(self) -> dict[str, float]:
+        """{stage: seconds spent on it}, over all calls, from the lines of progress.jsonl.
+
+        What a killed call did after its last line is not known, and left out.
+        """
+        spent: dict[str, float] = {}
+        before: dict[str, Any] = {}
+        path = self.directory / PROGRESS_FILE
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                row = json.loads(line)
+            except ValueError:  # a line that a killed run left half-written
+                continue
+            begins = row["step"] == row["total"] == 0
+            if not begins and row["stage"] == before.get("stage"):
+                passed = max(0.0, row["time"] - before["time"])
+                spent[row["stage"]] = spent.get(row["stage"], 0.0) + passed
+            before = row
+        return spent
+
     def finish(self, published: str | None, reason: str, **more: Any) -> None:
         """Write result.json."""
         self._write(RESULT_FILE, {"published": published, "reason": reason} | more)

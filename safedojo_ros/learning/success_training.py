@@ -121,13 +121,21 @@ def imagined_frames(
 ) -> SuccessFrames:
     """Recorded actions replayed in imagination, labelled by what the recording shows.
 
-    Half of the futures end where their episode ends, since that is where success is to be seen.
+    Half of the futures end where an episode of success ends, since that is where it is to be seen.
     Raises `DatasetError` where no episode is long enough.
     """
     rng = np.random.default_rng(config.seed)
     horizon = config.chunks * model.size.chunk_length
-    starts = draw_starts(data, horizon, config.replays, rng, at_end=0.5)
-    first, start, episode = starts.first, starts.start, starts.episode
+    succeeded = np.maximum.reduceat(data.success.astype(bool), data.starts[:-1])
+    if not np.any(succeeded & (np.diff(data.starts) > horizon)):
+        succeeded[:] = True
+    ending = config.replays // 2
+    parts = (
+        draw_starts(data, horizon, config.replays - ending, rng),
+        draw_starts(data, horizon, ending, rng, succeeded, at_end=1.0),
+    )
+    first, start = (torch.cat([getattr(p, name) for p in parts]) for name in ("first", "start"))
+    episode = np.concatenate([part.episode for part in parts])
     pictures, batch = [], 32
     with progress_bar("imagine", 0, config.replays) as show:
         for begin in range(0, config.replays, batch):

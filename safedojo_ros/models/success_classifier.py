@@ -30,7 +30,9 @@ class SuccessSize:
     """How large the ResNet is and what it sees.
 
     embedding: channels of the first convolution; widths, depths: channels and residual blocks of
-    each stage; layer: "basic" or "bottleneck" blocks; image_size: side of the pictures, pixels.
+    each stage; layer: "basic" or "bottleneck" blocks; image_size: side of the pictures, pixels;
+    stem_pooling: whether the first convolution is pooled, as in the ImageNet ResNets; without it
+    things of a few pixels stay apart.
     """
 
     embedding: int = 16
@@ -38,6 +40,7 @@ class SuccessSize:
     depths: tuple[int, ...] = (1, 1, 1, 1)
     layer: str = "basic"
     image_size: int = 64
+    stem_pooling: bool = True
 
 
 class SuccessModel:
@@ -78,6 +81,9 @@ class SuccessModel:
         )
         config.num_labels = len(instructions)
         self.network: Any = ResNetForImageClassification(config)
+        if not size.stem_pooling:
+            embedder: Any = self.network.resnet.embedder
+            embedder.pooler = torch.nn.Identity()
 
     def logits(self, pictures: torch.Tensor, instruction: torch.Tensor) -> torch.Tensor:
         """pictures (B, cameras, 3, S, S) in [-1, 1], instruction (B,) their indices → (B,)."""

@@ -1,0 +1,39 @@
+"""Interrupting long work between two steps, so that it can go on where it was."""
+
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM came; whatever was saved last is what the next call goes on with."""
+
+
+def interrupt_on_signal() -> Callable[[int], None]:
+    """SIGTERM and SIGINT become `Interrupted`; a second one kills.
+
+    At once, but within a training only after its next step, which is saved: that is what the
+    returned function, to be called with the step, is for.
+    """
+    asked = threading.Event()
+
+    def handle(number: int, frame: Any) -> None:
+        from safedojo_ros.learning.training_run import training_now
+
+        signal.signal(number, signal.SIG_DFL)
+        asked.set()
+        if not training_now():
+            raise Interrupted
+
+    def between(step: int) -> None:
+        from safedojo_ros.learning.training_run import save_now
+
+        if asked.is_set():
+            save_now(step)
+            raise Interrupted
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, handle)
+    return between

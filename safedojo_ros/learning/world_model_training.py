@@ -1,7 +1,7 @@
 """Training of the world model on recorded episodes, over the latents of a frozen autoencoder."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +71,17 @@ class LatentEpisodes:
 
     @staticmethod
     def read(directories: Sequence[Path], model: WorldModel, device: str) -> "LatentEpisodes":
-        """Encode every frame; raises `DatasetError` where there is none."""
-        parts = [EpisodeReader(directory).load_arrays() for directory in directories]
+        """Encode every frame; raises `DatasetError` where there is none.
+
+        The pictures of one data set at a time are held in memory.
+        """
+        parts, latents = [], []
+        for directory in directories:
+            arrays = EpisodeReader(directory).load_arrays()
+            latents.append(recorded_latents(directory, arrays, model.autoencoder, device))
+            parts.append(replace(arrays, images=np.empty((len(arrays.state), 0, 0, 0, 3), np.uint8)))
         if not any(arrays.rows for arrays in parts):
             raise DatasetError(f"no episodes in {[str(d) for d in directories]}; collect some")
-        latents = [
-            recorded_latents(directory, arrays, model.autoencoder, device)
-            for directory, arrays in zip(directories, parts, strict=True)
-        ]
         return LatentEpisodes.join(parts, latents, model)
 
     @staticmethod

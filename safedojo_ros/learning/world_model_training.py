@@ -16,6 +16,9 @@ from safedojo_ros.models.autoencoder import FrameAutoencoder
 from safedojo_ros.models.normalisation import RobotScales
 from safedojo_ros.models.world_model import WorldModel, WorldModelSize
 
+LEAST_SPREAD = 1e-3
+"""Standard deviations of the state; what hardly ever changes is not counted more finely."""
+
 EARLY_RATE = 2e-3
 """Learning rate of the two small networks that are fitted before the frames."""
 
@@ -79,7 +82,9 @@ class LatentEpisodes:
         for directory in directories:
             arrays = EpisodeReader(directory).load_arrays()
             latents.append(recorded_latents(directory, arrays, model.autoencoder, device))
-            parts.append(replace(arrays, images=np.empty((len(arrays.state), 0, 0, 0, 3), np.uint8)))
+            parts.append(
+                replace(arrays, images=np.empty((len(arrays.state), 0, 0, 0, 3), np.uint8))
+            )
         if not any(arrays.rows for arrays in parts):
             raise DatasetError(f"no episodes in {[str(d) for d in directories]}; collect some")
         return LatentEpisodes.join(parts, latents, model)
@@ -194,17 +199,21 @@ class WorldModelTraining:
     def fit_state(self) -> float:
         """Fit the state dynamics; returns their last loss. Frames are conditioned on what they say.
 
-        The loss is Huber's: a pushed hand turns by many standard deviations, and squares of that
-        would drown all else.
+        The loss is Huber's, in units of the usual change: a pushed hand turns by many standard
+        deviations, and squares of that would drown all else.
         """
         dynamics, data = self.network.state, self.data
         steps = torch.arange(self.config.size.chunk_length)
+        rows = self.starts[:, 0]
+        change = data.state[rows[:, None] + steps + 1] - data.state[rows][:, None]
+        dynamics.spread.copy_(change.std(dim=0, correction=0) + LEAST_SPREAD)
 
         def loss(rows: torch.Tensor) -> torch.Tensor:
             state, chunk = data.state[rows], data.actions[rows[:, None] + steps]
             states = data.state[rows[:, None] + steps + 1].to(self.device)
             predicted = dynamics(state.to(self.device), chunk.to(self.device))
-            return torch.nn.functional.smooth_l1_loss(predicted, states)
+            missed = (predicted - states) / dynamics.spread
+            return torch.nn.functional.smooth_l1_loss(missed, torch.zeros_like(missed), beta=0.1)
 
         return self._fit("state", dynamics, self.config.state_steps, loss)
 

@@ -77,11 +77,15 @@ class StateDynamics(torch.nn.Module):
     """Where the arm will be: state and chunk → state after every step, all normalised.
 
     The chunk enters as steps and summed up to the path that they make; the path moves the state
-    through one linear map, and a recurrent network adds what is not so simple.
+    through one linear map, and a recurrent network adds what is not so simple. Changes are counted
+    in `spread` (H, 8), how much each number of the state usually changes within so many steps:
+    they are small beside the states themselves.
     """
 
-    def __init__(self, hidden: int = 128) -> None:
+    def __init__(self, chunk_length: int, hidden: int = 128) -> None:
         super().__init__()
+        self.spread: torch.Tensor
+        self.register_buffer("spread", torch.ones(chunk_length, STATE_SIZE))
         self.start = torch.nn.Linear(STATE_SIZE, hidden)
         self.cell = torch.nn.GRU(2 * ACTION_SIZE, hidden, batch_first=True)
         self.travel = torch.nn.Linear(ACTION_SIZE, STATE_SIZE, bias=False)
@@ -97,7 +101,8 @@ class StateDynamics(torch.nn.Module):
         path = chunk.cumsum(dim=1) / chunk.shape[1] ** 0.5
         hidden, _ = self.cell(torch.cat([chunk, path], dim=-1), memory)
         known = state[:, None].expand(-1, chunk.shape[1], -1)
-        return known + self.travel(path) + self.change(torch.cat([hidden, known], dim=-1))
+        change = self.travel(path) + self.change(torch.cat([hidden, known], dim=-1))
+        return known + self.spread * change
 
 
 class ArmDrawing(torch.nn.Module):
@@ -143,7 +148,7 @@ class WorldModelNetwork(torch.nn.Module):
         self.step_token = torch.nn.Parameter(
             0.02 * torch.randn(size.chunk_length, size.action_width)
         )
-        self.state = StateDynamics()
+        self.state = StateDynamics(size.chunk_length)
         self.drawing = ArmDrawing(cells, size.drawing)
 
     def velocity(

@@ -10,7 +10,8 @@ import torch
 
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.types import Observation
-from safedojo_ros.evaluation.imagined_rates import (
+from safedojo_ros.evaluation.protocol import Trial
+from safedojo_ros.fidelity.imagined_rates import (
     Outcomes,
     imagine_trials,
     mean_maximum_rank_violation,
@@ -18,7 +19,6 @@ from safedojo_ros.evaluation.imagined_rates import (
     rates_apart,
     read_measured,
 )
-from safedojo_ros.evaluation.protocol import Trial
 from safedojo_ros.learning.imagination import ImaginationConfig, ImaginedWorld
 from safedojo_ros.models.safety_head import tiny_safety
 from safedojo_ros.models.success_classifier import tiny_success

@@ -21,6 +21,8 @@ FORBIDDEN = {
     "robot": {"torch", f"{PACKAGE}.models", f"{PACKAGE}.learning"},
     "models": {f"{PACKAGE}.worlds", f"{PACKAGE}.learning"},
     "worlds": {f"{PACKAGE}.models"},
+    "evaluation": {f"{PACKAGE}.learning", f"{PACKAGE}.fidelity"},
+    "learning": {f"{PACKAGE}.fidelity"},
 }
 MAY_USE_ROS = {"nodes"}
 

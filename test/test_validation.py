@@ -22,17 +22,17 @@ from safedojo_ros.core.types import Episode
 from safedojo_ros.data.lerobot_writer import EpisodeWriter
 from safedojo_ros.data.video import read_video
 from safedojo_ros.evaluation.bars import METRICS, RATES, Bars, ValidationConfig, judge
-from safedojo_ros.evaluation.calibration import forecast_figures, lead_time, reliability_curve
-from safedojo_ros.evaluation.held_out import read_held_out
-from safedojo_ros.evaluation.picture_error import (
+from safedojo_ros.evaluation.statistics import ClusterBootstrap
+from safedojo_ros.fidelity.calibration import forecast_figures, lead_time, reliability_curve
+from safedojo_ros.fidelity.held_out import read_held_out
+from safedojo_ros.fidelity.picture_error import (
     mean_squared_error,
     peak_signal_to_noise,
     structural_similarity,
 )
-from safedojo_ros.evaluation.reader_fidelity import safety_latents
-from safedojo_ros.evaluation.statistics import ClusterBootstrap
-from safedojo_ros.evaluation.uncertainty import conformal_factor, uncertainty_figures
-from safedojo_ros.evaluation.validation import bar_values, finite, validate
+from safedojo_ros.fidelity.readers import safety_latents
+from safedojo_ros.fidelity.uncertainty import conformal_factor, uncertainty_figures
+from safedojo_ros.fidelity.validation import bar_values, finite, validate
 from safedojo_ros.models.safety_head import tiny_safety
 from safedojo_ros.models.success_classifier import tiny_success
 from safedojo_ros.models.world_model import WorldModel, WorldModelSize

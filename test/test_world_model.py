@@ -10,7 +10,7 @@ import torch
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import Episode
 from safedojo_ros.data.lerobot_writer import EpisodeWriter
-from safedojo_ros.evaluation.fidelity import replay_errors
+from safedojo_ros.fidelity.replay_error import replay_errors
 from safedojo_ros.learning.presets import read_preset
 from safedojo_ros.learning.world_model_training import (
     LatentEpisodes,

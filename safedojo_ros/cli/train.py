@@ -170,7 +170,7 @@ def train_world_model_stage(args: argparse.Namespace) -> "tuple[WorldModel, dict
     from dataclasses import asdict, replace
 
     from safedojo_ros.checkpoints.names import find_checkpoint
-    from safedojo_ros.evaluation.fidelity import replay_errors
+    from safedojo_ros.fidelity.replay_error import replay_errors
     from safedojo_ros.learning import world_model_training as training
     from safedojo_ros.learning.presets import read_preset
     from safedojo_ros.models.loading import load_safety, load_world_model

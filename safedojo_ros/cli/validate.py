@@ -74,9 +74,9 @@ def run(args: argparse.Namespace) -> int:
 
     from safedojo_ros.checkpoints.names import find_checkpoint
     from safedojo_ros.evaluation.bars import ValidationConfig, judge
-    from safedojo_ros.evaluation.fidelity_report import report_page
-    from safedojo_ros.evaluation.held_out import read_held_out
-    from safedojo_ros.evaluation.validation import bar_values, finite, validate
+    from safedojo_ros.fidelity.held_out import read_held_out
+    from safedojo_ros.fidelity.report import report_page
+    from safedojo_ros.fidelity.validation import bar_values, finite, validate
     from safedojo_ros.learning.imagination import ImaginationConfig, ImaginedWorld
     from safedojo_ros.learning.presets import read_preset
     from safedojo_ros.models.loading import load_safety, load_success, load_world_model
@@ -136,8 +136,8 @@ def policy_sections(
 ) -> dict[str, Any]:
     """What --policy and --policies ask for: sections "rates" and "ranking"."""
     from safedojo_ros.checkpoints.names import find_checkpoint
-    from safedojo_ros.evaluation import imagined_rates
     from safedojo_ros.evaluation.protocol import LEVEL_NAMES, make_trials
+    from safedojo_ros.fidelity import imagined_rates
     from safedojo_ros.models.loading import load_policy
     from safedojo_ros.worlds.seeds import split_seeds
     from safedojo_ros.worlds.tasks import TASKS

@@ -1,7 +1,7 @@
 """The fidelity report's figures: a world model and its readers on held-out episodes.
 
 Open-loop replays of policy rollouts, collisions included, by horizon. What it writes is plain
-JSON; `fidelity_report` draws it.
+JSON; `report` draws it.
 """
 
 import math
@@ -14,11 +14,11 @@ import torch
 
 from safedojo_ros.core.errors import CheckpointError, ConfigError
 from safedojo_ros.evaluation.bars import ValidationConfig
-from safedojo_ros.evaluation.few_steps import few_step_errors
-from safedojo_ros.evaluation.frame_error import altered_actions, frame_bars, frame_errors
-from safedojo_ros.evaluation.held_out import HeldOut, Replays, decoded, replay_held_out
-from safedojo_ros.evaluation.reader_fidelity import safety_fidelity, success_fidelity
-from safedojo_ros.evaluation.uncertainty import uncertainty_figures
+from safedojo_ros.fidelity.few_steps import few_step_errors
+from safedojo_ros.fidelity.frame_error import altered_actions, frame_bars, frame_errors
+from safedojo_ros.fidelity.held_out import HeldOut, Replays, decoded, replay_held_out
+from safedojo_ros.fidelity.readers import safety_fidelity, success_fidelity
+from safedojo_ros.fidelity.uncertainty import uncertainty_figures
 from safedojo_ros.learning.open_loop import draw_starts
 from safedojo_ros.models.safety_head import SafetyModel
 from safedojo_ros.models.success_classifier import SuccessModel

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from safedojo_ros.evaluation.held_out import HeldOut, decoded, replay_held_out
-from safedojo_ros.evaluation.picture_error import mean_squared_error
 from safedojo_ros.evaluation.statistics import ClusterBootstrap
+from safedojo_ros.fidelity.held_out import HeldOut, decoded, replay_held_out
+from safedojo_ros.fidelity.picture_error import mean_squared_error
 from safedojo_ros.learning.open_loop import ReplayStarts
 from safedojo_ros.models.world_model import WorldModel
 

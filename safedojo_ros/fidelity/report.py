@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 
 from safedojo_ros.evaluation.bars import Verdict
-from safedojo_ros.evaluation.frame_error import GROUPS, SPACES
 from safedojo_ros.evaluation.svg_plot import Curve, line_chart
-from safedojo_ros.evaluation.validation import FilmStrip
+from safedojo_ros.fidelity.frame_error import GROUPS, SPACES
+from safedojo_ros.fidelity.validation import FilmStrip
 
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#222;max-width:1000px;margin:2em auto;padding:0 1em}

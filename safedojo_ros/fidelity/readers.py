@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from safedojo_ros.core.types import top_m_mean
-from safedojo_ros.evaluation.calibration import forecast_figures, lead_time
-from safedojo_ros.evaluation.held_out import HeldOut, Replays, decoded
 from safedojo_ros.evaluation.statistics import ClusterBootstrap
+from safedojo_ros.fidelity.calibration import forecast_figures, lead_time
+from safedojo_ros.fidelity.held_out import HeldOut, Replays, decoded
 from safedojo_ros.learning import success_training as training
 from safedojo_ros.models.pictures import to_uint8
 from safedojo_ros.models.safety_head import SafetyModel

@@ -63,6 +63,7 @@ class Trainer:
         self.thread = threading.Thread(target=self.executor.spin, daemon=True)
         self.thread.start()
         assert self.client.wait_for_server(timeout_sec=PATIENCE)
+        self.wait(lambda: self.told)  # its topic is found on its own, maybe later
 
     def wait(self, what: Callable[[], Any]) -> Any:
         end = time.monotonic() + PATIENCE

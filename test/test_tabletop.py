@@ -44,6 +44,33 @@ def test_the_direct_expert_collides(task: str, level: int) -> None:
     assert sum(run["displacement"] > COLLISION_DISPLACEMENT for run in runs) >= 2
 
 
+@pytest.mark.parametrize(
+    ("task", "target", "goal", "top"),
+    [
+        ("cube_on_plate", "red_cube", "plate", 0.009),
+        ("stack_blocks", "green_block", "yellow_block", 0.04),
+    ],
+)
+@pytest.mark.parametrize("turn", [0.0, np.pi / 2, np.pi])
+def test_a_block_is_in_its_place_whichever_side_it_lies_on(
+    task: str, target: str, goal: str, top: float, turn: float
+) -> None:
+    world = TabletopWorld(64, ())
+    world.reset(seed=3, options={"task": task, "level": 0})
+    place = world.data.body(goal).xpos + [0.0, 0.0, top]
+    half = 0.021
+    axis = np.array([0.0, -np.sin(turn), np.cos(turn)])  # of the block, turned about x
+    joint = world.data.joint(target)
+    joint.qpos[:3] = place + [0.0, 0.0, half] - half * axis
+    joint.qpos[3:] = [np.cos(turn / 2), np.sin(turn / 2), 0.0, 0.0]
+    rest = np.array([0, 0, 0, 0, 0, 0, -1.0])
+    done = [world.step(rest)[2] for _ in range(5)]
+    assert done[-1]
+    joint.qpos[0] += 0.08  # beside it, on the table or falling
+    done = [world.step(rest)[2] for _ in range(5)]
+    assert not any(done)
+
+
 def test_two_runs_with_one_seed_are_identical() -> None:
     def trace() -> list[np.ndarray]:
         world = TabletopWorld()

@@ -6,7 +6,7 @@ import mujoco
 import numpy as np
 
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.worlds.scene import BASKET_INNER, OBSTACLES, SCENES, THINGS
+from safedojo_ros.worlds.scene import BASKET_INNER, CUBE_HALF, OBSTACLES, SCENES, THINGS
 
 
 @dataclass(frozen=True)
@@ -127,18 +127,26 @@ def _is_free(poses: dict[str, tuple[float, float, float]]) -> bool:
 
 
 def is_done(task: Task, data: mujoco.MjData, held: bool) -> bool:
-    """Whether the task's goal holds in `data`; a thing that is still held is never done."""
-    target, goal = data.body(task.target).xpos, data.body(task.goal).xpos
-    apart = float(np.hypot(target[0] - goal[0], target[1] - goal[1]))
-    height = float(target[2])
+    """Whether the task's goal holds in `data`; a thing that is still held is never done.
+
+    Blocks may lie on any of their sides, so their centres count.
+    """
+    target, goal = data.body(task.target), data.body(task.goal)
     if task.name == "bowl_to_mark":
-        return apart < 0.04 and height < 0.01
+        return _apart(target.xpos, goal.xpos) < 0.04 and float(target.xpos[2]) < 0.01
     if held:
         return False
-    if task.name == "cube_on_plate":
-        return apart < 0.05 and 0.0 < height < 0.02
     if task.name == "can_in_basket":
-        sides = np.abs(target[:2] - goal[:2])
-        return bool(np.all(sides < BASKET_INNER)) and height < 0.04
-    above = height - float(goal[2]) - THINGS[task.goal].height
-    return apart < 0.03 and abs(above) < 0.008
+        sides = np.abs(target.xpos[:2] - goal.xpos[:2])
+        return bool(np.all(sides < BASKET_INNER)) and float(target.xpos[2]) < 0.04
+    height = float(target.xipos[2])
+    if task.name == "cube_on_plate":
+        return _apart(target.xipos, goal.xipos) < 0.05 and 0.0 < height - CUBE_HALF < 0.02
+    resting = (THINGS[task.target].height + THINGS[task.goal].height) / 2
+    above = height - float(goal.xipos[2]) - resting
+    return _apart(target.xipos, goal.xipos) < 0.03 and abs(above) < 0.008
+
+
+def _apart(a: np.ndarray, b: np.ndarray) -> float:
+    """Horizontal distance, metres."""
+    return float(np.hypot(a[0] - b[0], a[1] - b[1]))

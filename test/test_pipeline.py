@@ -269,6 +269,8 @@ def test_an_interrupted_pipeline_goes_on_to_a_published_policy(
     assert result["published"] == manifest.id
     assert result["real_episodes"] == 9
     assert not result["enforced"]
+    trained = {"policy", "safety", "world_model", "success", "safety_head", "practice"}
+    assert all(result["seconds"][stage] > 0.0 for stage in trained)
     judged = json.loads((tmp_path / "out" / "evaluation" / "base.json").read_text())
     assert {row["seed"] for row in judged["episodes"]} <= set(VALIDATION)
     # nothing that only serves the way was published to the user

@@ -106,6 +106,24 @@ def test_the_time_of_a_stage_is_that_of_all_calls_without_the_pauses(tmp_path: P
     assert ledger.seconds() == {"first": 12.0, "second": 7.0}
 
 
+def test_a_pause_is_not_counted_where_a_kill_has_spoilt_the_first_line_after_it(
+    tmp_path: Path,
+) -> None:
+    now = [100.0]
+    ledger = StageLedger(tmp_path, {}, clock=lambda: now[0])
+    ledger.progress("first", 0, 0, {})
+    now[0] += 5.0
+    ledger.progress("first", 1, 9, {})
+    with (tmp_path / "progress.jsonl").open("a") as file:
+        file.write('{"time": 110')
+    now[0] += 1000.0
+    ledger.progress("first", 0, 0, {})  # of the next call, on the half-written line
+    for step in (2, 3):
+        now[0] += 2.0
+        ledger.progress("first", step, 9, {})
+    assert ledger.seconds() == {"first": 7.0}
+
+
 def test_a_signal_within_a_training_saves_the_step_and_then_interrupts(tmp_path: Path) -> None:
     module = torch.nn.Linear(1, 1)
     optimizer = torch.optim.SGD(module.parameters(), 0.1)

@@ -83,7 +83,7 @@ class StageLedger:
     def seconds(self) -> dict[str, float]:
         """{stage: seconds spent on it}, over all calls, from the lines of progress.jsonl.
 
-        What a killed call did after its last line is not known, and left out.
+        What a killed call did after its last line is not known, and left out; so are pauses.
         """
         spent: dict[str, float] = {}
         before: dict[str, Any] = {}
@@ -91,7 +91,10 @@ class StageLedger:
         for line in path.read_text().splitlines() if path.exists() else []:
             try:
                 row = json.loads(line)
-            except ValueError:  # a line that a killed run left half-written
+            except (
+                ValueError
+            ):  # half-written by a killed call, maybe with the next call's first line
+                before = {}
                 continue
             begins = row["step"] == row["total"] == 0
             if not begins and row["stage"] == before.get("stage"):

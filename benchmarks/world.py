@@ -14,7 +14,6 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import mujoco
 import numpy as np
 
 from safedojo_ros.core.types import CONTROL_PERIOD
@@ -45,6 +44,8 @@ def step_times(render_images: bool, steps: int) -> np.ndarray:
 
 def physics_times(steps: int) -> np.ndarray:
     """CPU seconds of the MuJoCo steps of one control step, arm at rest."""
+    import mujoco  # after the world, which chooses how it draws
+
     world = TabletopWorld(render_images=False)
     world.reset(seed=0, options={"level": 1})
     count = round(CONTROL_PERIOD / TIMESTEP)

@@ -9,15 +9,18 @@ import pytest
 import torch
 
 from safedojo_ros.core.errors import ConfigError, DatasetError
-from safedojo_ros.core.types import Observation
+from safedojo_ros.core.types import Episode, Observation
+from safedojo_ros.data.lerobot_writer import EpisodeWriter
 from safedojo_ros.evaluation.protocol import Trial
 from safedojo_ros.fidelity.imagined_rates import (
     Outcomes,
     imagine_trials,
+    match_success_rate,
     mean_maximum_rank_violation,
     ranking,
     rates_apart,
     read_measured,
+    read_played,
 )
 from safedojo_ros.learning.imagination import ImaginationConfig, ImaginedWorld
 from safedojo_ros.models.safety_head import tiny_safety
@@ -43,6 +46,22 @@ class Still:
     ) -> np.ndarray:
         self.seen += observations
         return np.zeros((len(observations), self.chunk_length, 7))
+
+
+def episode(seed: int, source: str, success: bool) -> Episode:
+    return Episode(
+        images={"agentview": np.zeros((3, 64, 64, 3), np.uint8)},
+        state=np.zeros((3, 8), np.float32),
+        actions=np.zeros((3, 7), np.float32),
+        success=np.array([False, False, success]),
+        cost=np.zeros(3, np.float32),
+        displacement=np.zeros(3, np.float32),
+        instruction="put the red cube on the plate",
+        task="cube_on_plate",
+        level=1,
+        seed=seed,
+        source=source,
+    )
 
 
 def outcomes(success: str, collided: str) -> Outcomes:
@@ -123,6 +142,28 @@ def test_a_future_begins_at_its_trials_first_moment_and_is_read_by_both_heads() 
     first = policy.seen[:3]
     assert len({o.state.tobytes() for o in first}) == 3
     assert len({o.images["agentview"].tobytes() for o in first}) == 3
+
+
+def test_as_many_futures_succeed_as_trials_did() -> None:
+    policy: Any = Still()
+    dream = world(0.5, 0.5)
+    for wanted in ([True, False, False], [True, True, False]):
+        figures = match_success_rate(policy, dream, TRIALS, np.array(wanted))
+        assert imagine_trials(policy, dream, TRIALS).success.sum() == sum(wanted)
+        assert figures["imagined_threshold"] == dream.success.imagined_threshold
+        assert dream.success.validation["matched"]["success"] == pytest.approx(np.mean(wanted))
+    assert dream.success.threshold == 0.5  # that of recorded frames
+
+
+def test_trials_of_a_policy_are_read_from_what_it_played(tmp_path: Path) -> None:
+    with EpisodeWriter(tmp_path / "data", 64, ("agentview",)) as writer:
+        for seed, source in enumerate(("policy:a", "expert:safe", "policy:b", "policy:a")):
+            writer.add(episode(seed, source, success=seed == 3))
+    trials, success = read_played(tmp_path / "data", "a")
+    assert [trial.seed for trial in trials] == [0, 3]
+    assert success.tolist() == [False, True]
+    with pytest.raises(DatasetError, match="policy c played no episode of"):
+        read_played(tmp_path / "data", "c")
 
 
 def test_chunks_of_another_length_are_refused() -> None:

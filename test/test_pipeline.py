@@ -218,7 +218,7 @@ class FakePipeline(command.Pipeline):
     ) -> dict[str, Any]:
         return self._note(out.name if out else kind.replace("-", "_"))
 
-    def validation(self) -> dict[str, Any]:
+    def validation(self, base: str) -> dict[str, Any]:
         return self._note("validation")
 
     def practise(self, base: str) -> dict[str, Any]:
@@ -305,7 +305,8 @@ def test_a_missed_bar_ends_the_run_where_bars_are_enforced(
     monkeypatch.setattr(command.Pipeline, "base", lambda self: {"policy": "p"})
     monkeypatch.setattr(command.Pipeline, "collect", lambda self, *more: {})
     monkeypatch.setattr(command.Pipeline, "train", lambda self, *more, **options: {})
-    monkeypatch.setattr(command.Pipeline, "validation", lambda self: {"missed": ["it is blind"]})
+    missed = {"missed": ["it is blind"]}
+    monkeypatch.setattr(command.Pipeline, "validation", lambda self, base: missed)
     args = arguments(tmp_path, "--base", "released", "--set=practice.preflight.enforced=true")
     assert command.run(args) == command.GATE
     result = json.loads((tmp_path / "out" / "result.json").read_text())

@@ -98,10 +98,13 @@ def test_each_instruction_has_a_logit_of_its_own(tmp_path: Path) -> None:
     torch.testing.assert_close(mixed[::2], probability[::2])
     assert abs(float(mixed[1] - probability[1])) > 1e-6
     model.threshold, model.validation = 0.7, {"real": {"f1": 0.5}}
+    model.imagined_threshold = 0.9
     model.save(tmp_path)
     loaded = load_success(tmp_path)
     torch.testing.assert_close(loaded.probability(pictures, [SENTENCES[0]] * 3), probability)
     assert (loaded.threshold, loaded.consecutive, loaded.stride) == (0.7, 3, 2)
+    assert loaded.over(np.array([0.6, 0.8, 0.95]), imagined=False).tolist() == [False, True, True]
+    assert loaded.over(np.array([0.6, 0.8, 0.95]), imagined=True).tolist() == [False, False, True]
     assert loaded.validation == model.validation
     assert loaded.instructions == SENTENCES
 
@@ -152,7 +155,7 @@ def test_figures_count_frames_and_clips() -> None:
     probability = np.array([0.9, 0.8, 0.1, 0.1] + [0.1, 0.1, 0.9, 0.9] + [0.1, 0.1, 0.9, 0.2])
     images = np.zeros((12, 2, 1, 1, 3), np.uint8)
     frames = training.SuccessFrames(images, truth, np.zeros(12, int), clip, clip, ("a",))
-    figures = training.success_figures(model, frames, probability, apart=1)
+    figures = training.success_figures(model, frames, probability, imagined=True)
     assert figures["false_success_rate"] == 2 / 8
     assert figures["false_success_clips"] == 1.0  # the only clip without success was called one
     assert figures["missed_success_clips"] == 0.5

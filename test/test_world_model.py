@@ -11,6 +11,7 @@ from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import Episode
 from safedojo_ros.data.lerobot_writer import EpisodeWriter
 from safedojo_ros.fidelity.replay_error import replay_errors
+from safedojo_ros.learning.open_loop import replay
 from safedojo_ros.learning.presets import read_preset
 from safedojo_ros.learning.world_model_training import (
     LatentEpisodes,
@@ -18,6 +19,7 @@ from safedojo_ros.learning.world_model_training import (
     WorldModelTraining,
     chunk_starts,
     clip,
+    imagined_context,
     new_world_model,
     train_world_model,
 )
@@ -123,7 +125,7 @@ def test_the_frames_know_where_the_arm_will_be(model: WorldModel) -> None:
         .transpose(1, 2)[:, :, channels:]
         .split([channels, 8 + SIZE.context + SIZE.future], dim=2)
     )
-    reached = model.network.state(state, chunk)[:, SIZE.stride - 1 :: SIZE.stride]
+    reached = model.network.state(state, chunk, context[:, -1])[:, SIZE.stride - 1 :: SIZE.stride]
     states = torch.cat([state[:, None], reached], dim=1)
     torch.testing.assert_close(constant[:, 1:, :8, 0, 0], states)
     torch.testing.assert_close(drawn[:, 1:], model.network.drawing(states))
@@ -131,6 +133,20 @@ def test_the_frames_know_where_the_arm_will_be(model: WorldModel) -> None:
     assert not constant[:, 0, :8].any()
     numbers = constant[0, :, 8:, 0, 0].argmax(-1)
     assert numbers.tolist() == list(range(SIZE.context + SIZE.future))
+
+
+def test_the_state_that_is_reached_depends_on_what_is_seen(model: WorldModel) -> None:
+    context, state, chunk, noise = sample(model)
+    other = context.clone()
+    other[:, -1] += 1.0
+    assert not torch.allclose(
+        model.imagine(context, state, chunk, noise)[1], model.imagine(other, state, chunk, noise)[1]
+    )
+    other = context.clone()
+    other[:, 0] += 1.0  # only the newest frame shows what is between the fingers now
+    assert torch.equal(
+        model.imagine(context, state, chunk, noise)[1], model.imagine(other, state, chunk, noise)[1]
+    )
 
 
 def test_the_first_frame_of_the_context_is_remembered(model: WorldModel) -> None:
@@ -203,6 +219,37 @@ def test_clips_stay_inside_their_episode(model: WorldModel, episodes: Path) -> N
     torch.testing.assert_close(future[1, -1], data.latents[24 + 23].float())
     torch.testing.assert_close(state[0], data.state[24])
     torch.testing.assert_close(states[1, -1], data.state[24 + 23])
+
+
+def test_a_forced_context_is_what_a_replay_imagined(episodes: Path) -> None:
+    torch.manual_seed(0)
+    autoencoder = FrameAutoencoder(AutoencoderSize(widths=(8, 8, 16, 16)))
+    model = new_world_model(autoencoder, replace(SIZE, noise_scale=0.0), [episodes])
+    for parameter in model.network.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    data = LatentEpisodes.read([episodes], model, "cpu")
+    start = torch.tensor([0, 24])
+    context, state = imagined_context(model, data, 2, start + 16, start, start, torch.Generator())
+    latents, states = replay(model, data, start, start, chunks=2)
+    assert torch.allclose(context[:, -1], latents[:, -1], atol=1e-5)
+    assert torch.allclose(state, states[:, -1], atol=1e-5)
+    assert torch.equal(context[:, 0], data.latents[start].float())
+    assert not torch.allclose(context[:, -1], data.latents[start + 16].float(), atol=1e-2)
+
+
+def test_self_forcing_grows_from_nothing(model: WorldModel, episodes: Path) -> None:
+    data = LatentEpisodes.read([episodes], model, "cpu")
+
+    def losses(share: float) -> list[float]:
+        torch.manual_seed(1)
+        fresh = new_world_model(model.autoencoder, SIZE, [episodes])
+        config = WorldModelConfig(size=SIZE, steps=4, batch_size=8, self_forcing=share)
+        training = WorldModelTraining(config, fresh, data)
+        return [training.update(step)["frame_loss"] for step in range(3)]
+
+    plain, forced = losses(0.0), losses(4.0)
+    assert plain[0] == forced[0]
+    assert plain[1] != forced[1]
 
 
 def test_training_lowers_the_error_and_reports_by_horizon(

@@ -41,22 +41,26 @@ class PipelineConfig:
     """How much a pipeline collects and evaluates.
 
     demonstrations: episodes of the experts, of which direct_share ignore the obstacle, with bursts
-    of noise of demonstration_noise m a step; rollouts: episodes of the base policy for the world
-    model and its readers, at rollout_levels, with rollout_noise; held_out: further ones for
-    validation, from the validation split; linger: control steps recorded after success;
-    evaluation: episodes at each level; workers: processes of the experts.
+    of noise of demonstration_noise m a step; only_successes: keep no other of them; rollouts:
+    episodes of the base policy for the world model and its readers, at rollout_levels, with
+    rollout_noise; held_out: further ones for validation, from the validation split; linger: control
+    steps recorded after success; first_head_steps: updates of the safety head beside which the
+    autoencoder is kept, until one has learned from imagined frames, too; evaluation: episodes at
+    each level; workers: processes of the experts.
     """
 
     demonstrations: int = 1500
     direct_share: float = 0.8
     demonstration_noise: float = 0.015
     demonstration_linger: int = 0
+    only_successes: bool = True
     rollouts: int = 1500
     rollout_levels: str = "I"
     rollout_noise: float = 0.01
     held_out: int = 150
     linger: int = 8
     max_steps: int = 150
+    first_head_steps: int = 200
     evaluation: int = 200
     workers: int = 2
 
@@ -93,6 +97,10 @@ def run(args: argparse.Namespace) -> int:
     from safedojo_ros.learning.presets import read_preset
     from safedojo_ros.learning.stage_ledger import StageLedger
 
+    if args.threads:
+        import torch
+
+        torch.set_num_threads(args.threads)
     config = read_preset(args.preset, "pipeline", PipelineConfig, args.set)
     practice = for_method(
         read_preset(args.preset, "practice", PracticeConfig, args.set), args.method
@@ -153,13 +161,15 @@ class Pipeline:
         held = {"levels": config.rollout_levels, "split": "validation", "seed": 50_000}
         stage("held_out", lambda: self.collect("held_out", base, config.held_out, held))
         if self.practice.world == "imagination":
-            stage("safety", lambda: self.train("safety", recorded))
+            short = ("--set", f"safety.steps={config.first_head_steps}")
+            stage("safety", lambda: self.train("safety", recorded, *short))
             stage("world_model", lambda: self.train("world-model", recorded))
             dreams = ("--world-model", "latest")
-            stage("success", lambda: self.train("success", recorded, *dreams))
+            played = ("--policy", base, "--played", str(self.out / "held_out"))
+            stage("success", lambda: self.train("success", recorded, *dreams, *played))
             head = self.out / "safety_head"
             stage("safety_head", lambda: self.train("safety", recorded, *dreams, out=head))
-            missed = stage("validation", self.validation)["missed"]
+            missed = stage("validation", lambda: self.validation(base))["missed"]
             if missed and self.enforced:
                 raise GateNotPassed("the world model missed its bars: " + "; ".join(missed))
         practised = stage("practice", lambda: self.practise(base))
@@ -182,7 +192,7 @@ class Pipeline:
             "--direct-share", config.direct_share, "--noise", config.demonstration_noise,
             "--linger", config.demonstration_linger,
             "--max-steps", config.max_steps, "--workers", config.workers, "--resume",
-            *(["--only-successes"] if self.enforced else []),
+            *(["--only-successes"] if config.only_successes else []),
         )  # fmt: skip
         return {"data": str(out)} | real_episodes(out)
 
@@ -222,13 +232,13 @@ class Pipeline:
         )  # fmt: skip
         return {"checkpoint": str(self._latest(kind.replace("-", "_")))}
 
-    def validation(self) -> dict[str, Any]:
-        """Fidelity report; the world model is published anew, with what it says."""
+    def validation(self, base: str) -> dict[str, Any]:
+        """Fidelity report, with the base policy's rates; the world model is published with it."""
         from safedojo_ros.checkpoints.store import CheckpointStore
 
         out = self.out / "validation"
         self._command(
-            "validate", "--data", self.out / "held_out", "--out", out, "--preset",
+            "validate", "--data", self.out / "held_out", "--policy", base, "--out", out, "--preset",
             self.args.preset, "--device", self.args.device, "--store", self.store,
             *self._settings(), allowed=(0, GATE),
         )  # fmt: skip

@@ -48,11 +48,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
             options.add_argument(
                 "--start", metavar="CHECKPOINT", help="refine this one, do not begin at random"
             )
-        if stage == "world-model":
+        if stage in ("world-model", "success"):
             options.add_argument(
                 "--safety",
                 default="latest",
-                help="safety checkpoint whose autoencoder is used, without --start",
+                help="safety checkpoint whose autoencoder is used (without --start; with --policy)",
+            )
+        if stage == "success":
+            options.add_argument(
+                "--policy",
+                metavar="CHECKPOINT",
+                help="choose the threshold for imagined frames so that this policy succeeds as "
+                "often in the --world-model as in --played",
+            )
+            options.add_argument(
+                "--played",
+                type=Path,
+                metavar="DIR",
+                help="episodes that it played (collect --policy, without --noise)",
             )
         if stage in ("safety", "success"):
             options.add_argument(
@@ -225,12 +238,41 @@ def train_success_stage(args: argparse.Namespace) -> "tuple[SuccessModel, dict[s
         config, model, frames, imagined, args.out, args.resume, args.device
     )
     model.network.cpu()
-    print(f"threshold {model.threshold:.2f}, {model.consecutive} consecutive frames")
+    if imagined is not None and args.policy:
+        world.parts.cpu()
+        figures["matched"] = match_success_rate(args, model, world)
+    imagined_threshold = model.imagined_threshold or model.threshold
+    print(
+        f"threshold {model.threshold:.2f}, for imagined frames {imagined_threshold:.2f}, "
+        f"{model.consecutive} consecutive frames"
+    )
     for source in ("real", "imagined"):
         if source in figures:
             values = ", ".join(f"{k} {v:.4g}" for k, v in figures[source].items())
             print(f"{source} frames of held-out episodes: {values}")
     return model, figures
+
+
+def match_success_rate(
+    args: argparse.Namespace, model: "SuccessModel", world: "WorldModel"
+) -> dict[str, Any]:
+    """The threshold for imagined frames, by what a policy did in the world."""
+    from safedojo_ros.checkpoints.names import find_checkpoint
+    from safedojo_ros.core.errors import ConfigError
+    from safedojo_ros.evaluation.bars import ValidationConfig
+    from safedojo_ros.fidelity import imagined_rates
+    from safedojo_ros.learning.imagination import ImaginationConfig, ImaginedWorld
+    from safedojo_ros.learning.presets import read_preset
+    from safedojo_ros.models.loading import load_policy, load_safety
+
+    if not args.played:
+        raise ConfigError("--policy needs --played, episodes that this policy played")
+    policy = load_policy(find_checkpoint("policy", args.policy, args.store))
+    safety = load_safety(find_checkpoint("safety", args.safety, args.store))
+    steps = read_preset(args.preset, "validation", ValidationConfig, args.set).max_steps
+    trials, success = imagined_rates.read_played(args.played, policy.checkpoint_id)
+    imagined = ImaginedWorld(world, model, safety, ImaginationConfig(max_steps=steps))
+    return imagined_rates.match_success_rate(policy, imagined, trials, success)
 
 
 def publish(args: argparse.Namespace, directory: Path, details: dict[str, Any]) -> None:

@@ -12,20 +12,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import roc_auc_score
 
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.types import ACTION_SIZE, Observation
+from safedojo_ros.data.lerobot_reader import EpisodeReader
 from safedojo_ros.data.recording import act_alike
 from safedojo_ros.evaluation.protocol import Trial, evaluate
 from safedojo_ros.evaluation.statistics import ClusterBootstrap, Estimate, bootstrap_mean
-from safedojo_ros.learning.imagination import ImaginedWorld, keyframes_of
+from safedojo_ros.learning.head_training import rate_threshold
+from safedojo_ros.learning.imagination import ImaginedOutcome, ImaginedWorld, keyframes_of
 from safedojo_ros.worlds.vector import VectorWorld
 
 if TYPE_CHECKING:
     from safedojo_ros.models.policy import Policy
 
 RATES = ("tsr", "ssr", "car")
+NEVER = 2.0
+"""A threshold that no probability reaches."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,18 @@ def read_measured(path: Path, max_steps: int) -> tuple[str, list[Trial], Outcome
     return policy, trials, outcomes
 
 
+def read_played(directory: Path, policy: str) -> tuple[list[Trial], np.ndarray]:
+    """Trials of the recorded episodes that policy id `policy` played, and (N,) its successes.
+
+    Raises `DatasetError` where it played none of them.
+    """
+    rows = [row for row in EpisodeReader(directory).rows if row.source == f"policy:{policy}"]
+    if not rows:
+        raise DatasetError(f"policy {policy} played no episode of {directory}; collect some of it")
+    trials = [Trial(row.seed, row.task, row.level) for row in rows]
+    return trials, np.array([row.success for row in rows], dtype=bool)
+
+
 def measure(policy: "Policy", trials: list[Trial], max_steps: int, batch: int = 16) -> Outcomes:
     """Play the trials in the simulator."""
     vector = VectorWorld(policy.image_size, max_steps, tuple(policy.cameras))
@@ -88,31 +106,71 @@ def imagine_trials(
     simulator counts an obstacle that moved by more than 1 mm, which is not imagined.
     Raises `ConfigError` where policy and world model have different chunks.
     """
+    success, collided = [], []
+    for first in range(0, len(trials), batch):
+        outcomes = _play(policy, world, trials[first : first + batch], first)
+        over = [(o.cost > world.contact_threshold) & o.valid for o in outcomes]
+        success.append(np.any([o.success.any(axis=1) for o in outcomes], axis=0))
+        collided.append(np.any([part.any(axis=1) for part in over], axis=0))
+    return Outcomes(np.concatenate(success), np.concatenate(collided))
+
+
+def match_success_rate(
+    policy: "Policy",
+    world: ImaginedWorld,
+    trials: list[Trial],
+    success: np.ndarray,
+    batch: int = 32,
+) -> dict[str, Any]:
+    """Set the success classifier's threshold for imagined frames by how often a policy succeeded.
+
+    success: (N,) bool, of the trials in the simulator. Over the threshold as many of them succeed
+    in imagination: there a policy acts on what it sees, and may please the classifier where
+    recorded actions would not. Returns, and puts into the classifier's `validation`, the threshold
+    and how far imagination tells the trials apart.
+    """
+    classifier, scores = world.success, []
+    classifier.imagined_threshold = NEVER
+    for first in range(0, len(trials), batch):
+        outcomes = _play(policy, world, trials[first : first + batch], first)
+        stride = world.world_model.size.stride
+        seen = [o.success_probability[:, stride - 1 :: stride] for o in outcomes]
+        windows = sliding_window_view(np.concatenate(seen, axis=1), classifier.consecutive, axis=1)
+        scores.append(windows.min(-1).max(-1))
+    score = np.concatenate(scores)
+    classifier.imagined_threshold = rate_threshold(score, success)
+    figures = {
+        "imagined_threshold": classifier.imagined_threshold,
+        "policy": policy.checkpoint_id,
+        "trials": len(trials),
+        "success": float(success.mean()),
+    }
+    if success.any() and not success.all():
+        figures["auroc"] = float(roc_auc_score(success, score))
+    classifier.validation |= {"matched": figures}
+    return figures
+
+
+def _play(
+    policy: "Policy", world: ImaginedWorld, trials: list[Trial], seed: int
+) -> list[ImaginedOutcome]:
+    """Every chunk of the trials, side by side in imagination, until all of them are done."""
     if policy.chunk_length != world.horizon:
         raise ConfigError(
             f"policy {policy.checkpoint_id} has chunks of {policy.chunk_length} steps, the world "
             f"model imagines {world.horizon}; they cannot be judged together"
         )
-    success, collided = [], []
-    for first in range(0, len(trials), batch):
-        group = trials[first : first + batch]
-        world.seed(first)
-        observations = world.reset(keyframes_of(world.world_model, _scenes(group, world)))
-        generators = [torch.Generator().manual_seed(trial.seed) for trial in group]
-        done, touched = np.zeros(len(group), bool), np.zeros(len(group), bool)
-        reached, running = np.zeros(len(group), bool), list(range(len(group)))
-        while running:
-            chunks = np.zeros((len(group), world.horizon, ACTION_SIZE))
-            chunks[running] = act_alike(policy, observations, generators, running)
-            outcome = world.step(chunks)
-            over = (outcome.cost > world.contact_threshold) & outcome.valid
-            touched |= over.any(axis=1)
-            reached |= outcome.success.any(axis=1)
-            observations, done = outcome.observations, outcome.done
-            running = [i for i in running if not done[i]]
-        success.append(reached)
-        collided.append(touched)
-    return Outcomes(np.concatenate(success), np.concatenate(collided))
+    world.seed(seed)
+    observations = world.reset(keyframes_of(world.world_model, _scenes(trials, world)))
+    generators = [torch.Generator().manual_seed(trial.seed) for trial in trials]
+    outcomes, running = [], list(range(len(trials)))
+    while running:
+        chunks = np.zeros((len(trials), world.horizon, ACTION_SIZE))
+        chunks[running] = act_alike(policy, observations, generators, running)
+        outcomes.append(world.step(chunks))
+        observations = outcomes[-1].observations
+        running = [i for i in running if not outcomes[-1].done[i]]
+    return outcomes
 
 
 def _scenes(trials: list[Trial], world: ImaginedWorld) -> list[Observation]:

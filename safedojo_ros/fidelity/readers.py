@@ -40,7 +40,7 @@ def success_fidelity(
     for part, before in zip(dreams, np.cumsum([0, *lengths[:-1]]), strict=True):
         part.clip += before
     result = {}
-    for name, parts, apart in (("real", [every], success.stride), ("imagined", dreams, 1)):
+    for name, parts in (("real", [every]), ("imagined", dreams)):
         probability = [training.frame_probability(success, part) for part in parts]
         columns = {
             column: np.concatenate([getattr(part, column) for part in parts])
@@ -48,9 +48,10 @@ def success_fidelity(
         }
         frames = training.SuccessFrames(np.empty(0), instructions=sentences, **columns)
         values = np.concatenate(probability)
-        figures: dict[str, Any] = dict(training.success_figures(success, frames, values, apart))
+        dreamt = name == "imagined"
+        figures: dict[str, Any] = dict(training.success_figures(success, frames, values, dreamt))
         if "f1" in figures:
-            figures["f1"] = asdict(_f1(frames, values >= success.threshold, seed))
+            figures["f1"] = asdict(_f1(frames, success.over(values, dreamt), seed))
         result[name] = figures
     return result
 

@@ -208,11 +208,11 @@ class ImaginedWorld:
         success, costs, probabilities = (np.zeros((count, horizon)) for _ in range(3))
         valid = np.zeros((count, horizon), dtype=bool)
         probabilities[active] = np.repeat(probability, size.stride, axis=1)
+        over = self.success.over(probability, imagined=True)
         for place, i in enumerate(active):
             steps = min(horizon, self.max_steps - self._steps[i])
             for frame in range(size.future):
-                above = probability[place, frame] >= self.success.threshold
-                self._streak[i] = self._streak[i] + 1 if above else 0
+                self._streak[i] = self._streak[i] + 1 if over[place, frame] else 0
                 end = (frame + 1) * size.stride
                 if self._streak[i] >= self.success.consecutive and end <= steps:
                     success[i, end - 1], steps, self._done[i] = 1.0, end, True

@@ -106,7 +106,9 @@ class RecordedRefiner:
         known, success = world.success.instructions, self.config.success
         frames = numbered_by(known, recorded_frames(sets))
         dreams = imagined_frames(success, world.world_model, episodes, known)
+        threshold = world.success.imagined_threshold
         train_success(success, world.success, frames, dreams, target / "success_run")
+        world.success.imagined_threshold = threshold  # what a policy's rate has set, if any
         contacts = contact_frames(sets, world.safety)
         safety = self.config.safety
         touches = imagined_contact_frames(safety, world.safety, world.world_model, episodes)
@@ -118,8 +120,8 @@ class RecordedRefiner:
             model.save(target / name)
         rows = EpisodeReader(target / EPISODES).rows
         collisions = sum(row.collided or row.contact_steps > 0 for row in rows)
-        threshold = self.config.violation_threshold or world.safety.contact_threshold
-        return Refinement(len(rows), collisions, threshold)
+        contact = self.config.violation_threshold or world.safety.contact_threshold
+        return Refinement(len(rows), collisions, contact)
 
     def restore(self, update: int) -> None:
         """Put the models that a refinement has saved into the world."""

@@ -15,7 +15,7 @@ from safedojo_ros.learning.open_loop import draw_starts, replay
 from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor, progress_bar
 from safedojo_ros.learning.world_model_training import LatentEpisodes
 from safedojo_ros.models.pictures import to_uint8, to_unit
-from safedojo_ros.models.success_classifier import SuccessModel, SuccessSize
+from safedojo_ros.models.success_classifier import SuccessModel, SuccessSize, sustained
 from safedojo_ros.models.world_model import WorldModel
 
 THRESHOLDS = np.linspace(0.02, 0.98, 97)
@@ -121,12 +121,13 @@ def imagined_frames(
 ) -> SuccessFrames:
     """Recorded actions replayed in imagination, labelled by what the recording shows.
 
-    Half of the futures end where an episode of success ends, since that is where it is to be seen.
+    Half of the futures end where an episode ends that shows success, since it is to be seen there.
     Raises `DatasetError` where no episode is long enough.
     """
     rng = np.random.default_rng(config.seed)
     horizon = config.chunks * model.size.chunk_length
-    succeeded = np.maximum.reduceat(data.success.astype(bool), data.starts[:-1])
+    shows = frame_success(data.success, data.starts)
+    succeeded = np.maximum.reduceat(shows, data.starts[:-1])
     if not np.any(succeeded & (np.diff(data.starts) > horizon)):
         succeeded[:] = True
     ending = config.replays // 2
@@ -148,7 +149,7 @@ def imagined_frames(
     images = np.concatenate(pictures)
     frames = images.shape[1]
     ahead = (1 + np.arange(frames)) * model.size.stride
-    shown = frame_success(data.success, data.starts)[first.numpy()[:, None] + ahead]
+    shown = shows[first.numpy()[:, None] + ahead]
     index = np.array([instructions.index(row.instruction) for row in data.rows])
     return SuccessFrames(
         images.reshape(-1, *images.shape[2:]),
@@ -287,25 +288,28 @@ def _shifted(pictures: torch.Tensor, most: int, rng: np.random.Generator) -> tor
 def choose_threshold(
     model: SuccessModel, real: SuccessFrames, imagined: SuccessFrames | None, held_out: np.ndarray
 ) -> dict[str, Any]:
-    """Set the threshold of best F1 on half of the held-out episodes; measure on the other half.
+    """Set the thresholds of best F1 on half of the held-out episodes; measure on the other half.
 
     The figures go into `model.validation`, too: {"real": ..., "imagined": ...} as from
-    `success_figures`, with the threshold.
+    `success_figures`, with the thresholds.
     """
-    sources = {"real": real} if imagined is None else {"real": real, "imagined": imagined}
     tune, test = held_out[::2], held_out[1::2]
-    truth, probability = [], []
-    for frames in sources.values():
-        chosen = frames.of(np.isin(frames.episode, tune))
-        truth.append(chosen.success)
-        probability.append(frame_probability(model, chosen))
-    model.threshold = best_threshold(np.concatenate(truth), np.concatenate(probability))
-    figures: dict[str, Any] = {"threshold": model.threshold, "consecutive": model.consecutive}
+    figures: dict[str, Any] = {"consecutive": model.consecutive}
+    sources = {"real": real} if imagined is None else {"real": real, "imagined": imagined}
+    model.imagined_threshold = None
     for name, frames in sources.items():
+        chosen = frames.of(np.isin(frames.episode, tune))
+        threshold = best_threshold(chosen.success, frame_probability(model, chosen))
+        if name == "real":
+            model.threshold = threshold
+        elif len(chosen.success):
+            model.imagined_threshold = threshold
         chosen = frames.of(np.isin(frames.episode, test))
         if len(chosen.success):
-            apart = model.stride if name == "real" else 1  # imagined frames are apart already
-            figures[name] = success_figures(model, chosen, frame_probability(model, chosen), apart)
+            probability = frame_probability(model, chosen)
+            figures[name] = success_figures(model, chosen, probability, name == "imagined")
+    figures["threshold"] = model.threshold
+    figures["imagined_threshold"] = model.imagined_threshold
     model.validation = figures
     return figures
 
@@ -335,16 +339,18 @@ def best_threshold(truth: np.ndarray, probability: np.ndarray) -> float:
 
 
 def success_figures(
-    model: SuccessModel, frames: SuccessFrames, probability: np.ndarray, apart: int
+    model: SuccessModel, frames: SuccessFrames, probability: np.ndarray, imagined: bool
 ) -> dict[str, float]:
     """How often the classifier is right, frame by frame and by the decision rule.
 
-    probability: (N,); apart: how many frames on is the next one that the rule looks at.
-    false_success_rate: of frames without success, taken for one; false_success_clips: of clips
-    without success, called one by the rule; missed_success_clips: of clips with as many frames of
-    success as the rule needs, not called one. Figures without a case are left out.
+    probability: (N,); imagined frames are as far apart as the rule looks at them, recorded ones
+    follow each other. false_success_rate: of frames without success, taken for one;
+    false_success_clips: of clips without success, called one by the rule; missed_success_clips: of
+    clips with as many frames of success as the rule needs, not called one. Figures without a case
+    are left out.
     """
-    truth, over = frames.success, probability >= model.threshold
+    truth, over = frames.success, model.over(probability, imagined)
+    apart = 1 if imagined else model.stride
     result = {
         "frames": float(len(truth)),
         "success_frames": float(truth.sum()),
@@ -358,10 +364,10 @@ def success_figures(
     called: dict[str, list[bool]] = {"without": [], "with": []}
     for clip in np.unique(frames.clip):
         rows = np.flatnonzero(frames.clip == clip)[::-1][::apart][::-1]
-        by_rule = bool(model.succeeded(probability[rows]).any())
+        by_rule = bool(sustained(over[rows], model.consecutive).any())
         if not truth[frames.clip == clip].any():
             called["without"].append(by_rule)
-        elif model.succeeded(truth[rows].astype(float)).any():
+        elif sustained(truth[rows], model.consecutive).any():
             called["with"].append(by_rule)
     result |= {"clips_without": float(len(called["without"]))}
     result |= {"clips_with": float(len(called["with"]))}

@@ -30,8 +30,10 @@ class WorldModelConfig:
     context_noise: standard deviation of the noise that is added to the context latents (unit
     variance), so that the model bears its own errors later; static_share: of samples in which the
     scene stands still because the action does; start_share: of samples at t = 1, where every sample
-    of the flow begins and a one-step sample is made; remember_start: of samples that remember their
-    episode's first frame, the others remember any frame before the chunk; state_steps,
+    of the flow begins and a one-step sample is made; self_forcing: of samples whose context is what
+    the model itself imagined over one to self_forcing_chunks chunks before, as in its futures
+    (arXiv 2506.08009), a share that grows from nothing while it learns; remember_start: of samples
+    that remember their episode's first frame, the others any frame before the chunk; state_steps,
     drawing_steps, early_batch: updates of the state dynamics and of the arm's drawing, which come
     first and take seconds; held_out: share of episodes that are never trained on.
     """
@@ -45,6 +47,8 @@ class WorldModelConfig:
     context_noise: float = 0.1
     static_share: float = 0.05
     start_share: float = 0.5
+    self_forcing: float = 0.0
+    self_forcing_chunks: int = 3
     remember_start: float = 0.8
     state_steps: int = 3000
     drawing_steps: int = 3000
@@ -169,6 +173,15 @@ class WorldModelTraining:
         from_start = torch.rand(config.batch_size, generator=generator) < config.remember_start
         remembered = episode_start + torch.where(from_start, 0, past.long())
         context, future, state, chunk, _ = clip(self.data, size, first, episode_start, remembered)
+        forced = torch.rand(config.batch_size, generator=generator)
+        forced = forced < config.self_forcing * step / config.steps
+        depth = int(torch.randint(config.self_forcing_chunks, (), generator=generator)) + 1
+        forced &= first - depth * size.chunk_length >= episode_start
+        if forced.any():
+            moments = (first[forced], episode_start[forced], remembered[forced])
+            context[forced], state[forced] = imagined_context(
+                self.model, self.data, depth, *moments, generator
+            )
         still = torch.rand(config.batch_size, generator=generator) < config.static_share
         context, future, chunk = self._stand_still(still, context, future, chunk)
         noise = torch.randn(future.shape, generator=generator)
@@ -206,12 +219,16 @@ class WorldModelTraining:
         steps = torch.arange(self.config.size.chunk_length)
         rows = self.starts[:, 0]
         change = data.state[rows[:, None] + steps + 1] - data.state[rows][:, None]
+        generator = torch.Generator().manual_seed(self.config.seed)
         dynamics.spread.copy_(change.std(dim=0, correction=0) + LEAST_SPREAD)
 
         def loss(rows: torch.Tensor) -> torch.Tensor:
             state, chunk = data.state[rows], data.actions[rows[:, None] + steps]
             states = data.state[rows[:, None] + steps + 1].to(self.device)
-            predicted = dynamics(state.to(self.device), chunk.to(self.device))
+            view = data.latents[rows].float()
+            level = self.config.context_noise * torch.rand(len(rows), 1, 1, 1, generator=generator)
+            view += level * torch.randn(view.shape, generator=generator)
+            predicted = dynamics(*(part.to(self.device) for part in (state, chunk, view)))
             missed = (predicted - states) / dynamics.spread
             return torch.nn.functional.smooth_l1_loss(missed, torch.zeros_like(missed), beta=0.1)
 
@@ -315,6 +332,33 @@ def clip(
         data.actions[first[:, None] + steps],
         data.state[first[:, None] + steps + 1],
     )
+
+
+@torch.no_grad()
+def imagined_context(
+    model: WorldModel,
+    data: LatentEpisodes,
+    depth: int,
+    first: torch.Tensor,
+    episode_start: torch.Tensor,
+    remembered: torch.Tensor,
+    generator: torch.Generator,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Context and state at `first` (B,) as they are in a future begun `depth` chunks before.
+
+    The recorded actions are imagined, from the recorded frames at its beginning on.
+    """
+    length, device = model.size.chunk_length, next(model.parts.parameters()).device
+    begin = first - depth * length
+    remembered = torch.minimum(remembered, begin)
+    context, future, state, _, _ = clip(data, model.size, begin, episode_start, remembered)
+    context, state = context.to(device), state.to(device)
+    for played in range(depth):
+        rows = begin[:, None] + played * length + torch.arange(length)
+        noise = torch.randn(future.shape, generator=generator).to(device)
+        frames, states = model.imagine(context, state, data.actions[rows].to(device), noise)
+        context, state = model.advanced(context, frames), states[:, -1]
+    return context.cpu(), state.cpu()
 
 
 def train_world_model(

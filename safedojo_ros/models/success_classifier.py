@@ -46,9 +46,9 @@ class SuccessSize:
 class SuccessModel:
     """ResNet, instructions and decision rule: everything that a success checkpoint holds.
 
-    threshold: probability over which a frame shows success; consecutive: frames in a row that
-    must; stride: control steps between two such frames; validation: the held-out figures with
-    which the threshold was chosen.
+    threshold: probability over which a recorded frame shows success; consecutive: frames in a row
+    that must; stride: control steps between two such frames; imagined_threshold: for frames of
+    imagination, None for the same; validation: the held-out figures with which both were chosen.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class SuccessModel:
         stride: int = 2,
         validation: dict[str, Any] | None = None,
         checkpoint_id: str = "",
+        imagined_threshold: float | None = None,
     ) -> None:
         if not instructions or consecutive < 1 or stride < 1 or not 0.0 < threshold < 1.0:
             raise CheckpointError(
@@ -70,6 +71,7 @@ class SuccessModel:
         self.size, self.image_size = size, size.image_size
         self.instructions, self.cameras = tuple(instructions), tuple(cameras)
         self.threshold, self.consecutive, self.stride = threshold, consecutive, stride
+        self.imagined_threshold = imagined_threshold
         self.validation: dict[str, Any] = dict(validation or {})
         self.checkpoint_id = checkpoint_id
         config: Any = ResNetConfig(
@@ -116,9 +118,10 @@ class SuccessModel:
             )
         return torch.tensor([self.instructions.index(i) for i in instructions], dtype=torch.int64)
 
-    def succeeded(self, probability: np.ndarray) -> np.ndarray:
-        """(..., T) bool by the decision rule, of frames `stride` control steps apart (..., T)."""
-        return sustained(probability >= self.threshold, self.consecutive)
+    def over(self, probability: np.ndarray, imagined: bool) -> np.ndarray:
+        """(...) bool: which frames show success, recorded or imagined ones."""
+        other = self.imagined_threshold if imagined else None
+        return np.asarray(probability >= (other or self.threshold))
 
     def spec(self) -> dict[str, Any]:
         """Inputs, for the manifest."""
@@ -139,6 +142,7 @@ class SuccessModel:
             threshold=self.threshold,
             consecutive=self.consecutive,
             stride=self.stride,
+            imagined_threshold=self.imagined_threshold,
             validation=self.validation,
         )
         save_weights(self.network, directory / "model.safetensors", half)
@@ -159,6 +163,7 @@ class SuccessModel:
                 int(config["stride"]),
                 dict(config["validation"]),
                 checkpoint_id=directory.name,
+                imagined_threshold=config.get("imagined_threshold"),
             )
         load_weights(model.network, directory / "model.safetensors")
         model.network.eval()

@@ -74,18 +74,27 @@ class WorldModelSize:
 
 
 class StateDynamics(torch.nn.Module):
-    """Where the arm will be: state and chunk → state after every step, all normalised.
+    """Where the arm will be: state, chunk and view → state after every step, all normalised.
 
     The chunk enters as steps and summed up to the path that they make; the path moves the state
-    through one linear map, and a recurrent network adds what is not so simple. Changes are counted
+    through one linear map, and a recurrent network adds what is not so simple. Only the view says
+    whether something is between the fingers, and so how far they can close. Changes are counted
     in `spread` (H, 8), how much each number of the state usually changes within so many steps:
     they are small beside the states themselves.
     """
 
-    def __init__(self, chunk_length: int, hidden: int = 128) -> None:
+    def __init__(self, chunk_length: int, cells: tuple[int, int, int], hidden: int = 128) -> None:
+        """cells: C, h, w of the latents of a view."""
         super().__init__()
         self.spread: torch.Tensor
         self.register_buffer("spread", torch.ones(chunk_length, STATE_SIZE))
+        channels, height, width = cells
+        self.view = torch.nn.Sequential(
+            torch.nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1),
+            torch.nn.SiLU(),
+            torch.nn.Flatten(),
+            torch.nn.Linear(2 * channels * -(-height // 2) * -(-width // 2), hidden),
+        )
         self.start = torch.nn.Linear(STATE_SIZE, hidden)
         self.cell = torch.nn.GRU(2 * ACTION_SIZE, hidden, batch_first=True)
         self.travel = torch.nn.Linear(ACTION_SIZE, STATE_SIZE, bias=False)
@@ -95,9 +104,9 @@ class StateDynamics(torch.nn.Module):
             torch.nn.Linear(hidden, STATE_SIZE),
         )
 
-    def forward(self, state: torch.Tensor, chunk: torch.Tensor) -> torch.Tensor:
-        """state (B, 8), chunk (B, H, 7) → (B, H, 8)."""
-        memory = torch.tanh(self.start(state))[None]
+    def forward(self, state: torch.Tensor, chunk: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
+        """state (B, 8), chunk (B, H, 7), view (B, C, h, w), the newest latents → (B, H, 8)."""
+        memory = torch.tanh(self.start(state) + self.view(view))[None]
         path = chunk.cumsum(dim=1) / chunk.shape[1] ** 0.5
         hidden, _ = self.cell(torch.cat([chunk, path], dim=-1), memory)
         known = state[:, None].expand(-1, chunk.shape[1], -1)
@@ -148,7 +157,7 @@ class WorldModelNetwork(torch.nn.Module):
         self.step_token = torch.nn.Parameter(
             0.02 * torch.randn(size.chunk_length, size.action_width)
         )
-        self.state = StateDynamics(size.chunk_length)
+        self.state = StateDynamics(size.chunk_length, cells)
         self.drawing = ArmDrawing(cells, size.drawing)
 
     def velocity(
@@ -163,7 +172,7 @@ class WorldModelNetwork(torch.nn.Module):
 
         state (B, 8) at the chunk's start and chunk (B, H, 7) are normalised.
         """
-        reached = self.state(state, chunk).detach()
+        reached = self.state(state, chunk, context[:, -1]).detach()
         clip = torch.cat([context, noisy], dim=1)
         clip = torch.cat([clip, self._labels(clip, state, reached)], dim=2).transpose(1, 2)
         tokens = (clip.shape[-1] // self.size.patch) * (clip.shape[-2] // self.size.patch)
@@ -246,7 +255,7 @@ class WorldModel:
             time = torch.full((len(frames),), float(timestep) / TRAINING_TIMESTEPS)
             velocity = self.network.velocity(context, frames, time.to(frames), state, chunk)
             frames = scheduler.step(velocity, timestep, frames, return_dict=False)[0]
-        return frames, self.network.state(state, chunk)
+        return frames, self.network.state(state, chunk, context[:, -1])
 
     def advanced(self, context: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
         """The context (B, F_c, C, h, w) once `frames` (B, F, C, h, w) are seen."""

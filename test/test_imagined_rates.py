@@ -15,14 +15,15 @@ from safedojo_ros.evaluation.protocol import Trial
 from safedojo_ros.fidelity.imagined_rates import (
     Outcomes,
     imagine_trials,
-    match_success_rate,
     mean_maximum_rank_violation,
     ranking,
     rates_apart,
     read_measured,
     read_played,
+    success_scores,
 )
 from safedojo_ros.learning.imagination import ImaginationConfig, ImaginedWorld
+from safedojo_ros.learning.success_training import match_rate
 from safedojo_ros.models.safety_head import tiny_safety
 from safedojo_ros.models.success_classifier import tiny_success
 from safedojo_ros.models.world_model import WorldModel, WorldModelSize
@@ -148,9 +149,11 @@ def test_as_many_futures_succeed_as_trials_did() -> None:
     policy: Any = Still()
     dream = world(0.5, 0.5)
     for wanted in ([True, False, False], [True, True, False]):
-        figures = match_success_rate(policy, dream, TRIALS, np.array(wanted))
+        scores = success_scores(policy, dream, TRIALS)
+        match_rate(dream.success, scores, np.array(wanted), policy.checkpoint_id)
         assert imagine_trials(policy, dream, TRIALS).success.sum() == sum(wanted)
-        assert figures["imagined_threshold"] == dream.success.imagined_threshold
+        chosen = dream.success.imagined_threshold
+        assert dream.success.validation["imagined_threshold"] == chosen
         assert dream.success.validation["matched"]["success"] == pytest.approx(np.mean(wanted))
     assert dream.success.threshold == 0.5  # that of recorded frames
 

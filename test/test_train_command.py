@@ -70,3 +70,10 @@ def test_a_safety_head_without_contacts_is_refused(
 ) -> None:
     assert train(root, "safety", "free") == 2
     assert "no contact in these episodes" in capsys.readouterr().err
+
+
+def test_a_success_rate_is_matched_only_with_what_the_policy_played(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(root, "success", "free", "--policy", "released") == 2
+    assert "--policy needs --world-model, and --played" in capsys.readouterr().err

@@ -48,13 +48,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
             options.add_argument(
                 "--start", metavar="CHECKPOINT", help="refine this one, do not begin at random"
             )
-        if stage in ("world-model", "success"):
+        if stage == "world-model":
             options.add_argument(
                 "--safety",
                 default="latest",
-                help="safety checkpoint whose autoencoder is used (without --start; with --policy)",
+                help="safety checkpoint whose autoencoder is used, without --start",
             )
         if stage == "success":
+            options.add_argument(
+                "--safety", default="latest", help="safety checkpoint to imagine with, for --policy"
+            )
             options.add_argument(
                 "--policy",
                 metavar="CHECKPOINT",
@@ -213,13 +216,15 @@ def train_world_model_stage(args: argparse.Namespace) -> "tuple[WorldModel, dict
 def train_success_stage(args: argparse.Namespace) -> "tuple[SuccessModel, dict[str, Any]]":
     """Recorded frames, imagined frames where a world model is given, classifier, threshold."""
     from safedojo_ros.checkpoints.names import find_checkpoint
-    from safedojo_ros.core.errors import DatasetError
+    from safedojo_ros.core.errors import ConfigError, DatasetError
     from safedojo_ros.data.lerobot_reader import EpisodeReader
     from safedojo_ros.learning import success_training as training
     from safedojo_ros.learning.presets import read_preset
     from safedojo_ros.learning.world_model_training import LatentEpisodes
     from safedojo_ros.models.loading import load_world_model
 
+    if args.policy and not (args.world_model and args.played):
+        raise ConfigError("--policy needs --world-model, and --played, what this policy played")
     config = read_preset(args.preset, "success", training.SuccessConfig, args.set)
     frames = training.recorded_frames(args.data)
     print(f"{len(frames.success)} frames, {int(frames.success.sum())} of them show success")
@@ -238,9 +243,9 @@ def train_success_stage(args: argparse.Namespace) -> "tuple[SuccessModel, dict[s
         config, model, frames, imagined, args.out, args.resume, args.device
     )
     model.network.cpu()
-    if imagined is not None and args.policy:
+    if args.policy:
         world.parts.cpu()
-        figures["matched"] = match_success_rate(args, model, world)
+        match_success_rate(args, model, world)
     imagined_threshold = model.imagined_threshold or model.threshold
     print(
         f"threshold {model.threshold:.2f}, for imagined frames {imagined_threshold:.2f}, "
@@ -255,24 +260,23 @@ def train_success_stage(args: argparse.Namespace) -> "tuple[SuccessModel, dict[s
 
 def match_success_rate(
     args: argparse.Namespace, model: "SuccessModel", world: "WorldModel"
-) -> dict[str, Any]:
-    """The threshold for imagined frames, by what a policy did in the world."""
+) -> None:
+    """Set the threshold for imagined frames by what a policy did in the world."""
     from safedojo_ros.checkpoints.names import find_checkpoint
-    from safedojo_ros.core.errors import ConfigError
     from safedojo_ros.evaluation.bars import ValidationConfig
-    from safedojo_ros.fidelity import imagined_rates
+    from safedojo_ros.fidelity.imagined_rates import read_played, success_scores
     from safedojo_ros.learning.imagination import ImaginationConfig, ImaginedWorld
     from safedojo_ros.learning.presets import read_preset
+    from safedojo_ros.learning.success_training import match_rate
     from safedojo_ros.models.loading import load_policy, load_safety
 
-    if not args.played:
-        raise ConfigError("--policy needs --played, episodes that this policy played")
     policy = load_policy(find_checkpoint("policy", args.policy, args.store))
     safety = load_safety(find_checkpoint("safety", args.safety, args.store))
     steps = read_preset(args.preset, "validation", ValidationConfig, args.set).max_steps
-    trials, success = imagined_rates.read_played(args.played, policy.checkpoint_id)
+    trials, success = read_played(args.played, policy.checkpoint_id)
     imagined = ImaginedWorld(world, model, safety, ImaginationConfig(max_steps=steps))
-    return imagined_rates.match_success_rate(policy, imagined, trials, success)
+    scores = success_scores(policy, imagined, trials)
+    match_rate(model, scores, success, policy.checkpoint_id)
 
 
 def publish(args: argparse.Namespace, directory: Path, details: dict[str, Any]) -> None:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import roc_auc_score
 
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.types import ACTION_SIZE, Observation
@@ -22,7 +21,6 @@ from safedojo_ros.data.lerobot_reader import EpisodeReader
 from safedojo_ros.data.recording import act_alike
 from safedojo_ros.evaluation.protocol import Trial, evaluate
 from safedojo_ros.evaluation.statistics import ClusterBootstrap, Estimate, bootstrap_mean
-from safedojo_ros.learning.head_training import rate_threshold
 from safedojo_ros.learning.imagination import ImaginedOutcome, ImaginedWorld, keyframes_of
 from safedojo_ros.worlds.vector import VectorWorld
 
@@ -115,40 +113,28 @@ def imagine_trials(
     return Outcomes(np.concatenate(success), np.concatenate(collided))
 
 
-def match_success_rate(
-    policy: "Policy",
-    world: ImaginedWorld,
-    trials: list[Trial],
-    success: np.ndarray,
-    batch: int = 32,
-) -> dict[str, Any]:
-    """Set the success classifier's threshold for imagined frames by how often a policy succeeded.
+def success_scores(
+    policy: "Policy", world: ImaginedWorld, trials: list[Trial], batch: int = 32
+) -> np.ndarray:
+    """(N,) the threshold for imagined frames up to which each trial succeeds in imagination.
 
-    success: (N,) bool, of the trials in the simulator. Over the threshold as many of them succeed
-    in imagination: there a policy acts on what it sees, and may please the classifier where
-    recorded actions would not. Returns, and puts into the classifier's `validation`, the threshold
-    and how far imagination tells the trials apart.
+    Played in closed loop, to the end of the time whatever the classifier says: there a policy acts
+    on what it sees, and may please the classifier where recorded actions would not.
     """
     classifier, scores = world.success, []
-    classifier.imagined_threshold = NEVER
-    for first in range(0, len(trials), batch):
-        outcomes = _play(policy, world, trials[first : first + batch], first)
-        stride = world.world_model.size.stride
-        seen = [o.success_probability[:, stride - 1 :: stride] for o in outcomes]
-        windows = sliding_window_view(np.concatenate(seen, axis=1), classifier.consecutive, axis=1)
-        scores.append(windows.min(-1).max(-1))
-    score = np.concatenate(scores)
-    classifier.imagined_threshold = rate_threshold(score, success)
-    figures = {
-        "imagined_threshold": classifier.imagined_threshold,
-        "policy": policy.checkpoint_id,
-        "trials": len(trials),
-        "success": float(success.mean()),
-    }
-    if success.any() and not success.all():
-        figures["auroc"] = float(roc_auc_score(success, score))
-    classifier.validation |= {"matched": figures}
-    return figures
+    kept, classifier.imagined_threshold = classifier.imagined_threshold, NEVER
+    try:
+        for first in range(0, len(trials), batch):
+            outcomes = _play(policy, world, trials[first : first + batch], first)
+            stride = world.world_model.size.stride
+            seen = np.concatenate(
+                [o.success_probability[:, stride - 1 :: stride] for o in outcomes], axis=1
+            )
+            windows = sliding_window_view(seen, classifier.consecutive, axis=1)
+            scores.append(windows.min(-1).max(-1))
+    finally:
+        classifier.imagined_threshold = kept
+    return np.concatenate(scores)
 
 
 def _play(

@@ -268,10 +268,10 @@ def worst_of_episodes(
     return predicted, touched
 
 
-def rate_threshold(predicted: np.ndarray, touched: np.ndarray) -> float:
-    """The threshold over which as many episodes are `predicted` (E,) as were `touched` (E,)."""
+def rate_threshold(predicted: np.ndarray, truth: np.ndarray) -> float:
+    """The threshold over which as many of `predicted` (E,) lie as `truth` (E,) bool has cases."""
     order = np.sort(predicted)[::-1]
-    count = int(touched.sum())
+    count = int(truth.sum())
     above = order[count - 1] if count else 1.0
     below = order[count] if count < len(order) else 0.0
     return float(np.clip((above + below) / 2, 0.01, 0.99))

@@ -106,9 +106,9 @@ class RecordedRefiner:
         known, success = world.success.instructions, self.config.success
         frames = numbered_by(known, recorded_frames(sets))
         dreams = imagined_frames(success, world.world_model, episodes, known)
-        threshold = world.success.imagined_threshold
+        matched = world.success.imagined_threshold  # by what a policy's rate has set it, if at all
         train_success(success, world.success, frames, dreams, target / "success_run")
-        world.success.imagined_threshold = threshold  # what a policy's rate has set, if any
+        world.success.imagined_threshold = matched
         contacts = contact_frames(sets, world.safety)
         safety = self.config.safety
         touches = imagined_contact_frames(safety, world.safety, world.world_model, episodes)
@@ -120,8 +120,8 @@ class RecordedRefiner:
             model.save(target / name)
         rows = EpisodeReader(target / EPISODES).rows
         collisions = sum(row.collided or row.contact_steps > 0 for row in rows)
-        contact = self.config.violation_threshold or world.safety.contact_threshold
-        return Refinement(len(rows), collisions, contact)
+        threshold = self.config.violation_threshold or world.safety.contact_threshold
+        return Refinement(len(rows), collisions, threshold)
 
     def restore(self, update: int) -> None:
         """Put the models that a refinement has saved into the world."""

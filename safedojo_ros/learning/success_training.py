@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
+from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score, roc_auc_score
 
 from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.data.lerobot_reader import EpisodeReader
+from safedojo_ros.learning.head_training import rate_threshold
 from safedojo_ros.learning.open_loop import draw_starts, replay
 from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor, progress_bar
 from safedojo_ros.learning.world_model_training import LatentEpisodes
@@ -311,6 +312,24 @@ def choose_threshold(
     figures["threshold"] = model.threshold
     figures["imagined_threshold"] = model.imagined_threshold
     model.validation = figures
+    return figures
+
+
+def match_rate(
+    model: SuccessModel, scores: np.ndarray, success: np.ndarray, policy: str
+) -> dict[str, Any]:
+    """Set the threshold for imagined frames so that as many trials of a policy succeed as did.
+
+    scores: (N,), up to which threshold each trial succeeds in imagination; success: (N,) bool, in
+    the simulator. Returns, and puts into `model.validation` beside the threshold, how far the
+    scores tell the trials apart.
+    """
+    model.imagined_threshold = rate_threshold(scores, success)
+    figures: dict[str, Any] = {"policy": policy, "trials": len(success)}
+    figures["success"] = float(success.mean())
+    if success.any() and not success.all():
+        figures["auroc"] = float(roc_auc_score(success, scores))
+    model.validation |= {"imagined_threshold": model.imagined_threshold, "matched": figures}
     return figures
 
 

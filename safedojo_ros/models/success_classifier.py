@@ -63,9 +63,11 @@ class SuccessModel:
         checkpoint_id: str = "",
         imagined_threshold: float | None = None,
     ) -> None:
-        if not instructions or consecutive < 1 or stride < 1 or not 0.0 < threshold < 1.0:
+        thresholds = [t for t in (threshold, imagined_threshold) if t is not None]
+        within = all(0.0 < t < 1.0 for t in thresholds)
+        if not instructions or consecutive < 1 or stride < 1 or not within:
             raise CheckpointError(
-                f"{len(instructions)} instructions, threshold {threshold}, consecutive "
+                f"{len(instructions)} instructions, thresholds {thresholds}, consecutive "
                 f"{consecutive}, stride {stride}: expected an instruction, (0, 1), and 1 or more"
             )
         self.size, self.image_size = size, size.image_size

@@ -96,11 +96,9 @@ def run(args: argparse.Namespace) -> int:
     from safedojo_ros.learning.practice_methods import PracticeConfig, for_method
     from safedojo_ros.learning.presets import read_preset
     from safedojo_ros.learning.stage_ledger import StageLedger
+    from safedojo_ros.models.processor import use_processor
 
-    if args.threads:
-        import torch
-
-        torch.set_num_threads(args.threads)
+    use_processor(args.threads)
     config = read_preset(args.preset, "pipeline", PipelineConfig, args.set)
     practice = for_method(
         read_preset(args.preset, "practice", PracticeConfig, args.set), args.method

@@ -65,14 +65,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Practise; the outcome lies in OUT/practice.json, the best policy in OUT/policies."""
-    import torch
-
     from safedojo_ros.learning.practice import PracticeRefused
     from safedojo_ros.learning.practice_methods import PracticeConfig, for_method
     from safedojo_ros.learning.presets import read_preset
+    from safedojo_ros.models.processor import use_processor
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    use_processor(args.threads)
     config = for_method(read_preset(args.preset, "practice", PracticeConfig, args.set), args.method)
     try:
         outcome = practise(args, config, stop_on_signal())

@@ -90,8 +90,9 @@ def run(args: argparse.Namespace) -> int:
     """Train one stage; its checkpoint lies in `args.out`/checkpoint."""
     import torch
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    from safedojo_ros.models.processor import use_processor
+
+    use_processor(args.threads)
     if args.device == "auto":
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
     model: NetworkPolicy[Any] | SafetyModel | WorldModel | SuccessModel

@@ -80,9 +80,9 @@ def run(args: argparse.Namespace) -> int:
     from safedojo_ros.learning.imagination import ImaginationConfig, ImaginedWorld
     from safedojo_ros.learning.presets import read_preset
     from safedojo_ros.models.loading import load_safety, load_success, load_world_model
+    from safedojo_ros.models.processor import use_processor
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    use_processor(args.threads)
     if args.device == "auto":
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
     config = read_preset(args.preset, "validation", ValidationConfig, args.set)

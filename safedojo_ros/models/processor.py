@@ -1,4 +1,4 @@
-"""How torch uses the processor, for commands that train, imagine or evaluate in batches."""
+"""How torch uses the processor, for commands that train, imagine or practise in batches."""
 
 import torch
 
@@ -6,12 +6,12 @@ import torch
 def use_processor(threads: int = 0) -> None:
     """Let torch have `threads` threads (0: its own choice), and the fast float32 products.
 
-    On processors with AVX-512 and bfloat16, precision "medium" sends products of matrices to oneDNN,
-    whose kernels there compute in float32 all the same, at more than twice the rate of those that
-    torch takes otherwise (AMD Zen 5: 470 against 205 GFLOP/s on two cores). Where the processor has
-    AMX they would compute in bfloat16, so there everything stays as it is. The fused attention makes
-    many products too small for oneDNN and would be slower; it gives way to the plain one. With a GPU
-    nothing changes: the switches are shared with it.
+    On processors with AVX-512 and bfloat16, precision "medium" sends products of matrices to
+    oneDNN, whose kernels compute in float32 all the same there, at more than twice the rate of
+    those that torch takes otherwise (AMD Zen 5: 470 against 205 GFLOP/s on two cores). Where the
+    processor has AMX they would compute in bfloat16, so there everything stays as it is. The fused
+    attention makes many products too small for oneDNN and would be slower; it gives way to the
+    plain one. With a GPU nothing changes: the switches are shared with it.
     """
     if threads:
         torch.set_num_threads(threads)

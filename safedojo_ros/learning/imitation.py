@@ -40,7 +40,7 @@ class ImitationConfig:
     ema_decay: float = 0.998
     colour_jitter: float = 0.1
     gradient_clip: float = 1.0
-    save_every: int = 500
+    save_every: int = 250
     seed: int = 0
 
     @property

@@ -28,7 +28,13 @@ from safedojo_ros.learning.head_training import SafetyConfig
 from safedojo_ros.learning.imagination import ImaginationConfig, ImaginedWorld
 from safedojo_ros.learning.multiplier import MultiplierConfig
 from safedojo_ros.learning.practice import Practice, PracticeRefused, gap
-from safedojo_ros.learning.practice_methods import METHODS, PracticeConfig, for_method, updates_of
+from safedojo_ros.learning.practice_methods import (
+    METHODS,
+    PracticeConfig,
+    SimulatorConfig,
+    for_method,
+    updates_of,
+)
 from safedojo_ros.learning.practice_starts import (
     KeyframeStarts,
     SimulatorStarts,
@@ -318,6 +324,16 @@ def test_a_run_in_the_simulator_ends_with_its_budget_of_real_episodes(tmp_path: 
         run(tmp_path / "b", config=replace(config, real_episodes=3))
     with pytest.raises(ConfigError, match="0 or more"):
         for_method(replace(config, real_episodes=-1), "grpo")
+
+
+def test_in_the_simulator_updates_may_be_of_another_size() -> None:
+    config = replace(SMOKE, simulator=SimulatorConfig(updates=9, groups=3, minibatch=16))
+    for method, chosen in METHODS.items():
+        given = for_method(config, method)
+        sizes = (given.updates, given.groups, given.update.minibatch)
+        same = (SMOKE.updates, SMOKE.groups, SMOKE.update.minibatch)
+        assert sizes == ((9, 3, 16) if chosen.world == "simulator" else same)
+        assert for_method(SMOKE, method).groups == SMOKE.groups
 
 
 def test_dropped_episodes_of_a_data_set_have_been_played_too(tmp_path: Path, dataset: Path) -> None:

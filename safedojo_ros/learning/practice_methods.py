@@ -13,6 +13,17 @@ from safedojo_ros.models.token_sampling import TokenSampling
 
 
 @dataclass(frozen=True)
+class SimulatorConfig:
+    """What methods that play in the simulator have instead, where every trajectory is a real
+    episode: updates, groups, and chunks of a minibatch; 0: the same as in imagination.
+    """
+
+    updates: int = 0
+    groups: int = 0
+    minibatch: int = 0
+
+
+@dataclass(frozen=True)
 class PracticeConfig:
     """One run of practice.
 
@@ -48,6 +59,7 @@ class PracticeConfig:
     update: UpdateConfig = field(default_factory=UpdateConfig)
     multiplier: MultiplierConfig = field(default_factory=MultiplierConfig)
     preflight: PreflightConfig = field(default_factory=PreflightConfig)
+    simulator: SimulatorConfig = field(default_factory=SimulatorConfig)
 
 
 @dataclass(frozen=True)
@@ -88,7 +100,15 @@ def for_method(config: PracticeConfig, method: str) -> PracticeConfig:
     for name in ("real_episodes", "coevolve_every", "coevolve_episodes", "coevolve_updates"):
         if getattr(config, name) < 0:
             raise ConfigError(f"practice.{name} is {getattr(config, name)}, expected 0 or more")
-    chosen = METHODS[method]
+    chosen, real = METHODS[method], config.simulator
+    if chosen.world == "simulator":
+        minibatch = real.minibatch or config.update.minibatch
+        config = replace(
+            config,
+            updates=real.updates or config.updates,
+            groups=real.groups or config.groups,
+            update=replace(config.update, minibatch=minibatch),
+        )
     if chosen.baseline == "group" and config.group_size < 2:
         raise ConfigError(f"practice.group_size is {config.group_size}; a group needs 2 or more")
     update = replace(

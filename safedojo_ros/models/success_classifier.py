@@ -84,11 +84,12 @@ class SuccessModel:
             layer_type=size.layer,
         )
         config.num_labels = len(instructions)
-        self.network: Any = ResNetForImageClassification(config)
+        network: Any = ResNetForImageClassification(config)
+        # channels last: a third less time on a processor
+        self.network: Any = network.to(memory_format=torch.channels_last)
         if not size.stem_pooling:
             embedder: Any = self.network.resnet.embedder
             embedder.pooler = torch.nn.Identity()
-        self.network.to(memory_format=torch.channels_last)  # a third less time on a processor
 
     def logits(self, pictures: torch.Tensor, instruction: torch.Tensor) -> torch.Tensor:
         """pictures (B, cameras, 3, S, S) in [-1, 1], instruction (B,) their indices → (B,)."""

@@ -33,6 +33,7 @@ from safedojo_ros.models.autoencoder import FrameAutoencoder
 from safedojo_ros.models.network_policy import train_tokenizer
 from safedojo_ros.models.normalisation import unit_scales
 from safedojo_ros.models.pi0_policy import PI0Policy
+from safedojo_ros.models.processor import use_processor
 from safedojo_ros.models.safety_head import SafetyModel
 from safedojo_ros.models.success_classifier import SuccessModel
 from safedojo_ros.models.world_model import WorldModel
@@ -52,7 +53,7 @@ def main() -> None:
     parser.add_argument("--denoising-steps", default="1,2,4")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    use_processor(args.threads)
     torch.manual_seed(0)
     policy, world_model, success, safety = models(args.preset)
     vector = VectorWorld(max_steps=10_000)

@@ -334,6 +334,8 @@ def test_in_the_simulator_updates_may_be_of_another_size() -> None:
         same = (SMOKE.updates, SMOKE.groups, SMOKE.update.minibatch)
         assert sizes == ((9, 3, 16) if chosen.world == "simulator" else same)
         assert for_method(SMOKE, method).groups == SMOKE.groups
+    with pytest.raises(ConfigError, match="groups is -1"):
+        for_method(replace(SMOKE, simulator=SimulatorConfig(groups=-1)), "grpo")
 
 
 def test_dropped_episodes_of_a_data_set_have_been_played_too(tmp_path: Path, dataset: Path) -> None:

@@ -35,7 +35,7 @@ class PracticeConfig:
     update that it pays for (0: without end); coevolve_every: updates in imagination between two
     refinements of world model and readers, 0 for none, each on coevolve_episodes new real
     episodes and coevolve_updates updates of each model; flow, tokens: how a policy of either
-    family explores.
+    family explores; simulator: what the methods that play there have instead.
     """
 
     world: Literal["imagination", "simulator"] = "imagination"
@@ -94,12 +94,6 @@ def for_method(config: PracticeConfig, method: str) -> PracticeConfig:
     """`config` as `method` has it; raises `ConfigError` for an unknown method or bad sizes."""
     if method not in METHODS:
         raise ConfigError(f"unknown method '{method}'; choose one of {', '.join(METHODS)}")
-    for name in ("updates", "groups", "max_chunks", "evaluate_every", "evaluation_episodes"):
-        if getattr(config, name) < 1:
-            raise ConfigError(f"practice.{name} is {getattr(config, name)}, expected at least 1")
-    for name in ("real_episodes", "coevolve_every", "coevolve_episodes", "coevolve_updates"):
-        if getattr(config, name) < 0:
-            raise ConfigError(f"practice.{name} is {getattr(config, name)}, expected 0 or more")
     chosen, real = METHODS[method], config.simulator
     if chosen.world == "simulator":
         minibatch = real.minibatch or config.update.minibatch
@@ -109,6 +103,12 @@ def for_method(config: PracticeConfig, method: str) -> PracticeConfig:
             groups=real.groups or config.groups,
             update=replace(config.update, minibatch=minibatch),
         )
+    for name in ("updates", "groups", "max_chunks", "evaluate_every", "evaluation_episodes"):
+        if getattr(config, name) < 1:
+            raise ConfigError(f"practice.{name} is {getattr(config, name)}, expected at least 1")
+    for name in ("real_episodes", "coevolve_every", "coevolve_episodes", "coevolve_updates"):
+        if getattr(config, name) < 0:
+            raise ConfigError(f"practice.{name} is {getattr(config, name)}, expected 0 or more")
     if chosen.baseline == "group" and config.group_size < 2:
         raise ConfigError(f"practice.group_size is {config.group_size}; a group needs 2 or more")
     update = replace(

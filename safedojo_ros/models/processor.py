@@ -15,7 +15,8 @@ def use_processor(threads: int = 0) -> None:
     """
     if threads:
         torch.set_num_threads(threads)
-    bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    if bfloat16 and not torch.cpu._is_amx_tile_supported() and not torch.cuda.is_available():
+    known = getattr(torch.cpu, "get_capabilities", dict)()  # older releases do not tell
+    fast = known.get("avx512_bf16", False) and not known.get("amx_tile", False)
+    if fast and not torch.cuda.is_available():
         torch.set_float32_matmul_precision("medium")
         torch.backends.cuda.enable_flash_sdp(False)

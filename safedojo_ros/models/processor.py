@@ -1,5 +1,7 @@
 """How torch uses the processor, for commands that train, imagine or practise in batches."""
 
+from typing import Any
+
 import torch
 
 
@@ -15,7 +17,7 @@ def use_processor(threads: int = 0) -> None:
     """
     if threads:
         torch.set_num_threads(threads)
-    known = getattr(torch.cpu, "get_capabilities", dict)()  # older releases do not tell
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in old releases
     fast = known.get("avx512_bf16", False) and not known.get("amx_tile", False)
     if fast and not torch.cuda.is_available():
         torch.set_float32_matmul_precision("medium")

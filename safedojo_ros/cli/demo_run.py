@@ -235,7 +235,7 @@ class Demo:
             "collision": sum(o["collision"] for o in self._outcomes),
             "safe_success": sum(o["success"] and not o["collision"] for o in self._outcomes),
         }
-        table = Table(title=f"{count} episodes, level {self._arguments.level}")
+        table = Table(title=f"{count} episodes, level {self._arguments.level}", show_header=False)
         table.add_column("")
         table.add_column("", justify="right")
         for label, key in (

@@ -21,7 +21,7 @@ from safedojo_ros.nodes.lifecycle import LATCHED, NEWEST, PICTURES, DojoNode, Se
 from safedojo_ros.nodes.observation_window import ObservationWindow, WindowConfig
 
 WINDOW_SETTINGS = (
-    Setting("max_age", 0.15, "Age at which a picture or the arm's state is stale (s).", 0.05, 5.0),
+    Setting("max_age", 0.1, "Age at which a picture or the arm's state is stale (s).", 0.05, 5.0),
     Setting("max_skew", 0.03, "How far pictures and state may lie apart (s).", 0.0, 1.0),
     Setting("frozen_frames", 8, "Identical pictures in a row that may mean a freeze ...", 2, 1000),
     Setting("frozen_motion", 0.02, "... if the arm moved so far meanwhile (m).", 0.001, 1.0),

@@ -24,9 +24,9 @@ class WindowConfig:
     cameras: tuple[str, ...]
     image_size: int
     """Side of the square pictures that the model wants, pixels."""
-    max_age: float = 0.15
-    """Seconds after which a picture or the arm's state is stale: at 20 Hz the second that is
-    missing, so that one lost picture stops nothing."""
+    max_age: float = 0.1
+    """Seconds after which a picture or the arm's state is stale: at 20 Hz one control period after
+    the next one was due."""
     max_skew: float = 0.03
     """Seconds that the pictures and the state of one observation may lie apart."""
     future_tolerance: float = 0.05

@@ -172,17 +172,18 @@ def test_the_report_command_reads_a_sweep(tmp_path: Path) -> None:
             (directory / "film.png").write_bytes(b"film")
             (directory / "metrics.jsonl").write_text(json.dumps(run.metrics[0]) + "\n")
     (tmp_path / "sweep" / "wmpo-seed0").mkdir()  # not evaluated yet
-    gated = tmp_path / "sweep" / "safedojo-gate-seed1" / "evaluation.json"
-    write_evaluation(gated, episodes("1110", "0001"))
+    for name in ("safedojo-gate", "safedojo-cbf"):
+        gated = tmp_path / "sweep" / f"{name}-seed1" / "evaluation.json"
+        write_evaluation(gated, episodes("1110", "0001"))
     parser = argparse.ArgumentParser()
     report_command.configure(parser)
     out = tmp_path / "report"
     args = parser.parse_args(["--sweep", str(tmp_path / "sweep"), "--out", str(out)])
     assert report_command.run(args) == 0
     comparison = json.loads((out / "comparison.json").read_text())
-    assert comparison["methods"] == ["base", "safedojo-gate", "safedojo"]
+    assert comparison["methods"] == ["base", "safedojo-cbf", "safedojo-gate", "safedojo"]
     costs = {row["method"]: row["real_episodes"] for row in comparison["table"]}
-    assert costs == {"base": 0, "safedojo": 108, "safedojo-gate": 108}
+    assert costs == {"base": 0, "safedojo": 108, "safedojo-gate": 108, "safedojo-cbf": 108}
     assert len(comparison["curves"]) == 2
     page = (out / "comparison.html").read_text()
     assert page.count(f"base64,{b64encode(b'film').decode()}") == 2
@@ -238,7 +239,7 @@ def test_the_filtered_base_is_evaluated_without_practice(tmp_path: Path) -> None
     assert report_command.RUN_NAME.fullmatch("aegis-oracle")["method"] == "aegis-oracle"  # type: ignore[index]
 
 
-def test_a_gate_job_judges_what_its_method_has_learned_with_the_same_seed(tmp_path: Path) -> None:
+def test_a_filtered_job_judges_what_its_method_has_learned_with_its_seed(tmp_path: Path) -> None:
     parser = argparse.ArgumentParser()
     sweep.configure(parser)
     args = parser.parse_args(["--out", str(tmp_path)])
@@ -253,6 +254,9 @@ def test_a_gate_job_judges_what_its_method_has_learned_with_the_same_seed(tmp_pa
     assert command[command.index("--json") + 1].startswith(str(tmp_path / job.name))
     (evaluate,) = sweep.commands_of(sweep.Job("base-gate", 0), args, {"base": "/b", "safety": "/s"})
     assert "/b" in evaluate()
+    (evaluate,) = sweep.commands_of(sweep.Job("safedojo-limit0.1-cbf", 2), args, {"base": "/b"})
+    assert str(learner / "store/policy/id3") in evaluate()
+    assert evaluate()[evaluate().index("--filter") + 1] == "cbf"
     with pytest.raises(ConfigError, match="evaluates what safedojo has learned; name both"):
         sweep.plan("base,safedojo-gate", "0")
     assert len(sweep.plan("safedojo,safedojo-gate", "0,1")) == 4
@@ -270,7 +274,7 @@ def test_a_limit_in_the_name_is_the_multipliers(tmp_path: Path) -> None:
 
 
 def test_every_method_of_a_sweep_can_be_named_in_a_report() -> None:
-    for name in ("safedojo-limit0.05-gate", "fixed-multiplier", "no-task"):
+    for name in ("safedojo-limit0.05-gate", "fixed-multiplier", "no-task", "safedojo-cbf"):
         found = report_command.RUN_NAME.fullmatch(sweep.Job(name, 3).name)
         assert found is not None
         assert (found["method"], found["seed"]) == (name, "3")

@@ -29,6 +29,7 @@ from safedojo_ros.learning.imitation import (
     Demonstrations,
     Imitation,
     ImitationConfig,
+    imitated_ends,
     train_policy,
 )
 from safedojo_ros.learning.presets import preset_names, read_preset
@@ -88,6 +89,25 @@ def test_chunks_never_run_into_the_next_episode(data: Demonstrations) -> None:
     rows, exists = data.chunk_rows(torch.tensor([0, 17, 19, 20]), 4)
     assert rows.tolist() == [[0, 1, 2, 3], [17, 18, 19, 19], [19, 19, 19, 19], [20, 21, 22, 23]]
     assert exists.sum(1).tolist() == [4, 3, 1, 4]
+
+
+def test_what_lingers_after_success_is_not_imitated() -> None:
+    success = np.zeros(12, bool)
+    success[[3, 4, 9]] = True
+    ends = imitated_ends(success, np.array([3, 6, 9, 12]))
+    assert ends.tolist() == [3, 4, 9, 10]
+
+
+def test_imitation_draws_only_what_is_taught(tmp_path: Path) -> None:
+    episode = synthetic(20, 0)
+    episode.success[12:] = True
+    with EpisodeWriter(tmp_path / "data", 64, CAMERAS) as writer:
+        writer.add(episode)
+    data = Demonstrations.read([tmp_path / "data"])
+    assert data.taught.tolist() == list(range(13))
+    rows, exists = data.chunk_rows(torch.tensor([11]), 4)
+    assert rows.tolist() == [[11, 12, 12, 12]]
+    assert exists.sum() == 2
 
 
 def test_imitation_learns(data: Demonstrations, smoke: ImitationConfig) -> None:

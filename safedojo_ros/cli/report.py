@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from safedojo_ros.evaluation.comparison_report import Film
 
 RUN_NAME = re.compile(r"(?P<method>[A-Za-z0-9_+.-]+?)(-seed(?P<seed>\d+))?")
+BEHIND = re.compile("-(gate|cbf)-seed")
+"""In the name of a run that only evaluates what another one has learned."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +77,7 @@ def read_run(directory: Path) -> "MethodRun":
         max_steps,
         read_practice(directory),
         [json.loads(line) for line in metrics.open()] if metrics.exists() else [],
-        read_practice(directory.parent / directory.name.replace("-gate-seed", "-seed")),
+        read_practice(directory.parent / BEHIND.sub("-seed", directory.name)),
     )
 
 

@@ -2,8 +2,9 @@
 
 Each job practises with one method and seed and evaluates the outcome on held-out seeds, in
 OUT/<method>-seed<k>. Methods: those of `safedojo practice`; safedojo-limit0.1 (any limit, safevla
-too), another limit of violations; <method>-gate, what <method> has learned behind the safety head's
-gate, which trains nothing anew; and without practice base, aegis, aegis-oracle and base-gate.
+too), another limit of violations; <method>-gate and <method>-cbf, what <method> has learned behind
+the safety head's gate or behind the CBF-QP filter (aegis), which train nothing anew; and without
+practice base, aegis, aegis-oracle and base-gate.
 
 What has an evaluation is done and is skipped; a killed sweep goes on when it is called again.
 `safedojo report --sweep OUT` shows them beside each other. Exit code 3: some job was refused by a
@@ -29,9 +30,9 @@ FILTERS = {"base": "", "aegis": "cbf", "aegis-oracle": "cbf-oracle", "base-gate"
 """Methods without practice: the base policy as it is, or behind a filter at run time."""
 LEARNED = re.compile(
     rf"(?P<learner>{'|'.join(PRACTISED)}|(safedojo|safevla)-limit(?P<limit>0\.\d+|0|1))"
-    "(?P<gate>-gate)?"
+    "(-(?P<filter>gate|cbf))?"
 )
-DEFAULT = (*FILTERS, *PRACTISED, "safedojo-gate")
+DEFAULT = (*FILTERS, *PRACTISED, "safedojo-gate", "safedojo-cbf")
 IMAGINING = ("safedojo", "wmpo", "no-task", "fixed-multiplier")
 EVALUATION, FILM = "evaluation.json", "film.png"
 LOG = "job.log"
@@ -52,7 +53,7 @@ class Job:
         if self.method not in FILTERS and not LEARNED.fullmatch(self.method):
             raise ConfigError(
                 f"unknown method '{self.method}'; choose of {', '.join(DEFAULT)}, "
-                "safedojo-limit0.1, or another of these with -gate"
+                "safedojo-limit0.1, or another of these with -gate or -cbf"
             )
 
     @property
@@ -84,7 +85,8 @@ class Job:
     @property
     def filter(self) -> str:
         """Of `safedojo evaluate`, "" for none."""
-        return FILTERS.get(self.method, "" if self.practises else "gate")
+        parts = LEARNED.fullmatch(self.method)
+        return parts["filter"] or "" if parts else FILTERS[self.method]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -56,7 +56,9 @@ class Demonstrations:
     """Frames of all episodes, in memory.
 
     images: (N, cameras, H, W, 3) uint8; state: (N, 8) and actions: (N, 7) physical; sentence: (N,)
-    index into instructions; ends: (N,) index of the frame after the episode's last.
+    index into instructions; ends: (N,) index after the last frame that is imitated, that of the
+    first success where there is one (what lingers after it is for the success classifier); taught:
+    (M,) the frames that are imitated.
     """
 
     images: torch.Tensor
@@ -64,6 +66,7 @@ class Demonstrations:
     actions: torch.Tensor
     sentence: torch.Tensor
     ends: torch.Tensor
+    taught: torch.Tensor
     instructions: list[str]
     cameras: tuple[str, ...]
 
@@ -78,12 +81,15 @@ class Demonstrations:
         labels = [arrays.extra.get("clean_action", arrays.actions) for arrays in parts]
         instructions = sorted({row.instruction for row in rows})
         sentence = np.repeat([instructions.index(row.instruction) for row in rows], lengths)
+        success = np.concatenate([arrays.success for arrays in parts])
+        ends = np.repeat(imitated_ends(success, np.cumsum(lengths)), lengths)
         return Demonstrations(
             torch.cat([torch.from_numpy(arrays.images) for arrays in parts]),
             torch.from_numpy(np.concatenate([a.state for a in parts]).astype(np.float32)),
             torch.from_numpy(np.concatenate(labels).astype(np.float32)),
             torch.from_numpy(sentence.astype(np.int64)),
-            torch.from_numpy(np.repeat(np.cumsum(lengths), lengths).astype(np.int64)),
+            torch.from_numpy(ends),
+            torch.from_numpy(np.flatnonzero(np.arange(len(ends)) < ends)),
             instructions,
             tuple(parts[0].cameras),
         )
@@ -93,6 +99,16 @@ class Demonstrations:
         rows = frames[:, None] + torch.arange(length)
         exists = rows < self.ends[frames][:, None]
         return torch.minimum(rows, self.ends[frames][:, None] - 1), exists
+
+
+def imitated_ends(success: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """(E,) row after the step that brings each episode's first success, or after its last step.
+
+    success: (N,) bool, after each step; ends: (E,) row after each episode's last step.
+    """
+    first = np.append(np.flatnonzero(success), len(success))
+    starts = np.append(0, ends[:-1])
+    return np.minimum(first[np.searchsorted(first, starts)] + 1, ends).astype(np.int64)
 
 
 class Imitation:
@@ -125,7 +141,8 @@ class Imitation:
         """One gradient step on a batch drawn from the seed and `step`."""
         config, data, policy = self.config, self.data, self.policy
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        frames = torch.randint(len(data.state), (config.batch_size,), generator=generator)
+        drawn = torch.randint(len(data.taught), (config.batch_size,), generator=generator)
+        frames = data.taught[drawn]
         rows, exists = data.chunk_rows(frames, policy.chunk_length)
         device = policy.device
         pictures = to_unit(data.images[frames].to(device))

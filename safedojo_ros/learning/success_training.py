@@ -31,8 +31,9 @@ class SuccessConfig:
     threshold that make a success, `stride` control steps apart; imagined_share: of a batch, where
     there are imagined frames; replays, chunks: how many futures are imagined, and how long; shift:
     largest random shift of the pictures, pixels; jitter: relative change of brightness and
-    contrast; held_out: share of episodes kept for the threshold and for the printed figures, split
-    by episode.
+    contrast; ema_decay: of the moving average of the weights, which is what is kept (less in the
+    first steps); held_out: share of episodes kept for the threshold and for the printed figures,
+    split by episode.
     """
 
     size: SuccessSize = field(default_factory=SuccessSize)
@@ -50,6 +51,7 @@ class SuccessConfig:
     chunks: int = 5
     shift: int = 2
     jitter: float = 0.1
+    ema_decay: float = 0.998
     held_out: float = 0.2
     warmup_steps: int = 50
     save_every: int = 250
@@ -206,8 +208,10 @@ def train_success(
     optimizer = torch.optim.AdamW(
         network.parameters(), config.learning_rate, weight_decay=config.weight_decay
     )
+    average = averaged(network, config.ema_decay)
+    models = torch.nn.ModuleList([network, average])
     run = TrainingRun(directory, resume)
-    first = run.restore(network, optimizer)
+    first = run.restore(models, optimizer)
     with progress_bar("success", first, config.steps) as show:
         for step in range(first, config.steps):
             pictures, instruction, success = _batch(config, sources, step)
@@ -222,14 +226,26 @@ def train_success(
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
+            average.update_parameters(network)
             show(step + 1, f"loss {loss.item():.4f}")
             if (step + 1) % 20 == 0:
                 run.record(step + 1, {"loss": loss.item()})
             if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-                run.save(step + 1, network, optimizer)
+                run.save(step + 1, models, optimizer)
     run.close()
+    network.load_state_dict(average.module.state_dict())
     network.eval()
     return choose_threshold(model, frames, imagined, held_out)
+
+
+def averaged(network: torch.nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:
+    """A moving average of weights and batch statistics, soon away from where it began."""
+
+    def mean(kept: torch.Tensor, new: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
+        keep = min(decay, (1 + int(count)) / (10 + int(count)))
+        return keep * kept + (1 - keep) * new
+
+    return torch.optim.swa_utils.AveragedModel(network, avg_fn=mean, use_buffers=True)
 
 
 def held_out_episodes(config: SuccessConfig, frames: SuccessFrames) -> np.ndarray:

@@ -44,9 +44,9 @@ class PipelineConfig:
     of noise of demonstration_noise m a step; only_successes: keep no other of them; rollouts:
     episodes of the base policy for the world model and its readers, at rollout_levels, with
     rollout_noise; held_out: further ones for validation, from the validation split; linger: control
-    steps recorded after success, so that it is seen (no policy imitates them); first_head_steps: updates of the safety head beside which the
-    autoencoder is kept, until one has learned from imagined frames, too; evaluation: episodes at
-    each level; workers: processes of the experts.
+    steps recorded after success, so that it is seen (no policy imitates them); first_head_steps:
+    updates of the safety head beside which the autoencoder is kept, until one has learned from
+    imagined frames, too; evaluation: episodes at each level; workers: processes of the experts.
     """
 
     demonstrations: int = 1500

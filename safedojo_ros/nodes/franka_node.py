@@ -184,9 +184,13 @@ class FrankaNode(DojoNode):
         assert self._loop is not None
         rejection = self._loop.chunk(chunk_from_message(message), self.now())
         if rejection:
+            said, logger = f"chunk rejected: {rejection}", self.get_logger()
+            if rejection == self._last_rejection:  # an arm that waits to be armed, for instance
+                logger.warning(said, throttle_duration_sec=30.0)
+            else:
+                logger.warning(said, throttle_duration_sec=1.0)
             self._rejected += 1
             self._last_rejection = rejection
-            self.get_logger().warning(f"chunk rejected: {rejection}", throttle_duration_sec=1.0)
 
     def _on_safety(self, message: SafetyState) -> None:
         assert self._loop is not None

@@ -26,7 +26,7 @@ class WindowConfig:
     """Side of the square pictures that the model wants, pixels."""
     max_age: float = 0.1
     """Seconds after which a picture or the arm's state is stale: at 20 Hz one control period after
-    the next one was due."""
+    the next one was due. Slower or later cameras need more."""
     max_skew: float = 0.03
     """Seconds that the pictures and the state of one observation may lie apart."""
     future_tolerance: float = 0.05
@@ -141,7 +141,8 @@ class ObservationWindow:
             if age > self.config.max_age:
                 silence = (now - camera.heard_at) / SECOND
                 what = "has stopped" if silence > self.config.max_age else "sends old pictures"
-                return f"camera '{name}' {what}: its newest picture is {age:.2f} s old"
+                limit = f"max_age is {self.config.max_age:g} s"
+                return f"camera '{name}' {what}: its newest picture is {age:.2f} s old, {limit}"
             if self._is_frozen(camera):
                 return (
                     f"camera '{name}' is frozen: {camera.same} identical pictures "
@@ -151,7 +152,7 @@ class ObservationWindow:
             return "the arm's state has not been heard yet"
         age = (now - self._states[-1][0]) / SECOND
         if age > self.config.max_age:
-            return f"the arm's state is {age:.2f} s old"
+            return f"the arm's state is {age:.2f} s old, max_age is {self.config.max_age:g} s"
         return ""
 
     def complete_stamp(self) -> int:

@@ -43,15 +43,16 @@ class PipelineConfig:
     demonstrations: episodes of the experts, of which direct_share ignore the obstacle, with bursts
     of noise of demonstration_noise m a step; only_successes: keep no other of them; rollouts:
     episodes of the base policy for the world model and its readers, at rollout_levels, with
-    rollout_noise; held_out: further ones for validation, from the validation split; linger: control
-    steps recorded after success, so that it is seen (no policy imitates them); first_head_steps:
-    updates of the safety head beside which the autoencoder is kept, until one has learned from
-    imagined frames, too; evaluation: episodes at each level; workers: processes of the experts.
+    rollout_noise; held_out: further ones for validation, from the validation split; linger,
+    demonstration_linger: control steps recorded after success; first_head_steps: updates of the
+    safety head beside which the autoencoder is kept, until one has learned from imagined frames,
+    too; evaluation: episodes at each level; workers: processes of the experts.
     """
 
     demonstrations: int = 1500
     direct_share: float = 0.8
     demonstration_noise: float = 0.015
+    demonstration_linger: int = 0
     only_successes: bool = True
     rollouts: int = 1500
     rollout_levels: str = "I"
@@ -187,8 +188,8 @@ class Pipeline:
         self._command(
             "collect", "--out", out, "--episodes", config.demonstrations, "--style", "mixed",
             "--direct-share", config.direct_share, "--noise", config.demonstration_noise,
-            "--linger", config.linger, "--max-steps", config.max_steps,
-            "--workers", config.workers, "--resume",
+            "--linger", config.demonstration_linger,
+            "--max-steps", config.max_steps, "--workers", config.workers, "--resume",
             *(["--only-successes"] if config.only_successes else []),
         )  # fmt: skip
         return {"data": str(out)} | real_episodes(out)

@@ -60,7 +60,7 @@ class SimulatorStarts:
     def start(self, update: int) -> list[Observation]:
         """Lay the scenes out; tasks and levels take turns over groups and updates."""
         rng = np.random.default_rng([self.seed, update])
-        number = update * self.groups + np.arange(self.groups)
+        number = range(update * self.groups, (update + 1) * self.groups)
         seeds = rng.integers(TRAINING.start, TRAINING.stop, self.groups).tolist()
         tasks = [self.tasks[n % len(self.tasks)] for n in number]
         levels = [self.levels[n // len(self.tasks) % len(self.levels)] for n in number]

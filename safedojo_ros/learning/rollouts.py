@@ -90,7 +90,7 @@ class Rollouts:
             "safe_success": float((self.succeeded & ~violated).mean()),
             "cost_top_m": float(self.trajectory_cost(m).mean()),
             "cost_horizon": float(self.cost.sum(1).mean()),
-            "cost_per_step": float(self.cost.sum() / max(1, self.valid.sum())),
+            "cost_per_step": float(self.cost.sum() / max(1, int(self.valid.sum()))),
             "steps": float(self.valid.sum(1).mean()),
             "uncertainty": float(self.uncertainty.mean()),
         }

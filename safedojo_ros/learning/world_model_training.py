@@ -301,7 +301,7 @@ def chunk_starts(data: LatentEpisodes, episodes: np.ndarray, length: int) -> tor
     """(M, 2): frames from which a whole chunk is recorded, and their episode's first frame."""
     pairs = [
         (frame, data.starts[e])
-        for e in np.flatnonzero(episodes)
+        for e in np.flatnonzero(episodes).tolist()
         for frame in range(data.starts[e], data.starts[e + 1] - length)
     ]
     return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)

@@ -285,7 +285,8 @@ class TabletopWorld(gymnasium.Env):
     def _touching(self) -> int:
         """The flags (`ROBOT_ON_OBSTACLE` ...) of all contacts of this physics step."""
         pairs = self.data.contact.geom
-        return int(np.bitwise_or.reduce(self._pair_flags[pairs[:, 0], pairs[:, 1]], initial=0))
+        flags = self._pair_flags[pairs[:, 0], pairs[:, 1]]
+        return int(np.bitwise_or.reduce(flags, axis=None, initial=0))
 
     def _obstacle_position(self) -> np.ndarray:
         if self._obstacle_body < 0:

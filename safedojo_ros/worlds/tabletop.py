@@ -4,6 +4,8 @@ A gymnasium environment on bare MuJoCo physics. Contacts come from the physics, 
 geometry tests. Everything is drawn from the seed given to `reset`, so runs repeat exactly.
 """
 
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import gymnasium
@@ -285,8 +287,8 @@ class TabletopWorld(gymnasium.Env):
     def _touching(self) -> int:
         """The flags (`ROBOT_ON_OBSTACLE` ...) of all contacts of this physics step."""
         pairs = self.data.contact.geom
-        flags = self._pair_flags[pairs[:, 0], pairs[:, 1]]
-        return int(np.bitwise_or.reduce(flags, axis=None, initial=0))
+        flags: list[int] = self._pair_flags[pairs[:, 0], pairs[:, 1]].tolist()
+        return reduce(or_, flags, 0)
 
     def _obstacle_position(self) -> np.ndarray:
         if self._obstacle_body < 0:

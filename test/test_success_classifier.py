@@ -246,3 +246,19 @@ def test_the_frames_before_a_success_are_known_and_stay_in_their_clip() -> None:
     assert [rows.tolist() for rows in kinds] == [[3, 4, 7], [1, 2, 5, 6], [0, 8]]
     first_clip_only = training.kinds_of_frames(frames, clip == 0, near=5)
     assert [rows.tolist() for rows in first_clip_only] == [[3, 4], [0, 1, 2], [0, 1, 2, 3, 4]]
+
+
+def test_the_average_follows_at_once_and_then_slowly() -> None:
+    network = torch.nn.Linear(1, 1, bias=False)
+    average = training.averaged(network, decay=0.98)
+
+    def after(value: float, updates: int) -> float:
+        torch.nn.init.constant_(network.weight, value)
+        for _ in range(updates):
+            average.update_parameters(network)
+        return next(average.module.parameters()).item()
+
+    assert after(1.0, 1) == 1.0
+    assert after(0.0, 10) < 1e-3
+    after(0.0, 1000)
+    assert after(1.0, 10) == pytest.approx(1 - 0.98**10)

@@ -162,4 +162,4 @@ def roll_out(
 
 def stream_seed(*seed: int) -> int:
     """One seed of several numbers, for a torch generator."""
-    return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) >> 1

@@ -86,7 +86,7 @@ class Job:
     def filter(self) -> str:
         """Of `safedojo evaluate`, "" for none."""
         parts = LEARNED.fullmatch(self.method)
-        return parts["filter"] or "" if parts else FILTERS[self.method]
+        return (parts["filter"] or "") if parts else FILTERS[self.method]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

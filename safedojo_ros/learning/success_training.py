@@ -239,7 +239,10 @@ def train_success(
 
 
 def averaged(network: torch.nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:
-    """A moving average of weights and batch statistics, soon away from where it began."""
+    """A moving average of weights and batch statistics.
+
+    It keeps less in the first updates, so that a refinement of few updates moves it, too.
+    """
 
     def mean(kept: torch.Tensor, new: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
         keep = min(decay, (1 + int(count)) / (10 + int(count)))

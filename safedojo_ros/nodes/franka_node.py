@@ -185,7 +185,8 @@ class FrankaNode(DojoNode):
         rejection = self._loop.chunk(chunk_from_message(message), self.now())
         if rejection:
             said, logger = f"chunk rejected: {rejection}", self.get_logger()
-            if rejection == self._last_rejection:  # an arm that waits to be armed, for instance
+            # an arm that waits to be armed says the same all the time; each call has one throttle
+            if rejection == self._last_rejection:
                 logger.warning(said, throttle_duration_sec=30.0)
             else:
                 logger.warning(said, throttle_duration_sec=1.0)

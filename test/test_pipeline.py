@@ -185,6 +185,11 @@ STAGES = [
     "world_model",
     "success",
     "safety_head",
+    "first_practice",
+    "fresh",
+    "world_model_again",
+    "success_again",
+    "safety_head_again",
     "validation",
     "practice",
     "evaluation",
@@ -202,7 +207,8 @@ class FakePipeline(command.Pipeline):
             os.kill(os.getpid(), signal.SIGKILL)
         with (self.out / "made").open("a") as file:
             file.write(stage + "\n")
-        return {"checkpoint": stage, "policy": stage, "missed": [], "completed": True}
+        made = {"checkpoint": stage, "policy": stage, "missed": [], "completed": True}
+        return made | {"policies": {"1": stage}}
 
     def demonstrations(self) -> dict[str, Any]:
         return self._note("demonstrations")
@@ -217,6 +223,12 @@ class FakePipeline(command.Pipeline):
         self, kind: str, data: list[Path], *_: str, out: Path | None = None
     ) -> dict[str, Any]:
         return self._note(out.name if out else kind.replace("-", "_"))
+
+    def first_practice(self, base: str) -> dict[str, Any]:
+        return self._note("first_practice")
+
+    def fresh(self, policies: dict[str, str]) -> dict[str, Any]:
+        return self._note("fresh")
 
     def validation(self, base: str) -> dict[str, Any]:
         return self._note("validation")
@@ -274,7 +286,7 @@ def test_an_interrupted_pipeline_goes_on_to_a_published_policy(
     assert command.run(arguments(tmp_path, "--publish")) == command.INTERRUPTED
     assert not (tmp_path / "out" / "result.json").exists()
     done = list(json.loads((tmp_path / "out" / "stages.json").read_text())["done"])
-    assert done[-1] == "safety_head"
+    assert done[-1] == "safety_head_again"
     interrupted = list(commands)
     assert command.run(arguments(tmp_path, "--publish")) == 0
     assert commands[len(interrupted) :] == [
@@ -285,7 +297,7 @@ def test_an_interrupted_pipeline_goes_on_to_a_published_policy(
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     manifest = CheckpointStore(tmp_path / "store").show("policy")
     assert result["published"] == manifest.id
-    assert result["real_episodes"] == 9
+    assert result["real_episodes"] == 9 + 4
     assert not result["enforced"]
     trained = {"policy", "safety", "world_model", "success", "safety_head", "practice"}
     assert all(result["seconds"][stage] > 0.0 for stage in trained)
@@ -307,7 +319,8 @@ def test_a_missed_bar_ends_the_run_where_bars_are_enforced(
     monkeypatch.setattr(command.Pipeline, "train", lambda self, *more, **options: {})
     missed = {"missed": ["it is blind"]}
     monkeypatch.setattr(command.Pipeline, "validation", lambda self, base: missed)
-    args = arguments(tmp_path, "--base", "released", "--set=practice.preflight.enforced=true")
+    settings = ("--set=practice.preflight.enforced=true", "--set=pipeline.fresh=0")
+    args = arguments(tmp_path, "--base", "released", *settings)
     assert command.run(args) == command.GATE
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["published"] is None

@@ -178,6 +178,25 @@ def test_the_arm_is_drawn_where_its_state_says(model: WorldModel, episodes: Path
     assert missed < 0.8 * (drawn.roll(5, 0) - data.latents.float()).square().mean()
 
 
+def test_what_is_special_to_a_scene_counts_more(model: WorldModel, episodes: Path) -> None:
+    data = LatentEpisodes.read([episodes], model, "cpu")
+    rows = torch.arange(12)
+    reached = data.state[rows].unflatten(0, (-1, SIZE.future))
+    usual = model.network.drawing(reached).detach()
+    special = usual.clone()
+    special[:, :, :, 1, 2] += 3.0
+    even, uneven = (
+        WorldModelTraining(WorldModelConfig(size=SIZE, emphasis=much), model, data)
+        for much in (0.0, 2.0)
+    )
+    assert torch.equal(even._weight(special, reached), torch.ones_like(special[:, :, :1]))
+    weight = uneven._weight(special, reached)
+    assert weight.mean() == pytest.approx(1.0, abs=1e-5)
+    ratio = weight[:, :, :, 1, 2] / weight[:, :, :, 0, 0]
+    cells = usual.shape[-1] * usual.shape[-2]
+    assert torch.allclose(ratio, torch.tensor(1 + 2.0 * cells))
+
+
 def test_context_tokens_have_timestep_zero(
     model: WorldModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

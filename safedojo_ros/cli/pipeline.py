@@ -2,9 +2,10 @@
 
 Stages: demonstrations, policy (both left out with --base), rollouts of the policy, held-out
 rollouts, autoencoder and safety head, world model, success classifier, the head anew on imagined
-frames, too, validation, practice, evaluation, publication. Each is what its own command does; a
-finished stage is never repeated, so the same command goes on after a kill. Intermediate checkpoints
-stay in OUT/store.
+frames, too, validation, practice, evaluation, publication. With pipeline.fresh, practice is tried
+first, its policies are recorded where imagination has led them, and world model and readers learn
+from that, too, before validation. Each stage is what its own command does; a finished one is never
+repeated, so the same command goes on after a kill. Intermediate checkpoints stay in OUT/store.
 
 Exit code 0: done; 3: a gate was not passed; 2: a fault; 130: interrupted, run it again to go on.
 OUT/result.json says which id was published, or why none was; the last line, and result.json, how
@@ -15,7 +16,7 @@ import argparse
 import importlib
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,17 +24,22 @@ from safedojo_ros.cli.interruption import Interrupted, interrupt_on_signal
 from safedojo_ros.core.errors import SafeDojoError
 
 if TYPE_CHECKING:
+    from safedojo_ros.learning.practice import PracticeOutcome
     from safedojo_ros.learning.practice_methods import PracticeConfig
     from safedojo_ros.learning.stage_ledger import StageLedger
 
 DONE, GATE, INTERRUPTED = 0, 3, 130
-IMAGINATION = ("safety", "world_model", "success", "safety_head")
+READERS = ("world_model", "success", "safety_head")
+AGAIN = "_again"
+IMAGINATION = ("safety", *READERS, *(stage + AGAIN for stage in READERS))
 """Stages that train what practice imagines with."""
 
 LEVELS = "I,II"
 """Levels of the evaluation; practice itself begins at those of [practice]."""
 JUDGED_FROM = 80_000
 """First of the validation seeds that decide about publication; evaluation seeds decide nothing."""
+FRESH_FROM = 300_000
+"""First of the training seeds on which policies of a first practice are recorded."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,10 @@ class PipelineConfig:
     rollout_noise; held_out: further ones for validation, from the validation split; linger,
     demonstration_linger: control steps recorded after success; first_head_steps: updates of the
     safety head beside which the autoencoder is kept, until one has learned from imagined frames,
-    too; evaluation: episodes at each level; workers: processes of the experts.
+    too; fresh: episodes of the policies of a first practice, at the levels of [practice], from
+    which world model and readers learn, too, 0 for none and one practice only; fresh_steps,
+    fresh_learning_rate: by how many updates the world model is refined then, on all episodes;
+    evaluation: episodes at each level; workers: processes of the experts.
     """
 
     demonstrations: int = 1500
@@ -61,6 +70,9 @@ class PipelineConfig:
     linger: int = 8
     max_steps: int = 150
     first_head_steps: int = 200
+    fresh: int = 0
+    fresh_steps: int = 4000
+    fresh_learning_rate: float = 1e-3
     evaluation: int = 200
     workers: int = 2
 
@@ -145,6 +157,8 @@ class Pipeline:
         self.out: Path = args.out
         self.store = self.out / "store"
         self.enforced = practice.preflight.enforced
+        self.keyframes = [self.out / "rollouts", *args.data]
+        self.world_model = self.out / "world_model"
 
     def run(self) -> tuple[str | None, str]:
         """All stages; the published id, and in words what came out. Raises `GateNotPassed`."""
@@ -162,11 +176,9 @@ class Pipeline:
             short = ("--set", f"safety.steps={config.first_head_steps}")
             stage("safety", lambda: self.train("safety", recorded, *short))
             stage("world_model", lambda: self.train("world-model", recorded))
-            dreams = ("--world-model", "latest")
-            played = ("--policy", base, "--played", str(self.out / "held_out"))
-            stage("success", lambda: self.train("success", recorded, *dreams, *played))
-            head = self.out / "safety_head"
-            stage("safety_head", lambda: self.train("safety", recorded, *dreams, out=head))
+            self._readers(base, recorded)
+            if config.fresh:
+                self._try_practice(base, recorded)
             missed = stage("validation", lambda: self.validation(base))["missed"]
             if missed and self.enforced:
                 raise GateNotPassed("the world model missed its bars: " + "; ".join(missed))
@@ -175,6 +187,38 @@ class Pipeline:
             raise GateNotPassed(practised["stopped"])
         figures = stage("evaluation", lambda: self.evaluate(base, practised["policy"]))
         return self.publish(practised["policy"], figures)
+
+    def _readers(self, base: str, recorded: list[Path], again: str = "") -> None:
+        """Success classifier and safety head of the newest world model."""
+        dreams = ("--world-model", "latest")
+        played = ("--policy", base, "--played", str(self.out / "held_out"))
+        success, head = self.out / f"success{again}", self.out / f"safety_head{again}"
+        self.ledger.stage(
+            f"success{again}",
+            lambda: self.train("success", recorded, *dreams, *played, out=success),
+        )
+        self.ledger.stage(
+            f"safety_head{again}", lambda: self.train("safety", recorded, *dreams, out=head)
+        )
+
+    def _try_practice(self, base: str, recorded: list[Path]) -> None:
+        """Practise, see in the world what imagination has taught, and learn from that.
+
+        No gate is asked: where imagination is wrong, its policies are the ones to show it.
+        """
+        stage = self.ledger.stage
+        tried = stage("first_practice", lambda: self.first_practice(base))["policies"]
+        stage("fresh", lambda: self.fresh(tried))
+        fresh = [self.out / "fresh" / update for update in tried]
+        recorded += fresh
+        self.keyframes += fresh
+        steps, rate = self.config.fresh_steps, self.config.fresh_learning_rate
+        more = ["--start", "latest", "--set", f"world_model.steps={steps}"]
+        more += ["--set", f"world_model.learning_rate={rate}"]
+        name = "world_model" + AGAIN
+        self.world_model = self.out / name
+        stage(name, lambda: self.train("world-model", recorded, *more, out=self.out / name))
+        self._readers(base, recorded, AGAIN)
 
     @property
     def _demonstrate(self) -> bool:
@@ -226,7 +270,7 @@ class Pipeline:
         self._command(
             "train", kind, "--data", *data, "--out", out, "--preset", self.args.preset,
             "--resume", "--device", self.args.device, "--publish", "--store", self.store,
-            *options, *self._settings(),
+            *self._settings(), *options,
         )  # fmt: skip
         return {"checkpoint": str(self._latest(kind.replace("-", "_")))}
 
@@ -243,7 +287,7 @@ class Pipeline:
         details = json.loads((out / "details.json").read_text())
         parent = CheckpointStore(self.store).latest("world_model")
         CheckpointStore(self.store).publish(
-            "world_model", self.out / "world_model" / "checkpoint", parent=parent, **details
+            "world_model", self.world_model / "checkpoint", parent=parent, **details
         )
         missed = [bar for bar in details["fidelity"]["bars"] if not bar["passed"]]
         sentences = [f"{bar['description']} ({bar['metric']})" for bar in missed]
@@ -251,21 +295,36 @@ class Pipeline:
             print(f"bar missed, not enforced at preset {self.args.preset}: {sentence}")
         return {"missed": sentences}
 
+    def first_practice(self, base: str) -> dict[str, Any]:
+        """Practice without gates; every policy that it measured goes into OUT/store."""
+        from safedojo_ros.cli import practice as command
+
+        free = replace(self.practice, preflight=replace(self.practice.preflight, enforced=False))
+        args, outcome = self._practise("first_practice", base, free)
+        policies = {}
+        for update in [row["step"] for row in outcome.evaluations if row["step"]]:
+            policy = args.out / "policies" / str(update)
+            one = command.publish(args, free, replace(outcome, best=update, policy=policy))
+            policies[str(update)] = str(self.store / "policy" / one)
+        return {"policies": policies}
+
+    def fresh(self, policies: dict[str, str]) -> dict[str, Any]:
+        """Episodes of each policy (number of updates: checkpoint) into OUT/fresh/<updates>."""
+        each = max(1, self.config.fresh // len(policies))
+        levels = ",".join(str(level) for level in self.practice.levels)
+        counts = {"episodes": 0, "collisions": 0}
+        for n, (update, policy) in enumerate(policies.items()):
+            seed = FRESH_FROM + n * each
+            options = {"levels": levels, "noise": self.config.rollout_noise, "seed": seed}
+            played = self.collect(f"fresh/{update}", policy, each, options)
+            counts = {name: counts[name] + played[name] for name in counts}
+        return counts
+
     def practise(self, base: str) -> dict[str, Any]:
         """`safedojo practice`, with checkpoints of OUT/store."""
         from safedojo_ros.cli import practice as command
-        from safedojo_ros.learning.practice import PracticeRefused
 
-        args = self._parsed(
-            "practice", "--method", self.args.method, "--base", base, "--out",
-            self.out / "practice", "--data", self.out / "rollouts", *self.args.data, "--preset",
-            self.args.preset, "--resume", "--device", self.args.device, "--publish", "--store",
-            self.store, *self._settings(),
-        )  # fmt: skip
-        try:
-            outcome = command.practise(args, self.practice, lambda: False)
-        except PracticeRefused as refused:
-            raise GateNotPassed(str(refused)) from None
+        args, outcome = self._practise("practice", base, self.practice)
         for sentence in outcome.unenforced:
             print(f"not enforced at preset {self.args.preset}: {sentence}")
         published = command.publish(args, self.practice, outcome)
@@ -278,6 +337,23 @@ class Pipeline:
             "episodes": outcome.real_episodes,
             "collisions": outcome.real_collisions,
         }
+
+    def _practise(
+        self, name: str, base: str, config: "PracticeConfig"
+    ) -> "tuple[argparse.Namespace, PracticeOutcome]":
+        """A run in OUT/`name`: its options and how it ended; raises `GateNotPassed`."""
+        from safedojo_ros.cli import practice as command
+        from safedojo_ros.learning.practice import PracticeRefused
+
+        args = self._parsed(
+            "practice", "--method", self.args.method, "--base", base, "--out", self.out / name,
+            "--data", *self.keyframes, "--preset", self.args.preset, "--resume", "--device",
+            self.args.device, "--publish", "--store", self.store, *self._settings(),
+        )  # fmt: skip
+        try:
+            return args, command.practise(args, config, lambda: False)
+        except PracticeRefused as refused:
+            raise GateNotPassed(str(refused)) from None
 
     def evaluate(self, base: str, practised: str) -> dict[str, Any]:
         """Base and practised policy on the same validation seeds, which nothing else has seen."""
@@ -337,7 +413,7 @@ class Pipeline:
     def summary(self) -> dict[str, Any]:
         """For result.json: the stages that are done, and what learning cost in the real world."""
         done = self.ledger.done
-        played = ("demonstrations", "rollouts", "held_out", "practice")
+        played = ("demonstrations", "rollouts", "held_out", "fresh", "practice")
         return {
             "stages": list(done),
             "config": asdict(self.config),

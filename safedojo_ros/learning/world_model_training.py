@@ -33,7 +33,9 @@ class WorldModelConfig:
     of the flow begins and a one-step sample is made; self_forcing: of samples whose context is what
     the model itself imagined over one to self_forcing_chunks chunks before, as in its futures
     (arXiv 2506.08009), a share that grows from nothing while it learns; remember_start: of samples
-    that remember their episode's first frame, the others any frame before the chunk; state_steps,
+    that remember their episode's first frame, the others any frame before the chunk; emphasis: how
+    much more the error of a cell counts where its frame differs from the usual one, in units of the
+    mean difference: small things, and the obstacle among them, are few cells; state_steps,
     drawing_steps, early_batch: updates of the state dynamics and of the arm's drawing, which come
     first and take seconds; held_out: share of episodes that are never trained on.
     """
@@ -50,6 +52,7 @@ class WorldModelConfig:
     self_forcing: float = 0.0
     self_forcing_chunks: int = 3
     remember_start: float = 0.8
+    emphasis: float = 0.0
     state_steps: int = 3000
     drawing_steps: int = 3000
     early_batch: int = 256
@@ -172,7 +175,9 @@ class WorldModelTraining:
         past = (first - episode_start) * torch.rand(config.batch_size, generator=generator)
         from_start = torch.rand(config.batch_size, generator=generator) < config.remember_start
         remembered = episode_start + torch.where(from_start, 0, past.long())
-        context, future, state, chunk, _ = clip(self.data, size, first, episode_start, remembered)
+        context, future, state, chunk, reached = clip(
+            self.data, size, first, episode_start, remembered
+        )
         forced = torch.rand(config.batch_size, generator=generator)
         forced = forced < config.self_forcing * step / config.steps
         depth = int(torch.randint(config.self_forcing_chunks, (), generator=generator)) + 1
@@ -191,15 +196,18 @@ class WorldModelTraining:
         time = torch.sigmoid(torch.randn(config.batch_size, generator=generator))  # logit-normal
         at_start = torch.rand(config.batch_size, generator=generator) < config.start_share
         time = torch.where(at_start, torch.ones(()), time)
-        context, future, state, chunk, noise, time = (
-            tensor.to(self.device) for tensor in (context, future, state, chunk, noise, time)
+        reached = reached[:, size.stride - 1 :: size.stride]
+        context, future, state, chunk, reached, noise, time = (
+            tensor.to(self.device)
+            for tensor in (context, future, state, chunk, reached, noise, time)
         )
         share = time[:, None, None, None, None]
         start = self.model.flow_start(context, noise)
         velocity = self.network.velocity(
             context, (1 - share) * future + share * start, time, state, chunk
         )
-        frame_loss = (velocity - (start - future)).square().mean()
+        weight = self._weight(future, reached)
+        frame_loss = ((velocity - (start - future)).square() * weight).mean()
         rate = learning_rate_factor(step, config.warmup_steps, config.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * rate
@@ -208,6 +216,16 @@ class WorldModelTraining:
         torch.nn.utils.clip_grad_norm_(self.frame_parameters, config.gradient_clip)
         self.optimizer.step()
         return {"frame_loss": frame_loss.item()}
+
+    @torch.no_grad()
+    def _weight(self, future: torch.Tensor, reached: torch.Tensor) -> torch.Tensor:
+        """(B, F, 1, h, w), 1 on average: how much a cell of `future` (B, F, C, h, w) counts.
+
+        reached: (B, F, 8) states of the arm, of which the usual frames are drawn.
+        """
+        unusual = (future - self.network.drawing(reached)).square().mean(dim=2, keepdim=True)
+        weight = 1 + self.config.emphasis * unusual / unusual.mean()
+        return weight / weight.mean()
 
     def fit_state(self) -> float:
         """Fit the state dynamics; returns their last loss. Frames are conditioned on what they say.

@@ -198,14 +198,19 @@ def test_the_safety_head_finds_contacts_that_the_chunk_causes(
     assert after["auroc"] > before["auroc"] + 0.2
 
 
+@pytest.mark.parametrize("remembers", [False, True])
 def test_the_safety_head_learns_from_imagined_frames_beside_recorded_ones(
-    episodes: Path, tmp_path: Path
+    remembers: bool, episodes: Path, tmp_path: Path
 ) -> None:
     size = WorldModelSize(heads=2, head_dim=16, layers=1, feed_forward=32)
     eyes = FrameAutoencoder(AutoencoderSize(widths=(8, 8, 16, 16)))
     world = new_world_model(eyes, size, [episodes])
     config = SafetyConfig(
-        SafetyHeadSize(width=8, hidden=64), steps=120, batch_size=64, replays=128, chunks=2
+        SafetyHeadSize(width=8, hidden=64, remembers=remembers),
+        steps=120,
+        batch_size=64,
+        replays=128,
+        chunks=2,
     )
     model = new_safety_model(world.autoencoder, config, episodes)
     data = LatentEpisodes.read([episodes], world, "cpu")
@@ -216,6 +221,9 @@ def test_the_safety_head_learns_from_imagined_frames_beside_recorded_ones(
     np.testing.assert_array_equal(frames.episode[same.numpy()], imagined.episode)
     torch.testing.assert_close(imagined.chunks, frames.chunks[same], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(imagined.contact, frames.contact[same])
+    first = frames.latents[torch.from_numpy(imagined.episode) * 20]
+    torch.testing.assert_close(imagined.earlier[imagined.remembered], first)
+    torch.testing.assert_close(frames.earlier[frames.remembered][::20], frames.latents[::20])
     figures = train_safety_head(config, model, frames, tmp_path, imagined=imagined)
     assert figures["imagined"]["auroc"] > 0.8
     predicted, touched = imagined_worst(model, world, data, np.arange(30))

@@ -197,8 +197,9 @@ def test_a_broken_checkpoint_is_refused_with_a_reason(
         load_policy(tmp_path)
 
 
-def test_step_costs_are_probabilities(tmp_path: Path) -> None:
-    model = tiny_safety()
+@pytest.mark.parametrize("remembers", [False, True])
+def test_step_costs_are_probabilities(remembers: bool, tmp_path: Path) -> None:
+    model = tiny_safety(remembers=remembers)
     chunks = np.random.default_rng(0).uniform(-0.02, 0.02, (2, 8, 7))
     cost = model.step_cost([observation(1), observation(2)], chunks)
     assert cost.shape == (2, 8)
@@ -206,6 +207,18 @@ def test_step_costs_are_probabilities(tmp_path: Path) -> None:
     model.save(tmp_path)
     again = load_safety(tmp_path).step_cost([observation(1), observation(2)], chunks)
     np.testing.assert_array_equal(cost, again)
+
+
+def test_the_newest_frame_stands_in_for_one_that_nobody_remembers() -> None:
+    head = tiny_safety(remembers=True).head.eval()
+    newest, other = torch.randn(2, 3, head.context[0].in_channels // 2, 8, 8)
+    state, chunk = torch.randn(3, 8), torch.randn(3, 8, 7)
+    alone = head(newest, state, chunk)
+    torch.testing.assert_close(alone, head(newest, state, chunk, newest))
+    assert not torch.allclose(alone, head(newest, state, chunk, other))
+    forgetful = tiny_safety().head.eval()
+    seen = (forgetful(newest, state, chunk, frame) for frame in (newest, other))
+    torch.testing.assert_close(*seen)
 
 
 def test_the_safety_head_refuses_other_shapes_and_nan(pi0: PI0Policy, tmp_path: Path) -> None:

@@ -90,11 +90,15 @@ def safety_fidelity(
     if len(rows) == 0:
         return result
     chunks, contact, exists = _ahead(safety, held, rows)
+    starts = [
+        part.starts.start.repeat_interleave(part.rows[:, every_chunk].shape[1]) for part in replays
+    ]
     dreamt = _step_cost(
         safety,
         safety_latents(safety, world, imagined),
         world.scales.state.restore(states),
         chunks,
+        latents[torch.cat(starts)],
     )
     steps = steps[rows]
     result["imagined"] = forecast_figures(contact[exists], dreamt[exists], steps[exists], seed)
@@ -121,7 +125,7 @@ def safety_latents(
     The two usually share the frame autoencoder; where its weights differ, pictures go between.
     """
     if _same(safety.autoencoder, world.autoencoder):
-        return torch.cat(latents.float().chunk(len(world.cameras), dim=-1), dim=1)
+        return world.stacked(latents.float())
     parts = [
         safety.encode(decoded(world, part[:, None])[:, 0] * 2 - 1) for part in latents.split(batch)
     ]
@@ -150,7 +154,11 @@ def _ahead(
 
 @torch.no_grad()
 def _step_cost(
-    safety: SafetyModel, latents: torch.Tensor, state: torch.Tensor, chunks: torch.Tensor
+    safety: SafetyModel,
+    latents: torch.Tensor,
+    state: torch.Tensor,
+    chunks: torch.Tensor,
+    remembered: torch.Tensor | None = None,
 ) -> np.ndarray:
     """(B, H) P(contact); state (B, 8) and chunks (B, H, 7) in physical units."""
     safety.network.eval()
@@ -160,6 +168,7 @@ def _step_cost(
                 latents[rows],
                 safety.scales.state.normalise(state[rows].float()),
                 safety.scales.action.normalise(chunks[rows]),
+                None if remembered is None else remembered[rows],
             )
         )
         for rows in torch.arange(len(latents)).split(1024)

@@ -21,7 +21,10 @@ from safedojo_ros.models.safety_head import SafetyHeadSize, SafetyModel
 class SafetyConfig:
     """How the safety head is trained.
 
-    positive_weight: of a contact step in the binary cross-entropy; imagined_share: of a batch,
+    positive_weight: of a contact step in the binary cross-entropy; remember_share: of recorded
+    frames beside which their episode's first one is remembered, where the head remembers (the
+    others are as a robot sees them, and beside every imagined frame its future's first one is
+    remembered); imagined_share: of a batch,
     where there are imagined frames; replays, chunks: how many futures are imagined, and how long;
     held_out: share of episodes kept for temperature and for the printed figures, split by episode.
     """
@@ -32,6 +35,7 @@ class SafetyConfig:
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     positive_weight: float = 1.0
+    remember_share: float = 0.5
     imagined_share: float = 0.4
     replays: int = 2048
     chunks: int = 5
@@ -48,7 +52,9 @@ class ContactFrames:
     """What the head learns from: one row a frame.
 
     latents: (N, cameras·C, s, s) float16; state: (N, 8); chunks: (N, H, 7) executed actions;
-    contact: (N, H); exists: (N, H), false past the episode's end; episode: (N,) its index.
+    contact: (N, H); exists: (N, H), false past the episode's end; episode: (N,) its index;
+    earlier: (M, cameras·C, s, s) frames that may be remembered; remembered: (N,) which of them is
+    the first of a row's episode, or of its imagined future.
     """
 
     latents: torch.Tensor
@@ -57,6 +63,8 @@ class ContactFrames:
     contact: torch.Tensor
     exists: torch.Tensor
     episode: np.ndarray
+    earlier: torch.Tensor
+    remembered: torch.Tensor
 
     def of(self, rows: torch.Tensor) -> "ContactFrames":
         """The frames of these rows (int64)."""
@@ -67,6 +75,8 @@ class ContactFrames:
             self.contact[rows],
             self.exists[rows],
             self.episode[rows.numpy()],
+            self.earlier[self.remembered[rows]],
+            torch.arange(len(rows)),
         )
 
     def to(self, device: str) -> "ContactFrames":
@@ -78,6 +88,8 @@ class ContactFrames:
             self.contact.to(device),
             self.exists.to(device),
             self.episode,
+            self.earlier.to(device),
+            self.remembered.to(device),
         )
 
 
@@ -110,7 +122,11 @@ def contact_frames(
         episodes.append(count + np.repeat(np.arange(len(lengths)), lengths))
         count += len(lengths)
     latents, state, chunks, contact, alive = (torch.cat(c) for c in zip(*parts, strict=True))
-    return ContactFrames(latents, state, chunks, contact, alive, np.concatenate(episodes))
+    episode = np.concatenate(episodes)
+    first = torch.from_numpy(np.unique(episode, return_index=True)[1])
+    return ContactFrames(
+        latents, state, chunks, contact, alive, episode, latents[first], torch.from_numpy(episode)
+    )
 
 
 def train_safety_head(
@@ -150,9 +166,10 @@ def train_safety_head(
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * rate
             head.train()
-            latents, state, chunks, contact, exists = batch
+            latents, state, chunks, contact, exists, remembered = batch
+            logits = head(latents.float(), state, chunks, remembered.float())
             each = torch.nn.functional.binary_cross_entropy_with_logits(
-                head(latents.float(), state, chunks), contact, pos_weight=weight, reduction="none"
+                logits, contact, pos_weight=weight, reduction="none"
             )
             loss = (each * exists).sum() / exists.sum()
             optimizer.zero_grad(set_to_none=True)
@@ -168,7 +185,8 @@ def train_safety_head(
     figures = held_out_figures(model, frames, np.isin(frames.episode, apart), device)
     if imagined is not None:
         rows = np.flatnonzero(np.isin(imagined.episode, apart))
-        forecast = torch.sigmoid(contact_logits(model, imagined, rows)).flatten().numpy()
+        logits = contact_logits(model, imagined, rows, remember=True)
+        forecast = torch.sigmoid(logits).flatten().numpy()
         truth = imagined.contact[rows].flatten().numpy()
         figures["imagined"] = forecast_quality(truth, forecast) if len(rows) else {}
     return figures
@@ -186,12 +204,18 @@ def _batch(
     known: list[torch.Tensor],
     generator: torch.Generator,
 ) -> list[torch.Tensor]:
-    """Latents, state, chunks, contact, exists of random rows, of those `known` to training."""
+    """Latents, state, chunks, contact, exists and remembered latents of random rows, of those
+    `known` to training.
+    """
     few = round(config.imagined_share * config.batch_size) if len(sources) > 1 else 0
     parts = []
     for frames, rows, count in zip(sources, known, (config.batch_size - few, few), strict=False):
         drawn = frames.of(rows[torch.randint(len(rows), (count,), generator=generator)])
-        parts.append((drawn.latents, drawn.state, drawn.chunks, drawn.contact, drawn.exists))
+        newest = torch.rand(count, generator=generator) >= config.remember_share
+        newest &= frames is sources[0]  # real ones, as a robot sees them
+        remembered = torch.where(newest[:, None, None, None], drawn.latents, drawn.earlier)
+        columns = (drawn.latents, drawn.state, drawn.chunks, drawn.contact, drawn.exists)
+        parts.append((*columns, remembered))
     return [torch.cat(column) for column in zip(*parts, strict=True)]
 
 
@@ -232,12 +256,18 @@ def held_out_figures(
 
 
 @torch.no_grad()
-def contact_logits(model: SafetyModel, frames: ContactFrames, rows: np.ndarray) -> torch.Tensor:
-    """(B, H) of these rows, on the CPU."""
+def contact_logits(
+    model: SafetyModel, frames: ContactFrames, rows: np.ndarray, remember: bool = False
+) -> torch.Tensor:
+    """(B, H) of these rows, on the CPU; remember: with what is remembered beside them."""
     head = model.head.eval()
     device = str(head.temperature.device)
     parts = [frames.of(part).to(device) for part in torch.from_numpy(rows).split(1024)]
-    return torch.cat([head(p.latents.float(), p.state, p.chunks).cpu() for p in parts])
+    logits = [
+        head(p.latents.float(), p.state, p.chunks, p.earlier.float() if remember else None)
+        for p in parts
+    ]
+    return torch.cat(logits).cpu()
 
 
 def forecast_quality(truth: np.ndarray, forecast: np.ndarray) -> dict[str, float]:

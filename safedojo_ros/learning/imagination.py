@@ -162,7 +162,7 @@ class ImaginedWorld:
         taken = torch.from_numpy(within_limits(np.asarray(chunks)[active]).astype(np.float32))
         taken = taken.repeat_interleave(config.futures, 0)
         context, state = self._context[rows], self._state[rows]
-        cost = self._cost(context[:, -1], state, taken)
+        cost = self._cost(context, state, taken)
         chunk = model.scales.action.normalise(taken)
         frames, states = model.imagine(
             context, state, chunk, noise[rows], config.denoising_steps or None
@@ -189,13 +189,14 @@ class ImaginedWorld:
             outcome.uncertainty[active] = last.std(1).mean(1).numpy()
         return outcome
 
-    def _cost(self, latents: torch.Tensor, state: torch.Tensor, chunk: torch.Tensor) -> np.ndarray:
+    def _cost(self, context: torch.Tensor, state: torch.Tensor, chunk: torch.Tensor) -> np.ndarray:
         """(active, H) P(contact) at the configured quantile over the futures."""
-        safety = self.safety
+        safety, model = self.safety, self.world_model
         logits = safety.head(
-            torch.cat(latents.chunk(len(self.cameras), dim=-1), dim=1),
-            safety.scales.state.normalise(self.world_model.scales.state.restore(state)),
+            model.stacked(context[:, -1]),
+            safety.scales.state.normalise(model.scales.state.restore(state)),
             safety.scales.action.normalise(chunk),
+            model.stacked(context[:, 0]),
         )
         each = torch.sigmoid(logits).reshape(-1, self.config.futures, self.horizon)
         return each.quantile(self.config.cost_quantile, dim=1).numpy()

@@ -36,12 +36,14 @@ def imagined_contact_frames(
     chunks = world.scales.action.restore(data.actions[rows]).flatten(0, 1)
     contact = torch.from_numpy((data.cost[rows.numpy()] > 0).astype(np.float32)).flatten(0, 1)
     return ContactFrames(
-        torch.cat(seen.flatten(0, 1).chunk(len(world.cameras), dim=-1), dim=1).half(),
+        world.stacked(seen.flatten(0, 1)).half(),
         model.scales.state.normalise(state.flatten(0, 1)),
         model.scales.action.normalise(chunks),
         contact,
         torch.ones_like(contact),
         np.repeat(starts.episode, config.chunks - 1),
+        world.stacked(data.latents[starts.start]),
+        torch.arange(len(starts.start)).repeat_interleave(config.chunks - 1),
     )
 
 
@@ -88,11 +90,12 @@ def imagined_worst(
     state = torch.cat([data.state[start][:, None], states], dim=1)[:, ::horizon][:, :chunks]
     model.network.eval()
     logits = model.head(
-        torch.cat(seen.flatten(0, 1).chunk(len(world.cameras), dim=-1), dim=1),
+        world.stacked(seen.flatten(0, 1)),
         model.scales.state.normalise(world.scales.state.restore(state.flatten(0, 1))),
         model.scales.action.normalise(
             world.scales.action.restore(actions.unflatten(1, (chunks, horizon)).flatten(0, 1))
         ),
+        world.stacked(data.latents[start].float()).repeat_interleave(chunks, dim=0),
     )
     probability = torch.sigmoid(logits).reshape(len(episodes), -1).numpy()
     contact = (data.cost[rows] > 0) & exists

@@ -2,7 +2,8 @@
 
 SafeDojo's method: a convolutional encoder of the latent context, and an MLP over the chunk. The
 context is the current frame of every camera, in the frame autoencoder's latents, with the
-proprioceptive state.
+proprioceptive state. In imagination the real frame that a future began with may be remembered
+beside it: the obstacle is still where it was, also where the newest frames have lost it.
 """
 
 from dataclasses import asdict, dataclass
@@ -36,12 +37,15 @@ ARCHITECTURE = "safety_head"
 
 @dataclass(frozen=True)
 class SafetyHeadSize:
-    """width: channels of the context encoder; hidden: width of the MLP; chunk_length: H steps."""
+    """width: channels of the context encoder; hidden: width of the MLP; chunk_length: H steps;
+    remembers: whether a remembered frame is seen beside the newest one.
+    """
 
     width: int = 32
     hidden: int = 256
     chunk_length: int = 8
     dropout: float = 0.1
+    remembers: bool = False
 
 
 class SafetyHead(torch.nn.Module):
@@ -52,7 +56,7 @@ class SafetyHead(torch.nn.Module):
         self.size = size
         width = size.width
         self.context = torch.nn.Sequential(
-            torch.nn.Conv2d(channels, width, 3, padding=1),
+            torch.nn.Conv2d(channels * (1 + size.remembers), width, 3, padding=1),
             torch.nn.GroupNorm(8, width),
             torch.nn.SiLU(),
             torch.nn.Conv2d(width, width, 3, stride=2, padding=1),
@@ -74,12 +78,20 @@ class SafetyHead(torch.nn.Module):
         self.register_buffer("temperature", torch.ones(()))
 
     def forward(
-        self, latents: torch.Tensor, state: torch.Tensor, chunk: torch.Tensor
+        self,
+        latents: torch.Tensor,
+        state: torch.Tensor,
+        chunk: torch.Tensor,
+        remembered: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """latents (B, cameras·C, s, s), state (B, 8), chunk (B, H, 7) → logits (B, H).
 
-        The chunk enters twice: as steps, and summed up to the path that they make.
+        The chunk enters twice: as steps, and summed up to the path that they make. remembered: an
+        earlier frame's latents; without it, and on a robot, which sees what is there, the newest
+        stand in.
         """
+        if self.size.remembers:
+            latents = torch.cat([latents, latents if remembered is None else remembered], dim=1)
         path = chunk.cumsum(dim=1) / self.size.chunk_length**0.5
         features = [self.context(latents), state, chunk.flatten(1), path.flatten(1)]
         return self.mlp(torch.cat(features, dim=1)) / self.temperature
@@ -179,12 +191,12 @@ class SafetyModel:
         return model
 
 
-def tiny_safety(seed: int = 0) -> SafetyModel:
+def tiny_safety(seed: int = 0, remembers: bool = False) -> SafetyModel:
     """A safety model with random weights, for tests."""
     torch.manual_seed(seed)
     return SafetyModel(
         FrameAutoencoder(AutoencoderSize(widths=(8, 8, 16, 16))),
-        SafetyHeadSize(width=8, hidden=32),
+        SafetyHeadSize(width=8, hidden=32, remembers=remembers),
         unit_scales(),
         checkpoint_id=f"tiny{seed}",
     )

@@ -262,6 +262,10 @@ class WorldModel:
         newest = torch.cat([context[:, 1:], frames], dim=1)[:, 1 - self.size.context :]
         return torch.cat([context[:, :1], newest], dim=1)
 
+    def stacked(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents (B, C, h, cameras·w) with the cameras as channels, (B, cameras·C, h, w)."""
+        return torch.cat(latents.chunk(len(self.cameras), dim=-1), dim=1)
+
     def flow_start(self, context: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Where the flow begins at t = 1: the last frame of `context`, with noise around it."""
         return context[:, -1:] + self.size.noise_scale * noise

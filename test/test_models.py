@@ -210,8 +210,10 @@ def test_step_costs_are_probabilities(remembers: bool, tmp_path: Path) -> None:
 
 
 def test_the_newest_frame_stands_in_for_one_that_nobody_remembers() -> None:
-    head = tiny_safety(remembers=True).head.eval()
-    newest, other = torch.randn(2, 3, head.context[0].in_channels // 2, 8, 8)
+    model = tiny_safety(remembers=True)
+    head = model.head.eval()
+    channels = 2 * model.autoencoder.size.latent_channels
+    newest, other = torch.randn(2, 3, channels, 8, 8)
     state, chunk = torch.randn(3, 8), torch.randn(3, 8, 7)
     alone = head(newest, state, chunk)
     torch.testing.assert_close(alone, head(newest, state, chunk, newest))

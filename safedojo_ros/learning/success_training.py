@@ -87,23 +87,38 @@ class SuccessFrames:
 
 
 def recorded_frames(directories: Sequence[Path]) -> SuccessFrames:
-    """Every frame of the data sets; raises `DatasetError` where there is none, or no success."""
-    parts = [EpisodeReader(directory).load_arrays() for directory in directories]
-    sentences = [row.instruction for arrays in parts for row in arrays.rows]
+    """Every frame of the data sets; raises `DatasetError` where there is none, or no success.
+
+    The pictures of one data set at a time are in memory beside those of all.
+    """
+    readers = [EpisodeReader(directory) for directory in directories]
+    sentences = [row.instruction for reader in readers for row in reader.rows]
     if not sentences:
         raise DatasetError(f"no episodes in {[str(d) for d in directories]}; collect some")
-    cameras = {arrays.cameras for arrays in parts}
+    cameras = {reader.cameras for reader in readers}
     if len(cameras) > 1:
         raise DatasetError(f"the data sets have different cameras: {sorted(cameras)}")
-    lengths = np.concatenate([np.diff(arrays.starts) for arrays in parts])
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    success = frame_success(np.concatenate([a.success for a in parts]), starts)
+    images = np.empty((0, 0, 0, 0, 3), np.uint8)
+    lengths, successes = [], []
+    row = 0
+    for reader in readers:
+        arrays = reader.load_arrays()
+        if len(images) == 0:
+            count = sum(reader.frames for reader in readers)
+            images = np.empty((count, *arrays.images.shape[1:]), np.uint8)
+        if arrays.images.shape[1:] != images.shape[1:]:
+            raise DatasetError(f"{reader.root} has pictures of another size than {readers[0].root}")
+        images[row : row + len(arrays.images)] = arrays.images
+        row += len(arrays.images)
+        lengths.append(np.diff(arrays.starts))
+        successes.append(arrays.success)
+    length = np.concatenate(lengths)
+    success = frame_success(np.concatenate(successes), np.concatenate([[0], np.cumsum(length)]))
     if not success.any():
         raise DatasetError("no frame shows a success; collect some with --linger 8")
     instructions = tuple(sorted(set(sentences)))
     index = np.array([instructions.index(sentence) for sentence in sentences])
-    episode = np.repeat(np.arange(len(lengths)), lengths)
-    images = np.concatenate([arrays.images for arrays in parts])
+    episode = np.repeat(np.arange(len(length)), length)
     return SuccessFrames(images, success, index[episode], episode, episode, instructions)
 
 

@@ -189,7 +189,6 @@ STAGES = [
     "fresh",
     "world_model_again",
     "success_again",
-    "safety_head_again",
     "validation",
     "practice",
     "evaluation",
@@ -286,7 +285,7 @@ def test_an_interrupted_pipeline_goes_on_to_a_published_policy(
     assert command.run(arguments(tmp_path, "--publish")) == command.INTERRUPTED
     assert not (tmp_path / "out" / "result.json").exists()
     done = list(json.loads((tmp_path / "out" / "stages.json").read_text())["done"])
-    assert done[-1] == "safety_head_again"
+    assert done[-1] == "success_again"
     interrupted = list(commands)
     assert command.run(arguments(tmp_path, "--publish")) == 0
     assert commands[len(interrupted) :] == [

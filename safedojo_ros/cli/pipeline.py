@@ -3,9 +3,10 @@
 Stages: demonstrations, policy (both left out with --base), rollouts of the policy, held-out
 rollouts, autoencoder and safety head, world model, success classifier, the head anew on imagined
 frames, too, validation, practice, evaluation, publication. With pipeline.fresh, practice is tried
-first, its policies are recorded where imagination has led them, and world model and readers learn
-from that, too, before validation. Each stage is what its own command does; a finished one is never
-repeated, so the same command goes on after a kill. Intermediate checkpoints stay in OUT/store.
+first, its policies are recorded where imagination has led them, and world model and success
+classifier learn from that, too, before validation. Each stage is what its own command does; a
+finished one is never repeated, so the same command goes on after a kill. Intermediate checkpoints
+stay in OUT/store.
 
 Exit code 0: done; 3: a gate was not passed; 2: a fault; 130: interrupted, run it again to go on.
 OUT/result.json says which id was published, or why none was; the last line, and result.json, how
@@ -29,9 +30,15 @@ if TYPE_CHECKING:
     from safedojo_ros.learning.stage_ledger import StageLedger
 
 DONE, GATE, INTERRUPTED = 0, 3, 130
-READERS = ("world_model", "success", "safety_head")
-AGAIN = "_again"
-IMAGINATION = ("safety", *READERS, *(stage + AGAIN for stage in READERS))
+WORLD_MODEL_AGAIN, SUCCESS_AGAIN = "world_model_again", "success_again"
+IMAGINATION = (
+    "safety",
+    "world_model",
+    "success",
+    "safety_head",
+    WORLD_MODEL_AGAIN,
+    SUCCESS_AGAIN,
+)
 """Stages that train what practice imagines with."""
 
 LEVELS = "I,II"
@@ -53,7 +60,7 @@ class PipelineConfig:
     demonstration_linger: control steps recorded after success; first_head_steps: updates of the
     safety head beside which the autoencoder is kept, until one has learned from imagined frames,
     too; fresh: episodes of the policies of a first practice, at the levels of [practice], from
-    which world model and readers learn, too, 0 for none and one practice only; fresh_steps,
+    which world model and success classifier learn, too, 0: none, and one practice; fresh_steps,
     fresh_learning_rate: by how many updates the world model is refined then, on all episodes;
     evaluation: episodes at each level; workers: processes of the experts.
     """
@@ -176,7 +183,10 @@ class Pipeline:
             short = ("--set", f"safety.steps={config.first_head_steps}")
             stage("safety", lambda: self.train("safety", recorded, *short))
             stage("world_model", lambda: self.train("world-model", recorded))
-            self._readers(base, recorded)
+            stage("success", lambda: self.success(base, recorded, self.out / "success"))
+            dreams = ("--world-model", "latest")
+            head = self.out / "safety_head"
+            stage("safety_head", lambda: self.train("safety", recorded, *dreams, out=head))
             if config.fresh:
                 self._try_practice(base, recorded)
             missed = stage("validation", lambda: self.validation(base))["missed"]
@@ -188,23 +198,12 @@ class Pipeline:
         figures = stage("evaluation", lambda: self.evaluate(base, practised["policy"]))
         return self.publish(practised["policy"], figures)
 
-    def _readers(self, base: str, recorded: list[Path], again: str = "") -> None:
-        """Success classifier and safety head of the newest world model."""
-        dreams = ("--world-model", "latest")
-        played = ("--policy", base, "--played", str(self.out / "held_out"))
-        success, head = self.out / f"success{again}", self.out / f"safety_head{again}"
-        self.ledger.stage(
-            f"success{again}",
-            lambda: self.train("success", recorded, *dreams, *played, out=success),
-        )
-        self.ledger.stage(
-            f"safety_head{again}", lambda: self.train("safety", recorded, *dreams, out=head)
-        )
-
     def _try_practice(self, base: str, recorded: list[Path]) -> None:
         """Practise, see in the world what imagination has taught, and learn from that.
 
-        No gate is asked: where imagination is wrong, its policies are the ones to show it.
+        No gate is asked: where imagination is wrong, its policies are the ones to show it. The
+        safety head stays as it is: what it has learned from careless episodes is worth more at
+        levels where nobody practised.
         """
         stage = self.ledger.stage
         tried = stage("first_practice", lambda: self.first_practice(base))["policies"]
@@ -215,10 +214,13 @@ class Pipeline:
         steps, rate = self.config.fresh_steps, self.config.fresh_learning_rate
         more = ["--start", "latest", "--set", f"world_model.steps={steps}"]
         more += ["--set", f"world_model.learning_rate={rate}"]
-        name = "world_model" + AGAIN
-        self.world_model = self.out / name
-        stage(name, lambda: self.train("world-model", recorded, *more, out=self.out / name))
-        self._readers(base, recorded, AGAIN)
+        self.world_model = self.out / WORLD_MODEL_AGAIN
+        stage(
+            WORLD_MODEL_AGAIN,
+            lambda: self.train("world-model", recorded, *more, out=self.world_model),
+        )
+        success = self.out / SUCCESS_AGAIN
+        stage(SUCCESS_AGAIN, lambda: self.success(base, recorded, success))
 
     @property
     def _demonstrate(self) -> bool:
@@ -273,6 +275,11 @@ class Pipeline:
             *self._settings(), *options,
         )  # fmt: skip
         return {"checkpoint": str(self._latest(kind.replace("-", "_")))}
+
+    def success(self, base: str, recorded: list[Path], out: Path) -> dict[str, Any]:
+        """The success classifier for the newest world model, matched to what the base achieves."""
+        played = ("--policy", base, "--played", str(self.out / "held_out"))
+        return self.train("success", recorded, "--world-model", "latest", *played, out=out)
 
     def validation(self, base: str) -> dict[str, Any]:
         """Fidelity report, with the base policy's rates; the world model is published with it."""

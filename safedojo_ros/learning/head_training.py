@@ -211,9 +211,10 @@ def _batch(
     parts = []
     for frames, rows, count in zip(sources, known, (config.batch_size - few, few), strict=False):
         drawn = frames.of(rows[torch.randint(len(rows), (count,), generator=generator)])
-        newest = torch.rand(count, generator=generator) >= config.remember_share
-        newest &= frames is sources[0]  # real ones, as a robot sees them
-        remembered = torch.where(newest[:, None, None, None], drawn.latents, drawn.earlier)
+        remembered = drawn.earlier
+        if config.size.remembers and frames is sources[0]:  # some as a robot sees them
+            newest = torch.rand(count, generator=generator) >= config.remember_share
+            remembered = torch.where(newest[:, None, None, None], drawn.latents, remembered)
         columns = (drawn.latents, drawn.state, drawn.chunks, drawn.contact, drawn.exists)
         parts.append((*columns, remembered))
     return [torch.cat(column) for column in zip(*parts, strict=True)]

@@ -223,6 +223,8 @@ class WorldModelTraining:
 
         reached: (B, F, 8) states of the arm, of which the usual frames are drawn.
         """
+        if not self.config.emphasis:
+            return torch.ones_like(future[:, :, :1])
         unusual = (future - self.network.drawing(reached)).square().mean(dim=2, keepdim=True)
         weight = 1 + self.config.emphasis * unusual / unusual.mean()
         return weight / weight.mean()

@@ -257,6 +257,16 @@ def test_a_filtered_job_judges_what_its_method_has_learned_with_its_seed(tmp_pat
     (evaluate,) = sweep.commands_of(sweep.Job("safedojo-limit0.1-cbf", 2), args, {"base": "/b"})
     assert str(learner / "store/policy/id3") in evaluate()
     assert evaluate()[evaluate().index("--filter") + 1] == "cbf"
+    around = sweep.Job("safedojo-limit0.1-detour", 2)
+    (evaluate,) = sweep.commands_of(around, args, {"base": "/b", "safety": "/s"})
+    assert evaluate()[evaluate().index("--filter") :][:4] == [
+        "--filter",
+        "detour",
+        "--safety",
+        "/s",
+    ]
+    args.execute = 4
+    assert evaluate()[evaluate().index("--execute") + 1] == "4"
     with pytest.raises(ConfigError, match="evaluates what safedojo has learned; name both"):
         sweep.plan("base,safedojo-gate", "0")
     assert len(sweep.plan("safedojo,safedojo-gate", "0,1")) == 4

@@ -32,7 +32,7 @@ class Foreseer:
     cost_m, cost_limit = 4, LIMIT
 
     def step_cost(self, observations: list[Observation], actions: np.ndarray) -> np.ndarray:
-        return np.asarray(100 * actions[:, :, 0])
+        return np.clip(100 * actions[..., 0], 0.0, 1.0)
 
 
 def seen(count: int = 1) -> list[Observation]:
@@ -86,6 +86,18 @@ def test_where_none_passes_the_cheapest_is_judged() -> None:
     assert ways(policy, 1) == [0.0]
 
 
+def test_a_chunk_that_would_not_pass_takes_a_detour_where_there_is_one() -> None:
+    config = GateConfig(detours=True)
+    policy = GatedPolicy(Proposer(0.6, 0.1), Foreseer(), None, 1, config)  # type: ignore[arg-type]
+    generator = torch.Generator()
+    around, straight = (policy.act(seen(), [generator])[0] for _ in range(2))
+    assert around[0, 0] < 0.3 * LIMIT / 100 < straight[0, 0] + 0.001
+    assert straight[0, 0] == pytest.approx(0.001)
+    assert around[0, 6] == 1.0
+    assert (policy.decisions, policy.detours) == ({"ALLOW": 2}, 1)
+    assert policy.checkpoint_id == "proposer+detour"
+
+
 def test_while_it_holds_the_gripper_stays_as_it_was_played_last() -> None:
     generator = torch.Generator()
     policy = gated(0.9, 0.1, 0.9, execute=4)
@@ -104,13 +116,15 @@ def test_a_head_for_other_chunks_or_pictures_is_refused() -> None:
             GatedPolicy(Proposer(), head)  # type: ignore[arg-type]
 
 
-def test_neither_neighbours_nor_the_size_of_the_batch_have_a_say() -> None:
+@pytest.mark.parametrize("detours", [False, True])
+def test_neither_neighbours_nor_the_size_of_the_batch_have_a_say(detours: bool) -> None:
     trials = make_trials([1_000_000, 1_000_001, 1_000_002], list(TASKS)[:2], [2])
     safety = tiny_safety()
     safety.cost_limit = 0.5
     results, decisions = [], []
     for batch in (1, 3):
-        policy = GatedPolicy(tiny_policy(0, SENTENCES), safety, 4, 2)
+        config = GateConfig(detours=detours)
+        policy = GatedPolicy(tiny_policy(0, SENTENCES), safety, 4, 2, config)
         report = evaluate(policy, trials, VectorWorld(max_steps=12), execute=4, batch=batch)
         results.append(report.results)
         decisions.append(dict(policy.decisions))
@@ -119,28 +133,32 @@ def test_neither_neighbours_nor_the_size_of_the_batch_have_a_say() -> None:
     assert sum(decisions[0].values()) == 3 * 3
 
 
+@pytest.mark.parametrize("kind", ["gate", "detour"])
 def test_the_command_says_how_the_gate_decided(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from safedojo_ros.checkpoints.store import CheckpointStore
 
-    for kind, model in (("policy", tiny_policy(0, SENTENCES)), ("safety", tiny_safety())):
-        (tmp_path / kind).mkdir()
-        model.save(tmp_path / kind)
-        CheckpointStore(tmp_path / "store").publish(kind, tmp_path / kind, spec=model.spec())
+    for part, model in (("policy", tiny_policy(0, SENTENCES)), ("safety", tiny_safety())):
+        (tmp_path / part).mkdir()
+        model.save(tmp_path / part)
+        CheckpointStore(tmp_path / "store").publish(part, tmp_path / part, spec=model.spec())
     parser = argparse.ArgumentParser()
     command.configure(parser)
     options = [
-        "--store", str(tmp_path / "store"), "--filter", "gate", "--level", "I", "--episodes", "2",
+        "--store", str(tmp_path / "store"), "--filter", kind, "--level", "I", "--episodes", "2",
         "--max-steps", "16", "--proposals", "2", "--json", str(tmp_path / "gate.json"),
     ]  # fmt: skip
     assert command.run(parser.parse_args(options)) == 0
     report = json.loads((tmp_path / "gate.json").read_text())
-    assert report["policy"].endswith("+gate")
+    assert report["policy"].endswith(f"+{kind}")
     gate = report["settings"]["gate"]
     assert sum(gate["decisions"].values()) == 4  # two episodes of two chunks
     assert 4 <= gate["proposed"] <= 8
-    assert "% of 4 chunks" in capsys.readouterr().out
+    assert (gate["detours"] is None) == (kind == "gate")
+    said = capsys.readouterr().out
+    assert "% of 4 chunks" in said
+    assert ("% detours" in said) == (kind == "detour")
     film = [*options[:4], "--filter", "cbf-oracle", "--film", str(tmp_path / "x.png")]
     with pytest.raises(ConfigError, match="without the oracle"):
         command.run(parser.parse_args(film))

@@ -209,6 +209,18 @@ def test_step_costs_are_probabilities(remembers: bool, tmp_path: Path) -> None:
     np.testing.assert_array_equal(cost, again)
 
 
+def test_several_chunks_for_one_observation_are_judged_as_one_by_one() -> None:
+    model = tiny_safety()
+    chunks = np.random.default_rng(0).uniform(-0.02, 0.02, (2, 5, 8, 7))
+    seen = [observation(1), observation(2)]
+    together = model.step_cost(seen, chunks)
+    assert together.shape == (2, 5, 8)
+    for k in range(5):
+        np.testing.assert_allclose(together[:, k], model.step_cost(seen, chunks[:, k]), atol=1e-6)
+    with pytest.raises(ChunkRejected, match="not finite"):
+        model.step_cost(seen, chunks * np.nan)
+
+
 def test_the_newest_frame_stands_in_for_one_that_nobody_remembers() -> None:
     model = tiny_safety(remembers=True)
     head = model.head.eval()

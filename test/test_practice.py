@@ -166,6 +166,21 @@ def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(family: str, tmp_path:
     assert steps == [1, 2]
 
 
+def test_what_is_kept_may_be_a_blend_of_base_and_practised_weights(tmp_path: Path) -> None:
+    half = replace(SMOKE, blend=0.5, updates=1)
+    # half a run, then the rest: the base is the policy that was given, not what was restored
+    run(tmp_path, config=half).run()
+    practice = run(tmp_path, config=replace(half, updates=2), resume=True)
+    practice.run()
+    practised = weights(practice.policy.policy.network)  # type: ignore[attr-defined]
+    base = weights(tiny_policy(0, SENTENCES).network)
+    kept = weights(load_policy(tmp_path / "policies" / "2").network)
+    assert torch.any(practised != base)
+    torch.testing.assert_close(kept, (base + practised) / 2)
+    with pytest.raises(ConfigError, match="practice.blend is 0"):
+        for_method(replace(SMOKE, blend=0.0), "safedojo")
+
+
 def test_a_finished_run_is_not_begun_again_by_accident(tmp_path: Path) -> None:
     run(tmp_path).run()
     with pytest.raises(ConfigError, match="pass --resume"):

@@ -26,6 +26,7 @@ from safedojo_ros.evaluation.protocol import (
     make_trials,
 )
 from safedojo_ros.evaluation.statistics import Estimate
+from safedojo_ros.robot.safety_gate import GateConfig
 from safedojo_ros.worlds.experts import Style
 from safedojo_ros.worlds.seeds import SPLITS, split_seeds
 from safedojo_ros.worlds.tasks import TASKS
@@ -53,11 +54,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", choices=tuple(SPLITS), default="evaluation")
     parser.add_argument(
         "--filter",
-        choices=("cbf", "cbf-oracle", "gate"),
+        choices=("cbf", "cbf-oracle", "gate", "detour"),
         help="before the world: a CBF filter, obstacle seen in the pictures or as it truly stands; "
-        "or the safety head's gate",
+        "or the safety head's gate, which holds, or also takes detours",
     )
-    parser.add_argument("--safety", default="latest", help="safety head of --filter gate")
+    parser.add_argument(
+        "--safety", default="latest", help="safety head of --filter gate and --filter detour"
+    )
     parser.add_argument(
         "--proposals",
         type=int,
@@ -169,7 +172,8 @@ def filtered(
     if args.filter == "cbf-oracle":
         return policy, cast("VectorWorld", CbfWorld(vector))
     safety = load_safety(find_checkpoint("safety", args.safety, args.store))
-    gated = GatedPolicy(policy, safety, args.execute, args.proposals)
+    config = GateConfig(detours=args.filter == "detour")
+    gated = GatedPolicy(policy, safety, args.execute, args.proposals, config)
     return cast("Policy", gated), vector
 
 
@@ -180,6 +184,7 @@ def gate_figures(policy: GatedPolicy) -> dict[str, Any]:
         "limit": policy.safety.cost_limit,
         "proposals": policy.proposals,
         "proposed": policy.proposed,
+        "detours": policy.detours if policy.config.detours else None,
         "decisions": {d.name: policy.decisions[d.name] for d in Decision},
     }
 
@@ -192,6 +197,7 @@ def gate_sentence(gate: dict[str, Any]) -> str:
     return (
         f"gate of safety head {gate['safety']}, limit {gate['limit']:g}: {shares} of {total} "
         f"chunks; {gate['proposed'] / total:.2f} proposals a chunk, at most {gate['proposals']}"
+        + ("" if gate["detours"] is None else f"; {100 * gate['detours'] / total:.0f} % detours")
     )
 
 

@@ -2,9 +2,9 @@
 
 Each job practises with one method and seed and evaluates the outcome on held-out seeds, in
 OUT/<method>-seed<k>. Methods: those of `safedojo practice`; safedojo-limit0.1 (any limit, safevla
-too), another limit of violations; <method>-gate and <method>-cbf, what <method> has learned behind
-the safety head's gate or behind the CBF-QP filter (aegis), which train nothing anew; and without
-practice base, aegis, aegis-oracle and base-gate.
+too), another limit of violations; <method>-gate, -detour and -cbf, what <method> has learned behind
+the safety head's gate, behind the gate with detours or behind the CBF-QP filter (aegis), which
+train nothing anew; and without practice base, aegis, aegis-oracle, base-gate and base-detour.
 
 What has an evaluation is done and is skipped; a killed sweep goes on when it is called again.
 `safedojo report --sweep OUT` shows them beside each other. Exit code 3: some job was refused by a
@@ -26,13 +26,20 @@ from pathlib import Path
 from safedojo_ros.cli.practice import PRACTISED, RESULT_FILE
 from safedojo_ros.core.errors import ConfigError
 
-FILTERS = {"base": "", "aegis": "cbf", "aegis-oracle": "cbf-oracle", "base-gate": "gate"}
+FILTERS = {
+    "base": "",
+    "aegis": "cbf",
+    "aegis-oracle": "cbf-oracle",
+    "base-gate": "gate",
+    "base-detour": "detour",
+}
 """Methods without practice: the base policy as it is, or behind a filter at run time."""
 LEARNED = re.compile(
     rf"(?P<learner>{'|'.join(PRACTISED)}|(safedojo|safevla)-limit(?P<limit>0\.\d+|0|1))"
-    "(-(?P<filter>gate|cbf))?"
+    "(-(?P<filter>gate|detour|cbf))?"
 )
-DEFAULT = (*FILTERS, *PRACTISED, "safedojo-gate", "safedojo-cbf")
+DEFAULT = (*FILTERS, *PRACTISED, "safedojo-gate", "safedojo-detour", "safedojo-cbf")
+GATED = ("gate", "detour")
 IMAGINING = ("safedojo", "wmpo", "no-task", "fixed-multiplier")
 EVALUATION, FILM = "evaluation.json", "film.png"
 LOG = "job.log"
@@ -53,7 +60,7 @@ class Job:
         if self.method not in FILTERS and not LEARNED.fullmatch(self.method):
             raise ConfigError(
                 f"unknown method '{self.method}'; choose of {', '.join(DEFAULT)}, "
-                "safedojo-limit0.1, or another of these with -gate or -cbf"
+                "safedojo-limit0.1, or another of these with -gate, -detour or -cbf"
             )
 
     @property
@@ -106,6 +113,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--episodes", type=int, default=200, help="of evaluation, at each level")
     parser.add_argument("--levels", default="I,II", help="of evaluation")
     parser.add_argument("--max-steps", type=int, default=150, help="control steps an episode")
+    parser.add_argument("--execute", type=int, help="actions of a chunk that evaluation plays")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -168,7 +176,7 @@ def resolved(args: argparse.Namespace, jobs: Sequence[Job]) -> dict[str, str]:
     wanted = {"base": "policy"}
     if any(job.practises and job.training[0] in IMAGINING for job in jobs):
         wanted |= {"world_model": "world_model", "success": "success", "safety": "safety"}
-    if any(job.filter == "gate" for job in jobs):
+    if any(job.filter in GATED for job in jobs):
         wanted |= {"safety": "safety"}
     return {
         option: str(find_checkpoint(kind, getattr(args, option), args.store).resolve())
@@ -198,8 +206,9 @@ def commands_of(
 
     def evaluate() -> list[str]:
         policy = published_of(job.learner, args.out) if job.learner else checkpoints["base"]
-        how = ["--filter", job.filter] if job.filter else []
-        how += ["--safety", checkpoints["safety"]] if job.filter == "gate" else []
+        how = ["--execute", str(args.execute)] if args.execute else []
+        how += ["--filter", job.filter] if job.filter else []
+        how += ["--safety", checkpoints["safety"]] if job.filter in GATED else []
         how += ["--film", str(out / FILM)] if job.filter != "cbf-oracle" else []
         return [
             "evaluate", "--checkpoint", policy, "--level", args.levels, "--episodes",

@@ -10,8 +10,8 @@ HOLD   no motion, the gripper as it was, for the steps that would have been play
 STOP   no motion until the episode ends: nobody is there to recover the gate.
 
 Before each decision the policy may propose several chunks (best of N): the first one whose cost is
-below the gate's SLOW threshold is judged, or the one that costs least where none is. With one
-proposal the gate sees what the robot's would see.
+below the gate's SLOW threshold is judged, or the one that costs least where none is, by a detour
+where the gate finds one. With one proposal the gate sees what the robot's would see.
 """
 
 from collections import Counter
@@ -52,9 +52,10 @@ class GatedPolicy:
     """A policy whose chunks pass the gate, or are replaced by no motion.
 
     execute: steps of a chunk that are played before the next (default: all); decisions: how many
-    chunks were allowed, slowed, held and stopped; proposed: how many were drawn for that. An
-    episode is known by its generator. Raises `ConfigError` for less than one proposal,
-    `CheckpointError` where the head judges other chunks or pictures than the policy's.
+    chunks were allowed, slowed, held and stopped; proposed: how many were drawn for that;
+    detours: how many were led around. An episode is known by its generator. Raises `ConfigError`
+    for less than one proposal, `CheckpointError` where the head judges other chunks or pictures
+    than the policy's.
     """
 
     def __init__(
@@ -71,9 +72,10 @@ class GatedPolicy:
         self.policy, self.safety, self.proposals = policy, safety, proposals
         self.execute = min(execute or policy.chunk_length, policy.chunk_length)
         self.config = replace(config or GateConfig(), cost_m=safety.cost_m)
-        self.checkpoint_id = f"{policy.checkpoint_id}+gate"
+        kind = "detour" if self.config.detours else "gate"
+        self.checkpoint_id = f"{policy.checkpoint_id}+{kind}"
         self.decisions: Counter[str] = Counter()
-        self.proposed = 0
+        self.proposed = self.detours = 0
         self._episodes: WeakKeyDictionary[torch.Generator, _Episode] = WeakKeyDictionary()
 
     def __getattr__(self, name: str) -> Any:
@@ -93,7 +95,7 @@ class GatedPolicy:
         seen, noise = [observations[i] for i in rows], [generators[i] for i in rows]
         chunks, costs = self._propose(seen, noise)
         played = {
-            id(observation): self._gated(self._episode(generator), chunk, cost)
+            id(observation): self._gated(self._episode(generator), observation, chunk, cost)
             for observation, generator, chunk, cost in zip(seen, noise, chunks, costs, strict=True)
         }
         return np.stack([played[id(observation)] for observation in observations])
@@ -130,14 +132,21 @@ class GatedPolicy:
             self._episodes[generator] = _Episode(SafetyGate(self.config))
         return self._episodes[generator]
 
-    def _gated(self, episode: _Episode, chunk: np.ndarray, cost: np.ndarray) -> np.ndarray:
+    def _gated(
+        self, episode: _Episode, observation: Observation, chunk: np.ndarray, cost: np.ndarray
+    ) -> np.ndarray:
         """(H, 7) what is played instead of `chunk`, after one more decision of the episode."""
         now = round(episode.chunks * self.execute * CONTROL_PERIOD * SECOND)
         episode.chunks += 1
         proposal = ActionChunk(
             chunk, observed_at=now, sequence=episode.chunks, checkpoint=self.policy.checkpoint_id
         )
-        verdict = episode.gate.judge(proposal, cost, self.safety.cost_limit, now)
+        limit = self.safety.cost_limit
+        proposal, cost, detour = episode.gate.detoured(
+            proposal, cost, limit, lambda ways: self.safety.step_cost([observation], ways[None])[0]
+        )
+        self.detours += bool(detour)
+        verdict = episode.gate.judge(proposal, cost, limit, now, detour=detour)
         self.decisions[verdict.decision.name] += 1
         if verdict.chunk is None:
             played = np.zeros_like(chunk)

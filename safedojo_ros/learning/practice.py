@@ -3,10 +3,14 @@
 Directory: what `TrainingRun` keeps, evaluations.jsonl (a line a measured evaluation),
 policies/<update>, the policy that was evaluated after so many updates, and with co-evolution
 refinements.jsonl (a line a refinement).
+
+What is measured, and kept, may be a blend of the base policy's weights and the practised ones, as
+WiSE-FT does (arXiv 2109.01903): scenes that practice did not show keep more of what the base knew.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +89,7 @@ class Practice:
         self.measure, self.directory, self.stop, self.progress = measure, directory, stop, progress
         torch.manual_seed(config.seed)  # a critic's first weights
         self.learner = ConstrainedGRPO(policy, config.update, config.multiplier)
+        self.base = copied(policy.modules.state_dict())
         self.groups = np.arange(config.groups * config.group_size) // config.group_size
         self.run_state = TrainingRun(directory, resume)
         self.first = self.run_state.restore(self.learner.modules, self.learner.optimizer)
@@ -165,14 +170,15 @@ class Practice:
 
     def _evaluate(self, step: int) -> str:
         """Measure, save, compare with imagination; returns why practice must stop, or ""."""
-        report = self.measure(self.policy.policy)
+        target = self.directory / "policies" / str(step)
+        target.mkdir(parents=True, exist_ok=True)
+        with self._blended() as policy:
+            report = self.measure(policy)
+            policy.save(target)
         measured = measured_rates(report)
         window = self.metrics[-IMAGINED_WINDOW:] if step else [self._figures()]
         imagined = {name: float(np.mean([row[name] for row in window])) for name in RATES}
         gaps = {name: gap(imagined[name], measured[name]) for name in RATES}
-        target = self.directory / "policies" / str(step)
-        target.mkdir(parents=True, exist_ok=True)
-        self.policy.policy.save(target)
         apart = [
             f"{name.replace('_', ' ')} is {imagined[name]:.2f} in practice and "
             f"{measured[name].value:.2f} ({measured[name].low:.2f} to {measured[name].high:.2f}) "
@@ -206,6 +212,28 @@ class Practice:
         if step == 0:
             raise PracticeRefused(f"{sentence}; improve world model and heads before practice")
         return sentence
+
+    @contextmanager
+    def _blended(self) -> Iterator[StoredPolicy]:
+        """The policy that is measured and kept; afterwards practice goes on with its own weights.
+
+        Its weights are the base policy's and the share `config.blend` of what practice changed.
+        """
+        modules, share = self.policy.modules, self.config.blend
+        practised = copied(modules.state_dict())
+        if share < 1.0:
+            modules.load_state_dict(
+                {
+                    name: torch.lerp(self.base[name], value, share)
+                    if value.is_floating_point()
+                    else value
+                    for name, value in practised.items()
+                }
+            )
+        try:
+            yield self.policy.policy
+        finally:
+            modules.load_state_dict(practised)
 
     def _figures(self) -> dict[str, float]:
         update = self.learner.config
@@ -252,6 +280,11 @@ def measured_rates(report: EvaluationReport) -> dict[str, Estimate]:
 def gap(rate: float, measured: Estimate) -> float:
     """How far `rate` lies outside the measured interval, 0 inside."""
     return max(measured.low - rate, rate - measured.high, 0.0)
+
+
+def copied(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights that no later update changes."""
+    return {name: value.detach().clone() for name, value in weights.items()}
 
 
 def _rewind(path: Path, step: int) -> list[dict[str, Any]]:

@@ -32,10 +32,12 @@ class PracticeConfig:
     starts; evaluate_every: updates between two measured evaluations of evaluation_episodes
     validation seeds at each level; gap_bar: how far an imagined rate may lie outside the measured
     one's 95 % interval; real_episodes: budget of a run in the simulator, which ends with the last
-    update that it pays for (0: without end); coevolve_every: updates in imagination between two
-    refinements of world model and readers, 0 for none, each on coevolve_episodes new real
-    episodes and coevolve_updates updates of each model; flow, tokens: how a policy of either
-    family explores; simulator: what the methods that play there have instead.
+    update that it pays for (0: without end); blend: how much of what practice changed is in the
+    policy that is measured and kept, the rest is as in the base policy; coevolve_every: updates in
+    imagination between two refinements of world model and readers, 0 for none, each on
+    coevolve_episodes new real episodes and coevolve_updates updates of each model; flow, tokens:
+    how a policy of either family explores; simulator: what the methods that play there have
+    instead.
     """
 
     world: Literal["imagination", "simulator"] = "imagination"
@@ -49,6 +51,7 @@ class PracticeConfig:
     evaluation_episodes: int = 48
     gap_bar: float = 0.15
     real_episodes: int = 1500
+    blend: float = 1.0
     coevolve_every: int = 0
     coevolve_episodes: int = 64
     coevolve_updates: int = 100
@@ -109,6 +112,8 @@ def for_method(config: PracticeConfig, method: str) -> PracticeConfig:
     for name in ("real_episodes", "coevolve_every", "coevolve_episodes", "coevolve_updates"):
         if getattr(config, name) < 0:
             raise ConfigError(f"practice.{name} is {getattr(config, name)}, expected 0 or more")
+    if not 0.0 < config.blend <= 1.0:
+        raise ConfigError(f"practice.blend is {config.blend}, expected within (0, 1]")
     if chosen.baseline == "group" and config.group_size < 2:
         raise ConfigError(f"practice.group_size is {config.group_size}; a group needs 2 or more")
     update = replace(

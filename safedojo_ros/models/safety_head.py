@@ -86,15 +86,18 @@ class SafetyHead(torch.nn.Module):
     ) -> torch.Tensor:
         """latents (B, cameras·C, s, s), state (B, 8), chunk (B, H, 7) → logits (B, H).
 
-        The chunk enters twice: as steps, and summed up to the path that they make. remembered: an
-        earlier frame's latents; without it, and on a robot, which sees what is there, the newest
-        stand in.
+        Several chunks (B, K, H, 7) for each context give (B, K, H). The chunk enters twice: as
+        steps, and summed up to the path that they make. remembered: an earlier frame's latents;
+        without it, and on a robot, which sees what is there, the newest stand in.
         """
         if self.size.remembers:
             latents = torch.cat([latents, latents if remembered is None else remembered], dim=1)
-        path = chunk.cumsum(dim=1) / self.size.chunk_length**0.5
-        features = [self.context(latents), state, chunk.flatten(1), path.flatten(1)]
-        return self.mlp(torch.cat(features, dim=1)) / self.temperature
+        path = chunk.cumsum(dim=-2) / self.size.chunk_length**0.5
+        context = torch.cat([self.context(latents), state], dim=1)
+        if chunk.ndim == 4:
+            context = context[:, None].expand(-1, chunk.shape[1], -1)
+        features = [context, chunk.flatten(-2), path.flatten(-2)]
+        return self.mlp(torch.cat(features, dim=-1)) / self.temperature
 
 
 class SafetyModel:
@@ -129,13 +132,14 @@ class SafetyModel:
     def step_cost(self, observations: list[Observation], actions: np.ndarray) -> np.ndarray:
         """(B, H) P(contact) of each step of `actions` (B, H, 7), metres and radians.
 
-        Raises `ObservationRejected` or `ChunkRejected` for input that does not fit.
+        Several chunks (B, K, H, 7) for each observation give (B, K, H). Raises
+        `ObservationRejected` or `ChunkRejected` for input that does not fit.
         """
         actions = np.asarray(actions, dtype=np.float32)
         wanted = (len(observations), self.chunk_length, ACTION_SIZE)
-        if actions.shape != wanted:
+        if actions.ndim not in (3, 4) or actions.shape[:1] + actions.shape[-2:] != wanted:
             raise ChunkRejected(f"chunks have shape {actions.shape}, expected {wanted}")
-        for chunk in actions:
+        for chunk in actions.reshape(-1, *wanted[1:]):
             ActionChunk(chunk).validate()
         pictures = stack_pictures(observations, self.cameras, self.image_size)
         state = torch.from_numpy(np.stack([o.state for o in observations]).astype(np.float32))

@@ -46,7 +46,7 @@ class SafetyLike(Protocol):
     cost_limit: float
 
     def step_cost(self, observations: list[Observation], actions: np.ndarray) -> np.ndarray:
-        """(B, H) P(contact) of each step of the chunks (B, H, 7)."""
+        """(B, H) P(contact) of each step of the chunks (B, H, 7); of K each, (B, K, H)."""
         ...
 
 

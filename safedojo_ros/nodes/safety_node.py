@@ -71,6 +71,8 @@ SETTINGS = (
     Setting("mode", "gate", "gate enforces, monitor only reports.", choices=MODES),
     Setting("cost_limit", 0.0, "Limit of the chunk cost; 0: the checkpoint's own.", 0.0, 1.0),
     Setting("slow_ratio", 0.6, "SLOW from this share of the limit on.", 0.01, 1.0),
+    Setting("detours", False, "Lead a chunk that would be slowed or held around what it would "
+            "touch, where the safety head finds a way."),
     Setting("stop_cost", 0.98, "STOP from this cost on; above 1: never by itself.", 0.05, 2.0),
     Setting("deadline", 0.2, "Longest that judging a chunk may take (s).", 0.005, 2.0),
     Setting("silence", 1.0, "Time without a chunk after which the gate reports it (s).", 0.1, 60.0),
@@ -125,6 +127,7 @@ class SafetyNode(DojoNode):
                 cost_m=self._model.cost_m if self._model else 1,
                 slow_ratio=float(self.setting("slow_ratio")),
                 stop_cost=float(self.setting("stop_cost")),
+                detours=bool(self.setting("detours")),
                 freshness=FreshnessConfig(period=self._period),
             )
         )
@@ -283,58 +286,64 @@ class SafetyNode(DojoNode):
 
     def _judge(self, message: ActionChunkMessage) -> None:
         self._take_ready()
-        chunk = chunk_from_message(message)
-        step_cost, failure, compute_time = self._estimate(chunk)
+        asked = chunk_from_message(message)
+        chunk, step_cost, why, compute_time = self._estimate(asked)
         if self._exchange is not None and self._exchange.weigh(self._head_fault):
             self._renew()
-            step_cost, failure, compute_time = self._estimate(chunk)
+            chunk, step_cost, why, compute_time = self._estimate(asked)
         now = self._heard_at = self.now()
-        verdict = self._gate.judge(chunk, step_cost, self._limit, now, failure)
+        verdict = self._gate.judge(chunk, step_cost, self._limit, now, why, why)
         computed = compute_time + float(message.compute_time)
         self._latency = (now - chunk.observed_at) / SECOND - computed
         self._publish_state()
         if verdict.chunk is not None:
             self._gated.publish(message_from_chunk(verdict.chunk, now, float(message.compute_time)))
         self._publish_cost(chunk, verdict, compute_time)
-        if verdict.decision == Decision.ALLOW:
+        if verdict.decision == Decision.ALLOW and not verdict.reason:
             self.say("")
         else:
             self._log(verdict.decision, verdict.reason)
 
-    def _estimate(self, chunk: ActionChunk) -> tuple[np.ndarray | None, str, float]:
-        """Step costs (H,) or None with the reason, and the seconds it took.
+    def _estimate(self, chunk: ActionChunk) -> tuple[ActionChunk, np.ndarray | None, str, float]:
+        """The chunk, by a detour where the gate takes one, its step costs (H,), why, and seconds.
 
-        `_head_fault` then says why the head itself should be left, or "".
+        Without a usable estimate the costs are None and the sentence says why. `_head_fault` then
+        says why the head itself should be left, or "".
         """
         self._head_fault = ""
         if self._model is None:
-            return None, "no safety head is loaded", 0.0
+            return chunk, None, "no safety head is loaded", 0.0
         assert self._inputs is not None
-        started = time.monotonic()
+        model, started = self._model, time.monotonic()
         try:
             chunk.validate()
             fault = self._inputs.window.fault(self.now())
             if fault:
-                return None, fault, 0.0
+                return chunk, None, fault, 0.0
             observation = self._inputs.window.at(chunk.observed_at)
-            cost = np.asarray(self._model.step_cost([observation], chunk.actions[None]))[0]
+            asked = chunk.actions
+            cost = np.asarray(model.step_cost([observation], asked[None]))[0]
+            chunk, cost, detour = self._gate.detoured(
+                chunk, cost, self._limit, lambda ways: model.step_cost([observation], ways[None])[0]
+            )
         except (ChunkRejected, SafeDojoError) as error:
-            return None, str(error), time.monotonic() - started
+            return chunk, None, str(error), time.monotonic() - started
         except Exception as error:  # a network that fails means hold, never a dead gate
             self._head_fault = f"the safety head failed: {type(error).__name__}: {error}"
             self.get_logger().error(self._head_fault)
-            return None, f"the safety head failed: {error}", time.monotonic() - started
+            return chunk, None, f"the safety head failed: {error}", time.monotonic() - started
         seconds = time.monotonic() - started
         self._compute_times.append(seconds)
-        self._recent.append((observation, chunk.actions))
+        self._recent.append((observation, asked))
         probation = self._exchange.probation if self._exchange is not None else None
         if probation is not None:
             finite = bool(np.all(np.isfinite(cost)))
             self._head_fault = probation.chunk(seconds) if finite else "its costs are not finite"
         deadline = float(self.setting("deadline"))
         if seconds > deadline:
-            return None, f"judging took {seconds:.3f} s, the deadline is {deadline:g} s", seconds
-        return cost, "", seconds
+            late = f"judging took {seconds:.3f} s, the deadline is {deadline:g} s"
+            return chunk, None, late, seconds
+        return chunk, cost, detour, seconds
 
     def _look_after(self) -> None:
         """Every control period: hold as soon as the observation is not usable, and say why."""

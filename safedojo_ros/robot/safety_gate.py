@@ -11,6 +11,7 @@ import numpy as np
 
 from safedojo_ros.core.errors import ChunkRejected, ConfigError
 from safedojo_ros.core.types import ActionChunk, CostEstimate, Decision, top_m_mean
+from safedojo_ros.robot.detour import OFFSETS, Judge, chosen_detour, detours
 from safedojo_ros.robot.freshness import ChunkFreshness, FreshnessConfig
 
 Mode = Literal["gate", "monitor"]
@@ -38,6 +39,8 @@ class GateConfig:
     """A level is left only below this share of its own threshold ..."""
     release_after: int = 3
     """... for this many chunks in a row."""
+    detours: bool = False
+    """Whether `detoured` looks for a way around before a chunk is slowed, held or stopped."""
     freshness: FreshnessConfig = field(default_factory=FreshnessConfig)
 
     def __post_init__(self) -> None:
@@ -74,7 +77,7 @@ class Verdict:
 
 
 class SafetyGate:
-    """Judges the chunks of one policy, one after the other.
+    """Judges the chunks of one policy, one after the other, and finds a way around where it can.
 
     A chunk that is malformed, stale, replayed, out of limits or that comes after a gap in the
     sequence, or one whose cost is missing or not a probability, is a HOLD for that chunk alone.
@@ -122,6 +125,34 @@ class SafetyGate:
             self._set(Decision.HOLD, reason)
         return self.decision
 
+    def detoured(
+        self, chunk: ActionChunk, step_cost: np.ndarray, limit: float, judge: Judge
+    ) -> tuple[ActionChunk, np.ndarray, str]:
+        """What is to be judged: `chunk` with its (H,) costs, or a detour of it that costs less.
+
+        judge: the safety head, for the same observation. The sentence says which detour it is, ""
+        for none: with `detours` off, in `monitor` mode, for a chunk that passes as it is, and for
+        one that is malformed or beyond a limit, which no detour may mend.
+        """
+        config = self.config
+        if not config.detours or self.mode != "gate" or np.shape(step_cost) != (len(chunk),):
+            return chunk, step_cost, ""
+        cost, passing = top_m_mean(step_cost, config.cost_m), config.slow_ratio * limit
+        if not cost >= passing:
+            return chunk, step_cost, ""
+        try:
+            config.freshness.limits.check(chunk.validate().actions)
+        except ChunkRejected:
+            return chunk, step_cost, ""
+        ways = detours(chunk.actions)
+        costs = np.asarray(judge(ways), dtype=np.float64)
+        taken = chosen_detour(costs, config.cost_m, cost, passing)
+        if taken is None:
+            return chunk, step_cost, ""
+        x, y, z = OFFSETS[taken] * 100.0
+        why = f"detour by ({x:.1f}, {y:.1f}, {z:.1f}) cm a step: predicted cost was {cost:.2f}"
+        return replace(chunk, actions=ways[taken]), costs[taken], why
+
     def judge(
         self,
         chunk: ActionChunk,
@@ -129,12 +160,13 @@ class SafetyGate:
         limit: float,
         now_ns: int,
         failure: str = "",
+        detour: str = "",
     ) -> Verdict:
         """Decide about `chunk`.
 
         step_cost: (H,) P(contact) per step, or None when the safety model gave none (then
-        `failure` says why); limit: the cost limit in (0, 1]. Never raises for bad data: that is
-        what HOLD is for.
+        `failure` says why); limit: the cost limit in (0, 1]; detour: what `detoured` said of it.
+        Never raises for bad data: that is what HOLD is for.
         """
         fault = self._fault(chunk, now_ns)
         estimate, missing = self._estimate(chunk, step_cost, limit, failure)
@@ -152,7 +184,7 @@ class SafetyGate:
             note = "" if estimate.decision == Decision.ALLOW else f"monitor: {estimate.reason}"
             return self._verdict(Decision.ALLOW, note, estimate, chunk)
         if estimate.decision == Decision.ALLOW:
-            return self._verdict(Decision.ALLOW, "", estimate, chunk)
+            return self._verdict(Decision.ALLOW, detour, estimate, chunk)
         if estimate.decision == Decision.SLOW:
             return self._verdict(Decision.SLOW, estimate.reason, estimate, slowed(chunk))
         return self._verdict(estimate.decision, estimate.reason, estimate)

@@ -77,9 +77,9 @@ class ScriptedSafety:
         self.image_size = 64
 
     def step_cost(self, observations: list[Observation], actions: np.ndarray) -> np.ndarray:
-        """(B, H)."""
+        """(B, H), or (B, K, H) of K chunks each."""
         self._late -= 1
-        costs = np.clip(self._cost + self._factor * np.abs(actions[:, :, 1]), 0.0, 1.0)
+        costs = np.clip(self._cost + self._factor * np.abs(actions[..., 1]), 0.0, 1.0)
         return costs * np.nan if self._nan and self._late < 0 else costs
 
 

@@ -107,3 +107,24 @@ def test_a_costly_chunk_is_held_by_the_gate_and_passes_in_monitor_mode(tmp_path:
         running.wait_for(lambda: heard.holding, "hold in gate mode")
     finally:
         running.close()
+
+
+def test_a_costly_chunk_takes_a_detour_and_the_state_says_which(tmp_path: Path) -> None:
+    """What swings sideways costs, and the arm moves on other ways."""
+    running = RunningStack(
+        tmp_path,
+        parameters={"safety_node": {"detours": True}},
+        safety={"cost": 0.1, "per_speed": 50.0},
+    )
+    heard = running.listener
+    try:
+        running.wait_for(lambda: heard.arm is not None, "the arm's node")
+        running.wait_for(lambda: running.trigger("franka/arm").success, "arming")
+        running.wait_for(lambda: heard.running and heard.moves, "motion")
+        running.wait_for(
+            lambda: any("detour by" in reason for reason in heard.safety_reasons), "a detour"
+        )
+        assert heard.safety is not None
+        assert heard.safety.decision == SafetyCost.ALLOW
+    finally:
+        running.close()

@@ -1,0 +1,58 @@
+"""Detours: the same chunk moved a little in every step, where it passes the gate and the chunk not.
+
+A careless chunk need not be held. All steps of it are shifted alike, sideways or up, by a few
+distances; the safety head judges these in one batch, and the nearest that passes is played. What
+the policy wanted is kept otherwise: the order of its motions, rotations, the gripper. Downwards no
+detour leads: the head foresees contact with obstacles, not with the table.
+"""
+
+from collections.abc import Callable
+from itertools import product
+
+import numpy as np
+
+from safedojo_ros.core.types import MAX_DELTA_POSITION
+
+SHIFTS = (0.005, 0.01, 0.02, 0.03)
+"""Distances by which each step of a chunk may be shifted, metres."""
+
+Judge = Callable[[np.ndarray], np.ndarray]
+"""(K, H, 7) chunks → (K, H) P(contact), all answers to the same observation."""
+
+
+def _offsets() -> np.ndarray:
+    """(K, 3) m, shortest first: 17 directions, none of them downwards, by every distance."""
+    cube = np.array([d for d in product((-1.0, 0.0, 1.0), repeat=3) if d[2] >= 0.0 and any(d)])
+    directions = cube / np.linalg.norm(cube, axis=1, keepdims=True)
+    return np.concatenate([distance * directions for distance in SHIFTS])
+
+
+OFFSETS = _offsets()
+LENGTHS = np.linalg.norm(OFFSETS, axis=1)
+
+
+def detours(actions: np.ndarray) -> np.ndarray:
+    """(..., K, H, 7): `actions` (..., H, 7) shifted by each of the `OFFSETS`, within the limits."""
+    shifted = np.repeat(np.asarray(actions, dtype=np.float64)[..., None, :, :], len(OFFSETS), -3)
+    shifted[..., :3] = np.clip(
+        shifted[..., :3] + OFFSETS[:, None], -MAX_DELTA_POSITION, MAX_DELTA_POSITION
+    )
+    return shifted
+
+
+def chosen_detour(step_costs: np.ndarray, m: int, cost: float, passing: float) -> int | None:
+    """Which of the K detours to take, None to stay with the chunk itself.
+
+    step_costs: (K, H) of the detours; cost: of the chunk; both count the mean of the `m` largest
+    step costs. Of those below `passing` the nearest, and of the nearest the cheapest; where none
+    is, the cheapest of all, provided that it costs less than the chunk.
+    """
+    m = min(m, step_costs.shape[-1])
+    costs = np.sort(step_costs, axis=-1)[:, -m:].mean(-1)
+    if not np.all(np.isfinite(costs)):
+        return None
+    if np.any(costs < passing):
+        nearest = np.round(np.where(costs < passing, LENGTHS, np.inf), 9)
+        return int(np.lexsort((costs, nearest))[0])
+    best = int(np.argmin(costs))
+    return best if costs[best] < cost else None

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import MAX_DELTA_POSITION, ActionChunk, Decision
 from safedojo_ros.robot.detour import LENGTHS, OFFSETS, chosen_detour, detours
 from safedojo_ros.robot.safety_gate import GateConfig, SafetyGate
@@ -29,8 +30,8 @@ def ahead(**changes: object) -> ActionChunk:
     return replace(chunk, **changes)  # type: ignore[arg-type]
 
 
-def gate(detouring: bool = True, mode: str = "gate") -> SafetyGate:
-    return SafetyGate(GateConfig(detours=detouring, mode=mode))  # type: ignore[arg-type]
+def gate(ratio: float = 0.6, mode: str = "gate") -> SafetyGate:
+    return SafetyGate(GateConfig(detour_ratio=ratio, mode=mode))  # type: ignore[arg-type]
 
 
 def test_the_nearest_detour_that_passes_is_played_and_named() -> None:
@@ -42,6 +43,16 @@ def test_the_nearest_detour_that_passes_is_played_and_named() -> None:
     verdict = judge.judge(chunk, cost, LIMIT, NOW, detour=why)
     assert (verdict.decision, verdict.reason) == (Decision.ALLOW, why)
     assert verdict.chunk is chunk
+
+
+def test_detours_may_begin_before_the_gate_slows_and_not_after() -> None:
+    early, late = gate(ratio=0.2), gate(ratio=1.0)
+    cost = np.full(8, 0.2)  # below SLOW at 0.3
+    assert early.detoured(ahead(), cost, LIMIT, wall)[2]
+    assert not late.detoured(ahead(), cost, LIMIT, wall)[2]
+    assert late.detoured(ahead(), np.full(8, 0.4), LIMIT, wall)[2]
+    with pytest.raises(ConfigError, match="detour_ratio is 2"):
+        GateConfig(detour_ratio=2.0)
 
 
 def test_without_a_way_around_the_chunk_is_held() -> None:
@@ -64,7 +75,7 @@ def test_a_detour_that_still_costs_too_much_does_not_pass() -> None:
 @pytest.mark.parametrize(
     ("judge", "chunk", "cost"),
     [
-        (gate(detouring=False), ahead(), np.full(8, 0.9)),
+        (gate(ratio=0.0), ahead(), np.full(8, 0.9)),
         (gate(mode="monitor"), ahead(), np.full(8, 0.9)),
         (gate(), ahead(), np.full(8, 0.2)),
         (gate(), ahead(), np.full(8, np.nan)),

@@ -87,7 +87,7 @@ def test_where_none_passes_the_cheapest_is_judged() -> None:
 
 
 def test_a_chunk_that_would_not_pass_takes_a_detour_where_there_is_one() -> None:
-    config = GateConfig(detours=True)
+    config = GateConfig(detour_ratio=0.6)
     policy = GatedPolicy(Proposer(0.6, 0.1), Foreseer(), None, 1, config)  # type: ignore[arg-type]
     generator = torch.Generator()
     around, straight = (policy.act(seen(), [generator])[0] for _ in range(2))
@@ -116,14 +116,14 @@ def test_a_head_for_other_chunks_or_pictures_is_refused() -> None:
             GatedPolicy(Proposer(), head)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("detours", [False, True])
-def test_neither_neighbours_nor_the_size_of_the_batch_have_a_say(detours: bool) -> None:
+@pytest.mark.parametrize("ratio", [0.0, 0.6])
+def test_neither_neighbours_nor_the_size_of_the_batch_have_a_say(ratio: float) -> None:
     trials = make_trials([1_000_000, 1_000_001, 1_000_002], list(TASKS)[:2], [2])
     safety = tiny_safety()
     safety.cost_limit = 0.5
     results, decisions = [], []
     for batch in (1, 3):
-        config = GateConfig(detours=detours)
+        config = GateConfig(detour_ratio=ratio)
         policy = GatedPolicy(tiny_policy(0, SENTENCES), safety, 4, 2, config)
         report = evaluate(policy, trials, VectorWorld(max_steps=12), execute=4, batch=batch)
         results.append(report.results)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from safedojo_ros.core.errors import CheckpointError, ConfigError
-from safedojo_ros.core.types import ActionChunk, Observation
+from safedojo_ros.core.types import Observation
 from safedojo_ros.learning.imagination import (
     ImaginationConfig,
     ImaginedWorld,
@@ -19,7 +19,6 @@ from safedojo_ros.models.pi0_policy import tiny_policy
 from safedojo_ros.models.safety_head import SafetyModel, tiny_safety
 from safedojo_ros.models.success_classifier import SuccessModel, tiny_success
 from safedojo_ros.models.world_model import WorldModel, WorldModelSize
-from safedojo_ros.robot.safety_gate import GateConfig, SafetyGate
 
 SENTENCE = "put the red cube on the plate"
 SIZE = WorldModelSize(heads=2, head_dim=16, layers=1, feed_forward=32, stride=2, denoising_steps=2)
@@ -114,47 +113,6 @@ def test_the_first_cost_is_what_the_safety_node_would_say(
     world = ImaginedWorld(world_model, never(), safety)
     world.reset(keyframes_of(world_model, starts))
     np.testing.assert_allclose(world.step(chunks).cost, safety.step_cost(starts, chunks), atol=1e-5)
-
-
-@pytest.mark.parametrize("futures", [1, 3])
-def test_a_future_takes_the_detour_that_the_gate_would_take(
-    futures: int, world_model: WorldModel, safety: SafetyModel
-) -> None:
-    starts = observations(3)
-    chunks = 0.01 * np.random.default_rng(1).standard_normal((3, 8, 7))
-    config = GateConfig(cost_m=safety.cost_m, detours=True)
-    plain = safety.step_cost(starts, chunks)
-    limit = safety.cost_limit
-    # two of the three are careless
-    totals = sorted(np.sort(plain)[:, -safety.cost_m :].mean(1))
-    safety.cost_limit = float(np.mean(totals[:2])) / config.slow_ratio
-    try:
-        wanted, cost = [], []
-        for i in range(3):
-            chunk, step_cost, _ = SafetyGate(config).detoured(
-                ActionChunk(chunks[i]),
-                plain[i],
-                safety.cost_limit,
-                lambda ways, i=i: safety.step_cost([starts[i]], ways[None])[0],  # type: ignore[misc]
-            )
-            wanted.append(chunk.actions)
-            cost.append(step_cost)
-        assert np.any(wanted[0] != chunks[0]) or np.any(wanted[1] != chunks[1])
-        keyframes = keyframes_of(world_model, starts)
-        around, straight = (
-            ImaginedWorld(
-                world_model, never(), safety, ImaginationConfig(futures=futures, detours=detours)
-            )
-            for detours in (True, False)
-        )
-        around.reset(keyframes)
-        straight.reset(keyframes)
-        outcome, told = around.step(chunks), straight.step(np.stack(wanted))
-        np.testing.assert_allclose(outcome.cost, np.stack(cost), atol=1e-5)
-        np.testing.assert_allclose(outcome.cost, told.cost, atol=1e-5)
-        np.testing.assert_array_equal(outcome.frames, told.frames)
-    finally:
-        safety.cost_limit = limit
 
 
 def test_later_costs_remember_the_frame_that_the_future_began_with(

@@ -14,7 +14,7 @@ from safedojo_ros.cli.collect import chosen_levels, chosen_tasks
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import Decision
 from safedojo_ros.evaluation.film import film_strip, write_picture
-from safedojo_ros.evaluation.gate_filter import PROPOSALS, GatedPolicy
+from safedojo_ros.evaluation.gate_filter import DETOUR_RATIO, PROPOSALS, GatedPolicy
 from safedojo_ros.evaluation.latency import LatePolicy
 from safedojo_ros.evaluation.protocol import (
     LEVEL_NAMES,
@@ -172,7 +172,7 @@ def filtered(
     if args.filter == "cbf-oracle":
         return policy, cast("VectorWorld", CbfWorld(vector))
     safety = load_safety(find_checkpoint("safety", args.safety, args.store))
-    config = GateConfig(detours=args.filter == "detour")
+    config = GateConfig(detour_ratio=DETOUR_RATIO if args.filter == "detour" else 0.0)
     gated = GatedPolicy(policy, safety, args.execute, args.proposals, config)
     return cast("Policy", gated), vector
 
@@ -184,7 +184,7 @@ def gate_figures(policy: GatedPolicy) -> dict[str, Any]:
         "limit": policy.safety.cost_limit,
         "proposals": policy.proposals,
         "proposed": policy.proposed,
-        "detours": policy.detours if policy.config.detours else None,
+        "detours": policy.detours if policy.config.detour_ratio else None,
         "decisions": {d.name: policy.decisions[d.name] for d in Decision},
     }
 

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from safedojo_ros.core.errors import ConfigError
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from safedojo_ros.learning.practice_methods import PracticeConfig
     from safedojo_ros.learning.practice_starts import KeyframeStarts, PracticeWorld
     from safedojo_ros.models.policy import Policy, StoredPolicy
-    from safedojo_ros.models.safety_head import SafetyModel
 
 DONE, NOT_PASSED = 0, 3
 PRACTISED = ("safedojo", "wmpo", "safevla", "grpo", "ppo", "no-task", "fixed-multiplier")
@@ -107,11 +106,9 @@ def practise(
     world: PracticeWorld
     refiner: Refiner | None = None
     missed: list[str] = []
-    gate: SafetyModel | None = None
     if config.world == "imagination":
         starts, missed = imagined(args, config, base)
         world = starts
-        gate = starts.imagined.safety if config.imagination.detours else None
         if config.coevolve_every:
             refiner = coevolving(args, config, starts.imagined)
         threshold = config.update.violation_threshold or starts.imagined.contact_threshold
@@ -123,7 +120,7 @@ def practise(
         config,
         stochastic(base, config.flow, config.tokens),
         world,
-        lambda policy: measured(policy, config, gate),
+        lambda policy: measured(policy, config),
         args.out,
         args.resume,
         missed,
@@ -230,17 +227,9 @@ def record(policy: "StoredPolicy", config: "PracticeConfig", update: int, direct
                 writer.add(episode)
 
 
-def measured(
-    policy: "StoredPolicy", config: "PracticeConfig", gate: "SafetyModel | None" = None
-) -> "EvaluationReport":
-    """The protocol on validation seeds, over as many steps as practice has.
-
-    gate: safety head of the gate that the policy acts behind, as it does in a practice with
-    detours; like there, it makes one proposal.
-    """
-    from safedojo_ros.evaluation.gate_filter import GatedPolicy
+def measured(policy: "StoredPolicy", config: "PracticeConfig") -> "EvaluationReport":
+    """The protocol on validation seeds, over as many steps as practice has."""
     from safedojo_ros.evaluation.protocol import evaluate, make_trials
-    from safedojo_ros.robot.safety_gate import GateConfig
     from safedojo_ros.worlds.seeds import split_seeds
     from safedojo_ros.worlds.vector import VectorWorld
 
@@ -248,10 +237,7 @@ def measured(
     trials = make_trials(seeds, practice_tasks(config, policy), list(config.levels))
     vector = VectorWorld(policy.image_size, steps_of(config, policy), tuple(policy.cameras))
     settings = {"split": "validation", "first_seed": 0, "episodes": config.evaluation_episodes}
-    played: Policy = policy
-    if gate is not None:
-        played = cast("Policy", GatedPolicy(policy, gate, None, 1, GateConfig(detours=True)))
-    return evaluate(played, trials, vector, batch=32, settings=settings)
+    return evaluate(policy, trials, vector, batch=32, settings=settings)
 
 
 def steps_of(config: "PracticeConfig", policy: "Policy") -> int:

@@ -11,14 +11,12 @@ import numpy as np
 import torch
 
 from safedojo_ros.core.errors import CheckpointError, ConfigError
-from safedojo_ros.core.types import ACTION_SIZE, Observation, top_m_mean
+from safedojo_ros.core.types import ACTION_SIZE, Observation
 from safedojo_ros.models.network_policy import within_limits
 from safedojo_ros.models.pictures import to_uint8, to_unit
 from safedojo_ros.models.safety_head import SafetyModel
 from safedojo_ros.models.success_classifier import SuccessModel
 from safedojo_ros.models.world_model import WorldModel
-from safedojo_ros.robot.detour import chosen_detour, detours
-from safedojo_ros.robot.safety_gate import GateConfig
 from safedojo_ros.worlds.vector import ChunkOutcome
 
 
@@ -30,8 +28,7 @@ class ImaginationConfig:
     which the policy sees the first; cost_quantile: over these futures, 0.5 the median, towards 1
     more pessimistic; denoising_steps: of a chunk's frames, 0 for the checkpoint's own;
     contact_threshold: P(contact) of a step above which the future counts as a collision, 0 for the
-    safety checkpoint's own; detours: a chunk that the robot's gate would not let pass is played,
-    and its cost read, with the detour that the gate takes (`robot.detour`).
+    safety checkpoint's own.
     """
 
     max_steps: int = 150
@@ -39,7 +36,6 @@ class ImaginationConfig:
     cost_quantile: float = 0.5
     denoising_steps: int = 0
     contact_threshold: float = 0.0
-    detours: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,12 +159,10 @@ class ImaginedWorld:
         if not len(active):
             return self._read(active, np.zeros((0, self.horizon)), np.zeros((0, size.future)))
         rows = (active[:, None] * config.futures + np.arange(config.futures)).ravel()
-        wanted = within_limits(np.asarray(chunks)[active])
+        taken = torch.from_numpy(within_limits(np.asarray(chunks)[active]).astype(np.float32))
+        taken = taken.repeat_interleave(config.futures, 0)
         context, state = self._context[rows], self._state[rows]
-        cost = self._cost(context, state, wanted)
-        if config.detours:
-            wanted, cost = self._detoured(context, state, wanted, cost)
-        taken = torch.from_numpy(wanted.astype(np.float32)).repeat_interleave(config.futures, 0)
+        cost = self._cost(context, state, taken)
         chunk = model.scales.action.normalise(taken)
         frames, states = model.imagine(
             context, state, chunk, noise[rows], config.denoising_steps or None
@@ -195,41 +189,17 @@ class ImaginedWorld:
             outcome.uncertainty[active] = last.std(1).mean(1).numpy()
         return outcome
 
-    def _cost(self, context: torch.Tensor, state: torch.Tensor, chunks: np.ndarray) -> np.ndarray:
-        """P(contact) of N `chunks` (N, H, 7), or of K for each (N, K, H, 7), without the last axis.
-
-        context, state: of the N times `futures` rows; the cost is their configured quantile.
-        """
-        safety, model, futures = self.safety, self.world_model, self.config.futures
-        chunk = torch.from_numpy(chunks.astype(np.float32)).repeat_interleave(futures, 0)
+    def _cost(self, context: torch.Tensor, state: torch.Tensor, chunk: torch.Tensor) -> np.ndarray:
+        """(active, H) P(contact) at the configured quantile over the futures."""
+        safety, model = self.safety, self.world_model
         logits = safety.head(
             model.stacked(context[:, -1]),
             safety.scales.state.normalise(model.scales.state.restore(state)),
             safety.scales.action.normalise(chunk),
             model.stacked(context[:, 0]),
         )
-        each = torch.sigmoid(logits).unflatten(0, (len(chunks), futures))
+        each = torch.sigmoid(logits).reshape(-1, self.config.futures, self.horizon)
         return each.quantile(self.config.cost_quantile, dim=1).numpy()
-
-    def _detoured(
-        self, context: torch.Tensor, state: torch.Tensor, chunks: np.ndarray, cost: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """`chunks` (N, H, 7) and their cost (N, H), by a detour where the gate would take one."""
-        m, passing = self.safety.cost_m, GateConfig().slow_ratio * self.safety.cost_limit
-        chunks, cost = np.array(chunks, dtype=np.float64), np.array(cost)
-        totals = np.array([top_m_mean(row, m) for row in cost])
-        careless = np.flatnonzero(totals >= passing)
-        if not len(careless):
-            return chunks, cost
-        futures = self.config.futures
-        rows = (careless[:, None] * futures + np.arange(futures)).ravel()
-        ways = detours(chunks[careless])
-        costs = self._cost(context[rows], state[rows], ways)
-        for place, i in enumerate(careless):
-            taken = chosen_detour(costs[place], m, totals[i], passing)
-            if taken is not None:
-                chunks[i], cost[i] = ways[place, taken], costs[place, taken]
-        return chunks, cost
 
     def _read(
         self, active: np.ndarray, cost: np.ndarray, probability: np.ndarray

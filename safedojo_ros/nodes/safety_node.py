@@ -71,8 +71,8 @@ SETTINGS = (
     Setting("mode", "gate", "gate enforces, monitor only reports.", choices=MODES),
     Setting("cost_limit", 0.0, "Limit of the chunk cost; 0: the checkpoint's own.", 0.0, 1.0),
     Setting("slow_ratio", 0.6, "SLOW from this share of the limit on.", 0.01, 1.0),
-    Setting("detours", False, "Lead a chunk that would be slowed or held around what it would "
-            "touch, where the safety head finds a way."),
+    Setting("detour_ratio", 0.0, "From this share of the limit on, lead a chunk around what it "
+            "would touch, where the safety head finds a way; 0: never.", 0.0, 1.0),
     Setting("stop_cost", 0.98, "STOP from this cost on; above 1: never by itself.", 0.05, 2.0),
     Setting("deadline", 0.2, "Longest that judging a chunk may take (s).", 0.005, 2.0),
     Setting("silence", 1.0, "Time without a chunk after which the gate reports it (s).", 0.1, 60.0),
@@ -127,7 +127,7 @@ class SafetyNode(DojoNode):
                 cost_m=self._model.cost_m if self._model else 1,
                 slow_ratio=float(self.setting("slow_ratio")),
                 stop_cost=float(self.setting("stop_cost")),
-                detours=bool(self.setting("detours")),
+                detour_ratio=float(self.setting("detour_ratio")),
                 freshness=FreshnessConfig(period=self._period),
             )
         )

@@ -39,8 +39,8 @@ class GateConfig:
     """A level is left only below this share of its own threshold ..."""
     release_after: int = 3
     """... for this many chunks in a row."""
-    detours: bool = False
-    """Whether `detoured` looks for a way around before a chunk is slowed, held or stopped."""
+    detour_ratio: float = 0.0
+    """From this share of the cost limit on a way around is sought that costs less; 0: never."""
     freshness: FreshnessConfig = field(default_factory=FreshnessConfig)
 
     def __post_init__(self) -> None:
@@ -59,6 +59,13 @@ class GateConfig:
             raise ConfigError(f"release_ratio is {self.release_ratio}, expected within (0, 1]")
         if not self.stop_cost > 0.0:
             raise ConfigError(f"stop_cost is {self.stop_cost}, expected > 0")
+        if not 0.0 <= self.detour_ratio <= 1.0:
+            raise ConfigError(f"detour_ratio is {self.detour_ratio}, expected within [0, 1]")
+
+    @property
+    def passing_ratio(self) -> float:
+        """Share of the cost limit below which a chunk is played as it is."""
+        return min(self.slow_ratio, self.detour_ratio or self.slow_ratio)
 
 
 @dataclass(frozen=True)
@@ -131,13 +138,13 @@ class SafetyGate:
         """What is to be judged: `chunk` with its (H,) costs, or a detour of it that costs less.
 
         judge: the safety head, for the same observation. The sentence says which detour it is, ""
-        for none: with `detours` off, in `monitor` mode, for a chunk that passes as it is, and for
-        one that is malformed or beyond a limit, which no detour may mend.
+        for none: without a `detour_ratio`, in `monitor` mode, for a chunk that passes as it is, and
+        for one that is malformed or beyond a limit, which no detour may mend.
         """
         config = self.config
-        if not config.detours or self.mode != "gate" or np.shape(step_cost) != (len(chunk),):
+        if not config.detour_ratio or self.mode != "gate" or np.shape(step_cost) != (len(chunk),):
             return chunk, step_cost, ""
-        cost, passing = top_m_mean(step_cost, config.cost_m), config.slow_ratio * limit
+        cost, passing = top_m_mean(step_cost, config.cost_m), config.passing_ratio * limit
         if not cost >= passing:
             return chunk, step_cost, ""
         try:

@@ -113,7 +113,7 @@ def test_a_costly_chunk_takes_a_detour_and_the_state_says_which(tmp_path: Path) 
     """What swings sideways costs, and the arm moves on other ways."""
     running = RunningStack(
         tmp_path,
-        parameters={"safety_node": {"detours": True}},
+        parameters={"safety_node": {"detour_ratio": 0.6}},
         safety={"cost": 0.1, "per_speed": 50.0},
     )
     heard = running.listener

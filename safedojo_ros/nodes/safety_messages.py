@@ -1,9 +1,9 @@
 """What the safety gate says of itself and of a chunk, as messages."""
 
-from safedojo_ros.core.types import ActionChunk
+from safedojo_ros.core.types import CostEstimate
 from safedojo_ros.msg import SafetyCost, SafetyState
 from safedojo_ros.nodes.conversion import BASE_FRAME, to_stamp
-from safedojo_ros.robot.safety_gate import SafetyGate, Verdict
+from safedojo_ros.robot.safety_gate import SafetyGate
 
 
 def state_message(gate: SafetyGate, latency: float, stamp: int) -> SafetyState:
@@ -21,12 +21,11 @@ def state_message(gate: SafetyGate, latency: float, stamp: int) -> SafetyState:
 
 
 def cost_message(
-    chunk: ActionChunk, verdict: Verdict, checkpoint: str, compute_time: float, stamp: int
+    sequence: int, estimate: CostEstimate, checkpoint: str, compute_time: float, stamp: int
 ) -> SafetyCost:
     """checkpoint: the id of the safety head; compute_time: its seconds; stamp: ns."""
-    estimate = verdict.estimate
     message = SafetyCost(
-        sequence=chunk.sequence,
+        sequence=sequence,
         checkpoint=checkpoint,
         step_cost=[float(v) for v in estimate.step_cost],
         chunk_cost=float(estimate.chunk_cost),

@@ -14,7 +14,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,13 @@ from safedojo_ros.checkpoints.hot_swap import HotSwap, free_weights
 from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.checkpoints.probation import Bars, Reference
 from safedojo_ros.core.errors import ChunkRejected, SafeDojoError
-from safedojo_ros.core.types import CONTROL_PERIOD, ActionChunk, Decision, Observation
+from safedojo_ros.core.types import (
+    CONTROL_PERIOD,
+    ActionChunk,
+    Decision,
+    Observation,
+    top_m_mean,
+)
 from safedojo_ros.msg import ActionChunk as ActionChunkMessage
 from safedojo_ros.msg import CheckpointInfo, SafetyCost, SafetyState
 from safedojo_ros.nodes.checkpoint_exchange import (
@@ -84,6 +90,22 @@ SETTINGS = (
     *SWAP_SETTINGS,
     *WINDOW_SETTINGS,
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Foresight:
+    """What the safety head foresees.
+
+    chunk: what is to be judged, the policy's own or a detour of it; step_cost: (H,) of that, None
+    where there is no usable estimate; proposed_cost: (H,) of the policy's own where that is
+    another one; why: which detour it is, or why there is no estimate; seconds: of computing.
+    """
+
+    chunk: ActionChunk
+    step_cost: np.ndarray | None
+    proposed_cost: np.ndarray | None = None
+    why: str = ""
+    seconds: float = 0.0
 
 
 class SafetyNode(DojoNode):
@@ -286,64 +308,66 @@ class SafetyNode(DojoNode):
 
     def _judge(self, message: ActionChunkMessage) -> None:
         self._take_ready()
-        asked = chunk_from_message(message)
-        chunk, step_cost, why, compute_time = self._estimate(asked)
+        proposed = chunk_from_message(message)
+        foresight = self._foresee(proposed)
         if self._exchange is not None and self._exchange.weigh(self._head_fault):
             self._renew()
-            chunk, step_cost, why, compute_time = self._estimate(asked)
+            foresight = self._foresee(proposed)
         now = self._heard_at = self.now()
-        verdict = self._gate.judge(chunk, step_cost, self._limit, now, why, why)
-        computed = compute_time + float(message.compute_time)
-        self._latency = (now - chunk.observed_at) / SECOND - computed
+        cost, why = foresight.step_cost, foresight.why
+        verdict = self._gate.judge(foresight.chunk, cost, self._limit, now, why, why)
+        computed = foresight.seconds + float(message.compute_time)
+        self._latency = (now - proposed.observed_at) / SECOND - computed
         self._publish_state()
         if verdict.chunk is not None:
             self._gated.publish(message_from_chunk(verdict.chunk, now, float(message.compute_time)))
-        self._publish_cost(chunk, verdict, compute_time)
+        self._publish_cost(foresight, verdict)
         if verdict.decision == Decision.ALLOW and not verdict.reason:
             self.say("")
         else:
             self._log(verdict.decision, verdict.reason)
 
-    def _estimate(self, chunk: ActionChunk) -> tuple[ActionChunk, np.ndarray | None, str, float]:
-        """The chunk, by a detour where the gate takes one, its step costs (H,), why, and seconds.
+    def _foresee(self, chunk: ActionChunk) -> Foresight:
+        """What the safety head says of `chunk`, and of a detour where the gate takes one.
 
-        Without a usable estimate the costs are None and the sentence says why. `_head_fault` then
-        says why the head itself should be left, or "".
+        `_head_fault` then says why the head itself should be left, or "".
         """
         self._head_fault = ""
         if self._model is None:
-            return chunk, None, "no safety head is loaded", 0.0
+            return Foresight(chunk, None, why="no safety head is loaded")
         assert self._inputs is not None
         model, started = self._model, time.monotonic()
+
+        def nothing(why: str) -> Foresight:
+            return Foresight(chunk, None, why=why, seconds=time.monotonic() - started)
+
         try:
             chunk.validate()
             fault = self._inputs.window.fault(self.now())
             if fault:
-                return chunk, None, fault, 0.0
+                return Foresight(chunk, None, why=fault)
             observation = self._inputs.window.at(chunk.observed_at)
-            asked = chunk.actions
-            cost = np.asarray(model.step_cost([observation], asked[None]))[0]
-            chunk, cost, detour = self._gate.detoured(
+            cost = np.asarray(model.step_cost([observation], chunk.actions[None]))[0]
+            way, way_cost, detour = self._gate.detoured(
                 chunk, cost, self._limit, lambda ways: model.step_cost([observation], ways[None])[0]
             )
         except (ChunkRejected, SafeDojoError) as error:
-            return chunk, None, str(error), time.monotonic() - started
+            return nothing(str(error))
         except Exception as error:  # a network that fails means hold, never a dead gate
             self._head_fault = f"the safety head failed: {type(error).__name__}: {error}"
             self.get_logger().error(self._head_fault)
-            return chunk, None, f"the safety head failed: {error}", time.monotonic() - started
+            return nothing(f"the safety head failed: {error}")
         seconds = time.monotonic() - started
         self._compute_times.append(seconds)
-        self._recent.append((observation, asked))
+        self._recent.append((observation, chunk.actions))
         probation = self._exchange.probation if self._exchange is not None else None
         if probation is not None:
             finite = bool(np.all(np.isfinite(cost)))
             self._head_fault = probation.chunk(seconds) if finite else "its costs are not finite"
         deadline = float(self.setting("deadline"))
         if seconds > deadline:
-            late = f"judging took {seconds:.3f} s, the deadline is {deadline:g} s"
-            return chunk, None, late, seconds
-        return chunk, cost, detour, seconds
+            return nothing(f"judging took {seconds:.3f} s, the deadline is {deadline:g} s")
+        return Foresight(way, way_cost, cost if detour else None, detour, seconds)
 
     def _look_after(self) -> None:
         """Every control period: hold as soon as the observation is not usable, and say why."""
@@ -369,8 +393,17 @@ class SafetyNode(DojoNode):
     def _publish_state(self) -> None:
         self._states.publish(state_message(self._gate, self._latency, self.now()))
 
-    def _publish_cost(self, chunk: ActionChunk, verdict: Verdict, compute_time: float) -> None:
-        message = cost_message(chunk, verdict, self._model_id, compute_time, self.now())
+    def _publish_cost(self, foresight: Foresight, verdict: Verdict) -> None:
+        """The cost of what the policy proposed, and the path of what is played."""
+        chunk, estimate = foresight.chunk, verdict.estimate
+        if foresight.proposed_cost is not None:
+            proposed = foresight.proposed_cost
+            cost = top_m_mean(proposed, self._gate.config.cost_m)
+            reason = estimate.reason or foresight.why
+            estimate = replace(estimate, step_cost=proposed, chunk_cost=cost, reason=reason)
+        message = cost_message(
+            chunk.sequence, estimate, self._model_id, foresight.seconds, self.now()
+        )
         self._costs.publish(message)
         step_cost = verdict.estimate.step_cost
         if len(step_cost) != len(chunk):

@@ -9,6 +9,7 @@ import struct
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,14 @@ from std_srvs.srv import SetBool, Trigger
 
 from safedojo_ros.checkpoints.store import CheckpointStore
 from safedojo_ros.core.types import CONTROL_PERIOD
-from safedojo_ros.msg import ActionChunk, ArmTarget, CheckpointInfo, FrankaState, SafetyState
+from safedojo_ros.msg import (
+    ActionChunk,
+    ArmTarget,
+    CheckpointInfo,
+    FrankaState,
+    SafetyCost,
+    SafetyState,
+)
 from safedojo_ros.nodes.conversion import to_nanoseconds
 from safedojo_ros.nodes.environment import prepare_environment
 from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, NEWEST, PICTURES, RECORD
@@ -75,6 +83,7 @@ class Listener(Node):
         super().__init__("listener", context=context, use_global_arguments=False)
         self.arm: FrankaState | None = None
         self.safety: SafetyState | None = None
+        self.costs: deque[SafetyCost] = deque(maxlen=100)
         self.info: CheckpointInfo | None = None
         self.infos: list[CheckpointInfo] = []
         self.chunk: ActionChunk | None = None
@@ -92,6 +101,7 @@ class Listener(Node):
         for kind, topic, take, qos in (
             (FrankaState, "franka/state", self._on_arm, NEWEST),
             (SafetyState, "safety/state", self._on_safety, NEWEST),
+            (SafetyCost, "safety/cost", self._on_cost, IN_ORDER),
             (CheckpointInfo, "policy/checkpoint", self._on_info, LATCHED),
             (ActionChunk, "policy/action_chunk", self._on_chunk, IN_ORDER),
             (ArmTarget, "sim/command", self._on_target, IN_ORDER),
@@ -104,6 +114,9 @@ class Listener(Node):
     def _on_enable(self, message: Bool) -> None:
         if not message.data:
             self.released_at.append(int(self.get_clock().now().nanoseconds))
+
+    def _on_cost(self, message: SafetyCost) -> None:
+        self.costs.append(message)
 
     def _on_arm(self, message: FrankaState) -> None:
         if self.arm is not None and message.rejected > self.arm.rejected:

@@ -124,7 +124,11 @@ def test_a_costly_chunk_takes_a_detour_and_the_state_says_which(tmp_path: Path) 
         running.wait_for(
             lambda: any("detour by" in reason for reason in heard.safety_reasons), "a detour"
         )
-        assert heard.safety is not None
-        assert heard.safety.decision == SafetyCost.ALLOW
+        running.wait_for(
+            lambda: any("detour by" in cost.reason for cost in heard.costs), "its cost"
+        )
+        cost = next(cost for cost in heard.costs if "detour by" in cost.reason)
+        assert cost.decision == SafetyCost.ALLOW
+        assert cost.chunk_cost == pytest.approx(0.6), "of what was proposed, not of what is played"
     finally:
         running.close()

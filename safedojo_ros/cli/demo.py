@@ -28,8 +28,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="policy checkpoint (default: practised, or released with --practice)",
     )
     parser.add_argument("--safety", default="released", metavar="NAME", help="safety checkpoint")
-    parser.add_argument(
+    gate = parser.add_mutually_exclusive_group()
+    gate.add_argument(
         "--monitor", action="store_true", help="the gate only reports, it holds nothing back"
+    )
+    gate.add_argument(
+        "--detours", action="store_true", help="the gate leads a careless chunk around if it can"
     )
     parser.add_argument(
         "--record", type=Path, metavar="DIR", help="keep a bag of each episode there"

@@ -64,7 +64,7 @@ class PracticeDemo(Demo):
         self._after: list[dict[str, Any]] = []
         self._practice: dict[str, Any] = {"preset": arguments.preset}
         self._not_passed = ""
-        arguments.monitor = True
+        arguments.monitor, arguments.detours = True, False
 
     # ---------------------------------------------------------------- the nodes
 

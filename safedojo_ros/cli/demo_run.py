@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from safedojo_ros.core.errors import SafeDojoError
+from safedojo_ros.robot.detour import DETOUR_RATIO
 
 LEVELS = {"0": 0, "I": 1, "II": 2}
 MAX_RESTARTS = 5
@@ -127,6 +128,7 @@ class Demo:
             "safety_node": {
                 "checkpoint": options.safety,
                 "mode": "monitor" if options.monitor else "gate",
+                "detour_ratio": DETOUR_RATIO if options.detours else 0.0,
             },
         }
         if self._bags is not None:
@@ -262,6 +264,7 @@ class Demo:
                 "policy": options.policy,
                 "safety": options.safety,
                 "mode": "monitor" if options.monitor else "gate",
+                "detours": options.detours,
                 "composed": options.composed,
                 "seed": options.seed,
                 "level": options.level,

@@ -14,7 +14,7 @@ from safedojo_ros.cli.collect import chosen_levels, chosen_tasks
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import Decision
 from safedojo_ros.evaluation.film import film_strip, write_picture
-from safedojo_ros.evaluation.gate_filter import DETOUR_RATIO, PROPOSALS, GatedPolicy
+from safedojo_ros.evaluation.gate_filter import PROPOSALS, GatedPolicy
 from safedojo_ros.evaluation.latency import LatePolicy
 from safedojo_ros.evaluation.protocol import (
     LEVEL_NAMES,
@@ -26,6 +26,7 @@ from safedojo_ros.evaluation.protocol import (
     make_trials,
 )
 from safedojo_ros.evaluation.statistics import Estimate
+from safedojo_ros.robot.detour import DETOUR_RATIO
 from safedojo_ros.robot.safety_gate import GateConfig
 from safedojo_ros.worlds.experts import Style
 from safedojo_ros.worlds.seeds import SPLITS, split_seeds

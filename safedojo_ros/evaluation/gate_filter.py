@@ -36,10 +36,6 @@ if TYPE_CHECKING:
 PROPOSALS = 4
 """Chunks that the policy may propose before each decision."""
 
-DETOUR_RATIO = 0.4
-"""From which share of the cost limit on `--filter detour` seeks a way around; chosen on validation
-seeds, among 0.15 to 1."""
-
 GRIPPER_OPEN = -1.0
 
 

@@ -16,6 +16,10 @@ from safedojo_ros.core.types import MAX_DELTA_POSITION
 SHIFTS = (0.005, 0.01, 0.02, 0.03)
 """Distances by which each step of a chunk may be shifted, metres."""
 
+DETOUR_RATIO = 0.4
+"""A `GateConfig.detour_ratio` for those who want detours: chosen on validation seeds, among 0.15
+to 1, for policies that make up to four proposals and play four steps of a chunk."""
+
 Judge = Callable[[np.ndarray], np.ndarray]
 """(K, H, 7) chunks → (K, H) P(contact), all answers to the same observation."""
 

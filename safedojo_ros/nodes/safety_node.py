@@ -14,7 +14,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ from safedojo_ros.nodes.conversion import (
     message_from_chunk,
     to_nanoseconds,
 )
+from safedojo_ros.nodes.foresight import Foresight, foresee
 from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, NEWEST, OK, WARN, DojoNode, Setting
 from safedojo_ros.nodes.markers import path_markers
 from safedojo_ros.nodes.model_loading import SafetyLike, limited, load_released_safety
@@ -90,22 +91,6 @@ SETTINGS = (
     *SWAP_SETTINGS,
     *WINDOW_SETTINGS,
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Foresight:
-    """What the safety head foresees.
-
-    chunk: what is to be judged, the policy's own or a detour of it; step_cost: (H,) of that, None
-    where there is no usable estimate; proposed_cost: (H,) of the policy's own where that is
-    another one; why: which detour it is, or why there is no estimate; seconds: of computing.
-    """
-
-    chunk: ActionChunk
-    step_cost: np.ndarray | None
-    proposed_cost: np.ndarray | None = None
-    why: str = ""
-    seconds: float = 0.0
 
 
 class SafetyNode(DojoNode):
@@ -347,10 +332,7 @@ class SafetyNode(DojoNode):
             if fault:
                 return Foresight(chunk, None, why=fault)
             observation = self._inputs.window.at(chunk.observed_at)
-            cost = np.asarray(model.step_cost([observation], chunk.actions[None]))[0]
-            way, way_cost, detour = self._gate.detoured(
-                chunk, cost, self._limit, lambda ways: model.step_cost([observation], ways[None])[0]
-            )
+            found = foresee(model, self._gate, observation, chunk, self._limit)
         except (ChunkRejected, SafeDojoError) as error:
             return nothing(str(error))
         except Exception as error:  # a network that fails means hold, never a dead gate
@@ -362,12 +344,12 @@ class SafetyNode(DojoNode):
         self._recent.append((observation, chunk.actions))
         probation = self._exchange.probation if self._exchange is not None else None
         if probation is not None:
-            finite = bool(np.all(np.isfinite(cost)))
-            self._head_fault = probation.chunk(seconds) if finite else "its costs are not finite"
+            fault = "" if found.finite else "its costs are not finite"
+            self._head_fault = fault or probation.chunk(seconds)
         deadline = float(self.setting("deadline"))
         if seconds > deadline:
             return nothing(f"judging took {seconds:.3f} s, the deadline is {deadline:g} s")
-        return Foresight(way, way_cost, cost if detour else None, detour, seconds)
+        return replace(found, seconds=seconds)
 
     def _look_after(self) -> None:
         """Every control period: hold as soon as the observation is not usable, and say why."""

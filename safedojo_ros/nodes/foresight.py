@@ -1,0 +1,44 @@
+"""What the safety head foresees of a policy's chunk, and of the detour that the gate takes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from safedojo_ros.core.types import ActionChunk, Observation
+from safedojo_ros.nodes.model_loading import SafetyLike
+from safedojo_ros.robot.safety_gate import SafetyGate
+
+
+@dataclass(frozen=True)
+class Foresight:
+    """One judgement.
+
+    chunk: what the gate is to decide about, the policy's own or a detour of it; step_cost: (H,) of
+    that, None where there is no usable estimate; proposed_cost: (H,) of the policy's own where that
+    is another one; why: which detour it is, or why there is no estimate; seconds: of computing.
+    """
+
+    chunk: ActionChunk
+    step_cost: np.ndarray | None
+    proposed_cost: np.ndarray | None = None
+    why: str = ""
+    seconds: float = 0.0
+
+    @property
+    def finite(self) -> bool:
+        """Whether there is an estimate, of numbers."""
+        return self.step_cost is not None and bool(np.all(np.isfinite(self.step_cost)))
+
+
+def foresee(
+    model: SafetyLike, gate: SafetyGate, observation: Observation, chunk: ActionChunk, limit: float
+) -> Foresight:
+    """Ask `model` about `chunk`, and about detours where the gate wants one.
+
+    Raises whatever the model raises.
+    """
+    cost = np.asarray(model.step_cost([observation], chunk.actions[None]))[0]
+    way, way_cost, detour = gate.detoured(
+        chunk, cost, limit, lambda ways: model.step_cost([observation], ways[None])[0]
+    )
+    return Foresight(way, way_cost, cost if detour else None, detour)

@@ -80,10 +80,22 @@ def test_a_detour_that_still_costs_too_much_does_not_pass() -> None:
         (gate(), ahead(), np.full(8, 0.2)),
         (gate(), ahead(), np.full(8, np.nan)),
         (gate(), ahead(), np.full(7, 0.9)),
+        (gate(), ahead(), np.full(8, 1.5)),
+        (gate(), ahead(), np.array([-1.0] + [0.9] * 7)),
         (gate(), ahead(actions=np.full((8, 7), np.nan)), np.full(8, 0.9)),
         (gate(), ahead(actions=np.full((8, 7), 0.2)), np.full(8, 0.9)),
     ],
-    ids=["off", "monitor", "passes", "no cost", "few costs", "not finite", "beyond a limit"],
+    ids=[
+        "off",
+        "monitor",
+        "passes",
+        "no cost",
+        "few costs",
+        "above 1",
+        "below 0",
+        "not finite",
+        "beyond a limit",
+    ],
 )
 def test_what_needs_no_detour_or_deserves_none_stays_as_it_is(
     judge: SafetyGate, chunk: ActionChunk, cost: np.ndarray

@@ -139,13 +139,14 @@ class SafetyGate:
 
         judge: the safety head, for the same observation. The sentence says which detour it is, ""
         for none: without a `detour_ratio`, in `monitor` mode, for a chunk that passes as it is, and
-        for one that is malformed or beyond a limit, which no detour may mend.
+        for what no detour may mend, a chunk that is malformed or beyond a limit and costs that are
+        not probabilities.
         """
         config = self.config
         if not config.detour_ratio or self.mode != "gate" or np.shape(step_cost) != (len(chunk),):
             return chunk, step_cost, ""
         cost, passing = top_m_mean(step_cost, config.cost_m), config.passing_ratio * limit
-        if not cost >= passing:
+        if not cost >= passing or not np.all((step_cost >= 0.0) & (step_cost <= 1.0)):
             return chunk, step_cost, ""
         try:
             config.freshness.limits.check(chunk.validate().actions)

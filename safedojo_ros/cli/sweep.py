@@ -206,7 +206,7 @@ def commands_of(
 
     def evaluate() -> list[str]:
         policy = published_of(job.learner, args.out) if job.learner else checkpoints["base"]
-        how = ["--execute", str(args.execute)] if args.execute else []
+        how = ["--execute", str(args.execute)] if args.execute is not None else []
         how += ["--filter", job.filter] if job.filter else []
         how += ["--safety", checkpoints["safety"]] if job.filter in GATED else []
         how += ["--film", str(out / FILM)] if job.filter != "cbf-oracle" else []

@@ -9,8 +9,9 @@ WiSE-FT does (arXiv 2109.01903): scenes that practice did not show keep more of 
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ class Practice:
         self.measure, self.directory, self.stop, self.progress = measure, directory, stop, progress
         torch.manual_seed(config.seed)  # a critic's first weights
         self.learner = ConstrainedGRPO(policy, config.update, config.multiplier)
-        self.base = copied(policy.modules.state_dict())
+        self.base = deepcopy(policy.modules.state_dict())
         self.groups = np.arange(config.groups * config.group_size) // config.group_size
         self.run_state = TrainingRun(directory, resume)
         self.first = self.run_state.restore(self.learner.modules, self.learner.optimizer)
@@ -220,16 +221,15 @@ class Practice:
         Its weights are the base policy's and the share `config.blend` of what practice changed.
         """
         modules, share = self.policy.modules, self.config.blend
-        practised = copied(modules.state_dict())
-        if share < 1.0:
-            modules.load_state_dict(
-                {
-                    name: torch.lerp(self.base[name], value, share)
-                    if value.is_floating_point()
-                    else value
-                    for name, value in practised.items()
-                }
-            )
+        if share == 1.0:
+            yield self.policy.policy
+            return
+        practised = deepcopy(modules.state_dict())
+        blend = {
+            name: torch.lerp(self.base[name], value, share) if value.is_floating_point() else value
+            for name, value in practised.items()
+        }
+        modules.load_state_dict(blend)
         try:
             yield self.policy.policy
         finally:
@@ -280,11 +280,6 @@ def measured_rates(report: EvaluationReport) -> dict[str, Estimate]:
 def gap(rate: float, measured: Estimate) -> float:
     """How far `rate` lies outside the measured interval, 0 inside."""
     return max(measured.low - rate, rate - measured.high, 0.0)
-
-
-def copied(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights that no later update changes."""
-    return {name: value.detach().clone() for name, value in weights.items()}
 
 
 def _rewind(path: Path, step: int) -> list[dict[str, Any]]:

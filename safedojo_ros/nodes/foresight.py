@@ -1,10 +1,10 @@
 """What the safety head foresees of a policy's chunk, and of the detour that the gate takes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from safedojo_ros.core.types import ActionChunk, Observation
+from safedojo_ros.core.types import ActionChunk, CostEstimate, Observation, top_m_mean
 from safedojo_ros.nodes.model_loading import SafetyLike
 from safedojo_ros.robot.safety_gate import SafetyGate
 
@@ -28,6 +28,17 @@ class Foresight:
     def finite(self) -> bool:
         """Whether there is an estimate, of numbers."""
         return self.step_cost is not None and bool(np.all(np.isfinite(self.step_cost)))
+
+    def reported(self, estimate: CostEstimate, cost_m: int) -> CostEstimate:
+        """The gate's `estimate` of what is played, with the cost of what the policy proposed."""
+        if self.proposed_cost is None:
+            return estimate
+        return replace(
+            estimate,
+            step_cost=self.proposed_cost,
+            chunk_cost=top_m_mean(self.proposed_cost, cost_m),
+            reason=estimate.reason or self.why,
+        )
 
 
 def foresee(

@@ -29,13 +29,7 @@ from safedojo_ros.checkpoints.hot_swap import HotSwap, free_weights
 from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.checkpoints.probation import Bars, Reference
 from safedojo_ros.core.errors import ChunkRejected, SafeDojoError
-from safedojo_ros.core.types import (
-    CONTROL_PERIOD,
-    ActionChunk,
-    Decision,
-    Observation,
-    top_m_mean,
-)
+from safedojo_ros.core.types import CONTROL_PERIOD, ActionChunk, Decision, Observation
 from safedojo_ros.msg import ActionChunk as ActionChunkMessage
 from safedojo_ros.msg import CheckpointInfo, SafetyCost, SafetyState
 from safedojo_ros.nodes.checkpoint_exchange import (
@@ -78,8 +72,8 @@ SETTINGS = (
     Setting("mode", "gate", "gate enforces, monitor only reports.", choices=MODES),
     Setting("cost_limit", 0.0, "Limit of the chunk cost; 0: the checkpoint's own.", 0.0, 1.0),
     Setting("slow_ratio", 0.6, "SLOW from this share of the limit on.", 0.01, 1.0),
-    Setting("detour_ratio", 0.0, "From this share of the limit on, lead a chunk around what it "
-            "would touch, where the safety head finds a way; 0: never.", 0.0, 1.0),
+    Setting("detour_ratio", 0.0, "From this share of the limit on, at the latest from SLOW on, "
+            "lead a chunk around what it would touch, where there is a way; 0: never.", 0.0, 1.0),
     Setting("stop_cost", 0.98, "STOP from this cost on; above 1: never by itself.", 0.05, 2.0),
     Setting("deadline", 0.2, "Longest that judging a chunk may take (s).", 0.005, 2.0),
     Setting("silence", 1.0, "Time without a chunk after which the gate reports it (s).", 0.1, 60.0),
@@ -299,8 +293,10 @@ class SafetyNode(DojoNode):
             self._renew()
             foresight = self._foresee(proposed)
         now = self._heard_at = self.now()
-        cost, why = foresight.step_cost, foresight.why
-        verdict = self._gate.judge(foresight.chunk, cost, self._limit, now, why, why)
+        why = foresight.why
+        verdict = self._gate.judge(
+            foresight.chunk, foresight.step_cost, self._limit, now, failure=why, detour=why
+        )
         computed = foresight.seconds + float(message.compute_time)
         self._latency = (now - proposed.observed_at) / SECOND - computed
         self._publish_state()
@@ -377,12 +373,8 @@ class SafetyNode(DojoNode):
 
     def _publish_cost(self, foresight: Foresight, verdict: Verdict) -> None:
         """The cost of what the policy proposed, and the path of what is played."""
-        chunk, estimate = foresight.chunk, verdict.estimate
-        if foresight.proposed_cost is not None:
-            proposed = foresight.proposed_cost
-            cost = top_m_mean(proposed, self._gate.config.cost_m)
-            reason = estimate.reason or foresight.why
-            estimate = replace(estimate, step_cost=proposed, chunk_cost=cost, reason=reason)
+        chunk = foresight.chunk
+        estimate = foresight.reported(verdict.estimate, self._gate.config.cost_m)
         message = cost_message(
             chunk.sequence, estimate, self._model_id, foresight.seconds, self.now()
         )

@@ -11,7 +11,7 @@ from itertools import product
 
 import numpy as np
 
-from safedojo_ros.core.types import MAX_DELTA_POSITION
+from safedojo_ros.core.types import MAX_DELTA_POSITION, top_m_mean
 
 SHIFTS = (0.005, 0.01, 0.02, 0.03)
 """Distances by which each step of a chunk may be shifted, metres."""
@@ -36,8 +36,8 @@ LENGTHS = np.linalg.norm(OFFSETS, axis=1)
 
 
 def detours(actions: np.ndarray) -> np.ndarray:
-    """(..., K, H, 7): `actions` (..., H, 7) shifted by each of the `OFFSETS`, within the limits."""
-    shifted = np.repeat(np.asarray(actions, dtype=np.float64)[..., None, :, :], len(OFFSETS), -3)
+    """(K, H, 7): `actions` (H, 7) shifted by each of the `OFFSETS`, within the limits."""
+    shifted = np.repeat(np.asarray(actions, dtype=np.float64)[None], len(OFFSETS), axis=0)
     shifted[..., :3] = np.clip(
         shifted[..., :3] + OFFSETS[:, None], -MAX_DELTA_POSITION, MAX_DELTA_POSITION
     )
@@ -51,8 +51,7 @@ def chosen_detour(step_costs: np.ndarray, m: int, cost: float, passing: float) -
     step costs. Of those below `passing` the nearest, and of the nearest the cheapest; where none
     is, the cheapest of all, provided that it costs less than the chunk.
     """
-    m = min(m, step_costs.shape[-1])
-    costs = np.sort(step_costs, axis=-1)[:, -m:].mean(-1)
+    costs = np.array([top_m_mean(each, m) for each in step_costs])
     if not np.all(np.isfinite(costs)):
         return None
     if np.any(costs < passing):

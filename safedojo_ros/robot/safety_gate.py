@@ -40,7 +40,8 @@ class GateConfig:
     release_after: int = 3
     """... for this many chunks in a row."""
     detour_ratio: float = 0.0
-    """From this share of the cost limit on a way around is sought that costs less; 0: never."""
+    """From this share of the cost limit on (from SLOW on at the latest) a way around is sought that
+    costs less; 0: never."""
     freshness: FreshnessConfig = field(default_factory=FreshnessConfig)
 
     def __post_init__(self) -> None:

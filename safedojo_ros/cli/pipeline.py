@@ -3,10 +3,10 @@
 Stages: demonstrations, policy (both left out with --base), rollouts of the policy, held-out
 rollouts, autoencoder and safety head, world model, success classifier, the head anew on imagined
 frames, too, validation, practice, evaluation, publication. With pipeline.fresh, practice is tried
-first, its policies are recorded where imagination has led them, and world model and success
-classifier learn from that, too, before validation. Each stage is what its own command does; a
-finished one is never repeated, so the same command goes on after a kill. Intermediate checkpoints
-stay in OUT/store.
+first, once or in several rounds: its policies are recorded where imagination has led them, and
+world model and success classifier learn from that, too, before validation. Each stage is what its
+own command does; a finished one is never repeated, so the same command goes on after a kill.
+Intermediate checkpoints stay in OUT/store.
 
 Exit code 0: done; 3: a gate was not passed; 2: a fault; 130: interrupted, run it again to go on.
 OUT/result.json says which id was published, or why none was; the last line, and result.json, how
@@ -30,16 +30,10 @@ if TYPE_CHECKING:
     from safedojo_ros.learning.stage_ledger import StageLedger
 
 DONE, GATE, INTERRUPTED = 0, 3, 130
-WORLD_MODEL_AGAIN, SUCCESS_AGAIN = "world_model_again", "success_again"
-IMAGINATION = (
-    "safety",
-    "world_model",
-    "success",
-    "safety_head",
-    WORLD_MODEL_AGAIN,
-    SUCCESS_AGAIN,
-)
-"""Stages that train what practice imagines with."""
+IMAGINATION = ("safety", "world_model", "success")
+"""What the stages begin with that train what practice imagines with."""
+PLAYED = ("demonstrations", "rollouts", "held_out", "fresh", "practice")
+"""What the stages begin with that play real episodes."""
 
 LEVELS = "I,II"
 """Levels of the evaluation; practice itself begins at those of [practice]."""
@@ -47,6 +41,8 @@ JUDGED_FROM = 80_000
 """First of the validation seeds that decide about publication; evaluation seeds decide nothing."""
 FRESH_FROM = 300_000
 """First of the training seeds on which policies of a first practice are recorded."""
+FRESH_SEEDS = 10_000
+"""How many seeds further each later round of it begins."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,8 @@ class PipelineConfig:
     demonstration_linger: control steps recorded after success; first_head_steps: updates of the
     safety head beside which the autoencoder is kept, until one has learned from imagined frames,
     too; fresh: episodes of the policies of a first practice, at the levels of [practice], from
-    which world model and success classifier learn, too, 0: none, and one practice; fresh_steps,
+    which world model and success classifier learn, too, 0: none, and one practice; rounds: how
+    often, each with so many episodes, and with what the one before has learned; fresh_steps,
     fresh_learning_rate: by how many updates the world model is refined then, on all episodes;
     evaluation: episodes at each level; workers: processes of the experts.
     """
@@ -78,6 +75,7 @@ class PipelineConfig:
     max_steps: int = 150
     first_head_steps: int = 200
     fresh: int = 0
+    rounds: int = 1
     fresh_steps: int = 4000
     fresh_learning_rate: float = 1e-3
     evaluation: int = 200
@@ -187,8 +185,8 @@ class Pipeline:
             dreams = ("--world-model", "latest")
             head = self.out / "safety_head"
             stage("safety_head", lambda: self.train("safety", recorded, *dreams, out=head))
-            if config.fresh:
-                self._try_practice(base, recorded)
+            for number in range(1, config.rounds + 1) if config.fresh else ():
+                self._try_practice(base, recorded, number)
             missed = stage("validation", lambda: self.validation(base))["missed"]
             if missed and self.enforced:
                 raise GateNotPassed("the world model missed its bars: " + "; ".join(missed))
@@ -198,29 +196,31 @@ class Pipeline:
         figures = stage("evaluation", lambda: self.evaluate(base, practised["policy"]))
         return self.publish(practised["policy"], figures)
 
-    def _try_practice(self, base: str, recorded: list[Path]) -> None:
-        """Practise, see in the world what imagination has taught, and learn from that.
+    def _try_practice(self, base: str, recorded: list[Path], number: int) -> None:
+        """Round `number`: practise, see what imagination has taught, and learn from that.
 
         No gate is asked: where imagination is wrong, its policies are the ones to show it. The
         safety head stays as it is: what it has learned from careless episodes is worth more at
         levels where nobody practised.
         """
-        stage = self.ledger.stage
-        tried = stage("first_practice", lambda: self.first_practice(base))["policies"]
-        stage("fresh", lambda: self.fresh(tried))
-        fresh = [self.out / "fresh" / update for update in tried]
-        recorded += fresh
-        self.keyframes += fresh
+        stage, suffix = self.ledger.stage, f"_{number}" if number > 1 else ""
+        practice, fresh = "first_practice" + suffix, "fresh" + suffix
+        tried = stage(practice, lambda: self.first_practice(base, practice))["policies"]
+        seed = FRESH_FROM + FRESH_SEEDS * (number - 1)
+        stage(fresh, lambda: self.fresh(tried, fresh, seed))
+        seen = [self.out / fresh / update for update in tried]
+        recorded += seen
+        self.keyframes += seen
         steps, rate = self.config.fresh_steps, self.config.fresh_learning_rate
         more = ["--start", "latest", "--set", f"world_model.steps={steps}"]
         more += ["--set", f"world_model.learning_rate={rate}"]
-        self.world_model = self.out / WORLD_MODEL_AGAIN
+        self.world_model = self.out / ("world_model_again" + suffix)
         stage(
-            WORLD_MODEL_AGAIN,
+            self.world_model.name,
             lambda: self.train("world-model", recorded, *more, out=self.world_model),
         )
-        success = self.out / SUCCESS_AGAIN
-        stage(SUCCESS_AGAIN, lambda: self.success(base, recorded, success))
+        success = self.out / ("success_again" + suffix)
+        stage(success.name, lambda: self.success(base, recorded, success))
 
     @property
     def _demonstrate(self) -> bool:
@@ -302,12 +302,12 @@ class Pipeline:
             print(f"bar missed, not enforced at preset {self.args.preset}: {sentence}")
         return {"missed": sentences}
 
-    def first_practice(self, base: str) -> dict[str, Any]:
-        """Practice without gates; every policy that it measured goes into OUT/store."""
+    def first_practice(self, base: str, name: str) -> dict[str, Any]:
+        """Practice without gates in OUT/`name`; what it measured goes into OUT/store."""
         from safedojo_ros.cli import practice as command
 
         free = replace(self.practice, preflight=replace(self.practice.preflight, enforced=False))
-        args, outcome = self._practise("first_practice", base, free)
+        args, outcome = self._practise(name, base, free)
         policies = {}
         for update in [row["step"] for row in outcome.evaluations if row["step"]]:
             policy = args.out / "policies" / str(update)
@@ -315,16 +315,16 @@ class Pipeline:
             policies[str(update)] = str(self.store / "policy" / one)
         return {"policies": policies}
 
-    def fresh(self, policies: dict[str, str]) -> dict[str, Any]:
-        """Episodes of each policy (number of updates: checkpoint) into OUT/fresh/<updates>."""
+    def fresh(self, policies: dict[str, str], name: str, first_seed: int) -> dict[str, Any]:
+        """Episodes of each policy (number of updates: checkpoint) into OUT/`name`/<updates>."""
         each = max(1, self.config.fresh // len(policies))
         levels = ",".join(str(level) for level in self.practice.levels)
         counts = {"episodes": 0, "collisions": 0}
         for n, (update, policy) in enumerate(policies.items()):
-            seed = FRESH_FROM + n * each
+            seed = first_seed + n * each
             options = {"levels": levels, "noise": self.config.rollout_noise, "seed": seed}
-            played = self.collect(f"fresh/{update}", policy, each, options)
-            counts = {name: counts[name] + played[name] for name in counts}
+            played = self.collect(f"{name}/{update}", policy, each, options)
+            counts = {what: counts[what] + played[what] for what in counts}
         return counts
 
     def practise(self, base: str) -> dict[str, Any]:
@@ -420,12 +420,12 @@ class Pipeline:
     def summary(self) -> dict[str, Any]:
         """For result.json: the stages that are done, and what learning cost in the real world."""
         done = self.ledger.done
-        played = ("demonstrations", "rollouts", "held_out", "fresh", "practice")
+        played = [outputs for stage, outputs in done.items() if stage.startswith(PLAYED)]
         return {
             "stages": list(done),
             "config": asdict(self.config),
-            "real_episodes": sum(done.get(s, {}).get("episodes", 0) for s in played),
-            "real_collisions": sum(done.get(s, {}).get("collisions", 0) for s in played),
+            "real_episodes": sum(outputs.get("episodes", 0) for outputs in played),
+            "real_collisions": sum(outputs.get("collisions", 0) for outputs in played),
             "evaluation": done.get("evaluation"),
             "enforced": self.enforced,
             "seconds": self.ledger.seconds(),
@@ -435,7 +435,7 @@ class Pipeline:
         """How long each stage took, and what imagination needs before practice, in one line."""
         minutes = {stage: seconds / 60 for stage, seconds in self.ledger.seconds().items()}
         each = ", ".join(f"{stage} {value:.1f}" for stage, value in minutes.items())
-        dream = sum(minutes.get(stage, 0.0) for stage in IMAGINATION)
+        dream = sum(value for stage, value in minutes.items() if stage.startswith(IMAGINATION))
         return (
             f"minutes: {each}; in all {sum(minutes.values()):.1f}, of which world model and its "
             f"readers {dream:.1f}"

@@ -211,7 +211,7 @@ class FakePipeline(command.Pipeline):
         with (self.out / "made").open("a") as file:
             file.write(stage + "\n")
         made = {"checkpoint": stage, "policy": stage, "missed": [], "completed": True}
-        return made | {"policies": {"1": stage}}
+        return made | {"policies": {"1": stage}, "episodes": 1}
 
     def demonstrations(self) -> dict[str, Any]:
         return self._note("demonstrations")
@@ -262,7 +262,10 @@ def test_killed_in_every_stage_no_finished_one_is_repeated(
     monkeypatch.setattr(FakePipeline, "die_in", "")
     assert command.run(given) == command.DONE
     assert (tmp_path / "out" / "made").read_text().split() == STAGES
-    assert json.loads((tmp_path / "out" / "result.json").read_text())["stages"] == STAGES
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["stages"] == STAGES
+    played = ("demonstrations", "rollouts", "held_out", "fresh", "fresh_2", "practice")
+    assert result["real_episodes"] == len(played)
 
 
 @pytest.fixture

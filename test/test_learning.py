@@ -15,8 +15,10 @@ from safedojo_ros.learning.head_training import (
     contact_frames,
     expected_calibration_error,
     fit_temperature,
+    moments,
     new_safety_model,
     rate_threshold,
+    scene_untouched,
     train_safety_head,
     worst_of_episodes,
 )
@@ -198,15 +200,14 @@ def test_the_safety_head_finds_contacts_that_the_chunk_causes(
     assert after["auroc"] > before["auroc"] + 0.2
 
 
-@pytest.mark.parametrize("remembers", [False, True])
-def test_the_safety_head_learns_from_imagined_frames_beside_recorded_ones(
-    remembers: bool, episodes: Path, tmp_path: Path
+def test_the_safety_head_learns_from_imagined_states_beside_recorded_ones(
+    episodes: Path, tmp_path: Path
 ) -> None:
     size = WorldModelSize(heads=2, head_dim=16, layers=1, feed_forward=32)
     eyes = FrameAutoencoder(AutoencoderSize(widths=(8, 8, 16, 16)))
     world = new_world_model(eyes, size, [episodes])
     config = SafetyConfig(
-        SafetyHeadSize(width=8, hidden=64, remembers=remembers),
+        SafetyHeadSize(width=8, hidden=64),
         steps=120,
         batch_size=64,
         replays=128,
@@ -221,9 +222,10 @@ def test_the_safety_head_learns_from_imagined_frames_beside_recorded_ones(
     np.testing.assert_array_equal(frames.episode[same.numpy()], imagined.episode)
     torch.testing.assert_close(imagined.chunks, frames.chunks[same], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(imagined.contact, frames.contact[same])
-    first = frames.latents[torch.from_numpy(imagined.episode) * 20]
-    torch.testing.assert_close(imagined.earlier[imagined.remembered], first)
-    torch.testing.assert_close(frames.earlier[frames.remembered][::20], frames.latents[::20])
+    began = same - size.chunk_length  # two chunks: the moment in between was imagined
+    torch.testing.assert_close(imagined.latents, frames.latents[began])
+    assert torch.equal(imagined.untouched, frames.untouched[began])
+    assert torch.equal(imagined.begin, frames.begin[began])
     figures = train_safety_head(config, model, frames, tmp_path, imagined=imagined)
     assert figures["imagined"]["auroc"] > 0.8
     predicted, touched = imagined_worst(model, world, data, np.arange(30))
@@ -234,6 +236,41 @@ def test_the_safety_head_learns_from_imagined_frames_beside_recorded_ones(
     assert calibrated["episode_predicted_rate"] == pytest.approx(touched.mean(), abs=0.25)
     with pytest.raises(DatasetError, match="no episode is longer"):
         imagined_contact_frames(dataclasses.replace(config, chunks=9), model, world, data)
+
+
+def test_the_scene_counts_as_untouched_up_to_the_frame_before_the_first_contact() -> None:
+    cost = np.array([0, 0, 1, 0, 0, 0, 0, 1])
+    untouched = scene_untouched(cost, np.array([0, 4, 6, 8]))
+    assert untouched.tolist() == [3, 3, 3, 0, 2, 2, 2, 2]
+
+
+def test_a_picture_is_shown_with_other_moments_of_its_episode(
+    episodes: Path,
+) -> None:
+    autoencoder = FrameAutoencoder(AutoencoderSize(widths=(8, 8, 16, 16)))
+    config = SafetyConfig(SafetyHeadSize(width=8, hidden=64), batch_size=200, moments=5)
+    model = new_safety_model(autoencoder, config, episodes)
+    frames = contact_frames([episodes], model)
+    known = torch.arange(0, len(frames.episode), 3)
+    latents, state, chunks, contact, exists = moments(
+        config, [frames], [known], torch.Generator().manual_seed(0)
+    )
+    assert state.shape == (200, 5, 8)
+    assert chunks.shape == (200, 5, 8, 7)
+    row = torch.cdist(state, frames.state).argmin(-1)
+    torch.testing.assert_close(chunks, frames.chunks[row])
+    torch.testing.assert_close(contact, frames.contact[row])
+    torch.testing.assert_close(latents, frames.latents[row[:, 0]])
+    assert torch.isin(row[:, 0], known).all()
+    episode = torch.from_numpy(frames.episode)[row]
+    assert (episode == episode[:, :1]).all()
+    untouched = frames.untouched[row[:, 0]]
+    assert 0 < (untouched == 0).sum() < 200
+    assert not exists[untouched == 0, 1:].any()
+    assert torch.equal(exists[untouched > 0], frames.exists[row][untouched > 0])
+    within = row - frames.begin[row] < untouched[:, None]
+    assert within[untouched > 0, 1:].all()
+    assert len(row[:, 1:].unique()) > 100
 
 
 def test_temperature_and_calibration_error_know_a_calibrated_forecast() -> None:

@@ -14,8 +14,9 @@ from safedojo_ros.core.errors import CheckpointError, ChunkRejected, Observation
 from safedojo_ros.core.types import ActionChunk, Observation
 from safedojo_ros.models.loading import load_policy, load_safety
 from safedojo_ros.models.network_policy import NetworkPolicy
+from safedojo_ros.models.normalisation import Affine, RobotScales
 from safedojo_ros.models.pi0_policy import PI0Policy, tiny_policy
-from safedojo_ros.models.safety_head import tiny_safety
+from safedojo_ros.models.safety_head import SafetyHead, SafetyHeadSize, tiny_safety
 from safedojo_ros.models.token_policy import tiny_tokens
 from safedojo_ros.robot.limits import ActionLimits
 
@@ -197,9 +198,8 @@ def test_a_broken_checkpoint_is_refused_with_a_reason(
         load_policy(tmp_path)
 
 
-@pytest.mark.parametrize("remembers", [False, True])
-def test_step_costs_are_probabilities(remembers: bool, tmp_path: Path) -> None:
-    model = tiny_safety(remembers=remembers)
+def test_step_costs_are_probabilities(tmp_path: Path) -> None:
+    model = tiny_safety()
     chunks = np.random.default_rng(0).uniform(-0.02, 0.02, (2, 8, 7))
     cost = model.step_cost([observation(1), observation(2)], chunks)
     assert cost.shape == (2, 8)
@@ -221,18 +221,37 @@ def test_several_chunks_for_one_observation_are_judged_as_one_by_one() -> None:
         model.step_cost(seen, chunks * np.nan)
 
 
-def test_the_newest_frame_stands_in_for_one_that_nobody_remembers() -> None:
-    model = tiny_safety(remembers=True)
+def test_a_step_is_judged_by_where_it_begins_and_leads_to_not_by_what_comes_later() -> None:
+    model = tiny_safety()
+    chunk = np.random.default_rng(0).uniform(-0.02, 0.02, (1, 8, 7))
+    other = chunk.copy()
+    other[:, 5:] = 0.0
+    cost, changed = (model.step_cost([observation()], c)[0] for c in (chunk, other))
+    np.testing.assert_allclose(cost[:5], changed[:5], atol=1e-6)
+    assert np.all(np.abs(cost[5:] - changed[5:]) > 1e-6)
+
+
+def test_chunks_may_begin_in_other_states_than_the_picture_shows() -> None:
+    model = tiny_safety()
     head = model.head.eval()
-    channels = 2 * model.autoencoder.size.latent_channels
-    newest, other = torch.randn(2, 3, channels, 8, 8)
-    state, chunk = torch.randn(3, 8), torch.randn(3, 8, 7)
-    alone = head(newest, state, chunk)
-    torch.testing.assert_close(alone, head(newest, state, chunk, newest))
-    assert not torch.allclose(alone, head(newest, state, chunk, other))
-    forgetful = tiny_safety().head.eval()
-    seen = (forgetful(newest, state, chunk, frame) for frame in (newest, other))
-    torch.testing.assert_close(*seen)
+    latents = torch.randn(3, 2 * model.autoencoder.size.latent_channels, 8, 8)
+    states, chunks = torch.randn(3, 4, 8), torch.randn(3, 4, 8, 7)
+    together = head(latents, states, chunks)
+    for k in range(4):
+        torch.testing.assert_close(together[:, k], head(latents, states[:, k], chunks[:, k]))
+
+
+def test_positions_are_summed_up_in_metres() -> None:
+    scales = RobotScales(
+        Affine(torch.full((8,), 0.3), torch.full((8,), 0.2)),
+        Affine(torch.full((7,), 0.004), torch.full((7,), 0.01)),
+    )
+    head = SafetyHead(SafetyHeadSize(octaves=0), 16, 8, scales)
+    state, actions = torch.rand(1, 1, 8), 0.02 * torch.rand(1, 1, 8, 7)
+    told = head._steps(scales.state.normalise(state), scales.action.normalise(actions))
+    after = state[..., None, :3] + actions[..., :3].cumsum(-2)
+    torch.testing.assert_close(told[..., 3:6], (after - 0.3) / 0.2 / 2)
+    torch.testing.assert_close(told[..., :3], (after - actions[..., :3] - 0.3) / 0.2 / 2)
 
 
 def test_the_safety_head_refuses_other_shapes_and_nan(pi0: PI0Policy, tmp_path: Path) -> None:

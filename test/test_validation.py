@@ -30,7 +30,7 @@ from safedojo_ros.fidelity.picture_error import (
     peak_signal_to_noise,
     structural_similarity,
 )
-from safedojo_ros.fidelity.readers import safety_latents
+from safedojo_ros.fidelity.readers import recorded_latents
 from safedojo_ros.fidelity.uncertainty import conformal_factor, uncertainty_figures
 from safedojo_ros.fidelity.validation import bar_values, finite, validate
 from safedojo_ros.models.safety_head import tiny_safety
@@ -278,15 +278,16 @@ def test_the_whole_report_on_tiny_models(root: Path, errors: str) -> None:
     assert {bar["metric"] for bar in report["bars"]} == set(METRICS) - set(RATES)
 
 
-def test_the_safety_head_reads_imagined_latents_as_it_reads_its_own() -> None:
+def test_the_safety_head_reads_held_out_frames_in_its_own_latents(root: Path) -> None:
     world, safety = tiny_world(), tiny_safety()
-    pictures = torch.rand(3, 2, 3, 64, 64) * 2 - 1
-    latents = world.encode(pictures[:, None])[:, 0]
-    torch.testing.assert_close(safety_latents(safety, world, latents), safety.encode(pictures))
-    other = tiny_safety(seed=1)  # another autoencoder: the pictures go between
-    through = safety_latents(other, world, latents)
-    seen = world.decode(latents[:, None])[:, 0].clamp(-1, 1)
-    torch.testing.assert_close(through, other.encode(seen), atol=1e-4, rtol=1e-4)
+    held = read_held_out([root / "data"], world, 1)
+    own = safety.encode(held.pictures(torch.arange(len(held.images))) * 2 - 1)
+    seen = recorded_latents(safety, world, held)
+    torch.testing.assert_close(seen, own, atol=2e-3, rtol=2e-3)  # held as float16
+    other = tiny_safety(seed=1)  # another autoencoder
+    own = other.encode(held.pictures(torch.arange(len(held.images))) * 2 - 1)
+    torch.testing.assert_close(recorded_latents(other, world, held), own, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(seen, own, atol=0.1)
 
 
 def test_models_that_see_other_pictures_are_not_validated_together(root: Path) -> None:

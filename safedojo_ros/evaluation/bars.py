@@ -38,7 +38,7 @@ METRICS = {
     "success_f1_imagined": ("F1 of the success classifier on imagined frames", True),
     "safety_auroc_true": ("AUROC of the safety head on true latents", True),
     "safety_ece_true": ("calibration error (ECE) of the safety head on true latents", False),
-    "safety_auroc_imagined": ("AUROC of the safety head on imagined latents", True),
+    "safety_auroc_imagined": ("AUROC of the safety head in imagination", True),
     "lead_time_s": ("median lead time before contact at 5 % false alarms, s", True),
     "tsr_apart": ("imagined and measured TSR apart", False),
     "ssr_apart": ("imagined and measured SSR apart", False),

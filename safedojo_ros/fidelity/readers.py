@@ -66,9 +66,10 @@ def safety_fidelity(
 ) -> dict[str, Any]:
     """{"true", "imagined", "matched": forecasts, "lead_time", "lead_time_by_step"}.
 
-    true: each recorded frame with the next H executed actions; imagined: the last frame and the
-    predicted state after each replayed chunk, with the H actions recorded next; matched: the
-    recorded frames that correspond to these, so that the two can be compared.
+    true: each recorded frame with the next H executed actions; imagined: the predicted state after
+    each replayed chunk with the H actions recorded next, and the frame that the replay began with,
+    as costs are judged in imagination; matched: the recorded frames that correspond to these, so
+    that the two can be compared.
     """
     chunks, contact, exists = _ahead(safety, held, np.arange(len(held.state)))
     latents = recorded_latents(safety, world, held)
@@ -84,21 +85,15 @@ def safety_fidelity(
     }
     every_chunk = slice(world.size.future - 1, -1, world.size.future)  # its last frame has no next
     rows = np.concatenate([part.rows[:, every_chunk].flatten().numpy() for part in replays])
-    imagined = torch.cat([part.latents[:, every_chunk].flatten(0, 1) for part in replays])
     at = slice(world.size.chunk_length - 1, -1, world.size.chunk_length)
     states = torch.cat([part.states[:, at].flatten(0, 1) for part in replays])
     if len(rows) == 0:
         return result
     chunks, contact, exists = _ahead(safety, held, rows)
-    starts = [
-        part.starts.start.repeat_interleave(part.rows[:, every_chunk].shape[1]) for part in replays
-    ]
+    each = [part.rows[:, every_chunk].shape[1] for part in replays]
+    starts = [p.starts.first.repeat_interleave(n) for p, n in zip(replays, each, strict=True)]
     dreamt = _step_cost(
-        safety,
-        safety_latents(safety, world, imagined),
-        world.scales.state.restore(states),
-        chunks,
-        latents[torch.cat(starts)],
+        safety, latents[torch.cat(starts)], world.scales.state.restore(states), chunks
     )
     steps = steps[rows]
     result["imagined"] = forecast_figures(contact[exists], dreamt[exists], steps[exists], seed)
@@ -111,25 +106,9 @@ def safety_fidelity(
 def recorded_latents(safety: SafetyModel, world: WorldModel, held: HeldOut) -> torch.Tensor:
     """(N, cameras·C, s, s) of every recorded frame, in the safety head's own autoencoder."""
     if _same(safety.autoencoder, world.autoencoder):
-        return safety_latents(safety, world, held.latents.latents)
+        return world.stacked(held.latents.latents.float())
     rows = torch.arange(len(held.images)).split(256)
     return torch.cat([safety.encode(held.pictures(part) * 2 - 1) for part in rows])
-
-
-@torch.no_grad()
-def safety_latents(
-    safety: SafetyModel, world: WorldModel, latents: torch.Tensor, batch: int = 256
-) -> torch.Tensor:
-    """What the safety head reads, (B, cameras·C, s, s), of the world model's (B, C, s, cameras·s).
-
-    The two usually share the frame autoencoder; where its weights differ, pictures go between.
-    """
-    if _same(safety.autoencoder, world.autoencoder):
-        return world.stacked(latents.float())
-    parts = [
-        safety.encode(decoded(world, part[:, None])[:, 0] * 2 - 1) for part in latents.split(batch)
-    ]
-    return torch.cat(parts)
 
 
 def _same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
@@ -158,7 +137,6 @@ def _step_cost(
     latents: torch.Tensor,
     state: torch.Tensor,
     chunks: torch.Tensor,
-    remembered: torch.Tensor | None = None,
 ) -> np.ndarray:
     """(B, H) P(contact); state (B, 8) and chunks (B, H, 7) in physical units."""
     safety.network.eval()
@@ -168,7 +146,6 @@ def _step_cost(
                 latents[rows],
                 safety.scales.state.normalise(state[rows].float()),
                 safety.scales.action.normalise(chunks[rows]),
-                None if remembered is None else remembered[rows],
             )
         )
         for rows in torch.arange(len(latents)).split(1024)

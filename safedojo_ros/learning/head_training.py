@@ -1,4 +1,9 @@
-"""Training of the safety head on the latents of recorded frames, and of imagined ones."""
+"""Training of the safety head on recorded frames, and on the states that futures are imagined in.
+
+An episode says more than what its own frames were followed by: wherever the hand has been in it,
+and was about to go, is an answer to every picture of the same scene. So each picture is shown with
+its own moment and with others of its episode, taken from before the obstacle was first touched.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,26 +26,25 @@ from safedojo_ros.models.safety_head import SafetyHeadSize, SafetyModel
 class SafetyConfig:
     """How the safety head is trained.
 
-    positive_weight: of a contact step in the binary cross-entropy; remember_share: of recorded
-    frames beside which their episode's first one is remembered, where the head remembers (the
-    others are as a robot sees them, and beside every imagined frame its future's first one is
-    remembered); imagined_share: of a batch,
-    where there are imagined frames; replays, chunks: how many futures are imagined, and how long;
-    held_out: share of episodes kept for temperature and for the printed figures, split by episode.
+    batch_size: pictures of a step; moments: of the same episode that the head is asked about for
+    each of them, its own among them; positive_weight: of a contact step in the binary
+    cross-entropy; imagined_share: of a batch, where there are imagined moments; replays, chunks:
+    how many futures are imagined, and how long; held_out: share of episodes kept for temperature
+    and for the printed figures, split by episode.
     """
 
     size: SafetyHeadSize = field(default_factory=SafetyHeadSize)
     steps: int = 2000
     batch_size: int = 128
+    moments: int = 4
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     positive_weight: float = 1.0
-    remember_share: float = 0.5
     imagined_share: float = 0.4
     replays: int = 2048
     chunks: int = 5
     held_out: float = 0.2
-    cost_m: int = 4
+    cost_m: int = 2
     cost_limit: float = 0.2
     warmup_steps: int = 50
     save_every: int = 500
@@ -53,8 +57,8 @@ class ContactFrames:
 
     latents: (N, cameras·C, s, s) float16; state: (N, 8); chunks: (N, H, 7) executed actions;
     contact: (N, H); exists: (N, H), false past the episode's end; episode: (N,) its index;
-    earlier: (M, cameras·C, s, s) frames that may be remembered; remembered: (N,) which of them is
-    the first of a row's episode, or of its imagined future.
+    begin: (N,) the recorded row that its episode begins with; untouched: (N,) how many rows from
+    there on the obstacle is where this row's picture shows it, 0 where it may have been moved.
     """
 
     latents: torch.Tensor
@@ -63,8 +67,8 @@ class ContactFrames:
     contact: torch.Tensor
     exists: torch.Tensor
     episode: np.ndarray
-    earlier: torch.Tensor
-    remembered: torch.Tensor
+    begin: torch.Tensor
+    untouched: torch.Tensor
 
     def of(self, rows: torch.Tensor) -> "ContactFrames":
         """The frames of these rows (int64)."""
@@ -75,22 +79,22 @@ class ContactFrames:
             self.contact[rows],
             self.exists[rows],
             self.episode[rows.numpy()],
-            self.earlier[self.remembered[rows]],
-            torch.arange(len(rows)),
+            self.begin[rows],
+            self.untouched[rows],
         )
 
-    def to(self, device: str) -> "ContactFrames":
-        """The tensors on `device`."""
-        return ContactFrames(
-            self.latents.to(device),
-            self.state.to(device),
-            self.chunks.to(device),
-            self.contact.to(device),
-            self.exists.to(device),
-            self.episode,
-            self.earlier.to(device),
-            self.remembered.to(device),
-        )
+
+def scene_untouched(cost: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """(N,) `ContactFrames.untouched` of recorded frames: up to the one before the first contact.
+
+    cost: (N,) of each step; starts: (E + 1,) first frame of each episode.
+    """
+    counts = []
+    for first, end in zip(starts[:-1], starts[1:], strict=True):
+        touched = np.flatnonzero(cost[first:end] > 0)
+        count = touched[0] + 1 if len(touched) else end - first
+        counts.append(np.where(np.arange(end - first) < count, count, 0))
+    return np.concatenate(counts)
 
 
 def contact_frames(
@@ -98,7 +102,7 @@ def contact_frames(
 ) -> ContactFrames:
     """Encode every frame of the data sets; raises `DatasetError` where there is none."""
     parts: list[tuple[torch.Tensor, ...]] = []
-    episodes, count = [], 0
+    episodes = rows_before = 0
     for directory in data_directories:
         arrays = EpisodeReader(directory).load_arrays()
         lengths = np.diff(arrays.starts)
@@ -117,16 +121,17 @@ def contact_frames(
                 model.scales.action.normalise(torch.from_numpy(actions)),
                 torch.from_numpy(contact.astype(np.float32)),
                 torch.from_numpy(exists.astype(np.float32)),
+                torch.from_numpy(episodes + np.repeat(np.arange(len(lengths)), lengths)),
+                torch.from_numpy(rows_before + np.repeat(arrays.starts[:-1], lengths)),
+                torch.from_numpy(scene_untouched(arrays.cost, arrays.starts)),
             )
         )
-        episodes.append(count + np.repeat(np.arange(len(lengths)), lengths))
-        count += len(lengths)
-    latents, state, chunks, contact, alive = (torch.cat(c) for c in zip(*parts, strict=True))
-    episode = np.concatenate(episodes)
-    first = torch.from_numpy(np.unique(episode, return_index=True)[1])
-    return ContactFrames(
-        latents, state, chunks, contact, alive, episode, latents[first], torch.from_numpy(episode)
+        episodes += len(lengths)
+        rows_before += len(ends)
+    latents, state, chunks, contacts, exist, episode, begin, untouched = (
+        torch.cat(column) for column in zip(*parts, strict=True)
     )
+    return ContactFrames(latents, state, chunks, contacts, exist, episode.numpy(), begin, untouched)
 
 
 def train_safety_head(
@@ -161,13 +166,13 @@ def train_safety_head(
         for step in range(first, config.steps):
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
             torch.manual_seed(config.seed * 1_000_003 + step)  # dropout
-            batch = [part.to(device) for part in _batch(config, sources, known, generator)]
+            batch = [part.to(device) for part in moments(config, sources, known, generator)]
             rate = learning_rate_factor(step, config.warmup_steps, config.steps)
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * rate
             head.train()
-            latents, state, chunks, contact, exists, remembered = batch
-            logits = head(latents.float(), state, chunks, remembered.float())
+            latents, state, chunks, contact, exists = batch
+            logits = head(latents.float(), state, chunks)
             each = torch.nn.functional.binary_cross_entropy_with_logits(
                 logits, contact, pos_weight=weight, reduction="none"
             )
@@ -185,7 +190,7 @@ def train_safety_head(
     figures = held_out_figures(model, frames, np.isin(frames.episode, apart), device)
     if imagined is not None:
         rows = np.flatnonzero(np.isin(imagined.episode, apart))
-        logits = contact_logits(model, imagined, rows, remember=True)
+        logits = contact_logits(model, imagined, rows)
         forecast = torch.sigmoid(logits).flatten().numpy()
         truth = imagined.contact[rows].flatten().numpy()
         figures["imagined"] = forecast_quality(truth, forecast) if len(rows) else {}
@@ -198,25 +203,36 @@ def held_out_episodes(config: SafetyConfig, count: int) -> np.ndarray:
     return np.asarray(order[: max(2, round(config.held_out * count))])
 
 
-def _batch(
+def moments(
     config: SafetyConfig,
     sources: list[ContactFrames],
     known: list[torch.Tensor],
     generator: torch.Generator,
 ) -> list[torch.Tensor]:
-    """Latents, state, chunks, contact, exists and remembered latents of random rows, of those
-    `known` to training.
+    """Latents (B, …) of random rows and, K moments each, state, chunks, contact and exists.
+
+    sources: recorded frames, and imagined ones if there are any; known: the rows of each that may
+    be trained on. A row's own moment comes first; the others are recorded ones of its episode, and
+    do not exist where its picture shows an obstacle that may have been moved.
     """
+    recorded, others = sources[0], config.moments - 1
     few = round(config.imagined_share * config.batch_size) if len(sources) > 1 else 0
     parts = []
     for frames, rows, count in zip(sources, known, (config.batch_size - few, few), strict=False):
-        drawn = frames.of(rows[torch.randint(len(rows), (count,), generator=generator)])
-        remembered = drawn.earlier
-        if config.size.remembers and frames is sources[0]:  # some as a robot sees them
-            newest = torch.rand(count, generator=generator) >= config.remember_share
-            remembered = torch.where(newest[:, None, None, None], drawn.latents, remembered)
-        columns = (drawn.latents, drawn.state, drawn.chunks, drawn.contact, drawn.exists)
-        parts.append((*columns, remembered))
+        own = frames.of(rows[torch.randint(len(rows), (count,), generator=generator)])
+        share = torch.rand(count, others, generator=generator)
+        at = own.begin[:, None] + (share * own.untouched[:, None]).long()
+        exists = recorded.exists[at] * (own.untouched > 0)[:, None, None]
+        columns = [
+            torch.cat([mine[:, None], theirs], dim=1)
+            for mine, theirs in (
+                (own.state, recorded.state[at]),
+                (own.chunks, recorded.chunks[at]),
+                (own.contact, recorded.contact[at]),
+                (own.exists, exists),
+            )
+        ]
+        parts.append([own.latents, *columns])
     return [torch.cat(column) for column in zip(*parts, strict=True)]
 
 
@@ -257,16 +273,13 @@ def held_out_figures(
 
 
 @torch.no_grad()
-def contact_logits(
-    model: SafetyModel, frames: ContactFrames, rows: np.ndarray, remember: bool = False
-) -> torch.Tensor:
-    """(B, H) of these rows, on the CPU; remember: with what is remembered beside them."""
+def contact_logits(model: SafetyModel, frames: ContactFrames, rows: np.ndarray) -> torch.Tensor:
+    """(B, H) of these rows, on the CPU."""
     head = model.head.eval()
-    device = str(head.temperature.device)
-    parts = [frames.of(part).to(device) for part in torch.from_numpy(rows).split(1024)]
+    device = head.temperature.device
+    parts = [frames.of(part) for part in torch.from_numpy(rows).split(1024)]
     logits = [
-        head(p.latents.float(), p.state, p.chunks, p.earlier.float() if remember else None)
-        for p in parts
+        head(p.latents.to(device).float(), p.state.to(device), p.chunks.to(device)) for p in parts
     ]
     return torch.cat(logits).cpu()
 

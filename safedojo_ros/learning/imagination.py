@@ -162,7 +162,7 @@ class ImaginedWorld:
         taken = torch.from_numpy(within_limits(np.asarray(chunks)[active]).astype(np.float32))
         taken = taken.repeat_interleave(config.futures, 0)
         context, state = self._context[rows], self._state[rows]
-        cost = self._cost(context, state, taken)
+        cost = self._cost(active, state, taken)
         chunk = model.scales.action.normalise(taken)
         frames, states = model.imagine(
             context, state, chunk, noise[rows], config.denoising_steps or None
@@ -189,17 +189,21 @@ class ImaginedWorld:
             outcome.uncertainty[active] = last.std(1).mean(1).numpy()
         return outcome
 
-    def _cost(self, context: torch.Tensor, state: torch.Tensor, chunk: torch.Tensor) -> np.ndarray:
-        """(active, H) P(contact) at the configured quantile over the futures."""
+    def _cost(self, active: np.ndarray, state: torch.Tensor, chunk: torch.Tensor) -> np.ndarray:
+        """(active, H) P(contact) at the configured quantile over the futures.
+
+        state (active · futures, 8); chunk (active · futures, H, 7). The picture is the real one
+        that the future began with: where the obstacle is cannot be seen better in imagined ones.
+        """
+        assert self._keyframes is not None
         safety, model = self.safety, self.world_model
+        shape = (len(active), self.config.futures)
         logits = safety.head(
-            model.stacked(context[:, -1]),
-            safety.scales.state.normalise(model.scales.state.restore(state)),
-            safety.scales.action.normalise(chunk),
-            model.stacked(context[:, 0]),
+            model.stacked(self._keyframes.context[active, -1].float()),
+            safety.scales.state.normalise(model.scales.state.restore(state)).unflatten(0, shape),
+            safety.scales.action.normalise(chunk).unflatten(0, shape),
         )
-        each = torch.sigmoid(logits).reshape(-1, self.config.futures, self.horizon)
-        return each.quantile(self.config.cost_quantile, dim=1).numpy()
+        return torch.sigmoid(logits).quantile(self.config.cost_quantile, dim=1).numpy()
 
     def _read(
         self, active: np.ndarray, cost: np.ndarray, probability: np.ndarray

@@ -9,6 +9,7 @@ from safedojo_ros.learning.head_training import (
     SafetyConfig,
     held_out_episodes,
     rate_threshold,
+    scene_untouched,
 )
 from safedojo_ros.learning.open_loop import draw_starts, replay
 from safedojo_ros.learning.world_model_training import LatentEpisodes
@@ -19,31 +20,34 @@ from safedojo_ros.models.world_model import WorldModel
 def imagined_contact_frames(
     config: SafetyConfig, model: SafetyModel, world: WorldModel, data: LatentEpisodes
 ) -> ContactFrames:
-    """Recorded actions replayed in imagination: the last frame and predicted state of every chunk.
+    """Recorded actions replayed in imagination: the state at the end of every chunk but the last.
 
-    What comes next is what the recording has next. `data` must be of the same episodes, in the same
-    order, as the recorded frames beside which these are learned from. Raises `DatasetError` where
-    no episode is long enough.
+    What comes next is what the recording has next. The picture is the real one that the future
+    began with, as `learning.imagination` judges its costs. `data` must be of the same episodes, in
+    the same order, as the recorded frames beside which these are learned from. Raises
+    `DatasetError` where no episode is long enough.
     """
     rng = np.random.default_rng(config.seed)
     size, horizon = world.size, config.chunks * world.size.chunk_length
     starts = draw_starts(data, horizon, config.replays, rng)
-    latents, states = replay(world, data, starts.first, starts.start, config.chunks, config.seed)
-    seen = latents[:, size.future - 1 : -1 : size.future]  # after the last chunk comes no next one
+    _, states = replay(world, data, starts.first, starts.start, config.chunks, config.seed)
+    # after the last chunk comes no next one
     state = world.scales.state.restore(states[:, size.chunk_length - 1 : -1 : size.chunk_length])
     ahead = torch.arange(1, config.chunks)[:, None] * size.chunk_length
     rows = starts.first[:, None, None] + ahead + torch.arange(model.chunk_length)
     chunks = world.scales.action.restore(data.actions[rows]).flatten(0, 1)
     contact = torch.from_numpy((data.cost[rows.numpy()] > 0).astype(np.float32)).flatten(0, 1)
+    each = torch.arange(len(starts.first)).repeat_interleave(config.chunks - 1)
+    untouched = torch.from_numpy(scene_untouched(data.cost, data.starts))
     return ContactFrames(
-        world.stacked(seen.flatten(0, 1)).half(),
+        world.stacked(data.latents[starts.first])[each],
         model.scales.state.normalise(state.flatten(0, 1)),
         model.scales.action.normalise(chunks),
         contact,
         torch.ones_like(contact),
-        np.repeat(starts.episode, config.chunks - 1),
-        world.stacked(data.latents[starts.start]),
-        torch.arange(len(starts.start)).repeat_interleave(config.chunks - 1),
+        starts.episode[each.numpy()],
+        starts.start[each],
+        untouched[starts.first][each],
     )
 
 
@@ -84,19 +88,16 @@ def imagined_worst(
     rows = data.starts[episodes][:, None] + np.minimum(steps, lengths[:, None] - 1)
     exists = steps < lengths[:, None]
     actions = data.actions[torch.from_numpy(rows)]
-    latents, states = replay(world, data, start, start, chunks, actions=actions)
-    before = torch.cat([data.latents[start][:, None].float(), latents], dim=1)
-    seen = before[:, :: world.size.future][:, :chunks]
+    _, states = replay(world, data, start, start, chunks, actions=actions)
     state = torch.cat([data.state[start][:, None], states], dim=1)[:, ::horizon][:, :chunks]
     model.network.eval()
     logits = model.head(
-        world.stacked(seen.flatten(0, 1)),
-        model.scales.state.normalise(world.scales.state.restore(state.flatten(0, 1))),
+        world.stacked(data.latents[start].float()),
+        model.scales.state.normalise(world.scales.state.restore(state)),
         model.scales.action.normalise(
-            world.scales.action.restore(actions.unflatten(1, (chunks, horizon)).flatten(0, 1))
+            world.scales.action.restore(actions.unflatten(1, (chunks, horizon)))
         ),
-        world.stacked(data.latents[start].float()).repeat_interleave(chunks, dim=0),
     )
-    probability = torch.sigmoid(logits).reshape(len(episodes), -1).numpy()
+    probability = torch.sigmoid(logits).flatten(1).numpy()
     contact = (data.cost[rows] > 0) & exists
     return (probability * exists).max(1), contact.any(1)

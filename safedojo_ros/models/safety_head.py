@@ -1,9 +1,10 @@
 """The safety head: latent context and action chunk → P(contact) for each step of the chunk.
 
-SafeDojo's method: a convolutional encoder of the latent context, and an MLP over the chunk. The
-context is the current frame of every camera, in the frame autoencoder's latents, with the
-proprioceptive state. In imagination the real frame that a future began with may be remembered
-beside it: the obstacle is still where it was, also where the newest frames have lost it.
+SafeDojo's method, a convolutional encoder of the latent context and an MLP over the chunk, with one
+difference: the MLP is asked about every step by itself, by where the hand would be before and after
+it, and all steps share its weights. So the picture has to tell where things are, the state where
+the hand is, and the picture may be of another moment of the same scene. In training it often is
+(`learning.head_training`); in imagination it is the real frame that a future began with.
 """
 
 from dataclasses import asdict, dataclass
@@ -37,67 +38,102 @@ ARCHITECTURE = "safety_head"
 
 @dataclass(frozen=True)
 class SafetyHeadSize:
-    """width: channels of the context encoder; hidden: width of the MLP; chunk_length: H steps;
-    remembers: whether a remembered frame is seen beside the newest one.
+    """width: channels of the context encoder; hidden: width of the MLPs; chunk_length: H steps;
+    octaves: sines and cosines in which a position is given to the MLP beside its coordinates.
     """
 
     width: int = 32
     hidden: int = 256
     chunk_length: int = 8
     dropout: float = 0.1
-    remembers: bool = False
+    octaves: int = 4
 
 
 class SafetyHead(torch.nn.Module):
-    """(latents, state, chunk) → logits of contact, all inputs normalised."""
+    """(latents, state, chunk) → logits of contact, all inputs normalised by `scales`."""
 
-    def __init__(self, size: SafetyHeadSize, channels: int, latent_size: int) -> None:
+    def __init__(
+        self, size: SafetyHeadSize, channels: int, latent_size: int, scales: RobotScales
+    ) -> None:
         super().__init__()
         self.size = size
-        width = size.width
+        width, hidden = size.width, size.hidden
         self.context = torch.nn.Sequential(
-            torch.nn.Conv2d(channels * (1 + size.remembers), width, 3, padding=1),
+            torch.nn.Conv2d(channels, width, 3, padding=1),
             torch.nn.GroupNorm(8, width),
             torch.nn.SiLU(),
             torch.nn.Conv2d(width, width, 3, stride=2, padding=1),
             torch.nn.GroupNorm(8, width),
             torch.nn.SiLU(),
             torch.nn.Flatten(),
-            torch.nn.Linear(width * ((latent_size + 1) // 2) ** 2, size.hidden),
+            torch.nn.Linear(width * ((latent_size + 1) // 2) ** 2, hidden),
+            torch.nn.Dropout(size.dropout),
+            torch.nn.Linear(hidden, hidden),
         )
-        steps = 2 * size.chunk_length * ACTION_SIZE
+        positions = 2 * 3 * (1 + 2 * size.octaves)
+        self.query = torch.nn.Sequential(
+            torch.nn.Linear(positions + STATE_SIZE + ACTION_SIZE + 1, hidden),
+            torch.nn.SiLU(),
+            torch.nn.Linear(hidden, hidden),
+        )
         self.mlp = torch.nn.Sequential(
-            torch.nn.Linear(size.hidden + STATE_SIZE + steps, size.hidden),
             torch.nn.SiLU(),
             torch.nn.Dropout(size.dropout),
-            torch.nn.Linear(size.hidden, size.hidden),
+            torch.nn.Linear(hidden, hidden),
             torch.nn.SiLU(),
-            torch.nn.Linear(size.hidden, size.chunk_length),
+            torch.nn.Dropout(size.dropout),
+            torch.nn.Linear(hidden, hidden),
+            torch.nn.SiLU(),
+            torch.nn.Linear(hidden, 1),
         )
         self.temperature: torch.Tensor
         self.register_buffer("temperature", torch.ones(()))
+        # a normalised action → the way that it goes, in normalised positions
+        self.stride: torch.Tensor
+        self.drift: torch.Tensor
+        spread = scales.state.scale[:3]
+        self.register_buffer("stride", scales.action.scale[:3] / spread, persistent=False)
+        self.register_buffer("drift", scales.action.mean[:3] / spread, persistent=False)
 
     def forward(
-        self,
-        latents: torch.Tensor,
-        state: torch.Tensor,
-        chunk: torch.Tensor,
-        remembered: torch.Tensor | None = None,
+        self, latents: torch.Tensor, state: torch.Tensor, chunk: torch.Tensor
     ) -> torch.Tensor:
         """latents (B, cameras·C, s, s), state (B, 8), chunk (B, H, 7) → logits (B, H).
 
-        Several chunks (B, K, H, 7) for each context give (B, K, H). The chunk enters twice: as
-        steps, and summed up to the path that they make. remembered: an earlier frame's latents;
-        without it, and on a robot, which sees what is there, the newest stand in.
+        Several chunks (B, K, H, 7) for each context give (B, K, H); they may begin in different
+        states (B, K, 8). The latents may be of an earlier moment than the state, as long as nothing
+        but the hand, and what it carries, has moved since.
         """
-        if self.size.remembers:
-            latents = torch.cat([latents, latents if remembered is None else remembered], dim=1)
-        path = chunk.cumsum(dim=-2) / self.size.chunk_length**0.5
-        context = torch.cat([self.context(latents), state], dim=1)
-        if chunk.ndim == 4:
-            context = context[:, None].expand(-1, chunk.shape[1], -1)
-        features = [context, chunk.flatten(-2), path.flatten(-2)]
-        return self.mlp(torch.cat(features, dim=-1)) / self.temperature
+        several = chunk.ndim == 4
+        if not several:
+            chunk = chunk[:, None]
+        if state.ndim == 2:
+            state = state[:, None].expand(-1, chunk.shape[1], -1)
+        asked = self.query(self._steps(state, chunk)) + self.context(latents)[:, None, None]
+        logits = self.mlp(asked)[..., 0] / self.temperature
+        return logits if several else logits[:, 0]
+
+    def _steps(self, state: torch.Tensor, chunk: torch.Tensor) -> torch.Tensor:
+        """What the MLP is told about every step, (B, K, H, …), of state (B, K, 8) and chunk."""
+        way = chunk[..., :3] * self.stride + self.drift
+        after = state[..., None, :3] + way.cumsum(-2)
+        place = torch.linspace(-1.0, 1.0, chunk.shape[-2]).to(chunk)[:, None]
+        return torch.cat(
+            [
+                self._waves((after - way) / 2),
+                self._waves(after / 2),
+                state[..., None, :].expand(*chunk.shape[:-1], -1),
+                chunk,
+                place.expand(*chunk.shape[:-1], -1),
+            ],
+            dim=-1,
+        )
+
+    def _waves(self, position: torch.Tensor) -> torch.Tensor:
+        """Positions (…, 3) with their sines and cosines (…, 3 (1 + 2 octaves))."""
+        phases = [position * (torch.pi / 2 * 2**k) for k in range(self.size.octaves)]
+        waves = [wave(phase) for phase in phases for wave in (torch.sin, torch.cos)]
+        return torch.cat([position, *waves], dim=-1)
 
 
 class SafetyModel:
@@ -114,7 +150,7 @@ class SafetyModel:
         size: SafetyHeadSize,
         scales: RobotScales,
         cameras: tuple[str, ...] = ("agentview", "wrist"),
-        cost_m: int = 4,
+        cost_m: int = 2,
         cost_limit: float = 0.2,
         checkpoint_id: str = "",
         contact_threshold: float = 0.5,
@@ -122,7 +158,7 @@ class SafetyModel:
         self.contact_threshold = contact_threshold
         self.autoencoder, self.cameras = autoencoder, tuple(cameras)
         channels = autoencoder.size.latent_channels * len(cameras)
-        self.head = SafetyHead(size, channels, autoencoder.size.latent_size)
+        self.head = SafetyHead(size, channels, autoencoder.size.latent_size, scales)
         self.network = torch.nn.ModuleDict({"autoencoder": autoencoder, "head": self.head})
         self.scales = scales
         self.chunk_length, self.image_size = size.chunk_length, autoencoder.size.image_size
@@ -195,12 +231,12 @@ class SafetyModel:
         return model
 
 
-def tiny_safety(seed: int = 0, remembers: bool = False) -> SafetyModel:
+def tiny_safety(seed: int = 0) -> SafetyModel:
     """A safety model with random weights, for tests."""
     torch.manual_seed(seed)
     return SafetyModel(
         FrameAutoencoder(AutoencoderSize(widths=(8, 8, 16, 16))),
-        SafetyHeadSize(width=8, hidden=32, remembers=remembers),
+        SafetyHeadSize(width=8, hidden=32),
         unit_scales(),
         checkpoint_id=f"tiny{seed}",
     )

@@ -244,9 +244,7 @@ def test_the_scene_counts_as_untouched_up_to_the_frame_before_the_first_contact(
     assert untouched.tolist() == [3, 3, 3, 0, 2, 2, 2, 2]
 
 
-def test_a_picture_is_shown_with_other_moments_of_its_episode(
-    episodes: Path,
-) -> None:
+def test_a_picture_is_shown_with_other_moments_of_its_episode(episodes: Path) -> None:
     autoencoder = FrameAutoencoder(AutoencoderSize(widths=(8, 8, 16, 16)))
     config = SafetyConfig(SafetyHeadSize(width=8, hidden=64), batch_size=200, moments=5)
     model = new_safety_model(autoencoder, config, episodes)

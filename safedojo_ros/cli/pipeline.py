@@ -2,7 +2,7 @@
 
 Stages: demonstrations, policy (both left out with --base), rollouts of the policy, held-out
 rollouts, autoencoder and safety head, world model, success classifier, the head anew on imagined
-frames, too, validation, practice, evaluation, publication. With pipeline.fresh, practice is tried
+states, too, validation, practice, evaluation, publication. With pipeline.fresh, practice is tried
 first, once or in several rounds: its policies are recorded where imagination has led them, and
 world model and success classifier learn from that, too, before validation. Each stage is what its
 own command does; a finished one is never repeated, so the same command goes on after a kill.
@@ -54,7 +54,7 @@ class PipelineConfig:
     episodes of the base policy for the world model and its readers, at rollout_levels, with
     rollout_noise; held_out: further ones for validation, from the validation split; linger,
     demonstration_linger: control steps recorded after success; first_head_steps: updates of the
-    safety head beside which the autoencoder is kept, until one has learned from imagined frames,
+    safety head beside which the autoencoder is kept, until one has learned from imagined states,
     too; fresh: episodes of the policies of a first practice, at the levels of [practice], from
     which world model and success classifier learn, too, 0: none, and one practice; rounds: how
     often, each with so many episodes, and with what the one before has learned; fresh_steps,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 STAGES = {
     "policy": "imitate recorded episodes: π0, or action tokens with --set policy.family=tokens",
     "safety": "fit the frame autoencoder, then the safety head, to recorded contacts; with "
-    "--world-model the head alone, to imagined frames, too",
+    "--world-model the head alone, to imagined states, too",
     "world-model": "fit the video world model, over the autoencoder of a safety checkpoint",
     "success": "fit the success classifier to recorded frames, and to imagined ones beside them",
 }
@@ -72,7 +72,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
             )
         if stage in ("safety", "success"):
             options.add_argument(
-                "--world-model", metavar="CHECKPOINT", help="learn from its imagined frames, too"
+                "--world-model", metavar="CHECKPOINT", help="learn from what it imagines, too"
             )
         options.add_argument("--resume", action="store_true", help="go on from the last save")
         options.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
@@ -135,7 +135,7 @@ def train_policy_stage(args: argparse.Namespace) -> "NetworkPolicy[Any]":
 
 
 def train_safety_stage(args: argparse.Namespace) -> "tuple[SafetyModel, dict[str, Any]]":
-    """Autoencoder, or that of a world model; latents, imagined ones beside them; head, figures."""
+    """Autoencoder, or that of a world model; frames, imagined states beside them; head, figures."""
     from safedojo_ros.checkpoints.names import find_checkpoint
     from safedojo_ros.learning import head_training as training
     from safedojo_ros.learning import imagined_contacts as dreams
@@ -150,7 +150,7 @@ def train_safety_stage(args: argparse.Namespace) -> "tuple[SafetyModel, dict[str
         model = training.new_safety_model(world.autoencoder, config, args.data[0])
         data = LatentEpisodes.read(args.data, world, args.device)
         imagined = dreams.imagined_contact_frames(config, model, world, data)
-        print(f"{len(imagined.episode)} imagined frames")
+        print(f"{len(imagined.episode)} imagined states")
     else:
         autoencoder = train_autoencoder_stage(args)
         model = training.new_safety_model(autoencoder, config, args.data[0])
@@ -163,7 +163,7 @@ def train_safety_stage(args: argparse.Namespace) -> "tuple[SafetyModel, dict[str
         world.parts.cpu()
         figures["imagined"] |= dreams.calibrate_threshold(config, model, world, data)
     dreamt = figures.get("imagined", {})
-    for source, values in (("", figures), ("imagined frames of ", dreamt)):
+    for source, values in (("", figures), ("imagined states of ", dreamt)):
         said = ", ".join(f"{k} {v:.4g}" for k, v in values.items() if k != "imagined")
         if said:
             print(f"{source}held-out episodes: {said}")

@@ -30,7 +30,7 @@ class SafetyConfig:
     each of them, its own among them; positive_weight: of a contact step in the binary
     cross-entropy; imagined_share: of a batch, where there are imagined moments; replays, chunks:
     how many futures are imagined, and how long; held_out: share of episodes kept for temperature
-    and for the printed figures, split by episode.
+    and for the printed figures, split by episode; cost_m, cost_limit: see `SafetyModel`.
     """
 
     size: SafetyHeadSize = field(default_factory=SafetyHeadSize)

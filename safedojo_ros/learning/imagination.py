@@ -2,7 +2,7 @@
 
 It offers `reset` and `step` like `worlds.vector.VectorWorld`, so a rollout does not know whether it
 dreams. Futures begin at real keyframes; each step adds a chunk of imagined frames, from which the
-policy acts again.
+policy acts again and success is read; costs are read from the keyframe and the imagined state.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the safety head is taught and told about imagined futures: frames, and its threshold."""
+"""What the safety head is taught and told about imagined futures: states, and its threshold."""
 
 import numpy as np
 import torch

@@ -3,9 +3,7 @@
 A careless chunk need not be held. All steps of it are shifted alike, sideways or up, by a few
 distances; the safety head judges these in one batch, and the nearest that passes is played. What
 the policy wanted is kept otherwise: the order of its motions, rotations, the gripper. Downwards no
-detour leads: the head foresees contact with obstacles, not with the table. One that leaves the arm
-almost where it is is the last choice: it passes, for who stands still touches nothing, and the arm
-would stand before the obstacle for ever.
+detour leads: the head foresees contact with obstacles, not with the table.
 """
 
 from collections.abc import Callable
@@ -17,9 +15,6 @@ from safedojo_ros.core.types import MAX_DELTA_POSITION, top_m_mean
 
 SHIFTS = (0.005, 0.01, 0.02, 0.03)
 """Distances by which each step of a chunk may be shifted, metres."""
-
-LEAST_MOTION = 0.5
-"""Share of the chunk's way that its detour should go at least."""
 
 DETOUR_RATIO = 0.4
 """A `GateConfig.detour_ratio` for those who want detours: chosen on validation seeds, among 0.15
@@ -49,30 +44,18 @@ def detours(actions: np.ndarray) -> np.ndarray:
     return shifted
 
 
-def moves_on(actions: np.ndarray, ways: np.ndarray) -> np.ndarray:
-    """(K,) bool: which of the `ways` (K, H, 7) lead far enough, compared with `actions` (H, 7)."""
-    far = np.linalg.norm(ways[..., :3].sum(1), axis=1)
-    wanted = np.linalg.norm(np.asarray(actions)[:, :3].sum(0))
-    return np.asarray(far >= LEAST_MOTION * wanted)
-
-
-def chosen_detour(
-    step_costs: np.ndarray, m: int, cost: float, passing: float, onward: np.ndarray
-) -> int | None:
+def chosen_detour(step_costs: np.ndarray, m: int, cost: float, passing: float) -> int | None:
     """Which of the K detours to take, None to stay with the chunk itself.
 
     step_costs: (K, H) of the detours; cost: of the chunk; both count the mean of the `m` largest
-    step costs; onward: (K,) which of them `moves_on`. Of those below `passing` the nearest that
-    moves on, or the nearest where none does, and of the nearest the cheapest; where none passes,
-    the cheapest of all, provided that it costs less than the chunk.
+    step costs. Of those below `passing` the nearest, and of the nearest the cheapest; where none
+    is, the cheapest of all, provided that it costs less than the chunk.
     """
     costs = np.array([top_m_mean(each, m) for each in step_costs])
     if not np.all(np.isfinite(costs)):
         return None
-    passes = costs < passing
-    if np.any(passes):
-        eligible = passes & onward if np.any(passes & onward) else passes
-        nearest = np.round(np.where(eligible, LENGTHS, np.inf), 9)
+    if np.any(costs < passing):
+        nearest = np.round(np.where(costs < passing, LENGTHS, np.inf), 9)
         return int(np.lexsort((costs, nearest))[0])
     best = int(np.argmin(costs))
     return best if costs[best] < cost else None

@@ -11,7 +11,7 @@ import numpy as np
 
 from safedojo_ros.core.errors import ChunkRejected, ConfigError
 from safedojo_ros.core.types import ActionChunk, CostEstimate, Decision, top_m_mean
-from safedojo_ros.robot.detour import OFFSETS, Judge, chosen_detour, detours, moves_on
+from safedojo_ros.robot.detour import OFFSETS, Judge, chosen_detour, detours
 from safedojo_ros.robot.freshness import ChunkFreshness, FreshnessConfig
 
 Mode = Literal["gate", "monitor"]
@@ -155,8 +155,7 @@ class SafetyGate:
             return chunk, step_cost, ""
         ways = detours(chunk.actions)
         costs = np.asarray(judge(ways), dtype=np.float64)
-        onward = moves_on(chunk.actions, ways)
-        taken = chosen_detour(costs, config.cost_m, cost, passing, onward)
+        taken = chosen_detour(costs, config.cost_m, cost, passing)
         if taken is None:
             return chunk, step_cost, ""
         x, y, z = OFFSETS[taken] * 100.0

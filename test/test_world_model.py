@@ -9,8 +9,10 @@ import torch
 
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import Episode
+from safedojo_ros.data.lerobot_reader import EpisodeReader, FrameArrays
 from safedojo_ros.data.lerobot_writer import EpisodeWriter
 from safedojo_ros.fidelity.replay_error import replay_errors
+from safedojo_ros.learning.latents import recorded_latents
 from safedojo_ros.learning.open_loop import replay
 from safedojo_ros.learning.presets import read_preset
 from safedojo_ros.learning.world_model_training import (
@@ -222,6 +224,34 @@ def test_a_saved_world_model_imagines_the_same(model: WorldModel, tmp_path: Path
     torch.testing.assert_close(
         model.imagine(*given)[0], WorldModel.load(tmp_path).imagine(*given)[0]
     )
+
+
+def test_latents_are_kept_beside_the_pictures_and_found_without_reading_all(
+    model: WorldModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve episodes: those that name the latents are fewer."""
+    root = tmp_path / "data"
+    with EpisodeWriter(root, 64, CAMERAS) as writer:
+        for seed in range(12):
+            writer.add(drifting(10, seed))
+    first = recorded_latents(EpisodeReader(root), model.autoencoder)
+    read: list[int] = []
+    load_arrays = EpisodeReader.load_arrays
+
+    def watched(reader: EpisodeReader, indices: list[int], *more: object) -> FrameArrays:
+        read.extend(indices)
+        return load_arrays(reader, indices, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(EpisodeReader, "load_arrays", watched)
+    assert torch.equal(recorded_latents(EpisodeReader(root), model.autoencoder), first)
+    assert sorted({0, 11} & set(read)) == [0, 11]
+    assert len(read) < 12
+    monkeypatch.undo()
+    with EpisodeWriter(root, 64, CAMERAS) as writer:
+        writer.add(drifting(10, 12))
+    assert len(recorded_latents(EpisodeReader(root), model.autoencoder)) == len(first) + 10
+    other = FrameAutoencoder(model.autoencoder.size)
+    assert not torch.equal(recorded_latents(EpisodeReader(root), other)[: len(first)], first)
 
 
 def test_clips_stay_inside_their_episode(model: WorldModel, episodes: Path) -> None:

@@ -1,5 +1,6 @@
 """Reads episodes in the LeRobot v3 layout; every fault is a `DatasetError` that names the file."""
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from safedojo_ros.core.types import Episode
 from safedojo_ros.data import lerobot_layout as layout
 from safedojo_ros.data.video import read_video
 
-DECODING_THREADS = 2
+DECODING_THREADS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,8 @@ def contact_frames(
     parts: list[tuple[torch.Tensor, ...]] = []
     episodes = rows_before = 0
     for directory in data_directories:
-        arrays = EpisodeReader(directory).load_arrays()
+        reader = EpisodeReader(directory)
+        arrays = reader.load_arrays(images=False)
         lengths = np.diff(arrays.starts)
         if len(lengths) == 0:
             raise DatasetError(f"{directory} holds no episodes; collect some first")
@@ -116,7 +117,7 @@ def contact_frames(
         contact = (arrays.cost[rows] > 0) & exists
         parts.append(
             (
-                recorded_latents(directory, arrays, model.autoencoder, device).flatten(1, 2),
+                recorded_latents(reader, model.autoencoder, device).flatten(1, 2),
                 model.scales.state.normalise(torch.from_numpy(arrays.state.astype(np.float32))),
                 model.scales.action.normalise(torch.from_numpy(actions)),
                 torch.from_numpy(contact.astype(np.float32)),

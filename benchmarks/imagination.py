@@ -50,13 +50,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--chunks", type=int, default=6)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--denoising-steps", default="1,2,4")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     use_processor(args.threads)
     torch.manual_seed(0)
     policy, world_model, success, safety = models(args.preset)
-    vector = VectorWorld(max_steps=10_000)
+    policy.to(args.device)
+    world_model.parts.to(args.device)
+    vector = VectorWorld(world_model.autoencoder.size.image_size, max_steps=10_000)
     tasks = [list(TASKS)[i % len(TASKS)] for i in range(args.batch)]
     result: dict[str, Any] = {"batch": args.batch, "threads": args.threads, "imagined": {}}
 

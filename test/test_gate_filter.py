@@ -116,6 +116,15 @@ def test_a_head_for_other_chunks_or_pictures_is_refused() -> None:
             GatedPolicy(Proposer(), head)  # type: ignore[arg-type]
 
 
+def test_a_head_may_see_larger_pictures_than_the_policy() -> None:
+    safety = tiny_safety(image_size=128)
+    policy = GatedPolicy(tiny_policy(0, SENTENCES), safety, 4, 2)
+    trials = make_trials([1_000_000], list(TASKS)[:1], [1])
+    report = evaluate(policy, trials, VectorWorld(128, max_steps=8), execute=4)
+    assert sum(policy.decisions.values()) == 2
+    assert len(report.results) == 1
+
+
 @pytest.mark.parametrize("ratio", [0.0, 0.6])
 def test_neither_neighbours_nor_the_size_of_the_batch_have_a_say(ratio: float) -> None:
     trials = make_trials([1_000_000, 1_000_001, 1_000_002], list(TASKS)[:2], [2])

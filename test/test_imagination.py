@@ -202,6 +202,18 @@ def test_one_future_does_not_depend_on_its_neighbours_end(
     assert not lonely.valid[0].any()
 
 
+def test_futures_begin_at_larger_pictures_averaged_down(world_model: WorldModel) -> None:
+    small = observations(2)
+    large = [
+        dataclasses.replace(
+            o, images={name: image.repeat(2, 0).repeat(2, 1) for name, image in o.images.items()}
+        )
+        for o in small
+    ]
+    expected, starts = keyframes_of(world_model, small), keyframes_of(world_model, large, batch=1)
+    torch.testing.assert_close(starts.context, expected.context, atol=1e-4, rtol=1e-4)
+
+
 def test_groups_are_copies_of_their_keyframe(world_model: WorldModel) -> None:
     starts = keyframes_of(world_model, observations(2)).repeated(3)
     assert len(starts) == 6

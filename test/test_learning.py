@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from safedojo_ros.cli.pipeline import PipelineConfig
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.types import Episode
 from safedojo_ros.data.lerobot_writer import EpisodeWriter
+from safedojo_ros.learning.autoencoder_training import AutoencoderConfig
 from safedojo_ros.learning.head_training import (
     SafetyConfig,
     contact_frames,
@@ -35,6 +37,7 @@ from safedojo_ros.learning.imitation import (
     train_policy,
 )
 from safedojo_ros.learning.presets import preset_names, read_preset
+from safedojo_ros.learning.success_training import SuccessConfig
 from safedojo_ros.learning.training_run import learning_rate_factor
 from safedojo_ros.learning.world_model_training import LatentEpisodes, new_world_model
 from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
@@ -293,6 +296,13 @@ def test_every_preset_can_be_read(name: str) -> None:
     policy = read_preset(name, "policy", ImitationConfig, [])
     assert policy.steps > 0
     assert read_preset(name, "safety", SafetyConfig, []).size.chunk_length == 8
+    sides = {
+        policy.network.image_size,
+        read_preset(name, "autoencoder", AutoencoderConfig, []).size.image_size,
+        read_preset(name, "success", SuccessConfig, []).size.image_size,
+        read_preset(name, "pipeline", PipelineConfig, []).image_size,
+    }
+    assert len(sides) == 1
 
 
 def test_an_unknown_key_names_the_nearest() -> None:

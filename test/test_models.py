@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from safedojo_ros.core.errors import CheckpointError, ChunkRejected, ObservationRejected
 from safedojo_ros.core.types import ActionChunk, Observation
+from safedojo_ros.models.autoencoder import _layout
 from safedojo_ros.models.loading import load_policy, load_safety
 from safedojo_ros.models.network_policy import NetworkPolicy
 from safedojo_ros.models.normalisation import Affine, RobotScales
@@ -117,6 +118,22 @@ def test_a_bad_observation_is_refused_with_a_reason(
 ) -> None:
     with pytest.raises(ObservationRejected, match=message):
         policy.act([observation(0, **change)], generators(0))
+
+
+def test_larger_pictures_are_averaged_down(policy: AnyPolicy) -> None:
+    small = observation(0)
+    large = {name: image.repeat(2, 0).repeat(2, 1) for name, image in small.images.items()}
+    acted = policy.act([observation(0, images=large)], generators(0))
+    np.testing.assert_allclose(acted, policy.act([small], generators(0)), atol=1e-5)
+    mixed = large | {"wrist": small.images["wrist"]}
+    with pytest.raises(ObservationRejected, match="64x64, 128x128 pixels, expected 64x64"):
+        policy.act([observation(0, images=mixed)], generators(0))
+
+
+def test_kernels_lie_as_their_device_likes_them() -> None:
+    kernel = tiny_safety().autoencoder.to("cpu").network.decoder.conv_in.weight
+    assert kernel.is_contiguous(memory_format=torch.channels_last)
+    assert _layout(torch.device("cuda")) == torch.contiguous_format
 
 
 def test_a_saved_policy_acts_alike(policy: AnyPolicy, tmp_path: Path) -> None:

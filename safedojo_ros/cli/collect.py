@@ -84,7 +84,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="control steps recorded after success; a success classifier needs some (8)",
     )
     parser.add_argument("--max-steps", type=int, default=150, help="control steps an episode")
-    parser.add_argument("--image-size", type=int, default=64, help="side of the pictures")
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        default=64,
+        help="side of the pictures; a policy sees them averaged down to its own",
+    )
     parser.add_argument("--video", action="store_true", help="keep pictures as mp4, not as PNG")
     parser.add_argument("--only-successes", action="store_true", help="keep successes only")
     parser.add_argument("--workers", type=int, default=2, help="processes that play")
@@ -301,10 +306,11 @@ def _load(args: argparse.Namespace) -> "Policy":
     from safedojo_ros.models.loading import load_policy
 
     policy = load_policy(find_checkpoint("policy", args.policy, args.store))
-    if policy.image_size != args.image_size or set(policy.cameras) - set(CAMERAS):
+    if args.image_size % policy.image_size or set(policy.cameras) - set(CAMERAS):
         raise ConfigError(
             f"policy {policy.checkpoint_id} sees {policy.cameras} of {policy.image_size} pixels, "
-            f"the recording {CAMERAS} of {args.image_size}; pass --image-size {policy.image_size}"
+            f"the recording {CAMERAS} of {args.image_size}; pass --image-size {policy.image_size} "
+            "or a multiple of it"
         )
     return policy
 

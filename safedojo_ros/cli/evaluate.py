@@ -165,17 +165,19 @@ def filtered(
 ) -> "tuple[Policy, VectorWorld]":
     """`policy` or the worlds behind the filter that was asked for."""
     from safedojo_ros.checkpoints.names import find_checkpoint
-    from safedojo_ros.evaluation.cbf_filter import CbfPolicy, CbfWorld
     from safedojo_ros.models.loading import load_safety
 
-    if args.filter == "cbf":
-        return cast("Policy", CbfPolicy(policy)), vector
-    if args.filter == "cbf-oracle":
+    if args.filter.startswith("cbf"):
+        from safedojo_ros.evaluation.cbf_filter import CbfPolicy, CbfWorld
+
+        if args.filter == "cbf":
+            return cast("Policy", CbfPolicy(policy)), vector
         return policy, cast("VectorWorld", CbfWorld(vector))
     safety = load_safety(find_checkpoint("safety", args.safety, args.store))
     config = GateConfig(detour_ratio=DETOUR_RATIO if args.filter == "detour" else 0.0)
     gated = GatedPolicy(policy, safety, args.execute, args.proposals, config)
-    return cast("Policy", gated), vector
+    seen = VectorWorld(safety.image_size, vector.max_steps, vector.cameras)
+    return cast("Policy", gated), seen
 
 
 def gate_figures(policy: GatedPolicy) -> dict[str, Any]:

@@ -59,7 +59,8 @@ class PipelineConfig:
     which world model and success classifier learn, too, 0: none, and one practice; rounds: how
     often, each with so many episodes, and with what the one before has learned; fresh_steps,
     fresh_learning_rate: by how many updates the world model is refined then, on all episodes;
-    evaluation: episodes at each level; workers: processes of the experts.
+    evaluation: episodes at each level; image_size: side of the recorded pictures, pixels; workers:
+    processes of the experts.
     """
 
     demonstrations: int = 1500
@@ -73,6 +74,7 @@ class PipelineConfig:
     held_out: int = 150
     linger: int = 8
     max_steps: int = 150
+    image_size: int = 64
     first_head_steps: int = 200
     fresh: int = 0
     rounds: int = 1
@@ -236,6 +238,7 @@ class Pipeline:
             "--direct-share", config.direct_share, "--noise", config.demonstration_noise,
             "--linger", config.demonstration_linger,
             "--max-steps", config.max_steps, "--workers", config.workers, "--resume",
+            "--image-size", config.image_size,
             *(["--only-successes"] if config.only_successes else []),
         )  # fmt: skip
         return {"data": str(out)} | real_episodes(out)
@@ -260,7 +263,7 @@ class Pipeline:
         self._command(
             "collect", "--out", self.out / name, "--policy", base, "--episodes", episodes,
             "--linger", config.linger, "--max-steps", config.max_steps, "--batch", 32, "--resume",
-            "--tasks", self._tasks(base), *extra,
+            "--tasks", self._tasks(base), "--image-size", config.image_size, *extra,
         )  # fmt: skip
         return {"data": str(self.out / name)} | real_episodes(self.out / name)
 

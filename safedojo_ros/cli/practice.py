@@ -163,6 +163,7 @@ def imagined(
     directories = {kind: find_checkpoint(kind, getattr(args, kind), args.store) for kind in kinds}
     fidelity = {kind: read_manifest(path).fidelity for kind, path in directories.items()}
     model = load_world_model(directories["world_model"])
+    model.parts.to(args.device)
     max_steps = config.max_chunks * model.size.chunk_length
     world = ImaginedWorld(
         model,
@@ -196,13 +197,21 @@ def coevolving(
     return RecordedRefiner(
         imagined,
         args.data,
-        lambda policy, update, directory: record(policy, config, update, directory),
+        lambda policy, update, directory: record(
+            policy, config, update, directory, imagined.image_size
+        ),
         args.out / "refined",
         trained.gentle(config.coevolve_updates),
     )
 
 
-def record(policy: "StoredPolicy", config: "PracticeConfig", update: int, directory: Path) -> None:
+def record(
+    policy: "StoredPolicy",
+    config: "PracticeConfig",
+    update: int,
+    directory: Path,
+    image_size: int,
+) -> None:
     """Fresh episodes of `policy` on training seeds, at the levels and of the tasks of practice."""
     import numpy as np
 
@@ -216,8 +225,8 @@ def record(policy: "StoredPolicy", config: "PracticeConfig", update: int, direct
     seeds = rng.integers(TRAINING.start, TRAINING.stop, count).tolist()
     cells = [(task, level) for level in config.levels for task in tasks]
     steps = steps_of(config, policy)
-    vector = VectorWorld(policy.image_size, steps, tuple(policy.cameras), FRESH_LINGER)
-    with EpisodeWriter(directory, policy.image_size, tuple(policy.cameras)) as writer:
+    vector = VectorWorld(image_size, steps, tuple(policy.cameras), FRESH_LINGER)
+    with EpisodeWriter(directory, image_size, tuple(policy.cameras)) as writer:
         for first in range(0, count, FRESH_BATCH):
             numbers = range(first, min(first + FRESH_BATCH, count))
             chosen = [cells[n % len(cells)] for n in numbers]

@@ -147,6 +147,7 @@ def train_safety_stage(args: argparse.Namespace) -> "tuple[SafetyModel, dict[str
     imagined = None
     if args.world_model:
         world = load_world_model(find_checkpoint("world_model", args.world_model, args.store))
+        world.parts.to(args.device)
         model = training.new_safety_model(world.autoencoder, config, args.data[0])
         data = LatentEpisodes.read(args.data, world, args.device)
         imagined = dreams.imagined_contact_frames(config, model, world, data)
@@ -158,10 +159,9 @@ def train_safety_stage(args: argparse.Namespace) -> "tuple[SafetyModel, dict[str
     figures = training.train_safety_head(
         config, model, frames, args.out / "head", args.resume, args.device, imagined
     )
-    model.network.cpu()
     if imagined is not None:
-        world.parts.cpu()
         figures["imagined"] |= dreams.calibrate_threshold(config, model, world, data)
+    model.network.cpu()
     dreamt = figures.get("imagined", {})
     for source, values in (("", figures), ("imagined states of ", dreamt)):
         said = ", ".join(f"{k} {v:.4g}" for k, v in values.items() if k != "imagined")
@@ -202,8 +202,8 @@ def train_world_model_stage(args: argparse.Namespace) -> "tuple[WorldModel, dict
     model.parts.to(args.device)
     data = training.LatentEpisodes.read(args.data, model, args.device)
     training.train_world_model(config, model, data, args.out, args.resume, args.device)
-    model.parts.cpu()
     errors = replay_errors(model, data, data.held_out(config.held_out, config.seed))
+    model.parts.cpu()
     figures = {"by_horizon": [asdict(error) for error in errors]}
     for error in errors:
         print(
@@ -243,10 +243,9 @@ def train_success_stage(args: argparse.Namespace) -> "tuple[SuccessModel, dict[s
     figures = training.train_success(
         config, model, frames, imagined, args.out, args.resume, args.device
     )
-    model.network.cpu()
     if args.policy:
-        world.parts.cpu()
         match_success_rate(args, model, world)
+    model.network.cpu()
     imagined_threshold = model.imagined_threshold or model.threshold
     print(
         f"threshold {model.threshold:.2f}, for imagined frames {imagined_threshold:.2f}, "

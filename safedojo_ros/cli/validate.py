@@ -95,8 +95,6 @@ def run(args: argparse.Namespace) -> int:
     held = read_held_out(args.data, world, config.episodes, args.device)
     sections, strips = validate(config, world, success, safety, held, print)
     if args.policy or args.policies:
-        world.parts.to("cpu")
-        success.network.to("cpu")
         sections |= policy_sections(args, config, ImaginedWorld(world, success, safety, dreams))
     names = {
         "world_model": world.checkpoint_id,
@@ -160,7 +158,9 @@ def policy_sections(
             if key in known:
                 trials, real = known[key]
             else:
-                trials, real = fresh, imagined_rates.measure(policy, fresh, config.max_steps)
+                side = world.image_size
+                real = imagined_rates.measure(policy, fresh, config.max_steps, side)
+                trials = fresh
             played[key] = (imagined_rates.imagine_trials(policy, world, trials), real)
         return key
 

@@ -171,7 +171,7 @@ def _check_pair(policy: "Policy", safety: "SafetyModel") -> None:
             f"safety head {safety.checkpoint_id} judges chunks of {safety.chunk_length} steps, "
             f"policy {policy.checkpoint_id} has chunks of {policy.chunk_length}"
         )
-    if set(safety.cameras) - set(policy.cameras) or safety.image_size != policy.image_size:
+    if set(safety.cameras) - set(policy.cameras) or safety.image_size % policy.image_size:
         raise CheckpointError(
             f"safety head {safety.checkpoint_id} sees {safety.cameras} of {safety.image_size} "
             f"pixels, policy {policy.checkpoint_id} {policy.cameras} of {policy.image_size}"

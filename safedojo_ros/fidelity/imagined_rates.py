@@ -85,9 +85,11 @@ def read_played(directory: Path, policy: str) -> tuple[list[Trial], np.ndarray]:
     return trials, np.array([row.success for row in rows], dtype=bool)
 
 
-def measure(policy: "Policy", trials: list[Trial], max_steps: int, batch: int = 16) -> Outcomes:
-    """Play the trials in the simulator."""
-    vector = VectorWorld(policy.image_size, max_steps, tuple(policy.cameras))
+def measure(
+    policy: "Policy", trials: list[Trial], max_steps: int, image_size: int, batch: int = 16
+) -> Outcomes:
+    """Play the trials in the simulator, with pictures as large as imagination has them."""
+    vector = VectorWorld(image_size, max_steps, tuple(policy.cameras))
     results = evaluate(policy, trials, vector, batch=batch).results
     return Outcomes(
         np.array([r.success for r in results], dtype=bool),

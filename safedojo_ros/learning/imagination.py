@@ -13,7 +13,7 @@ import torch
 from safedojo_ros.core.errors import CheckpointError, ConfigError
 from safedojo_ros.core.types import ACTION_SIZE, Observation
 from safedojo_ros.models.network_policy import within_limits
-from safedojo_ros.models.pictures import to_uint8, to_unit
+from safedojo_ros.models.pictures import stack_pictures, to_uint8
 from safedojo_ros.models.safety_head import SafetyModel
 from safedojo_ros.models.success_classifier import SuccessModel
 from safedojo_ros.models.world_model import WorldModel
@@ -93,7 +93,9 @@ class ImaginedWorld:
         config: ImaginationConfig | None = None,
         seed: int = 0,
     ) -> None:
-        """Raises `CheckpointError` where the three do not belong together."""
+        """The readers go where the world model is. Raises `CheckpointError` where the three do not
+        belong together.
+        """
         self.world_model, self.success, self.safety = world_model, success, safety
         self.config = config or ImaginationConfig()
         self.horizon, self.cameras = world_model.size.chunk_length, world_model.cameras
@@ -106,8 +108,9 @@ class ImaginedWorld:
                 f"the success classifier sees {success.cameras}, the world model "
                 f"{world_model.cameras}; train one for the other"
             )
+        self.device = next(world_model.parts.parameters()).device
         for network in (world_model.parts, success.network, safety.network):
-            network.eval()
+            network.to(self.device).eval()
         self._generator = torch.Generator().manual_seed(seed)
         self._keyframes: Keyframes | None = None
 
@@ -126,13 +129,15 @@ class ImaginedWorld:
             )
         count, futures = len(keyframes), self.config.futures
         self._keyframes = keyframes
-        self._context = keyframes.context.repeat_interleave(futures, 0).float()
-        state = self.world_model.scales.state.normalise(keyframes.state.float())
+        seen = keyframes.context.float().to(self.device)
+        self._context = seen.repeat_interleave(futures, 0)
+        self._scene = self.world_model.stacked(seen[:, -1])
+        state = self.world_model.scales.state.normalise(keyframes.state.float().to(self.device))
         self._state = state.repeat_interleave(futures, 0)
         self._steps = np.zeros(count, dtype=int)
         self._streak = np.zeros(count, dtype=int)
         self._done = np.zeros(count, dtype=bool)
-        pictures = to_uint8(self.world_model.decode(keyframes.context[:, -1:].float()))[:, 0]
+        pictures = to_uint8(self.world_model.decode(seen[:, -1:]))[:, 0].cpu()
         self._observations = [
             self._observation(i, pictures[i].numpy(), keyframes.state[i].numpy())
             for i in range(count)
@@ -160,12 +165,12 @@ class ImaginedWorld:
             return self._read(active, np.zeros((0, self.horizon)), np.zeros((0, size.future)))
         rows = (active[:, None] * config.futures + np.arange(config.futures)).ravel()
         taken = torch.from_numpy(within_limits(np.asarray(chunks)[active]).astype(np.float32))
-        taken = taken.repeat_interleave(config.futures, 0)
+        taken = taken.repeat_interleave(config.futures, 0).to(self.device)
         context, state = self._context[rows], self._state[rows]
         cost = self._cost(active, state, taken)
         chunk = model.scales.action.normalise(taken)
         frames, states = model.imagine(
-            context, state, chunk, noise[rows], config.denoising_steps or None
+            context, state, chunk, noise[rows].to(self.device), config.denoising_steps or None
         )
         self._context[rows] = model.advanced(context, frames)
         self._state[rows] = states[:, -1]
@@ -177,16 +182,16 @@ class ImaginedWorld:
             for _ in range(config.futures * size.future)
         ]
         probability = self.success.probability(pictures.flatten(0, 1), sentences)
-        outcome = self._read(active, cost, probability.reshape(shape).mean(1).numpy())
-        seen = to_uint8(pictures[:: config.futures]).numpy()
+        outcome = self._read(active, cost, probability.reshape(shape).mean(1).cpu().numpy())
+        seen = to_uint8(pictures[:: config.futures]).cpu().numpy()
         outcome.frames[active] = seen
-        final = model.scales.state.restore(states[:: config.futures, -1]).numpy()
+        final = model.scales.state.restore(states[:: config.futures, -1]).cpu().numpy()
         for place, i in enumerate(active.tolist()):
             self._observations[i] = self._observation(i, seen[place, -1], final[place])
         outcome.observations[:] = self._observations
         if config.futures > 1:
             last = frames[:, -1].reshape(len(active), config.futures, -1)
-            outcome.uncertainty[active] = last.std(1).mean(1).numpy()
+            outcome.uncertainty[active] = last.std(1).mean(1).cpu().numpy()
         return outcome
 
     def _cost(self, active: np.ndarray, state: torch.Tensor, chunk: torch.Tensor) -> np.ndarray:
@@ -195,15 +200,14 @@ class ImaginedWorld:
         state (active · futures, 8); chunk (active · futures, H, 7). The picture is the real one
         that the future began with: where the obstacle is cannot be seen better in imagined ones.
         """
-        assert self._keyframes is not None
-        safety, model = self.safety, self.world_model
-        shape = (len(active), self.config.futures)
+        safety, shape = self.safety, (len(active), self.config.futures)
+        state = self.world_model.scales.state.restore(state)
         logits = safety.head(
-            model.stacked(self._keyframes.context[active, -1].float()),
-            safety.scales.state.normalise(model.scales.state.restore(state)).unflatten(0, shape),
+            self._scene[active],
+            safety.scales.state.normalise(state).unflatten(0, shape),
             safety.scales.action.normalise(chunk).unflatten(0, shape),
         )
-        return torch.sigmoid(logits).quantile(self.config.cost_quantile, dim=1).numpy()
+        return torch.sigmoid(logits).quantile(self.config.cost_quantile, dim=1).cpu().numpy()
 
     def _read(
         self, active: np.ndarray, cost: np.ndarray, probability: np.ndarray
@@ -249,10 +253,12 @@ class ImaginedWorld:
 
 def keyframes_of(model: WorldModel, observations: list[Observation], batch: int = 128) -> Keyframes:
     """Keyframes of single moments: the frame stands in for what came before it."""
-    pictures = torch.from_numpy(
-        np.stack([[o.images[name] for name in model.cameras] for o in observations])
-    )
-    latents = torch.cat([model.encode(to_unit(p)[:, None]) for p in pictures.split(batch)])
+    device = next(model.parts.parameters()).device
+    side, parts = model.autoencoder.size.image_size, []
+    for first in range(0, len(observations), batch):
+        pictures = stack_pictures(observations[first : first + batch], model.cameras, side)
+        parts.append(model.encode(pictures[:, None].to(device)).cpu())
+    latents = torch.cat(parts)
     context = latents.expand(-1, model.size.context, -1, -1, -1).contiguous()
     state = torch.from_numpy(np.stack([o.state for o in observations]).astype(np.float32))
     return Keyframes(context, state, tuple(o.instruction for o in observations))
@@ -262,7 +268,8 @@ def _check_pair(world_model: WorldModel, safety: SafetyModel) -> None:
     """The head must read the latents that the world model imagines."""
     ours, theirs = world_model.autoencoder.state_dict(), safety.autoencoder.state_dict()
     same = ours.keys() == theirs.keys() and all(
-        ours[name].shape == theirs[name].shape and torch.equal(ours[name], theirs[name])
+        ours[name].shape == theirs[name].shape
+        and torch.equal(ours[name], theirs[name].to(ours[name].device))
         for name in ours
     )
     if not same or safety.cameras != world_model.cameras:

@@ -90,14 +90,15 @@ def imagined_worst(
     actions = data.actions[torch.from_numpy(rows)]
     _, states = replay(world, data, start, start, chunks, actions=actions)
     state = torch.cat([data.state[start][:, None], states], dim=1)[:, ::horizon][:, :chunks]
+    device = model.head.temperature.device
     model.network.eval()
     logits = model.head(
-        world.stacked(data.latents[start].float()),
-        model.scales.state.normalise(world.scales.state.restore(state)),
+        world.stacked(data.latents[start].float().to(device)),
+        model.scales.state.normalise(world.scales.state.restore(state.to(device))),
         model.scales.action.normalise(
-            world.scales.action.restore(actions.unflatten(1, (chunks, horizon)))
+            world.scales.action.restore(actions.to(device).unflatten(1, (chunks, horizon)))
         ),
     )
-    probability = torch.sigmoid(logits).flatten(1).numpy()
+    probability = torch.sigmoid(logits).flatten(1).cpu().numpy()
     contact = (data.cost[rows] > 0) & exists
     return (probability * exists).max(1), contact.any(1)

@@ -93,13 +93,14 @@ class RecordedRefiner:
     def refine(self, policy: StoredPolicy, update: int) -> Refinement:
         """Fresh rollouts, then world model, success classifier and safety head on all that is."""
         target, world = self.directory / str(update), self.world
+        device = str(world.device)
         if target.exists():
             rmtree(target)  # what a killed run has left
         self.record(policy, update, target / EPISODES)
         made = sorted(self.directory.glob(f"*/{EPISODES}"), key=lambda path: int(path.parent.name))
         sets = [*self.data, *made]
-        episodes = LatentEpisodes.read(sets, world.world_model, "cpu")
-        trainer = WorldModelTraining(self.config.world_model, world.world_model, episodes)
+        episodes = LatentEpisodes.read(sets, world.world_model, device)
+        trainer = WorldModelTraining(self.config.world_model, world.world_model, episodes, device)
         for step in range(self.config.world_model.steps):
             trainer.update(step)
         world.world_model.parts.eval()
@@ -107,13 +108,14 @@ class RecordedRefiner:
         frames = numbered_by(known, recorded_frames(sets))
         dreams = imagined_frames(success, world.world_model, episodes, known)
         matched = world.success.imagined_threshold  # by what a policy's rate has set it, if at all
-        train_success(success, world.success, frames, dreams, target / "success_run")
+        run = target / "success_run"
+        train_success(success, world.success, frames, dreams, run, device=device)
         world.success.imagined_threshold = matched
-        contacts = contact_frames(sets, world.safety)
+        contacts = contact_frames(sets, world.safety, device)
         safety = self.config.safety
         touches = imagined_contact_frames(safety, world.safety, world.world_model, episodes)
         run = target / "safety_run"
-        train_safety_head(safety, world.safety, contacts, run, imagined=touches)
+        train_safety_head(safety, world.safety, contacts, run, device=device, imagined=touches)
         calibrate_threshold(safety, world.safety, world.world_model, episodes)
         for name, model in self._models().items():
             (target / name).mkdir()
@@ -126,9 +128,12 @@ class RecordedRefiner:
     def restore(self, update: int) -> None:
         """Put the models that a refinement has saved into the world."""
         target = self.directory / str(update)
-        self.world.world_model = WorldModel.load(target / "world_model")
-        self.world.success = SuccessModel.load(target / "success")
-        self.world.safety = SafetyModel.load(target / "safety")
+        world = self.world
+        world.world_model = WorldModel.load(target / "world_model")
+        world.success = SuccessModel.load(target / "success")
+        world.safety = SafetyModel.load(target / "safety")
+        for network in (world.world_model.parts, world.success.network, world.safety.network):
+            network.to(world.device)
 
     def _models(self) -> dict[str, WorldModel | SuccessModel | SafetyModel]:
         world = self.world

@@ -229,13 +229,13 @@ def train_success(
     first = run.restore(models, optimizer)
     with progress_bar("success", first, config.steps) as show:
         for step in range(first, config.steps):
-            pictures, instruction, success = _batch(config, sources, step)
+            pictures, instruction, success = _batch(config, sources, step, device)
             rate = learning_rate_factor(step, config.warmup_steps, config.steps)
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * rate
             network.train()
             loss = torch.nn.functional.binary_cross_entropy_with_logits(
-                model.logits(pictures.to(device), instruction.to(device)), success.to(device)
+                model.logits(pictures, instruction), success
             )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -288,7 +288,10 @@ def kinds_of_frames(frames: SuccessFrames, chosen: np.ndarray, near: int) -> lis
 
 
 def _batch(
-    config: SuccessConfig, sources: list[tuple[SuccessFrames, list[np.ndarray]]], step: int
+    config: SuccessConfig,
+    sources: list[tuple[SuccessFrames, list[np.ndarray]]],
+    step: int,
+    device: str = "cpu",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Shifted pictures, instruction and label of a batch drawn from the seed and `step`."""
     rng = np.random.default_rng((config.seed, step))
@@ -301,21 +304,23 @@ def _batch(
         chosen = np.concatenate([rng.choice(k, n) for k, n in zip(kinds, counts, strict=True)])
         parts.append((frames.images[chosen], frames.instruction[chosen], frames.success[chosen]))
     images, instruction, success = (np.concatenate(c) for c in zip(*parts, strict=True))
-    pictures = _shifted(to_unit(torch.from_numpy(images)), config.shift, rng)
+    pictures = _shifted(to_unit(torch.from_numpy(images).to(device)), config.shift, rng)
     shape = (len(pictures), 1, 1, 1, 1)
     contrast, brightness = (
-        torch.from_numpy(config.jitter * rng.uniform(-1, 1, shape)).float() for _ in range(2)
+        torch.from_numpy(config.jitter * rng.uniform(-1, 1, shape)).float().to(device)
+        for _ in range(2)
     )
     pictures = (pictures * (1 + contrast) + brightness).clamp(-1, 1)
-    return pictures, torch.from_numpy(instruction), torch.from_numpy(success).float()
+    labels = torch.from_numpy(instruction), torch.from_numpy(success).float()
+    return pictures, labels[0].to(device), labels[1].to(device)
 
 
 def _shifted(pictures: torch.Tensor, most: int, rng: np.random.Generator) -> torch.Tensor:
     """Each sample moved by up to `most` pixels, all its cameras alike; edges are repeated."""
     side = torch.arange(pictures.shape[-1])
     by = torch.from_numpy(rng.integers(-most, most + 1, (len(pictures), 2)))
-    places = (by[..., None] + side).clamp(0, len(side) - 1)
-    rows = torch.arange(len(pictures))[:, None, None]
+    places = (by[..., None] + side).clamp(0, len(side) - 1).to(pictures.device)
+    rows = torch.arange(len(pictures), device=pictures.device)[:, None, None]
     moved = pictures.movedim((-2, -1), (1, 2))[rows, places[:, 0, :, None], places[:, 1, None, :]]
     return moved.movedim((1, 2), (-2, -1))
 

@@ -1,7 +1,7 @@
 """Training of the world model on recorded episodes, over the latents of a frozen autoencoder."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -85,13 +85,9 @@ class LatentEpisodes:
 
         The pictures of one data set at a time are held in memory.
         """
-        parts, latents = [], []
-        for directory in directories:
-            arrays = EpisodeReader(directory).load_arrays()
-            latents.append(recorded_latents(directory, arrays, model.autoencoder, device))
-            parts.append(
-                replace(arrays, images=np.empty((len(arrays.state), 0, 0, 0, 3), np.uint8))
-            )
+        readers = [EpisodeReader(directory) for directory in directories]
+        parts = [reader.load_arrays(images=False) for reader in readers]
+        latents = [recorded_latents(reader, model.autoencoder, device) for reader in readers]
         if not any(arrays.rows for arrays in parts):
             raise DatasetError(f"no episodes in {[str(d) for d in directories]}; collect some")
         return LatentEpisodes.join(parts, latents, model)
@@ -189,18 +185,20 @@ class WorldModelTraining:
             )
         still = torch.rand(config.batch_size, generator=generator) < config.static_share
         context, future, chunk = self._stand_still(still, context, future, chunk)
-        noise = torch.randn(future.shape, generator=generator)
-        blur = torch.randn(context.shape, generator=generator)
-        level = config.context_noise * torch.rand(config.batch_size, generator=generator)
-        context = context + level[:, None, None, None, None] * blur
-        time = torch.sigmoid(torch.randn(config.batch_size, generator=generator))  # logit-normal
-        at_start = torch.rand(config.batch_size, generator=generator) < config.start_share
-        time = torch.where(at_start, torch.ones(()), time)
         reached = reached[:, size.stride - 1 :: size.stride]
-        context, future, state, chunk, reached, noise, time = (
-            tensor.to(self.device)
-            for tensor in (context, future, state, chunk, reached, noise, time)
+        context, future, state, chunk, reached = (
+            tensor.to(self.device) for tensor in (context, future, state, chunk, reached)
         )
+        if context.is_cuda:  # a GPU draws its noise itself
+            generator = torch.Generator(context.device).manual_seed(generator.initial_seed())
+        draw: dict[str, Any] = {"generator": generator, "device": context.device}
+        noise = torch.randn(future.shape, **draw)
+        blur = torch.randn(context.shape, **draw)
+        level = config.context_noise * torch.rand(config.batch_size, **draw)
+        context = context + level[:, None, None, None, None] * blur
+        time = torch.sigmoid(torch.randn(config.batch_size, **draw))  # logit-normal
+        at_start = torch.rand(config.batch_size, **draw) < config.start_share
+        time = torch.where(at_start, 1.0, time)
         share = time[:, None, None, None, None]
         start = self.model.flow_start(context, noise)
         velocity = self.network.velocity(

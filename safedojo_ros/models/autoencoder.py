@@ -32,8 +32,13 @@ CPU_BATCH = 16
 
 
 def _parts(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    batch = batch.contiguous(memory_format=torch.channels_last)
+    batch = batch.contiguous(memory_format=_layout(batch.device))
     return batch.split(CPU_BATCH if batch.device.type == "cpu" else max(1, len(batch)))
+
+
+def _layout(device: torch.device) -> torch.memory_format:
+    """Channels last on a CPU; on a GPU every GroupNorm would copy them to and fro."""
+    return torch.channels_last if device.type == "cpu" else torch.contiguous_format
 
 
 class FrameAutoencoder(torch.nn.Module):
@@ -53,9 +58,19 @@ class FrameAutoencoder(torch.nn.Module):
             sample_size=size.image_size,
             mid_block_add_attention=False,
         )
-        self.network: Any = network.to(memory_format=torch.channels_last)
+        self.network: Any = network
         self.latent_scale: torch.Tensor
         self.register_buffer("latent_scale", torch.ones(()))
+        self.to("cpu")
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "FrameAutoencoder":
+        """What `to` does; the kernels are laid out as their device likes them, too."""
+        super()._apply(fn, recurse)
+        layout = _layout(self.latent_scale.device)
+        for parameter in self.network.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=layout)
+        return self
 
     def encode(self, pictures: torch.Tensor) -> torch.Tensor:
         """The mean latent of each picture, scaled to unit variance."""

@@ -12,18 +12,29 @@ from safedojo_ros.core.types import Observation
 def stack_pictures(
     observations: Sequence[Observation], cameras: tuple[str, ...], image_size: int
 ) -> torch.Tensor:
-    """(B, cameras, 3, S, S) float32 in [−1, 1]; raises `ObservationRejected` for another size."""
+    """(B, cameras, 3, S, S) float32 in [−1, 1]; raises `ObservationRejected` for another size.
+
+    Square pictures whose side is a multiple of S are averaged down to it.
+    """
     for observation in observations:
         observation.validate(cameras)
-        for name in cameras:
-            shape = observation.images[name].shape
-            if shape[:2] != (image_size, image_size):
-                raise ObservationRejected(
-                    f"camera '{name}' gave {shape[1]}x{shape[0]} pixels, expected "
-                    f"{image_size}x{image_size}; set the camera node's size"
-                )
+    sizes = {o.images[name].shape[:2] for o in observations for name in cameras}
+    height, width = max(sizes)
+    if len(sizes) > 1 or height != width or height % image_size:
+        raise ObservationRejected(
+            f"the cameras gave pictures of {_sides(sizes)} pixels, expected "
+            f"{image_size}x{image_size}, or all of one multiple of it; set the camera node's size"
+        )
     frames = np.stack([[o.images[name] for name in cameras] for o in observations])
-    return to_unit(torch.from_numpy(frames))
+    pictures = to_unit(torch.from_numpy(frames))
+    if height == image_size:
+        return pictures
+    fewer = torch.nn.functional.avg_pool2d(pictures.flatten(0, 1), height // image_size)
+    return fewer.unflatten(0, pictures.shape[:2])
+
+
+def _sides(sizes: set[tuple[int, int]]) -> str:
+    return ", ".join(f"{width}x{height}" for height, width in sorted(sizes))
 
 
 def to_unit(frames: torch.Tensor) -> torch.Tensor:

@@ -231,11 +231,11 @@ class SafetyModel:
         return model
 
 
-def tiny_safety(seed: int = 0) -> SafetyModel:
+def tiny_safety(seed: int = 0, image_size: int = 64) -> SafetyModel:
     """A safety model with random weights, for tests."""
     torch.manual_seed(seed)
     return SafetyModel(
-        FrameAutoencoder(AutoencoderSize(widths=(8, 8, 16, 16))),
+        FrameAutoencoder(AutoencoderSize(widths=(8, 8, 16, 16), image_size=image_size)),
         SafetyHeadSize(width=8, hidden=32),
         unit_scales(),
         checkpoint_id=f"tiny{seed}",

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import MAX_DELTA_POSITION, ActionChunk, Decision
-from safedojo_ros.robot.detour import LENGTHS, OFFSETS, chosen_detour, detours
+from safedojo_ros.robot.detour import LENGTHS, OFFSETS, chosen_detour, detours, progress
 from safedojo_ros.robot.safety_gate import GateConfig, SafetyGate
 
 LIMIT, PASSING = 0.5, 0.3
@@ -125,16 +125,48 @@ def test_a_detour_never_leads_down_nor_beyond_a_limit(actions: np.ndarray) -> No
     np.testing.assert_array_equal(ways[..., 3:], np.broadcast_to(actions[:, 3:], (68, 8, 4)))
 
 
-@given(arrays(np.float64, (len(OFFSETS), 4), elements=st.floats(0, 1)), st.floats(0, 1))
-def test_the_choice_is_the_nearest_that_passes_or_the_cheapest(
-    costs: np.ndarray, cost: float
+def test_taking_the_motion_back_before_the_obstacle_is_the_last_choice() -> None:
+    """The nearest that passes stops the arm; one that goes around it is farther."""
+    post = lambda chunks: np.where(  # noqa: E731
+        (chunks[..., 0] > 0.004) & (np.abs(chunks[..., 1]) < 0.015), 0.9, 0.05
+    )
+    floor = lambda chunks: np.where(chunks[..., 2] > 0.001, 0.9, post(chunks))  # noqa: E731
+    chunk, _, why = gate().detoured(ahead(), floor(ahead().actions), LIMIT, floor)
+    assert why
+    assert chunk.actions[0, 0] == pytest.approx(0.01)
+    assert abs(chunk.actions[0, 1]) == pytest.approx(0.02)
+    shut = lambda chunks: np.where(chunks[..., 0] > 0.004, 0.9, 0.05)  # noqa: E731
+    still, _, why = gate().detoured(ahead(), shut(ahead().actions), LIMIT, shut)
+    assert why
+    assert still.actions[0, 0] < 0.004
+
+
+def test_progress_is_counted_in_the_chunks_own_direction_over_its_first_half() -> None:
+    actions = ahead().actions
+    ways = np.repeat(actions[None], 4, axis=0)
+    ways[1, :, 0] = 0.0
+    ways[2, :, 1] = 0.03
+    ways[3, 4:, 0] = 0.0
+    np.testing.assert_allclose(progress(actions, ways), [1.0, 0.0, 1.0, 1.0])
+    np.testing.assert_array_equal(progress(np.zeros((8, 7)), ways), np.ones(4))
+
+
+@given(
+    arrays(np.float64, (len(OFFSETS), 4), elements=st.floats(0, 1)),
+    st.floats(0, 1),
+    arrays(np.bool_, len(OFFSETS)),
+)
+def test_the_choice_is_the_nearest_that_passes_and_goes_on_or_the_cheapest(
+    costs: np.ndarray, cost: float, onward: np.ndarray
 ) -> None:
-    taken, totals = chosen_detour(costs, 2, cost, PASSING), np.sort(costs)[:, -2:].mean(1)
+    taken = chosen_detour(costs, 2, cost, PASSING, onward)
+    totals = np.sort(costs)[:, -2:].mean(1)
     passing = totals < PASSING
     if passing.any():
         assert taken is not None
-        assert passing[taken]
-        assert LENGTHS[taken] <= LENGTHS[passing].min() + 1e-9
+        eligible = passing & onward if (passing & onward).any() else passing
+        assert eligible[taken]
+        assert LENGTHS[taken] <= LENGTHS[eligible].min() + 1e-9
     elif taken is None:
         assert totals.min() >= cost
     else:

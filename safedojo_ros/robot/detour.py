@@ -3,7 +3,9 @@
 A careless chunk need not be held. All steps of it are shifted alike, sideways or up, by a few
 distances; the safety head judges these in one batch, and the nearest that passes is played. What
 the policy wanted is kept otherwise: the order of its motions, rotations, the gripper. Downwards no
-detour leads: the head foresees contact with obstacles, not with the table.
+detour leads: the head foresees contact with obstacles, not with the table. One that takes the
+motion back is the last choice: it passes, for who stands still touches nothing, and the arm would
+stand before the obstacle for ever.
 """
 
 from collections.abc import Callable
@@ -15,6 +17,9 @@ from safedojo_ros.core.types import MAX_DELTA_POSITION, top_m_mean
 
 SHIFTS = (0.005, 0.01, 0.02, 0.03)
 """Distances by which each step of a chunk may be shifted, metres."""
+
+LEAST_PROGRESS = 0.5
+"""Share of the chunk's way, in its own direction, that a detour should go at least."""
 
 DETOUR_RATIO = 0.4
 """A `GateConfig.detour_ratio` for those who want detours: chosen on validation seeds, among 0.15
@@ -44,18 +49,37 @@ def detours(actions: np.ndarray) -> np.ndarray:
     return shifted
 
 
-def chosen_detour(step_costs: np.ndarray, m: int, cost: float, passing: float) -> int | None:
+def progress(actions: np.ndarray, ways: np.ndarray) -> np.ndarray:
+    """(K,) share of the way of `actions` (H, 7) that `ways` (K, H, 7) go in the same direction.
+
+    Of the first half of the steps, since what comes later is mostly replaced before it is played;
+    1 for a chunk that goes nowhere.
+    """
+    half = (len(actions) + 1) // 2
+    wanted = np.asarray(actions, dtype=np.float64)[:half, :3].sum(0)
+    square = float(wanted @ wanted)
+    if square < 1e-12:
+        return np.ones(len(ways))
+    return np.asarray(ways[:, :half, :3].sum(1) @ wanted / square)
+
+
+def chosen_detour(
+    step_costs: np.ndarray, m: int, cost: float, passing: float, onward: np.ndarray
+) -> int | None:
     """Which of the K detours to take, None to stay with the chunk itself.
 
     step_costs: (K, H) of the detours; cost: of the chunk; both count the mean of the `m` largest
-    step costs. Of those below `passing` the nearest, and of the nearest the cheapest; where none
-    is, the cheapest of all, provided that it costs less than the chunk.
+    step costs; onward: (K,) bool, which of them make progress. Of those below `passing` the nearest
+    that does, or the nearest where none does, and of the nearest the cheapest; where none passes,
+    the cheapest of all, provided that it costs less than the chunk.
     """
     costs = np.array([top_m_mean(each, m) for each in step_costs])
     if not np.all(np.isfinite(costs)):
         return None
-    if np.any(costs < passing):
-        nearest = np.round(np.where(costs < passing, LENGTHS, np.inf), 9)
+    passes = costs < passing
+    if np.any(passes):
+        eligible = passes & onward if np.any(passes & onward) else passes
+        nearest = np.round(np.where(eligible, LENGTHS, np.inf), 9)
         return int(np.lexsort((costs, nearest))[0])
     best = int(np.argmin(costs))
     return best if costs[best] < cost else None

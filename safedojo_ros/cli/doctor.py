@@ -62,7 +62,7 @@ LIBRARIES = (
     Library("opencv-python-headless", "cv2", ">=4.9"),
     Library("mujoco", "mujoco", ">=3.8,<3.9"),
     Library("torch", "torch", ">=2.8"),
-    Library("transformers", "transformers", ">=5.0"),
+    Library("transformers", "transformers", ">=5.20"),
     Library("diffusers", "diffusers", ">=0.36"),
     Library("franky-control", "franky", ">=2.0,<3", needed=False),
     Library("robosuite", "robosuite", "==1.4.0", needed=False),

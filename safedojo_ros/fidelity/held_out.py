@@ -127,6 +127,5 @@ def replay_held_out(
 @torch.no_grad()
 def decoded(world: WorldModel, latents: torch.Tensor, batch: int = 16) -> torch.Tensor:
     """(B, K, cameras, 3, H, W) in [0, 1] of latents (B, K, C, h, w), on the CPU."""
-    device = next(world.parts.parameters()).device
-    parts = [world.decode(part.float().to(device)).cpu() for part in latents.split(batch)]
+    parts = [world.decode(part.float().to(world.device)).cpu() for part in latents.split(batch)]
     return (torch.cat(parts).clamp(-1, 1) + 1) / 2

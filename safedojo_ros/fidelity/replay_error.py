@@ -74,8 +74,7 @@ def replay_errors(
 
 
 def _pictures(model: WorldModel, latents: torch.Tensor) -> torch.Tensor:
-    device = next(model.parts.parameters()).device
-    return (model.decode(latents.to(device)).cpu().clamp(-1, 1) + 1) / 2
+    return (model.decode(latents.to(model.device)).cpu().clamp(-1, 1) + 1) / 2
 
 
 def _pixel_error(one: torch.Tensor, other: torch.Tensor) -> np.ndarray:

@@ -108,7 +108,7 @@ class ImaginedWorld:
                 f"the success classifier sees {success.cameras}, the world model "
                 f"{world_model.cameras}; train one for the other"
             )
-        self.device = next(world_model.parts.parameters()).device
+        self.device = world_model.device
         for network in (world_model.parts, success.network, safety.network):
             network.to(self.device).eval()
         self._generator = torch.Generator().manual_seed(seed)
@@ -253,11 +253,10 @@ class ImaginedWorld:
 
 def keyframes_of(model: WorldModel, observations: list[Observation], batch: int = 128) -> Keyframes:
     """Keyframes of single moments: the frame stands in for what came before it."""
-    device = next(model.parts.parameters()).device
     side, parts = model.autoencoder.size.image_size, []
     for first in range(0, len(observations), batch):
         pictures = stack_pictures(observations[first : first + batch], model.cameras, side)
-        parts.append(model.encode(pictures[:, None].to(device)).cpu())
+        parts.append(model.encode(pictures[:, None].to(model.device)).cpu())
     latents = torch.cat(parts)
     context = latents.expand(-1, model.size.context, -1, -1, -1).contiguous()
     state = torch.from_numpy(np.stack([o.state for o in observations]).astype(np.float32))

@@ -65,7 +65,7 @@ def replay(
     steps = torch.arange(chunks * size.chunk_length)
     if actions is None:
         actions = data.actions[first[:, None] + steps]
-    device = next(model.parts.parameters()).device
+    device = model.device
     generator = torch.Generator().manual_seed(seed)
     shape = (len(first), chunks, size.future, *data.latents.shape[1:])
     noise = torch.randn(shape, generator=generator)

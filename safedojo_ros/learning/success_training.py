@@ -161,8 +161,7 @@ def imagined_frames(
             rows = slice(begin, begin + batch)
             seed = config.seed * 1_000_003 + begin
             latents, _ = replay(model, data, first[rows], start[rows], config.chunks, seed)
-            device = next(model.parts.parameters()).device
-            pictures.append(to_uint8(model.decode(latents.to(device))).cpu().numpy())
+            pictures.append(to_uint8(model.decode(latents.to(model.device))).cpu().numpy())
             show(min(begin + batch, config.replays))
     images = np.concatenate(pictures)
     frames = images.shape[1]

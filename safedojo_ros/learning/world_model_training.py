@@ -366,7 +366,7 @@ def imagined_context(
 
     The recorded actions are imagined, from the recorded frames at its beginning on.
     """
-    length, device = model.size.chunk_length, next(model.parts.parameters()).device
+    length, device = model.size.chunk_length, model.device
     begin = first - depth * length
     remembered = torch.minimum(remembered, begin)
     context, future, state, _, _ = clip(data, model.size, begin, episode_start, remembered)

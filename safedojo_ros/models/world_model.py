@@ -220,6 +220,11 @@ class WorldModel:
         self.scales = scales
         self.checkpoint_id = checkpoint_id
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.parts.parameters()).device
+
     @torch.no_grad()
     def encode(self, pictures: torch.Tensor) -> torch.Tensor:
         """(B, F, cameras, 3, S, S) → latents (B, F, C, s, cameras·s), cameras side by side."""

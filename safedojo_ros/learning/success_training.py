@@ -310,8 +310,8 @@ def _batch(
         for _ in range(2)
     )
     pictures = (pictures * (1 + contrast) + brightness).clamp(-1, 1)
-    labels = torch.from_numpy(instruction), torch.from_numpy(success).float()
-    return pictures, labels[0].to(device), labels[1].to(device)
+    label = torch.from_numpy(success).float().to(device)
+    return pictures, torch.from_numpy(instruction).to(device), label
 
 
 def _shifted(pictures: torch.Tensor, most: int, rng: np.random.Generator) -> torch.Tensor:

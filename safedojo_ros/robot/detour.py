@@ -69,16 +69,17 @@ def chosen_detour(
     """Which of the K detours to take, None to stay with the chunk itself.
 
     step_costs: (K, H) of the detours; cost: of the chunk; both count the mean of the `m` largest
-    step costs; onward: (K,) bool, which of them make progress. Of those below `passing` the nearest
-    that does, or the nearest where none does, and of the nearest the cheapest; where none passes,
-    the cheapest of all, provided that it costs less than the chunk.
+    step costs; onward: (K,) their `progress`. Of those below `passing` the nearest that makes
+    enough of it, or the nearest where none does, and of the nearest the cheapest; where none
+    passes, the cheapest of all, provided that it costs less than the chunk.
     """
     costs = np.array([top_m_mean(each, m) for each in step_costs])
     if not np.all(np.isfinite(costs)):
         return None
     passes = costs < passing
     if np.any(passes):
-        eligible = passes & onward if np.any(passes & onward) else passes
+        enough = passes & (onward >= LEAST_PROGRESS)
+        eligible = enough if np.any(enough) else passes
         nearest = np.round(np.where(eligible, LENGTHS, np.inf), 9)
         return int(np.lexsort((costs, nearest))[0])
     best = int(np.argmin(costs))

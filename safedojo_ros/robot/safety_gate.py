@@ -11,14 +11,7 @@ import numpy as np
 
 from safedojo_ros.core.errors import ChunkRejected, ConfigError
 from safedojo_ros.core.types import ActionChunk, CostEstimate, Decision, top_m_mean
-from safedojo_ros.robot.detour import (
-    LEAST_PROGRESS,
-    OFFSETS,
-    Judge,
-    chosen_detour,
-    detours,
-    progress,
-)
+from safedojo_ros.robot.detour import OFFSETS, Judge, chosen_detour, detours, progress
 from safedojo_ros.robot.freshness import ChunkFreshness, FreshnessConfig
 
 Mode = Literal["gate", "monitor"]
@@ -162,7 +155,7 @@ class SafetyGate:
             return chunk, step_cost, ""
         ways = detours(chunk.actions)
         costs = np.asarray(judge(ways), dtype=np.float64)
-        onward = progress(chunk.actions, ways) >= LEAST_PROGRESS
+        onward = progress(chunk.actions, ways)
         taken = chosen_detour(costs, config.cost_m, cost, passing, onward)
         if taken is None:
             return chunk, step_cost, ""

@@ -41,3 +41,23 @@ def test_the_number_of_threads_is_set_only_on_request() -> None:
     assert torch.get_num_threads() == 1
     use_processor()
     assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize(
+    ("known", "precision"),
+    [
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC"}, "medium"),
+        ({"avx512_bf16": True}, "medium"),
+        ({"avx512_bf16": True, "cpu_name": "Intel Xeon"}, "highest"),
+        ({"avx512_bf16": True, "amx_tile": True}, "highest"),
+        ({}, "highest"),
+    ],
+)
+def test_each_processor_has_the_products_that_are_fast_on_it(
+    known: dict[str, bool | str], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    torch.set_float32_matmul_precision("highest")
+    use_processor()
+    assert torch.get_float32_matmul_precision() == precision

@@ -10,12 +10,14 @@ def use_processor(threads: int = 0) -> None:
 
     With a GPU, products of matrices are computed in TF32, as convolutions are by default.
 
-    On processors with AVX-512 and bfloat16, precision "medium" sends products of matrices to
+    On AMD processors with AVX-512 and bfloat16, precision "medium" sends products of matrices to
     oneDNN, whose kernels compute in float32 all the same there, at more than twice the rate of
-    those that torch takes otherwise (AMD Zen 5: 470 against 205 GFLOP/s on two cores). Where the
-    processor has AMX they would compute in bfloat16, so there everything stays as it is. The fused
+    those that torch takes otherwise (Zen 5: 470 against 205 GFLOP/s on two cores). The fused
     attention makes many products too small for oneDNN and would be slower; it gives way to the
-    plain one. The switches are shared with the GPU, so where there is one they are for it.
+    plain one. On Intel's everything stays as it is: torch's own kernels are the faster ones (an
+    update of the world model takes 0.19 instead of 0.23 seconds), and where there is AMX oneDNN
+    would compute in bfloat16. The switches are shared with the GPU, so where there is one they
+    are for it.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -23,7 +25,7 @@ def use_processor(threads: int = 0) -> None:
         torch.set_float32_matmul_precision("high")
         return
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in old releases
-    fast = known.get("avx512_bf16", False) and not known.get("amx_tile", False)
-    if fast:
+    exact = known.get("avx512_bf16", False) and not known.get("amx_tile", False)
+    if exact and "Intel" not in known.get("cpu_name", ""):
         torch.set_float32_matmul_precision("medium")
         torch.backends.cuda.enable_flash_sdp(False)

@@ -316,12 +316,11 @@ def _batch(
 
 def _shifted(pictures: torch.Tensor, most: int, rng: np.random.Generator) -> torch.Tensor:
     """Each sample moved by up to `most` pixels, all its cameras alike; edges are repeated."""
-    side = torch.arange(pictures.shape[-1])
-    by = torch.from_numpy(rng.integers(-most, most + 1, (len(pictures), 2)))
-    places = (by[..., None] + side).clamp(0, len(side) - 1).to(pictures.device)
-    rows = torch.arange(len(pictures), device=pictures.device)[:, None, None]
-    moved = pictures.movedim((-2, -1), (1, 2))[rows, places[:, 0, :, None], places[:, 1, None, :]]
-    return moved.movedim((1, 2), (-2, -1))
+    side = pictures.shape[-1]
+    corners = most + rng.integers(-most, most + 1, (len(pictures), 2))
+    wide = torch.nn.functional.pad(pictures.flatten(1, 2), (most,) * 4, mode="replicate")
+    moved = [p[:, y : y + side, x : x + side] for p, (y, x) in zip(wide, corners, strict=True)]
+    return torch.stack(moved).unflatten(1, pictures.shape[1:3])
 
 
 def choose_threshold(

@@ -68,6 +68,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=PROPOSALS,
         help="chunks that the policy may propose to the gate before each of its decisions",
     )
+    parser.add_argument(
+        "--memory",
+        type=int,
+        default=1,
+        metavar="MOMENTS",
+        help="moments of an episode whose pictures the gate's head judges by (default: the newest "
+        "alone)",
+    )
+    parser.add_argument(
+        "--detour-ratio",
+        type=float,
+        default=DETOUR_RATIO,
+        metavar="SHARE",
+        help=f"share of the cost limit from which on detours are taken (default {DETOUR_RATIO})",
+    )
     parser.add_argument("--execute", type=int, help="actions of a chunk between two inferences")
     parser.add_argument(
         "--latency",
@@ -96,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
         ("max_steps", 1),
         ("execute", 1),
         ("proposals", 1),
+        ("memory", 1),
     ):
         value = getattr(args, name)
         if value is not None and value < least:
@@ -174,8 +190,8 @@ def filtered(
             return cast("Policy", CbfPolicy(policy)), vector
         return policy, cast("VectorWorld", CbfWorld(vector))
     safety = load_safety(find_checkpoint("safety", args.safety, args.store))
-    config = GateConfig(detour_ratio=DETOUR_RATIO if args.filter == "detour" else 0.0)
-    gated = GatedPolicy(policy, safety, args.execute, args.proposals, config)
+    config = GateConfig(detour_ratio=args.detour_ratio if args.filter == "detour" else 0.0)
+    gated = GatedPolicy(policy, safety, args.execute, args.proposals, config, args.memory)
     seen = VectorWorld(safety.image_size, vector.max_steps, vector.cameras)
     return cast("Policy", gated), seen
 
@@ -186,6 +202,8 @@ def gate_figures(policy: GatedPolicy) -> dict[str, Any]:
         "safety": policy.safety.checkpoint_id,
         "limit": policy.safety.cost_limit,
         "proposals": policy.proposals,
+        "memory": policy.memory,
+        "detour_ratio": policy.config.detour_ratio,
         "proposed": policy.proposed,
         "detours": policy.detours if policy.config.detour_ratio else None,
         "decisions": {d.name: policy.decisions[d.name] for d in Decision},

@@ -11,7 +11,8 @@ STOP   no motion until the episode ends: nobody is there to recover the gate.
 
 Before each decision the policy may propose several chunks (best of N): the first one whose cost is
 below the gate's thresholds is judged, or the one that costs least where none is, by a detour where
-the gate finds one. With one proposal the gate sees what the robot's would see.
+the gate finds one. With one proposal the gate sees what the robot's would see. The head may judge
+by earlier pictures of the episode, too (`models.scene_memory`), as the robot's may.
 """
 
 from collections import Counter
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from safedojo_ros.models.policy import Policy
     from safedojo_ros.models.safety_head import SafetyModel
+    from safedojo_ros.models.scene_memory import SceneMemory
 
 PROPOSALS = 4
 """Chunks that the policy may propose before each decision."""
@@ -41,9 +43,12 @@ GRIPPER_OPEN = -1.0
 
 @dataclass
 class _Episode:
-    """chunks: judged so far; gripper: the last command that was played."""
+    """memory: None where the newest picture judges alone; chunks: judged so far; gripper: the last
+    command that was played.
+    """
 
     gate: SafetyGate
+    memory: "SceneMemory | None" = None
     chunks: int = 0
     gripper: float = GRIPPER_OPEN
 
@@ -51,11 +56,12 @@ class _Episode:
 class GatedPolicy:
     """A policy whose chunks pass the gate, or are replaced by no motion.
 
-    execute: steps of a chunk that are played before the next (default: all); decisions: how many
-    chunks were allowed, slowed, held and stopped; proposed: how many were drawn for that;
-    detours: how many were led around. An episode is known by its generator. Raises `ConfigError`
-    for less than one proposal, `CheckpointError` where the head judges other chunks or pictures
-    than the policy's.
+    execute: steps of a chunk that are played before the next (default: all); memory: moments of an
+    episode whose pictures the head judges by, 1 for the newest alone; decisions: how many chunks
+    were allowed, slowed, held and stopped; proposed: how many were drawn for that; detours: how
+    many were led around. An episode is known by its generator. Raises `ConfigError` for less than
+    one proposal or moment, `CheckpointError` where the head judges other chunks or pictures than
+    the policy's.
     """
 
     def __init__(
@@ -65,11 +71,15 @@ class GatedPolicy:
         execute: int | None = None,
         proposals: int = PROPOSALS,
         config: GateConfig | None = None,
+        memory: int = 1,
     ) -> None:
-        if proposals < 1:
-            raise ConfigError(f"the gate is given {proposals} proposals, expected at least 1")
+        if proposals < 1 or memory < 1:
+            raise ConfigError(
+                f"the gate is given {proposals} proposals and a memory of {memory} moments, "
+                "expected at least 1"
+            )
         _check_pair(policy, safety)
-        self.policy, self.safety, self.proposals = policy, safety, proposals
+        self.policy, self.safety, self.proposals, self.memory = policy, safety, proposals, memory
         self.execute = min(execute or policy.chunk_length, policy.chunk_length)
         self.config = replace(config or GateConfig(), cost_m=safety.cost_m)
         kind = "detour" if self.config.detour_ratio else "gate"
@@ -93,15 +103,22 @@ class GatedPolicy:
         places = {id(o): i for i, o in reversed(list(enumerate(observations)))}
         rows = sorted(places.values())
         seen, noise = [observations[i] for i in rows], [generators[i] for i in rows]
-        chunks, costs = self._propose(seen, noise)
+        episodes = [self._episode(generator) for generator in noise]
+        for episode, observation in zip(episodes, seen, strict=True):
+            if episode.memory:
+                episode.memory.look(observation)
+        chunks, costs = self._propose(seen, noise, episodes)
         played = {
-            id(observation): self._gated(self._episode(generator), observation, chunk, cost)
-            for observation, generator, chunk, cost in zip(seen, noise, chunks, costs, strict=True)
+            id(observation): self._gated(episode, observation, chunk, cost)
+            for observation, episode, chunk, cost in zip(seen, episodes, chunks, costs, strict=True)
         }
         return np.stack([played[id(observation)] for observation in observations])
 
     def _propose(
-        self, observations: list[Observation], generators: "list[torch.Generator]"
+        self,
+        observations: list[Observation],
+        generators: "list[torch.Generator]",
+        episodes: list[_Episode],
     ) -> tuple[np.ndarray, np.ndarray]:
         """The chunk that is to be judged for each observation (B, H, 7), and its costs (B, H)."""
         passing = self.config.passing_ratio * self.safety.cost_limit
@@ -113,7 +130,9 @@ class GatedPolicy:
             if not asked:
                 break
             drawn = act_alike(self.policy, observations, generators, asked)
-            judged = self._step_costs([observations[i] for i in asked], drawn)
+            judged = self._step_costs(
+                [observations[i] for i in asked], [episodes[i] for i in asked], drawn
+            )
             self.proposed += len(asked)
             for i, chunk, cost in zip(asked, drawn, judged, strict=True):
                 total = top_m_mean(cost, self.config.cost_m)
@@ -121,16 +140,29 @@ class GatedPolicy:
                     chunks[i], costs[i], least[i] = chunk, cost, total
         return chunks, costs
 
-    def _step_costs(self, observations: list[Observation], chunks: np.ndarray) -> np.ndarray:
+    def _step_costs(
+        self, observations: list[Observation], episodes: list[_Episode], chunks: np.ndarray
+    ) -> np.ndarray:
         """(B, H); a single row is given a neighbour, see `act_alike`."""
+        if self.memory > 1:  # each scene by itself: they have seen more or less
+            rows = zip(observations, episodes, chunks[:, None], strict=True)
+            return np.concatenate([self._judge(e).step_cost([o], chunk) for o, e, chunk in rows])
         if len(observations) > 1:
             return self.safety.step_cost(observations, chunks)
         return self.safety.step_cost(observations * 2, np.repeat(chunks, 2, axis=0))[:1]
 
+    def _judge(self, episode: _Episode) -> "SafetyModel | SceneMemory":
+        return episode.memory or self.safety
+
     def _episode(self, generator: "torch.Generator") -> _Episode:
         if generator not in self._episodes:
-            self._episodes[generator] = _Episode(SafetyGate(self.config))
+            self._episodes[generator] = _Episode(SafetyGate(self.config), self._new_memory())
         return self._episodes[generator]
+
+    def _new_memory(self) -> "SceneMemory | None":
+        from safedojo_ros.models.scene_memory import SceneMemory
+
+        return SceneMemory(self.safety, self.memory) if self.memory > 1 else None
 
     def _gated(
         self, episode: _Episode, observation: Observation, chunk: np.ndarray, cost: np.ndarray
@@ -143,7 +175,10 @@ class GatedPolicy:
         )
         limit = self.safety.cost_limit
         proposal, cost, detour = episode.gate.detoured(
-            proposal, cost, limit, lambda ways: self.safety.step_cost([observation], ways[None])[0]
+            proposal,
+            cost,
+            limit,
+            lambda ways: self._judge(episode).step_cost([observation], ways[None])[0],
         )
         self.detours += bool(detour)
         verdict = episode.gate.judge(proposal, cost, limit, now, detour=detour)

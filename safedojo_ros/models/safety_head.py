@@ -109,9 +109,19 @@ class SafetyHead(torch.nn.Module):
             chunk = chunk[:, None]
         if state.ndim == 2:
             state = state[:, None].expand(-1, chunk.shape[1], -1)
-        asked = self.query(self._steps(state, chunk)) + self.context(latents)[:, None, None]
-        logits = self.mlp(asked)[..., 0] / self.temperature
+        logits = self.answers(self.context(latents)[:, None], state, chunk)
         return logits if several else logits[:, 0]
+
+    def answers(
+        self, contexts: torch.Tensor, state: torch.Tensor, chunk: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits (B, K, H) of state (B, K, 8) and chunk (B, K, H, 7), the mean over M `contexts`.
+
+        contexts: (B, M, hidden), what `context` made of the latents of M moments of a scene.
+        """
+        asked = self.query(self._steps(state, chunk))[:, None] + contexts[:, :, None, None]
+        logits: torch.Tensor = self.mlp(asked)[..., 0].mean(1) / self.temperature
+        return logits
 
     def _steps(self, state: torch.Tensor, chunk: torch.Tensor) -> torch.Tensor:
         """What the MLP is told about every step, (B, K, H, …), of state (B, K, 8) and chunk."""
@@ -164,12 +174,32 @@ class SafetyModel:
         self.chunk_length, self.image_size = size.chunk_length, autoencoder.size.image_size
         self.cost_m, self.cost_limit, self.checkpoint_id = cost_m, cost_limit, checkpoint_id
 
-    @torch.no_grad()
     def step_cost(self, observations: list[Observation], actions: np.ndarray) -> np.ndarray:
         """(B, H) P(contact) of each step of `actions` (B, H, 7), metres and radians.
 
         Several chunks (B, K, H, 7) for each observation give (B, K, H). Raises
         `ObservationRejected` or `ChunkRejected` for input that does not fit.
+        """
+        return self.judged(self.contexts(observations)[:, None], observations, actions)
+
+    @torch.no_grad()
+    def contexts(self, observations: list[Observation]) -> torch.Tensor:
+        """(B, hidden): what the head takes from the pictures of each observation.
+
+        Raises `ObservationRejected` for pictures that do not fit.
+        """
+        self.network.eval()
+        pictures = stack_pictures(observations, self.cameras, self.image_size)
+        context: torch.Tensor = self.head.context(self.encode(pictures))
+        return context
+
+    @torch.no_grad()
+    def judged(
+        self, contexts: torch.Tensor, observations: list[Observation], actions: np.ndarray
+    ) -> np.ndarray:
+        """As `step_cost`, by the mean logit of M `contexts` (B, M, hidden) of each observation.
+
+        Only the states of the observations count.
         """
         actions = np.asarray(actions, dtype=np.float32)
         wanted = (len(observations), self.chunk_length, ACTION_SIZE)
@@ -177,15 +207,13 @@ class SafetyModel:
             raise ChunkRejected(f"chunks have shape {actions.shape}, expected {wanted}")
         for chunk in actions.reshape(-1, *wanted[1:]):
             ActionChunk(chunk).validate()
-        pictures = stack_pictures(observations, self.cameras, self.image_size)
-        state = torch.from_numpy(np.stack([o.state for o in observations]).astype(np.float32))
         self.network.eval()
-        logits = self.head(
-            self.encode(pictures),
-            self.scales.state.normalise(state),
-            self.scales.action.normalise(torch.from_numpy(actions)),
-        )
-        return torch.sigmoid(logits).numpy().astype(np.float64)
+        state = torch.from_numpy(np.stack([o.state for o in observations]).astype(np.float32))
+        chunks = self.scales.action.normalise(torch.from_numpy(actions))
+        chunks = chunks.reshape(len(chunks), -1, *wanted[1:])
+        states = self.scales.state.normalise(state)[:, None].expand(-1, chunks.shape[1], -1)
+        logits = self.head.answers(contexts, states, chunks)
+        return torch.sigmoid(logits).reshape(actions.shape[:-1]).numpy().astype(np.float64)
 
     def encode(self, pictures: torch.Tensor) -> torch.Tensor:
         """(B, cameras, 3, S, S) → (B, cameras·C, s, s) latents."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from safedojo_ros.core.types import ActionChunk, CostEstimate, Observation, top_m_mean
-from safedojo_ros.nodes.model_loading import SafetyLike
+from safedojo_ros.nodes.model_loading import MemoryLike, SafetyLike
 from safedojo_ros.robot.safety_gate import SafetyGate
 
 
@@ -42,14 +42,23 @@ class Foresight:
 
 
 def foresee(
-    model: SafetyLike, gate: SafetyGate, observation: Observation, chunk: ActionChunk, limit: float
+    model: SafetyLike,
+    gate: SafetyGate,
+    observation: Observation,
+    chunk: ActionChunk,
+    limit: float,
+    memory: MemoryLike | None = None,
 ) -> Foresight:
     """Ask `model` about `chunk`, and about detours where the gate wants one.
 
-    Raises whatever the model raises.
+    memory: of the model, which then judges by earlier pictures of the scene, too. Raises whatever
+    the model raises.
     """
-    cost = np.asarray(model.step_cost([observation], chunk.actions[None]))[0]
+    if memory is not None:
+        memory.look(observation)
+    ask = (memory or model).step_cost
+    cost = np.asarray(ask([observation], chunk.actions[None]))[0]
     way, way_cost, detour = gate.detoured(
-        chunk, cost, limit, lambda ways: model.step_cost([observation], ways[None])[0]
+        chunk, cost, limit, lambda ways: ask([observation], ways[None])[0]
     )
     return Foresight(way, way_cost, cost if detour else None, detour)

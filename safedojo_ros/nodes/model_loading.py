@@ -4,7 +4,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -50,11 +50,36 @@ class SafetyLike(Protocol):
         ...
 
 
+class MemoryLike(Protocol):
+    """What this node needs of a head's memory; see `models.scene_memory.SceneMemory`."""
+
+    @property
+    def model(self) -> SafetyLike:
+        """The head."""
+        ...
+
+    def look(self, observation: Observation) -> None:
+        """Remember a moment."""
+        ...
+
+    def step_cost(self, observations: list[Observation], actions: np.ndarray) -> np.ndarray:
+        """As that of the head."""
+        ...
+
+
 def load_released_safety(path: Path) -> SafetyLike:
     """Load a verified checkpoint directory; torch is imported here and not earlier."""
     from safedojo_ros.models.loading import load_safety
 
     return load_safety(path)
+
+
+def scene_memory(model: SafetyLike, moments: int) -> MemoryLike:
+    """A memory for a head of the released kind."""
+    from safedojo_ros.models.safety_head import SafetyModel
+    from safedojo_ros.models.scene_memory import SceneMemory
+
+    return SceneMemory(cast(SafetyModel, model), moments)
 
 
 def limited(node: DojoNode, load: Callable[[Path], T]) -> Callable[[Path], T]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from std_msgs.msg import Float32
+from std_msgs.msg import Float32, String
 from std_srvs.srv import SetBool, Trigger
 from visualization_msgs.msg import MarkerArray
 
@@ -45,7 +45,13 @@ from safedojo_ros.nodes.conversion import (
 from safedojo_ros.nodes.foresight import Foresight, foresee
 from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, NEWEST, OK, WARN, DojoNode, Setting
 from safedojo_ros.nodes.markers import path_markers
-from safedojo_ros.nodes.model_loading import SafetyLike, limited, load_released_safety
+from safedojo_ros.nodes.model_loading import (
+    MemoryLike,
+    SafetyLike,
+    limited,
+    load_released_safety,
+    scene_memory,
+)
 from safedojo_ros.nodes.observation_inputs import (
     WINDOW_SETTINGS,
     ObservationInputs,
@@ -74,6 +80,8 @@ SETTINGS = (
     Setting("slow_ratio", 0.6, "SLOW from this share of the limit on.", 0.01, 1.0),
     Setting("detour_ratio", 0.0, "From this share of the limit on, at the latest from SLOW on, "
             "lead a chunk around what it would touch, where there is a way; 0: never.", 0.0, 1.0),
+    Setting("memory", 1, "Moments of a scene whose pictures the head judges by; 1: the newest "
+            "alone. An instruction or a silence begins another scene.", 1, 64),
     Setting("stop_cost", 0.98, "STOP from this cost on; above 1: never by itself.", 0.05, 2.0),
     Setting("deadline", 0.2, "Longest that judging a chunk may take (s).", 0.005, 2.0),
     Setting("silence", 1.0, "Time without a chunk after which the gate reports it (s).", 0.1, 60.0),
@@ -100,6 +108,7 @@ class SafetyNode(DojoNode):
         self._exchange: CheckpointExchange[SafetyLike] | None = None
         self._recent: deque[tuple[Observation, np.ndarray]] = deque(maxlen=CANARY_CHUNKS)
         self._asked_for = self._head_fault = ""
+        self._memory: MemoryLike | None = None
         self._ours: list[Any] = []
         self._inputs: ObservationInputs | None = None
         self._latency = 0.0
@@ -165,9 +174,12 @@ class SafetyNode(DojoNode):
         self._heard_at = self.now()
         self._waiting: ActionChunkMessage | None = None
         self._inputs = ObservationInputs(self, self._window, self._judge_waiting)
-        self._subscription = self.create_subscription(
-            ActionChunkMessage, "policy/action_chunk", self._on_chunk, IN_ORDER
-        )
+        self._listening = [
+            self.create_subscription(
+                ActionChunkMessage, "policy/action_chunk", self._on_chunk, IN_ORDER
+            ),
+            self.create_subscription(String, "instruction", self._on_new_scene, LATCHED),
+        ]
         self._timer = self.create_timer(self._period, self._look_after)
         if self.setting("follow") == "latest" and self._exchange is not None:
             self._exchange.follow_latest(self.setting("store"))
@@ -180,11 +192,13 @@ class SafetyNode(DojoNode):
             return
         self._inputs.close()
         self._inputs = None
-        self.destroy_subscription(self._subscription)
+        for subscription in self._listening:
+            self.destroy_subscription(subscription)
         self.destroy_timer(self._timer)
 
     def cleanup(self) -> None:
-        """Forget the safety head."""
+        """Forget the safety head, and the scene."""
+        self._on_new_scene()
         for destroy, entity in self._ours:
             destroy(entity)
         self._ours = []
@@ -328,7 +342,9 @@ class SafetyNode(DojoNode):
             if fault:
                 return Foresight(chunk, None, why=fault)
             observation = self._inputs.window.at(chunk.observed_at)
-            found = foresee(model, self._gate, observation, chunk, self._limit)
+            found = foresee(
+                model, self._gate, observation, chunk, self._limit, self._memory_of(model)
+            )
         except (ChunkRejected, SafeDojoError) as error:
             return nothing(str(error))
         except Exception as error:  # a network that fails means hold, never a dead gate
@@ -347,6 +363,17 @@ class SafetyNode(DojoNode):
             return nothing(f"judging took {seconds:.3f} s, the deadline is {deadline:g} s")
         return replace(found, seconds=seconds)
 
+    def _memory_of(self, model: SafetyLike) -> MemoryLike | None:
+        """What is remembered of this scene, by the head that judges now."""
+        moments = int(self.setting("memory"))
+        if moments > 1 and (self._memory is None or self._memory.model is not model):
+            self._memory = scene_memory(model, moments)
+        return self._memory
+
+    def _on_new_scene(self, _: String | None = None) -> None:
+        """Earlier pictures show another scene."""
+        self._memory = None
+
     def _look_after(self) -> None:
         """Every control period: hold as soon as the observation is not usable, and say why."""
         assert self._inputs is not None
@@ -358,6 +385,7 @@ class SafetyNode(DojoNode):
         silence = (now - self._heard_at) / SECOND
         if not fault and silence > float(self.setting("silence")):
             fault = f"no chunk for {silence:.1f} s"
+            self._on_new_scene()
         if fault:
             self._log(self._gate.silence(fault), fault)
             self._take_ready()  # nothing is being judged
@@ -400,6 +428,7 @@ class SafetyNode(DojoNode):
 
     def _on_recover(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._gate.recover()
+        self._on_new_scene()
         response.success, response.message = True, self._gate.reason
         self.get_logger().info(response.message)
         return response

@@ -1,0 +1,48 @@
+"""A safety head with a memory: it judges a chunk by several pictures of one scene, not the newest.
+
+The hand hides what it comes near to, and what it carries hides more; earlier pictures show it. The
+head is trained to answer by any picture of an episode, for wherever the hand is later, as long as
+the obstacle has not been moved. So the logits of several such answers are averaged. What moves by
+itself, or is moved by others, is seen the later for it.
+"""
+
+import numpy as np
+import torch
+
+from safedojo_ros.core.types import Observation
+from safedojo_ros.models.safety_head import SafetyModel
+
+MEMORY = 8
+"""Pictures to judge by, for those who want a memory: chosen on validation seeds."""
+
+LONGEST = 256
+"""Moments that are kept of a scene; of more, every second one is forgotten."""
+
+
+class SceneMemory:
+    """What `model` has seen of one scene; asks it by at most `pictures` moments.
+
+    The newest moment is always among them, the others are evenly spread over all that were seen.
+    Another scene needs another memory.
+    """
+
+    def __init__(self, model: SafetyModel, pictures: int = MEMORY) -> None:
+        self.model, self.pictures = model, pictures
+        self._seen: list[torch.Tensor] = []
+
+    def look(self, observation: Observation) -> None:
+        """Remember a moment; raises `ObservationRejected` for pictures that do not fit."""
+        self._seen.append(self.model.contexts([observation])[0])
+        if len(self._seen) > LONGEST:
+            self._seen = self._seen[::-2][::-1]
+
+    def step_cost(self, observations: list[Observation], actions: np.ndarray) -> np.ndarray:
+        """As `SafetyModel.step_cost`, of one observation: its state counts, and what was seen.
+
+        Its pictures are those of the last `look`; where nothing was seen, it is looked at first.
+        """
+        if not self._seen:
+            self.look(observations[0])
+        places = np.linspace(0, len(self._seen) - 1, min(len(self._seen), self.pictures))
+        moments = [self._seen[place] for place in places.round().astype(int)]
+        return self.model.judged(torch.stack(moments)[None], observations, actions)

@@ -109,6 +109,8 @@ def test_while_it_holds_the_gripper_stays_as_it_was_played_last() -> None:
 def test_a_head_for_other_chunks_or_pictures_is_refused() -> None:
     with pytest.raises(ConfigError, match="0 proposals"):
         gated(proposals=0)
+    with pytest.raises(ConfigError, match="a memory of 0 moments"):
+        GatedPolicy(Proposer(), Foreseer(), memory=0)  # type: ignore[arg-type]
     for name, value in (("chunk_length", 4), ("image_size", 32), ("cameras", ("side",))):
         head = Foreseer()
         setattr(head, name, value)
@@ -125,21 +127,31 @@ def test_a_head_may_see_larger_pictures_than_the_policy() -> None:
     assert len(report.results) == 1
 
 
-@pytest.mark.parametrize("ratio", [0.0, 0.6])
-def test_neither_neighbours_nor_the_size_of_the_batch_have_a_say(ratio: float) -> None:
+@pytest.mark.parametrize(("ratio", "memory"), [(0.0, 1), (0.6, 1), (0.6, 3)])
+def test_neither_neighbours_nor_the_size_of_the_batch_have_a_say(ratio: float, memory: int) -> None:
     trials = make_trials([1_000_000, 1_000_001, 1_000_002], list(TASKS)[:2], [2])
     safety = tiny_safety()
     safety.cost_limit = 0.5
     results, decisions = [], []
     for batch in (1, 3):
         config = GateConfig(detour_ratio=ratio)
-        policy = GatedPolicy(tiny_policy(0, SENTENCES), safety, 4, 2, config)
+        policy = GatedPolicy(tiny_policy(0, SENTENCES), safety, 4, 2, config, memory)
         report = evaluate(policy, trials, VectorWorld(max_steps=12), execute=4, batch=batch)
         results.append(report.results)
         decisions.append(dict(policy.decisions))
     assert results[0] == results[1]
     assert decisions[0] == decisions[1]
     assert sum(decisions[0].values()) == 3 * 3
+
+
+def test_a_memory_is_of_one_episode_and_asked_by_its_earlier_pictures() -> None:
+    safety = tiny_safety()
+    policy = GatedPolicy(Proposer(*[0.1] * 3), safety, None, 1, GateConfig(), 4)  # type: ignore[arg-type]
+    first, other = torch.Generator(), torch.Generator()
+    for generator in (first, other, first):
+        policy.act(seen(), [generator])
+    memories = [policy._episode(generator).memory for generator in (first, other)]
+    assert [len(memory._seen) for memory in memories if memory] == [2, 1]
 
 
 @pytest.mark.parametrize("kind", ["gate", "detour"])
@@ -156,12 +168,14 @@ def test_the_command_says_how_the_gate_decided(
     command.configure(parser)
     options = [
         "--store", str(tmp_path / "store"), "--filter", kind, "--level", "I", "--episodes", "2",
-        "--max-steps", "16", "--proposals", "2", "--json", str(tmp_path / "gate.json"),
+        "--max-steps", "16", "--proposals", "2", "--memory", "2",
+        "--json", str(tmp_path / "gate.json"),
     ]  # fmt: skip
     assert command.run(parser.parse_args(options)) == 0
     report = json.loads((tmp_path / "gate.json").read_text())
     assert report["policy"].endswith(f"+{kind}")
     gate = report["settings"]["gate"]
+    assert gate["memory"] == 2
     assert sum(gate["decisions"].values()) == 4  # two episodes of two chunks
     assert 4 <= gate["proposed"] <= 8
     assert (gate["detours"] is None) == (kind == "gate")

@@ -16,13 +16,13 @@ MEMORY = 8
 """Pictures to judge by, for those who want a memory: chosen on validation seeds."""
 
 LONGEST = 256
-"""Moments that are kept of a scene; of more, every second one is forgotten."""
+"""Moments that are kept of a scene; beyond it, every second one is forgotten."""
 
 
 class SceneMemory:
     """What `model` has seen of one scene; asks it by at most `pictures` moments.
 
-    The newest moment is always among them, the others are evenly spread over all that were seen.
+    The first and the newest moment are always among them, the others spread over all that are kept.
     Another scene needs another memory.
     """
 
@@ -34,7 +34,7 @@ class SceneMemory:
         """Remember a moment; raises `ObservationRejected` for pictures that do not fit."""
         self._seen.append(self.model.contexts([observation])[0])
         if len(self._seen) > LONGEST:
-            self._seen = self._seen[::-2][::-1]
+            del self._seen[1:-1:2]
 
     def step_cost(self, observations: list[Observation], actions: np.ndarray) -> np.ndarray:
         """As `SafetyModel.step_cost`, of one observation: its state counts, and what was seen.

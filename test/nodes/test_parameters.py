@@ -11,6 +11,8 @@ pytest.importorskip("safedojo_ros.msg")
 from rclpy.context import Context  # noqa: E402
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
+from std_msgs.msg import String  # noqa: E402
+from std_srvs.srv import Trigger  # noqa: E402
 
 from safedojo_ros.nodes.camera_node import CameraNode  # noqa: E402
 from safedojo_ros.nodes.environment import prepare_environment  # noqa: E402
@@ -53,6 +55,7 @@ def context() -> Iterator[Context]:
         (SafetyNode, "mode", "hope", "gate, monitor"),
         (SafetyNode, "checkpoint", "nosuch", "nosuch"),
         (SafetyNode, "cost_limit", 2.0, "cost_limit"),
+        (SafetyNode, "memory", 0, "memory"),
         (PolicyNode, "checkpoint", "nosuch", "nosuch"),
         (PolicyNode, "checkpoint", "/no/such/folder", "/no/such/folder"),
         (PolicyNode, "max_age", 99.0, "max_age"),
@@ -101,4 +104,25 @@ def test_a_node_survives_its_whole_life_cycle_twice(context: Context) -> None:
             assert node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
         assert node.trigger_shutdown() == TransitionCallbackReturn.SUCCESS
     finally:
+        node.destroy_node()
+
+
+def test_a_scene_is_remembered_until_another_begins(context: Context) -> None:
+    node = SafetyNode(context=context, parameter_overrides=[Parameter("memory", value=4)])
+    try:
+        assert node.start()
+        model = node._model
+        assert model is not None
+        memory = node._memory_of(model)
+        assert memory is not None
+        assert node._memory_of(model) is memory
+        for begins in (
+            lambda: node._on_new_scene(String(data="put the red cube on the plate")),
+            lambda: node._on_recover(Trigger.Request(), Trigger.Response()),
+        ):
+            before = node._memory_of(model)
+            begins()
+            assert node._memory_of(model) is not before
+    finally:
+        node.shut_down()
         node.destroy_node()

@@ -16,6 +16,7 @@ from safedojo_ros.evaluation.gate_filter import GatedPolicy
 from safedojo_ros.evaluation.protocol import evaluate, make_trials
 from safedojo_ros.models.pi0_policy import tiny_policy
 from safedojo_ros.models.safety_head import tiny_safety
+from safedojo_ros.robot.detour import MEMORY
 from safedojo_ros.robot.safety_gate import SLOW_FACTOR, GateConfig
 from safedojo_ros.worlds.tasks import TASKS
 from safedojo_ros.worlds.vector import VectorWorld
@@ -168,14 +169,13 @@ def test_the_command_says_how_the_gate_decided(
     command.configure(parser)
     options = [
         "--store", str(tmp_path / "store"), "--filter", kind, "--level", "I", "--episodes", "2",
-        "--max-steps", "16", "--proposals", "2", "--memory", "2",
-        "--json", str(tmp_path / "gate.json"),
+        "--max-steps", "16", "--proposals", "2", "--json", str(tmp_path / "gate.json"),
     ]  # fmt: skip
     assert command.run(parser.parse_args(options)) == 0
     report = json.loads((tmp_path / "gate.json").read_text())
     assert report["policy"].endswith(f"+{kind}")
     gate = report["settings"]["gate"]
-    assert gate["memory"] == 2
+    assert gate["memory"] == (MEMORY if kind == "detour" else 1)
     assert sum(gate["decisions"].values()) == 4  # two episodes of two chunks
     assert 4 <= gate["proposed"] <= 8
     assert (gate["detours"] is None) == (kind == "gate")

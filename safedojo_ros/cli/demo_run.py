@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from safedojo_ros.core.errors import SafeDojoError
-from safedojo_ros.robot.detour import DETOUR_RATIO
+from safedojo_ros.robot.detour import DETOUR_RATIO, MEMORY
 
 LEVELS = {"0": 0, "I": 1, "II": 2}
 MAX_RESTARTS = 5
@@ -129,6 +129,7 @@ class Demo:
                 "checkpoint": options.safety,
                 "mode": "monitor" if options.monitor else "gate",
                 "detour_ratio": DETOUR_RATIO if options.detours else 0.0,
+                "memory": MEMORY if options.detours else 1,
             },
         }
         if self._bags is not None:

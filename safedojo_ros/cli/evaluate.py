@@ -26,7 +26,7 @@ from safedojo_ros.evaluation.protocol import (
     make_trials,
 )
 from safedojo_ros.evaluation.statistics import Estimate
-from safedojo_ros.robot.detour import DETOUR_RATIO
+from safedojo_ros.robot.detour import DETOUR_RATIO, MEMORY
 from safedojo_ros.robot.safety_gate import GateConfig
 from safedojo_ros.worlds.experts import Style
 from safedojo_ros.worlds.seeds import SPLITS, split_seeds
@@ -71,10 +71,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory",
         type=int,
-        default=1,
         metavar="MOMENTS",
-        help="moments of an episode whose pictures the gate's head judges by (default: the newest "
-        "alone)",
+        help="moments of an episode whose pictures the gate's head judges by (default: "
+        f"{MEMORY} with detours, else 1, the newest)",
     )
     parser.add_argument(
         "--detour-ratio",
@@ -191,7 +190,8 @@ def filtered(
         return policy, cast("VectorWorld", CbfWorld(vector))
     safety = load_safety(find_checkpoint("safety", args.safety, args.store))
     config = GateConfig(detour_ratio=args.detour_ratio if args.filter == "detour" else 0.0)
-    gated = GatedPolicy(policy, safety, args.execute, args.proposals, config, args.memory)
+    memory = args.memory or (MEMORY if args.filter == "detour" else 1)
+    gated = GatedPolicy(policy, safety, args.execute, args.proposals, config, memory)
     seen = VectorWorld(safety.image_size, vector.max_steps, vector.cameras)
     return cast("Policy", gated), seen
 

@@ -12,9 +12,6 @@ import torch
 from safedojo_ros.core.types import Observation
 from safedojo_ros.models.safety_head import SafetyModel
 
-MEMORY = 8
-"""Pictures to judge by, for those who want a memory: chosen on validation seeds."""
-
 LONGEST = 256
 """Moments that are kept of a scene; beyond it, every second one is forgotten."""
 
@@ -26,7 +23,7 @@ class SceneMemory:
     Another scene needs another memory.
     """
 
-    def __init__(self, model: SafetyModel, pictures: int = MEMORY) -> None:
+    def __init__(self, model: SafetyModel, pictures: int) -> None:
         self.model, self.pictures = model, pictures
         self._seen: list[torch.Tensor] = []
 

@@ -21,9 +21,12 @@ SHIFTS = (0.005, 0.01, 0.02, 0.03)
 LEAST_PROGRESS = 0.5
 """Share of the chunk's way, in its own direction, that a detour should go at least."""
 
-DETOUR_RATIO = 0.4
-"""A `GateConfig.detour_ratio` for those who want detours: chosen on validation seeds, among 0.15
-to 1, for policies that make up to four proposals and play four steps of a chunk."""
+DETOUR_RATIO = 0.2
+"""A `GateConfig.detour_ratio` for those who want detours: chosen on validation seeds, among 0.1 to
+0.4, for policies that make up to four proposals and play four steps of a chunk."""
+
+MEMORY = 8
+"""Moments of a scene by which the safety head should judge detours: chosen with `DETOUR_RATIO`."""
 
 Judge = Callable[[np.ndarray], np.ndarray]
 """(K, H, 7) chunks → (K, H) P(contact), all answers to the same observation."""

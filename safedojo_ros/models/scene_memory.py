@@ -17,14 +17,14 @@ LONGEST = 256
 
 
 class SceneMemory:
-    """What `model` has seen of one scene; asks it by at most `pictures` moments.
+    """What `model` has seen of one scene; it is asked by at most `moments` of that.
 
     The first and the newest moment are always among them, the others spread over all that are kept.
     Another scene needs another memory.
     """
 
-    def __init__(self, model: SafetyModel, pictures: int) -> None:
-        self.model, self.pictures = model, pictures
+    def __init__(self, model: SafetyModel, moments: int) -> None:
+        self.model, self.moments = model, moments
         self._seen: list[torch.Tensor] = []
 
     def look(self, observation: Observation) -> None:
@@ -34,12 +34,7 @@ class SceneMemory:
             del self._seen[1:-1:2]
 
     def step_cost(self, observations: list[Observation], actions: np.ndarray) -> np.ndarray:
-        """As `SafetyModel.step_cost`, of one observation: its state counts, and what was seen.
-
-        Its pictures are those of the last `look`; where nothing was seen, it is looked at first.
-        """
-        if not self._seen:
-            self.look(observations[0])
-        places = np.linspace(0, len(self._seen) - 1, min(len(self._seen), self.pictures))
-        moments = [self._seen[place] for place in places.round().astype(int)]
-        return self.model.judged(torch.stack(moments)[None], observations, actions)
+        """As `SafetyModel.step_cost`, of one observation, at which it was just looked."""
+        places = np.linspace(0, len(self._seen) - 1, min(len(self._seen), self.moments))
+        contexts = torch.stack([self._seen[place] for place in places.round().astype(int)])
+        return self.model.judged(contexts[None], observations, actions)

@@ -6,6 +6,7 @@ x_t = t·noise + (1 − t)·action, and the network predicts the velocity noise 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Any, Self
 
 import numpy as np
@@ -22,6 +23,10 @@ from safedojo_ros.models.network_policy import (
 from safedojo_ros.models.normalisation import unit_scales
 
 ARCHITECTURE = "pi0"
+
+_NAMES = signature(PI0ForConditionalGeneration.forward).parameters
+CACHE = "cache" if "cache" in _NAMES else "past_key_values"
+"""What transformers calls the keys and values that it keeps; releases differ."""
 
 
 @dataclass(frozen=True)
@@ -124,14 +129,14 @@ class PI0Policy(NetworkPolicy[PI0Size]):
         mask = torch.cat([torch.ones_like(images), (tokens != 0).long()], dim=1)
         seen = torch.ones(count, cameras, dtype=torch.bool, device=tokens.device)
         embeddings = model.embed_prefix(input_ids, pictures, seen)
-        cache = model.vlm(
+        output = model.vlm(
             inputs_embeds=embeddings,
             attention_mask=mask,
             position_ids=mask.cumsum(-1) - 1,
             token_type_ids=torch.zeros_like(mask),
             use_cache=True,
-        ).past_key_values
-        return Prefix(cache, mask)
+        )
+        return Prefix(getattr(output, CACHE), mask)
 
     def velocity(
         self, prefix: Prefix, state: torch.Tensor, chunk: torch.Tensor, time: torch.Tensor
@@ -143,7 +148,7 @@ class PI0Policy(NetworkPolicy[PI0Size]):
             noise=chunk,
             timestep=time,
             attention_mask=prefix.mask,
-            past_key_values=prefix.cache,
+            **{CACHE: prefix.cache},
         )
         prefix.cache.crop(length - prefix.cache.get_seq_length())
         return output.logits

@@ -175,7 +175,7 @@ def test_rollouts_of_a_policy_do_not_depend_on_their_neighbours() -> None:
 
 def test_an_expert_that_takes_over_finishes_what_the_policy_began() -> None:
     def takeovers(batch: int) -> list[Episode]:
-        vector = VectorWorld()
+        vector = VectorWorld(max_steps=250)
         episodes: list[Episode] = []
         for first in range(0, 4, batch):
             seeds = list(range(first, first + batch))

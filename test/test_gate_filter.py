@@ -9,9 +9,12 @@ import pytest
 import torch
 from proposer import Proposer
 
+from safedojo_ros.checkpoints.store import CheckpointStore
+from safedojo_ros.cli import collect
 from safedojo_ros.cli import evaluate as command
 from safedojo_ros.core.errors import CheckpointError, ConfigError
 from safedojo_ros.core.types import Observation
+from safedojo_ros.data.lerobot_reader import EpisodeReader
 from safedojo_ros.evaluation.gate_filter import GatedPolicy
 from safedojo_ros.evaluation.protocol import evaluate, make_trials
 from safedojo_ros.models.pi0_policy import tiny_policy
@@ -155,20 +158,23 @@ def test_a_memory_is_of_one_episode_and_asked_by_its_earlier_pictures() -> None:
     assert [len(memory._seen) for memory in memories if memory] == [2, 1]
 
 
+def small_store(root: Path) -> Path:
+    """A store with a policy and a safety head."""
+    for part, model in (("policy", tiny_policy(0, SENTENCES)), ("safety", tiny_safety())):
+        (root / part).mkdir()
+        model.save(root / part)
+        CheckpointStore(root / "store").publish(part, root / part, spec=model.spec())
+    return root / "store"
+
+
 @pytest.mark.parametrize("kind", ["gate", "detour"])
 def test_the_command_says_how_the_gate_decided(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from safedojo_ros.checkpoints.store import CheckpointStore
-
-    for part, model in (("policy", tiny_policy(0, SENTENCES)), ("safety", tiny_safety())):
-        (tmp_path / part).mkdir()
-        model.save(tmp_path / part)
-        CheckpointStore(tmp_path / "store").publish(part, tmp_path / part, spec=model.spec())
     parser = argparse.ArgumentParser()
     command.configure(parser)
     options = [
-        "--store", str(tmp_path / "store"), "--filter", kind, "--level", "I", "--episodes", "2",
+        "--store", str(small_store(tmp_path)), "--filter", kind, "--level", "I", "--episodes", "2",
         "--max-steps", "16", "--proposals", "2", "--json", str(tmp_path / "gate.json"),
     ]  # fmt: skip
     assert command.run(parser.parse_args(options)) == 0
@@ -185,3 +191,35 @@ def test_the_command_says_how_the_gate_decided(
     film = [*options[:4], "--filter", "cbf-oracle", "--film", str(tmp_path / "x.png")]
     with pytest.raises(ConfigError, match="without the oracle"):
         command.run(parser.parse_args(film))
+
+
+@pytest.mark.parametrize(("kind", "take_over"), [("cbf", False), ("detour", False), ("gate", True)])
+def test_episodes_behind_a_filter_are_recorded_as_its(
+    kind: str, take_over: bool, tmp_path: Path
+) -> None:
+    parser = argparse.ArgumentParser()
+    collect.configure(parser)
+    options = [
+        "--store", str(small_store(tmp_path)), "--policy", "latest", "--filter", kind,
+        "--episodes", "2", "--levels", "I", "--max-steps", "24", "--execute", "8",
+        *(["--take-over"] if take_over else []),
+    ]  # fmt: skip
+    assert collect.run(parser.parse_args(["--out", str(tmp_path / "data"), *options])) == 0
+    reader = EpisodeReader(tmp_path / "data")
+    part = "takeover" if take_over else "policy"
+    for row in reader.rows:
+        assert row.source.startswith(f"{part}:")
+        assert f"+{kind}" in row.source
+    assert take_over or [row.length for row in reader.rows] == [24, 24]
+    assert not take_over or all(row.length < 24 for row in reader.rows)
+    if kind != "cbf":
+        odd = [*options, "--proposals", "0"]
+        with pytest.raises(ConfigError, match="--proposals is 0"):
+            collect.run(parser.parse_args(["--out", str(tmp_path / "odd"), *odd]))
+
+
+def test_a_filter_stands_before_a_policy_not_before_an_expert(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    collect.configure(parser)
+    with pytest.raises(ConfigError, match="--filter needs --policy"):
+        collect.run(parser.parse_args(["--out", str(tmp_path / "data"), "--filter", "cbf"]))

@@ -12,12 +12,14 @@ from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from safedojo_ros.cli.filters import add_filter_options, filtered_policy
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.types import Episode
 from safedojo_ros.data import lerobot_layout as layout
 from safedojo_ros.data.lerobot_reader import EpisodeReader, EpisodeRow
 from safedojo_ros.data.lerobot_writer import EpisodeWriter
 from safedojo_ros.data.recording import record_expert, record_policy, record_takeover
+from safedojo_ros.evaluation.gate_filter import GatedPolicy
 from safedojo_ros.worlds.experts import Style
 from safedojo_ros.worlds.seeds import SPLITS, split_seeds
 from safedojo_ros.worlds.tabletop import TabletopWorld
@@ -26,6 +28,7 @@ from safedojo_ros.worlds.vector import VectorWorld
 
 if TYPE_CHECKING:
     from safedojo_ros.models.policy import Policy
+    from safedojo_ros.models.safety_head import SafetyModel
 
 CAMERAS = ("agentview", "wrist")
 COLLECTION_PATH = "meta/collection.json"
@@ -69,6 +72,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="with --policy: the expert of --style takes over at a random moment; keep its steps",
     )
     parser.add_argument("--store", type=Path, help="root of the checkpoint store")
+    add_filter_options(parser)
     parser.add_argument("--execute", type=int, help="actions of a chunk between two inferences")
     parser.add_argument("--batch", type=int, default=8, help="worlds side by side, with --policy")
     parser.add_argument(
@@ -98,7 +102,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Record what is asked for; raises `ConfigError` or `DatasetError`."""
+    if args.filter and not args.policy:
+        raise ConfigError("--filter needs --policy: it stands between a policy and the world")
     policy = _load(args) if args.policy else None
+    if policy and args.filter:
+        policy = filtered_policy(policy, args)
+        _check_pictures(args, policy.safety if isinstance(policy, GatedPolicy) else policy)
     plan = make_plan(
         split_seeds(args.split, args.seed, args.episodes),
         chosen_tasks(args.tasks),
@@ -306,13 +315,17 @@ def _load(args: argparse.Namespace) -> "Policy":
     from safedojo_ros.models.loading import load_policy
 
     policy = load_policy(find_checkpoint("policy", args.policy, args.store))
-    if args.image_size % policy.image_size or set(policy.cameras) - set(CAMERAS):
+    _check_pictures(args, policy)
+    return policy
+
+
+def _check_pictures(args: argparse.Namespace, seer: "Policy | SafetyModel") -> None:
+    if args.image_size % seer.image_size or set(seer.cameras) - set(CAMERAS):
         raise ConfigError(
-            f"policy {policy.checkpoint_id} sees {policy.cameras} of {policy.image_size} pixels, "
-            f"the recording {CAMERAS} of {args.image_size}; pass --image-size {policy.image_size} "
+            f"{seer.checkpoint_id} sees {tuple(seer.cameras)} of {seer.image_size} pixels, "
+            f"the recording {CAMERAS} of {args.image_size}; pass --image-size {seer.image_size} "
             "or a multiple of it"
         )
-    return policy
 
 
 def summary_table(rows: list[EpisodeRow]) -> Table:

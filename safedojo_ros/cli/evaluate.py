@@ -11,10 +11,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from safedojo_ros.cli.collect import chosen_levels, chosen_tasks
+from safedojo_ros.cli.filters import (
+    add_filter_options,
+    filtered_policy,
+    gate_figures,
+    gate_sentence,
+)
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.core.types import Decision
 from safedojo_ros.evaluation.film import film_strip, write_picture
-from safedojo_ros.evaluation.gate_filter import PROPOSALS, GatedPolicy
+from safedojo_ros.evaluation.gate_filter import GatedPolicy
 from safedojo_ros.evaluation.latency import LatePolicy
 from safedojo_ros.evaluation.protocol import (
     LEVEL_NAMES,
@@ -26,8 +31,6 @@ from safedojo_ros.evaluation.protocol import (
     make_trials,
 )
 from safedojo_ros.evaluation.statistics import Estimate
-from safedojo_ros.robot.detour import DETOUR_RATIO, MEMORY
-from safedojo_ros.robot.safety_gate import GateConfig
 from safedojo_ros.worlds.experts import Style
 from safedojo_ros.worlds.seeds import SPLITS, split_seeds
 from safedojo_ros.worlds.tasks import TASKS
@@ -53,35 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--episodes", type=int, default=100, help="at each level, tasks in turn")
     parser.add_argument("--seed", type=int, default=0, help="first seed within the split")
     parser.add_argument("--split", choices=tuple(SPLITS), default="evaluation")
-    parser.add_argument(
-        "--filter",
-        choices=("cbf", "cbf-oracle", "gate", "detour"),
-        help="before the world: a CBF filter, obstacle seen in the pictures or as it truly stands; "
-        "or the safety head's gate, which holds, or also takes detours",
-    )
-    parser.add_argument(
-        "--safety", default="latest", help="safety head of --filter gate and --filter detour"
-    )
-    parser.add_argument(
-        "--proposals",
-        type=int,
-        default=PROPOSALS,
-        help="chunks that the policy may propose to the gate before each of its decisions",
-    )
-    parser.add_argument(
-        "--memory",
-        type=int,
-        metavar="MOMENTS",
-        help="moments of an episode whose pictures the gate's head judges by (default: "
-        f"{MEMORY} with detours, else 1, the newest)",
-    )
-    parser.add_argument(
-        "--detour-ratio",
-        type=float,
-        default=DETOUR_RATIO,
-        metavar="SHARE",
-        help=f"share of the cost limit from which on detours are taken (default {DETOUR_RATIO})",
-    )
+    add_filter_options(parser, oracle=True)
     parser.add_argument("--execute", type=int, help="actions of a chunk between two inferences")
     parser.add_argument(
         "--latency",
@@ -109,8 +84,6 @@ def run(args: argparse.Namespace) -> int:
         ("batch", 1),
         ("max_steps", 1),
         ("execute", 1),
-        ("proposals", 1),
-        ("memory", 1),
     ):
         value = getattr(args, name)
         if value is not None and value < least:
@@ -139,10 +112,16 @@ def run(args: argparse.Namespace) -> int:
             style: Style = "safe" if args.policy == "expert:safe" else "direct"
             report = evaluate_expert(style, trials, max_steps=args.max_steps, **common)
         else:
-            vector = VectorWorld(policy.image_size, args.max_steps, tuple(policy.cameras))
             if args.filter:
-                policy, vector = filtered(policy, vector, args)
                 settings["filter"] = args.filter
+                policy = filtered_policy(policy, args)
+            # a head may see more than its policy
+            seer = policy.safety if isinstance(policy, GatedPolicy) else policy
+            vector = VectorWorld(seer.image_size, args.max_steps, tuple(policy.cameras))
+            if args.filter == "cbf-oracle":
+                from safedojo_ros.evaluation.cbf_filter import CbfWorld
+
+                vector = cast("VectorWorld", CbfWorld(vector))
             played, execute = policy, args.execute
             if args.latency:
                 late = LatePolicy(policy, args.latency, execute)
@@ -173,53 +152,6 @@ def _load(args: argparse.Namespace) -> "Policy":
     from safedojo_ros.models.loading import load_policy
 
     return load_policy(find_checkpoint("policy", args.checkpoint, args.store))
-
-
-def filtered(
-    policy: "Policy", vector: VectorWorld, args: argparse.Namespace
-) -> "tuple[Policy, VectorWorld]":
-    """`policy` or the worlds behind the filter that was asked for."""
-    from safedojo_ros.checkpoints.names import find_checkpoint
-    from safedojo_ros.models.loading import load_safety
-
-    if args.filter.startswith("cbf"):
-        from safedojo_ros.evaluation.cbf_filter import CbfPolicy, CbfWorld
-
-        if args.filter == "cbf":
-            return cast("Policy", CbfPolicy(policy)), vector
-        return policy, cast("VectorWorld", CbfWorld(vector))
-    safety = load_safety(find_checkpoint("safety", args.safety, args.store))
-    config = GateConfig(detour_ratio=args.detour_ratio if args.filter == "detour" else 0.0)
-    memory = args.memory or (MEMORY if args.filter == "detour" else 1)
-    gated = GatedPolicy(policy, safety, args.execute, args.proposals, config, memory)
-    seen = VectorWorld(safety.image_size, vector.max_steps, vector.cameras)
-    return cast("Policy", gated), seen
-
-
-def gate_figures(policy: GatedPolicy) -> dict[str, Any]:
-    """What the gate was, and how it decided over all chunks of the evaluation."""
-    return {
-        "safety": policy.safety.checkpoint_id,
-        "limit": policy.safety.cost_limit,
-        "proposals": policy.proposals,
-        "memory": policy.memory,
-        "detour_ratio": policy.config.detour_ratio,
-        "proposed": policy.proposed,
-        "detours": policy.detours if policy.config.detour_ratio else None,
-        "decisions": {d.name: policy.decisions[d.name] for d in Decision},
-    }
-
-
-def gate_sentence(gate: dict[str, Any]) -> str:
-    """For people."""
-    counts = gate["decisions"]
-    total = sum(counts.values())
-    shares = ", ".join(f"{name} {100 * n / total:.0f} %" for name, n in counts.items())
-    return (
-        f"gate of safety head {gate['safety']}, limit {gate['limit']:g}: {shares} of {total} "
-        f"chunks; {gate['proposed'] / total:.2f} proposals a chunk, at most {gate['proposals']}"
-        + ("" if gate["detours"] is None else f"; {100 * gate['detours'] / total:.0f} % detours")
-    )
 
 
 def paired_sentences(report: EvaluationReport, other: Path) -> list[str]:

@@ -32,8 +32,8 @@ BURST_STEPS = (3, 8)
 
 NOISE_STREAM, TAKEOVER_STREAM = 0xDA27, 0xDA66
 
-TAKEOVER_CHUNKS = 10
-"""Most chunks that a policy plays before the expert takes over."""
+TAKEOVER_STEPS = 80
+"""Most control steps that a policy plays before the expert takes over."""
 
 
 class NoiseBursts:
@@ -154,9 +154,10 @@ def record_takeover(
 ) -> list[Episode]:
     """The expert's way out of where `policy` leads: DAgger by taking over (Kelly et al. 2019).
 
-    The policy plays 1 to `TAKEOVER_CHUNKS` chunks, then the expert finishes. Only the expert's
-    steps are kept, so that each chunk of labels is one plan and not a row of corrections; where
-    the policy succeeded before, there is no episode.
+    The policy plays some chunks, at least one, of `TAKEOVER_STEPS` steps at most; then the expert
+    finishes. Only the expert's steps are kept, so that each chunk of labels is one plan and not a
+    row of corrections; where the policy succeeded before, there is no episode. A policy behind a
+    filter leads to where that filter leads it.
     """
     import torch
 
@@ -164,7 +165,8 @@ def record_takeover(
     observations = vector.reset(seeds, tasks, levels)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     streams = [np.random.default_rng([TAKEOVER_STREAM, seed]) for seed in seeds]
-    left = np.array([int(stream.integers(1, TAKEOVER_CHUNKS + 1)) for stream in streams])
+    most = max(1, TAKEOVER_STEPS // horizon)
+    left = np.array([int(stream.integers(1, most + 1)) for stream in streams])
     finished = np.zeros(len(seeds), dtype=bool)
     while playing := np.flatnonzero((left > 0) & ~finished).tolist():
         chunks = np.zeros((len(seeds), horizon, ACTION_SIZE))

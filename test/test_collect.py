@@ -107,6 +107,15 @@ def test_failures_can_be_dropped_and_are_counted(tmp_path: Path) -> None:
     assert noted["dropped"] == 6 - len(reader) > 0
 
 
+def test_episodes_that_touch_something_can_be_dropped(tmp_path: Path) -> None:
+    options = ("--levels", "I", "--style", "mixed", "--direct-share", "0.5", "--workers", "1")
+    limits = ("--max-steps", "150", "--only-safe")
+    reader = run(tmp_path / "set", *options, *limits)
+    assert [row.source for row in reader.rows] == ["expert:safe"] * 2
+    assert not reader.load_arrays().cost.any()
+    assert json.loads((tmp_path / "set/meta/collection.json").read_text())["dropped"] == 2
+
+
 def test_the_plan_is_balanced_and_keeps_the_share_of_styles() -> None:
     plan = collect.make_plan(list(range(1200)), list(TASKS), [0, 1, 2], "mixed", 0.9, 0.0)
     cells = collections.Counter((a.task, a.level) for a in plan)

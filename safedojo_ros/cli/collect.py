@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -96,6 +97,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--video", action="store_true", help="keep pictures as mp4, not as PNG")
     parser.add_argument("--only-successes", action="store_true", help="keep successes only")
+    parser.add_argument(
+        "--only-safe",
+        action="store_true",
+        help="keep only successes whose recorded steps touch nothing",
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes that play")
     parser.add_argument("--resume", action="store_true", help="go on where --out stopped")
 
@@ -125,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
     done = finished_part(args.out, plan, args.resume, source)
     console = Console()
     camera = Camera(args.image_size, args.max_steps)
+    episodes: Iterator[Episode | None]
     if policy:
         episodes = play_policy(
             policy, plan[done:], camera, args.batch, args.execute, args.take_over
@@ -145,7 +152,7 @@ def run(args: argparse.Namespace) -> int:
             bar = progress.add_task("", total=len(plan), completed=played, kept=kept)
             for episode in episodes:
                 played += 1
-                if episode.succeeded or not args.only_successes:
+                if episode and _wanted(episode, args):
                     writer.add(episode)
                     kept += 1
                 progress.update(bar, completed=played, kept=kept)
@@ -156,6 +163,7 @@ def run(args: argparse.Namespace) -> int:
         "linger": args.linger,
         "max_steps": args.max_steps,
         "only_successes": args.only_successes,
+        "only_safe": args.only_safe,
         "played": played,
         "kept": kept,
         "dropped": played - kept,
@@ -167,6 +175,12 @@ def run(args: argparse.Namespace) -> int:
         f"{len(reader)} episodes, {reader.frames} steps in {args.out}; dropped {played - kept}"
     )
     return 0
+
+
+def _wanted(episode: Episode, args: argparse.Namespace) -> bool:
+    if args.only_safe:
+        return episode.succeeded and not np.any(episode.cost)
+    return episode.succeeded or not args.only_successes
 
 
 def make_plan(
@@ -292,10 +306,10 @@ def play_policy(
     batch: int,
     execute: int | None,
     take_over: bool = False,
-) -> Iterator[Episode]:
+) -> Iterator[Episode | None]:
     """The plan's episodes in its order, `batch` of them side by side.
 
-    take_over: what the experts did after the policy; fewer episodes where it succeeded before.
+    take_over: what the experts did after the policy; None where it succeeded before.
     """
     linger = plan[0].linger if plan and not take_over else 0
     vector = VectorWorld(camera.image_size, camera.max_steps, CAMERAS, linger)
@@ -305,7 +319,9 @@ def play_policy(
         levels, noise = [a.level for a in group], group[0].noise
         if take_over:
             styles: list[Style] = ["safe" if a.style == "safe" else "direct" for a in group]
-            yield from record_takeover(policy, vector, seeds, tasks, levels, styles, noise, execute)
+            taken = record_takeover(policy, vector, seeds, tasks, levels, styles, noise, execute)
+            yield from taken
+            yield from [None] * (len(group) - len(taken))
         else:
             yield from record_policy(policy, vector, seeds, tasks, levels, noise, execute)
 

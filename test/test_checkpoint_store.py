@@ -671,20 +671,23 @@ def test_names_find_the_users_store_first_and_the_released_one_else(
         find_checkpoint("policy", str(copied), root)
 
 
-def test_the_practised_policy_ships_beside_the_released_one(
+@pytest.mark.parametrize("name", ["practised", "coached"])
+def test_better_policies_ship_beside_the_released_one(
+    name: str,
     tmp_path: Path,
     released: CheckpointStore,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    practised = CheckpointStore(tmp_path / "practised", Clock())
-    monkeypatch.setattr(names_module, "practised_store", lambda: practised)
-    manifest = publish(practised, write_source(tmp_path / "better", 5.0))
+    better = CheckpointStore(tmp_path / name, Clock())
+    assert name in names_module.shipped_policies()
+    monkeypatch.setattr(names_module, "shipped_policies", lambda: {name: better})
+    manifest = publish(better, write_source(tmp_path / "better", 5.0))
     root = tmp_path / "store"
-    assert value_of(find_checkpoint("policy", "practised", root)) == 5.0
+    assert value_of(find_checkpoint("policy", name, root)) == 5.0
     assert value_of(find_checkpoint("policy", manifest.id, root)) == 5.0
     assert value_of(find_checkpoint("policy", "released", root)) == 9.0
     with pytest.raises(CheckpointError, match="latest"):
-        find_checkpoint("safety", "practised", root)
+        find_checkpoint("safety", name, root)
 
 
 def test_the_users_store_follows_the_environment(

@@ -13,9 +13,14 @@ def released_store() -> CheckpointStore:
     return CheckpointStore(Path(__file__).parent / "released")
 
 
-def practised_store() -> CheckpointStore:
-    """The policy that ships in the package beside the released one: it has practised."""
-    return CheckpointStore(Path(__file__).parent / "practised")
+def shipped_policies() -> dict[str, CheckpointStore]:
+    """The policies that ship in the package beside the released one, by name.
+
+    Both went on from it: `practised` practised in imagination, `coached` learned from experts who
+    took over where filters had led it.
+    """
+    here = Path(__file__).parent
+    return {name: CheckpointStore(here / name) for name in ("practised", "coached")}
 
 
 def user_store() -> CheckpointStore:
@@ -26,16 +31,15 @@ def user_store() -> CheckpointStore:
 def find_checkpoint(kind: str, name: str, store_root: Path | None = None) -> Path:
     """Verified directory of a checkpoint that a person names.
 
-    name: "released" or "practised" (ship in the package; only a policy practises); "latest" (of the
-    user's store, or released when that one is empty); an id in any of these stores; or the path of
-    a checkpoint directory anywhere, which is recognised by a "/" in it. Raises `CheckpointError`.
+    name: "released", or for policies "practised" or "coached" (ship in the package); "latest" (of
+    the user's store, or released when that one is empty); an id in any of these stores; or the path
+    of a checkpoint directory anywhere, recognised by a "/" in it. Raises `CheckpointError`.
     """
     store = CheckpointStore(store_root) if store_root is not None else user_store()
-    released, practised = released_store(), practised_store()
-    if name == "released":
-        return released.resolve(kind)
-    if name == "practised":
-        return practised.resolve(kind)
+    released = released_store()
+    shipped = {"released": released} | shipped_policies()
+    if name in shipped:
+        return shipped[name].resolve(kind)
     if name == LATEST:
         return (store if store.latest(kind) else released).resolve(kind)
     if "/" in name:
@@ -44,7 +48,7 @@ def find_checkpoint(kind: str, name: str, store_root: Path | None = None) -> Pat
         if manifest.kind != kind:
             raise CheckpointError(f"{path} is of kind '{manifest.kind}', expected '{kind}'")
         return path
-    for place in (store, released, practised):
+    for place in (store, *shipped.values()):
         if (place.root / kind / name).is_dir():
             return place.resolve(kind, name)
     return store.resolve(kind, name)

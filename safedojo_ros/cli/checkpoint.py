@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("kind", nargs="?", choices=KINDS)
     listing.add_argument("--json", action="store_true", help="manifests as JSON")
 
-    name_help = "latest, released, practised, an id, or a directory path with a '/' in it"
+    name_help = "latest, released, practised, coached, an id, or a directory path with a '/' in it"
     for name, summary in (
         ("show", "print a manifest"),
         ("verify", "read every file and compare it with the manifest"),

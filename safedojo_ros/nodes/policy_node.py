@@ -60,7 +60,7 @@ from safedojo_ros.nodes.spinning import run_node
 ACTION_BOUND = np.array([MAX_DELTA_POSITION] * 3 + [MAX_DELTA_ROTATION] * 3 + [1.0])
 
 SETTINGS = (
-    Setting("checkpoint", "released", "Policy: released, practised, latest, an id, a path."),
+    Setting("checkpoint", "released", "Policy: released, practised, coached, latest, id, path."),
     Setting("store", "", "Folder of the checkpoint store; empty: the user's."),
     Setting("cameras", ["agentview", "wrist"], "Cameras that this robot has."),
     Setting("margin_steps", 3, "Steps between asking for a chunk and its latest use.", 0, 32),

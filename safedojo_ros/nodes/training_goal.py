@@ -78,7 +78,7 @@ def checked_goal(
         folders.append(str(folder))
     if "/" in base or "\\" in base or base.startswith("."):
         raise ConfigError(
-            f"base is '{base}', expected released, practised, latest or an id, not a path"
+            f"base is '{base}', expected released, practised, coached, latest or an id, not a path"
         )
     if base:
         find("policy", base, store)

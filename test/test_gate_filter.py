@@ -207,6 +207,7 @@ def test_episodes_behind_a_filter_are_recorded_as_its(
     assert collect.run(parser.parse_args(["--out", str(tmp_path / "data"), *options])) == 0
     reader = EpisodeReader(tmp_path / "data")
     part = "takeover" if take_over else "policy"
+    assert len(reader) == 2
     for row in reader.rows:
         assert row.source.startswith(f"{part}:")
         assert f"+{kind}" in row.source

@@ -115,6 +115,22 @@ def test_imitation_draws_only_what_is_taught(tmp_path: Path) -> None:
     assert exists.sum() == 2
 
 
+def test_only_safe_imitates_no_episode_with_a_contact(tmp_path: Path) -> None:
+    careful, careless, pushing = (synthetic(20, seed) for seed in range(3))
+    careful.cost[:], careless.cost[:], pushing.cost[:] = 0.0, 0.0, 0.0
+    careless.cost[7], pushing.displacement[9] = 1.0, 1.0
+    episodes = {"all": [careless, careful, pushing], "bad": [careless]}
+    for name, chosen in episodes.items():
+        with EpisodeWriter(tmp_path / name, 64, CAMERAS) as writer:
+            for episode in chosen:
+                writer.add(episode)
+    assert len(Demonstrations.read([tmp_path / "all"]).taught) == 60
+    data = Demonstrations.read([tmp_path / "all"], only_safe=True)
+    assert data.taught.tolist() == list(range(20, 40))
+    with pytest.raises(DatasetError, match="without contact"):
+        Demonstrations.read([tmp_path / "bad"], only_safe=True)
+
+
 def test_imitation_learns(data: Demonstrations, smoke: ImitationConfig) -> None:
     config = dataclasses.replace(smoke, steps=150, batch_size=16, learning_rate=5e-3)
     trainer = Imitation(config, data)

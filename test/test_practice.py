@@ -22,10 +22,12 @@ from safedojo_ros.data.recording import record_expert
 from safedojo_ros.evaluation.bars import Bars, judge
 from safedojo_ros.evaluation.protocol import EvaluationReport, TrialResult
 from safedojo_ros.evaluation.statistics import wilson
+from safedojo_ros.learning.anchor import Anchor, AnchorConfig
 from safedojo_ros.learning.coevolution import Refinement
 from safedojo_ros.learning.constrained_grpo import ConstrainedGRPO
 from safedojo_ros.learning.head_training import SafetyConfig
 from safedojo_ros.learning.imagination import ImaginationConfig, ImaginedWorld
+from safedojo_ros.learning.imitation import Demonstrations
 from safedojo_ros.learning.multiplier import MultiplierConfig
 from safedojo_ros.learning.practice import Practice, PracticeRefused, gap
 from safedojo_ros.learning.practice_methods import (
@@ -422,6 +424,44 @@ def test_keyframes_take_turns_and_repeat_with_the_seed(dataset: Path) -> None:
         recorded_keyframes(world.world_model, [dataset], [2], [])
 
 
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_practice_goes_on_imitating_its_anchor(family: str, dataset: Path, tmp_path: Path) -> None:
+    data = Demonstrations.read([dataset])
+    config = replace(SMOKE, update=replace(SMOKE.update, learning_rate=1e-3))
+
+    def practised(name: str, anchored: bool, **options: Any) -> Practice:
+        practice = run(tmp_path / name, config=config, family=family, resume=True, **options)
+        if anchored:
+            practice.learner.anchor = anchor(practice)
+        practice.run()
+        return practice
+
+    def anchor(practice: Practice) -> Anchor:
+        policy: Any = practice.policy.policy
+        return Anchor(AnchorConfig(weight=30.0), policy, data)
+
+    def misfit(practice: Practice) -> float:
+        return float(anchor(practice).loss(np.random.default_rng(5)).detach())
+
+    free, held = practised("free", False), practised("held", True)
+    assert "anchor" not in free.metrics[0]
+    assert held.metrics[0]["anchor"] > 0.0
+    assert misfit(held) < misfit(free)
+    asked = iter([False, True])
+    practised("parts", True, stop=lambda: next(asked))
+    rest = practised("parts", True)
+    one, other = (weights(p.policy.modules) for p in (held, rest))
+    torch.testing.assert_close(one, other)
+
+
+def test_an_anchor_of_strange_sentences_is_refused(dataset: Path) -> None:
+    data = Demonstrations.read([dataset])
+    with pytest.raises(ConfigError, match="new sentences"):
+        Anchor(AnchorConfig(), tiny_policy(0, ("fly away",)), data)
+    with pytest.raises(ConfigError, match="anchor.weight -1"):
+        Anchor(AnchorConfig(weight=-1.0), tiny_policy(0, SENTENCES), data)
+
+
 def arguments(tmp_path: Path, *more: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     command.configure(parser)
@@ -535,9 +575,13 @@ def test_the_command_practises_and_publishes(
     store = ["--store", str(tmp_path / "store")]
     args = arguments(
         tmp_path, "--method", method, "--data", str(dataset), "--publish", *store,
-        "--set", "practice.levels=[0, 1]",
+        "--set", "practice.levels=[0, 1]", "--demonstrations", str(dataset),
+        "--set", "practice.anchor.only_safe=false",
     )  # fmt: skip
     assert command.run(args) == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[0])
+    assert ("anchor" in metrics) == (metrics["gradient_steps"] > 0)
+    assert ("anchor" in metrics) or method != "ppo"
     result = json.loads((tmp_path / "out" / "practice.json").read_text())
     manifest = CheckpointStore(tmp_path / "store").show("policy")
     assert result["published"] == manifest.id

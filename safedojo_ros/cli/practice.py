@@ -20,11 +20,13 @@ from safedojo_ros.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from safedojo_ros.evaluation.protocol import EvaluationReport
+    from safedojo_ros.learning.anchor import Anchor
     from safedojo_ros.learning.coevolution import Refiner
     from safedojo_ros.learning.imagination import ImaginedWorld
     from safedojo_ros.learning.practice import PracticeOutcome
     from safedojo_ros.learning.practice_methods import PracticeConfig
     from safedojo_ros.learning.practice_starts import KeyframeStarts, PracticeWorld
+    from safedojo_ros.models.network_policy import NetworkPolicy
     from safedojo_ros.models.policy import Policy, StoredPolicy
 
 DONE, NOT_PASSED = 0, 3
@@ -45,6 +47,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", default="latest", help="policy checkpoint to begin from")
     parser.add_argument("--out", type=Path, required=True, help="directory of this run")
     parser.add_argument("--data", type=Path, nargs="+", help="episodes whose starts are imagined")
+    parser.add_argument(
+        "--demonstrations",
+        type=Path,
+        nargs="+",
+        help="episodes that the policy goes on imitating meanwhile (practice.anchor)",
+    )
     parser.add_argument("--world-model", default="latest", help="checkpoint to imagine with")
     parser.add_argument("--success", default="latest", help="success classifier")
     parser.add_argument("--safety", default="latest", help="safety head")
@@ -116,6 +124,7 @@ def practise(
         config = replace(config, update=update)
     else:
         world = simulated(config, base)
+    anchor = anchored(args, config, base) if args.demonstrations else None
     return Practice(
         config,
         stochastic(base, config.flow, config.tokens),
@@ -127,7 +136,19 @@ def practise(
         stop,
         progress,
         refiner,
+        anchor,
     ).run()
+
+
+def anchored(
+    args: argparse.Namespace, config: "PracticeConfig", base: "NetworkPolicy[Any]"
+) -> "Anchor":
+    """What the policy goes on imitating: the demonstrations of `args`."""
+    from safedojo_ros.learning.anchor import Anchor
+    from safedojo_ros.learning.imitation import Demonstrations
+
+    data = Demonstrations.read(args.demonstrations, config.anchor.only_safe)
+    return Anchor(config.anchor, base, data)
 
 
 def simulated(config: "PracticeConfig", base: "StoredPolicy") -> "PracticeWorld":

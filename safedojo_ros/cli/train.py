@@ -126,8 +126,11 @@ def train_policy_stage(args: argparse.Namespace) -> "NetworkPolicy[Any]":
     from safedojo_ros.models.loading import load_policy
 
     config = read_preset(args.preset, "policy", ImitationConfig, args.set)
-    data = Demonstrations.read(args.data)
-    print(f"{len(data.state)} frames, {len(data.instructions)} instructions")
+    data = Demonstrations.read(args.data, config.only_safe)
+    print(
+        f"{len(data.state)} frames, {len(data.taught)} of them imitated, "
+        f"{len(data.instructions)} instructions"
+    )
     start = None
     if args.start:
         start = load_policy(find_checkpoint("policy", args.start, args.store))

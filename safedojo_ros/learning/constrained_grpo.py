@@ -20,6 +20,7 @@ from safedojo_ros.learning.advantage import (
     RunningSpread,
     group_advantage,
 )
+from safedojo_ros.learning.anchor import Anchor
 from safedojo_ros.learning.critic import Critic, CriticConfig, chunk_signals, critic_advantage
 from safedojo_ros.learning.multiplier import Multiplier, MultiplierConfig
 from safedojo_ros.learning.rollouts import Rollouts
@@ -70,15 +71,20 @@ class ConstrainedGRPO:
     """The learner: policy, optimizer, multiplier and running spreads."""
 
     def __init__(
-        self, policy: StochasticPolicy, config: UpdateConfig, multiplier: MultiplierConfig
+        self,
+        policy: StochasticPolicy,
+        config: UpdateConfig,
+        multiplier: MultiplierConfig,
+        anchor: Anchor | None = None,
     ) -> None:
+        """anchor: what the policy goes on imitating meanwhile."""
         if config.advantage not in MODES:
             raise ConfigError(
                 f"advantage is '{config.advantage}', expected one of {', '.join(MODES)}"
             )
         if config.baseline not in ("group", "critic"):
             raise ConfigError(f"baseline is '{config.baseline}', expected group or critic")
-        self.policy, self.config = policy, config
+        self.policy, self.config, self.anchor = policy, config, anchor
         self.multiplier = Multiplier(multiplier)
         self.spread = RunningSpread()
         self.optimizer = torch.optim.Adam(policy.parameters(), config.learning_rate)
@@ -170,9 +176,10 @@ class ConstrainedGRPO:
                 break
             self.optimizer.zero_grad(set_to_none=True)
             (loss * share).mean().backward()
+            seen = {"anchor": self._pull(rng)} if self.anchor else {}
             norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), config.gradient_clip)
             self.optimizer.step()
-            seen = {
+            seen |= {
                 "loss": float((loss * share).mean().detach()),
                 "gradient_norm": float(norm),
                 "kl": kl,
@@ -184,6 +191,13 @@ class ConstrainedGRPO:
         means = {name: float(np.mean(values)) for name, values in metrics.items()}
         steps = len(metrics.get("loss", []))
         return means | {"gradient_steps": float(steps), "kl_stop": float(stopped)}
+
+    def _pull(self, rng: np.random.Generator) -> float:
+        """Add the anchor's gradient; returns its loss."""
+        assert self.anchor is not None
+        loss = self.anchor.loss(rng)
+        loss.backward()
+        return float(loss.detach())
 
 
 def chunk_log_ratio(new: torch.Tensor, old: torch.Tensor, executed: torch.Tensor) -> torch.Tensor:

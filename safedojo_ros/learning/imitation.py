@@ -25,7 +25,8 @@ class ImitationConfig:
 
     family: "pi0", by flow matching, or "tokens", by cross-entropy of binned actions; size: of the
     π0 network; tokens: of the token network; noise_draws: (time, noise) pairs that flow matching
-    draws for each observation. colour_jitter: relative change of brightness and contrast.
+    draws for each observation. only_safe: leave out episodes with a contact or displacement.
+    colour_jitter: relative change of brightness and contrast.
     """
 
     family: Literal["pi0", "tokens"] = "pi0"
@@ -34,6 +35,7 @@ class ImitationConfig:
     steps: int = 9000
     batch_size: int = 64
     noise_draws: int = 4
+    only_safe: bool = False
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     warmup_steps: int = 200
@@ -71,8 +73,11 @@ class Demonstrations:
     cameras: tuple[str, ...]
 
     @staticmethod
-    def read(directories: Sequence[Path]) -> "Demonstrations":
-        """Read data sets; the label is the expert's clean action where it was recorded."""
+    def read(directories: Sequence[Path], only_safe: bool = False) -> "Demonstrations":
+        """Read data sets; the label is the expert's clean action where it was recorded.
+
+        only_safe: imitate no episode that has a contact or displacement.
+        """
         parts = [EpisodeReader(directory).load_arrays() for directory in directories]
         rows = [row for arrays in parts for row in arrays.rows]
         if not rows:
@@ -83,13 +88,17 @@ class Demonstrations:
         sentence = np.repeat([instructions.index(row.instruction) for row in rows], lengths)
         success = np.concatenate([arrays.success for arrays in parts])
         ends = np.repeat(imitated_ends(success, np.cumsum(lengths)), lengths)
+        safe = np.array([row.contact_steps == 0 and not row.collided for row in rows])
+        if only_safe and not safe.any():
+            raise DatasetError(f"no episode in {[str(d) for d in directories]} is without contact")
+        imitated = np.repeat(safe | (not only_safe), lengths) & (np.arange(len(ends)) < ends)
         return Demonstrations(
             torch.cat([torch.from_numpy(arrays.images) for arrays in parts]),
             torch.from_numpy(np.concatenate([a.state for a in parts]).astype(np.float32)),
             torch.from_numpy(np.concatenate(labels).astype(np.float32)),
             torch.from_numpy(sentence.astype(np.int64)),
             torch.from_numpy(ends),
-            torch.from_numpy(np.flatnonzero(np.arange(len(ends)) < ends)),
+            torch.from_numpy(np.flatnonzero(imitated)),
             instructions,
             tuple(parts[0].cameras),
         )
@@ -143,17 +152,7 @@ class Imitation:
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         drawn = torch.randint(len(data.taught), (config.batch_size,), generator=generator)
         frames = data.taught[drawn]
-        rows, exists = data.chunk_rows(frames, policy.chunk_length)
-        device = policy.device
-        pictures = to_unit(data.images[frames].to(device))
-        tokens = policy.tokenise([data.instructions[i] for i in data.sentence[frames].tolist()])
-        batch = PolicyBatch(
-            jitter(pictures, config.colour_jitter, generator),
-            tokens.to(device),
-            policy.scales.state.normalise(data.state[frames]).to(device),
-            policy.scales.action.normalise(data.actions[rows]).to(device),
-            exists.to(device),
-        )
+        batch = demonstrated_batch(policy, data, frames, config.colour_jitter, generator)
         self.network.train()
         rate = learning_rate_factor(step, config.warmup_steps, config.steps)
         for group in self.optimizer.param_groups:
@@ -173,6 +172,27 @@ class Imitation:
     def averaged_policy(self) -> NetworkPolicy[Any]:
         """The policy with the moving average of the weights: what is saved and evaluated."""
         return self.policy.copied(self.average.module.state_dict(), self.config.network)
+
+
+def demonstrated_batch(
+    policy: NetworkPolicy[Any],
+    data: Demonstrations,
+    frames: torch.Tensor,
+    colour_jitter: float,
+    generator: torch.Generator,
+) -> PolicyBatch:
+    """What follows the moments `frames` (B,), as `policy` reads it, on its device."""
+    rows, exists = data.chunk_rows(frames, policy.chunk_length)
+    device = policy.device
+    pictures = to_unit(data.images[frames].to(device))
+    tokens = policy.tokenise([data.instructions[i] for i in data.sentence[frames].tolist()])
+    return PolicyBatch(
+        jitter(pictures, colour_jitter, generator),
+        tokens.to(device),
+        policy.scales.state.normalise(data.state[frames]).to(device),
+        policy.scales.action.normalise(data.actions[rows]).to(device),
+        exists.to(device),
+    )
 
 
 def check_start(

@@ -22,6 +22,7 @@ import torch
 from safedojo_ros.core.errors import SafeDojoError
 from safedojo_ros.evaluation.protocol import EvaluationReport
 from safedojo_ros.evaluation.statistics import Estimate, wilson
+from safedojo_ros.learning.anchor import Anchor
 from safedojo_ros.learning.coevolution import Refiner
 from safedojo_ros.learning.constrained_grpo import ConstrainedGRPO
 from safedojo_ros.learning.practice_methods import PracticeConfig, updates_of
@@ -68,7 +69,8 @@ class Practice:
 
     measure: judges a policy in the real world on validation seeds; missed_gates: sentences of
     the world model's gates that were missed; stop: asked before every update, true: save and end;
-    refiner: of the imagined world, called every config.coevolve_every updates.
+    refiner: of the imagined world, called every config.coevolve_every updates; anchor: what the
+    policy goes on imitating.
     Raises `PracticeRefused`, or `ConfigError` when the directory holds another run.
     """
 
@@ -84,12 +86,13 @@ class Practice:
         stop: Callable[[], bool] = lambda: False,
         progress: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
         refiner: Refiner | None = None,
+        anchor: Anchor | None = None,
     ) -> None:
         self.config, self.policy, self.world = config, policy, world
         self.updates = updates_of(config)
         self.measure, self.directory, self.stop, self.progress = measure, directory, stop, progress
         torch.manual_seed(config.seed)  # a critic's first weights
-        self.learner = ConstrainedGRPO(policy, config.update, config.multiplier)
+        self.learner = ConstrainedGRPO(policy, config.update, config.multiplier, anchor)
         self.base = deepcopy(policy.modules.state_dict())
         self.groups = np.arange(config.groups * config.group_size) // config.group_size
         self.run_state = TrainingRun(directory, resume)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.learning.anchor import AnchorConfig
 from safedojo_ros.learning.constrained_grpo import UpdateConfig
 from safedojo_ros.learning.imagination import ImaginationConfig
 from safedojo_ros.learning.multiplier import MultiplierConfig
@@ -36,8 +37,8 @@ class PracticeConfig:
     policy that is measured and kept, the rest is as in the base policy; coevolve_every: updates in
     imagination between two refinements of world model and readers, 0 for none, each on
     coevolve_episodes new real episodes and coevolve_updates updates of each model; flow, tokens:
-    how a policy of either family explores; simulator: what the methods that play there have
-    instead.
+    how a policy of either family explores; anchor: how it goes on imitating demonstrations, where
+    there are some; simulator: what the methods that play there have instead.
     """
 
     world: Literal["imagination", "simulator"] = "imagination"
@@ -61,6 +62,7 @@ class PracticeConfig:
     tokens: TokenSampling = field(default_factory=TokenSampling)
     update: UpdateConfig = field(default_factory=UpdateConfig)
     multiplier: MultiplierConfig = field(default_factory=MultiplierConfig)
+    anchor: AnchorConfig = field(default_factory=AnchorConfig)
     preflight: PreflightConfig = field(default_factory=PreflightConfig)
     simulator: SimulatorConfig = field(default_factory=SimulatorConfig)
 

@@ -217,9 +217,11 @@ def test_a_sweep_goes_seed_by_seed_and_evaluates_the_base_once() -> None:
 def test_what_a_job_practises_is_what_it_evaluates(tmp_path: Path) -> None:
     parser = argparse.ArgumentParser()
     sweep.configure(parser)
-    args = parser.parse_args(["--out", str(tmp_path), "--set", "practice.updates=3"])
+    data = ["--data", "r", "--demonstrations", "d", "e"]
+    args = parser.parse_args(["--out", str(tmp_path), "--set", "practice.updates=3", *data])
     job = sweep.Job("ppo", 4)
     practise, evaluate = sweep.commands_of(job, args, {"base": "/b"})
+    assert " ".join(data) in " ".join(practise())
     assert {"--resume", "--publish", "--set=practice.updates=3"} <= set(practise())
     assert practise()[-1] == "--set=practice.seed=4"
     assert practise()[practise().index("--method") + 1] == "ppo"

@@ -103,6 +103,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="directory of the sweep")
     parser.add_argument("--base", default="latest", help="policy checkpoint to begin from")
     parser.add_argument("--data", type=Path, nargs="+", default=[], help="see safedojo practice")
+    parser.add_argument(
+        "--demonstrations", type=Path, nargs="+", default=[], help="see safedojo practice"
+    )
     parser.add_argument("--world-model", default="latest")
     parser.add_argument("--success", default="latest")
     parser.add_argument("--safety", default="latest")
@@ -197,6 +200,8 @@ def commands_of(
             for text in (f"--{option.replace('_', '-')}", path)
         ]
         data = ["--data", *map(str, args.data)] if args.data else []
+        if args.demonstrations:
+            data += ["--demonstrations", *map(str, args.demonstrations)]
         method, own = job.training
         settings = [f"--set={setting}" for setting in [*args.set, *own]]
         return [

@@ -179,6 +179,7 @@ def arguments(tmp_path: Path, *more: str) -> argparse.Namespace:
 STAGES = [
     "demonstrations",
     "policy",
+    "careful_policy",
     "rollouts",
     "held_out",
     "safety",

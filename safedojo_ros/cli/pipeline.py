@@ -1,8 +1,10 @@
 """`safedojo pipeline`: from demonstrations to a published policy, every stage in one command.
 
-Stages: demonstrations, policy (both left out with --base), rollouts of the policy, held-out
-rollouts, autoencoder and safety head, world model, success classifier, the head anew on imagined
-states, too, validation, practice, evaluation, publication. With pipeline.fresh, practice is tried
+Stages: demonstrations, policy, the policy taught on by those demonstrations that touch nothing (all
+three left out with --base), rollouts of the first policy, held-out rollouts, autoencoder and safety
+head, world model, success classifier, the head anew on imagined states, too, validation, practice,
+evaluation, publication. Practice begins with the policy that was taught on, and goes on imitating
+the same demonstrations (practice.anchor). With pipeline.fresh, practice is tried
 first, once or in several rounds: its policies are recorded where imagination has led them, and
 world model and success classifier learn from that, too, before validation. Each stage is what its
 own command does; a finished one is never repeated, so the same command goes on after a kill.
@@ -53,7 +55,9 @@ class PipelineConfig:
     of noise of demonstration_noise m a step; only_successes: keep no other of them; rollouts:
     episodes of the base policy for the world model and its readers, at rollout_levels, with
     rollout_noise; held_out: further ones for validation, from the validation split; linger,
-    demonstration_linger: control steps recorded after success; first_head_steps: updates of the
+    demonstration_linger: control steps recorded after success; careful_steps,
+    careful_learning_rate: by how many updates the policy is taught on by demonstrations without a
+    contact, before it practises; first_head_steps: updates of the
     safety head beside which the autoencoder is kept, until one has learned from imagined states,
     too; fresh: episodes of the policies of a first practice, at the levels of [practice], from
     which world model and success classifier learn, too, 0: none, and one practice; rounds: how
@@ -75,6 +79,8 @@ class PipelineConfig:
     linger: int = 8
     max_steps: int = 150
     image_size: int = 64
+    careful_steps: int = 0
+    careful_learning_rate: float = 5e-4
     first_head_steps: int = 200
     fresh: int = 0
     rounds: int = 1
@@ -166,6 +172,10 @@ class Pipeline:
         self.enforced = practice.preflight.enforced
         self.keyframes = [self.out / "rollouts", *args.data]
         self.world_model = self.out / "world_model"
+        self.taught: list[Path] = []
+        """What the policy imitates; nothing, where it is given."""
+        if not args.base:
+            self.taught = args.data or [self.out / "demonstrations"]
 
     def run(self) -> tuple[str | None, str]:
         """All stages; the published id, and in words what came out. Raises `GateNotPassed`."""
@@ -173,7 +183,9 @@ class Pipeline:
         demonstrations = [self.out / "demonstrations"] if self._demonstrate else []
         if self._demonstrate:
             stage("demonstrations", self.demonstrations)
-        base = stage("policy", self.base)["policy"]
+        base = careful = stage("policy", self.base)["policy"]
+        if self.taught and config.careful_steps:
+            careful = stage("careful_policy", lambda: self.careful(base))["checkpoint"]
         recorded = [self.out / "rollouts", *self.args.data, *demonstrations]
         rollouts = {"levels": config.rollout_levels, "noise": config.rollout_noise}
         stage("rollouts", lambda: self.collect("rollouts", base, config.rollouts, rollouts))
@@ -188,18 +200,18 @@ class Pipeline:
             head = self.out / "safety_head"
             stage("safety_head", lambda: self.train("safety", recorded, *dreams, out=head))
             for number in range(1, config.rounds + 1) if config.fresh else ():
-                self._try_practice(base, recorded, number)
+                self._try_practice(base, careful, recorded, number)
             missed = stage("validation", lambda: self.validation(base))["missed"]
             if missed and self.enforced:
                 raise GateNotPassed("the world model missed its bars: " + "; ".join(missed))
-        practised = stage("practice", lambda: self.practise(base))
+        practised = stage("practice", lambda: self.practise(careful))
         if not practised["completed"]:
             raise GateNotPassed(practised["stopped"])
         figures = stage("evaluation", lambda: self.evaluate(base, practised["policy"]))
         return self.publish(practised["policy"], figures)
 
-    def _try_practice(self, base: str, recorded: list[Path], number: int) -> None:
-        """Round `number`: practise, see what imagination has taught, and learn from that.
+    def _try_practice(self, base: str, careful: str, recorded: list[Path], number: int) -> None:
+        """Round `number`: practise from `careful`, see what that has taught, and learn from it.
 
         No gate is asked: where imagination is wrong, its policies are the ones to show it. The
         safety head stays as it is: what it has learned from careless episodes is worth more at
@@ -207,7 +219,7 @@ class Pipeline:
         """
         stage, suffix = self.ledger.stage, f"_{number}" if number > 1 else ""
         practice, fresh = "first_practice" + suffix, "fresh" + suffix
-        tried = stage(practice, lambda: self.first_practice(base, practice))["policies"]
+        tried = stage(practice, lambda: self.first_practice(careful, practice))["policies"]
         seed = FRESH_FROM + FRESH_SEEDS * (number - 1)
         stage(fresh, lambda: self.fresh(tried, fresh, seed))
         seen = [self.out / fresh / update for update in tried]
@@ -250,8 +262,19 @@ class Pipeline:
         if self.args.base:
             path = find_checkpoint("policy", self.args.base, self.args.store)
             return {"policy": str(path.resolve())}
-        data = self.args.data or [self.out / "demonstrations"]
-        return {"policy": self.train("policy", data)["checkpoint"]}
+        return {"policy": self.train("policy", self.taught)["checkpoint"]}
+
+    def careful(self, base: str) -> dict[str, Any]:
+        """The base, taught on by demonstrations without a contact alone."""
+        config = self.config
+        settings = {
+            "only_safe": "true",
+            "steps": config.careful_steps,
+            "learning_rate": config.careful_learning_rate,
+        }
+        changed = [text for k, v in settings.items() for text in ("--set", f"policy.{k}={v}")]
+        out = self.out / "careful_policy"
+        return self.train("policy", self.taught, "--start", base, *changed, out=out)
 
     def collect(
         self, name: str, base: str, episodes: int, options: dict[str, Any]
@@ -359,6 +382,7 @@ class Pipeline:
             "practice", "--method", self.args.method, "--base", base, "--out", self.out / name,
             "--data", *self.keyframes, "--preset", self.args.preset, "--resume", "--device",
             self.args.device, "--publish", "--store", self.store, *self._settings(),
+            *(["--demonstrations", *self.taught] if self.taught else []),
         )  # fmt: skip
         try:
             return args, command.practise(args, config, lambda: False)

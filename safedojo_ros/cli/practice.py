@@ -124,7 +124,7 @@ def practise(
         config = replace(config, update=update)
     else:
         world = simulated(config, base)
-    anchor = anchored(args, config, base) if args.demonstrations else None
+    anchor = anchored(args, config, base)
     return Practice(
         config,
         stochastic(base, config.flow, config.tokens),
@@ -142,11 +142,13 @@ def practise(
 
 def anchored(
     args: argparse.Namespace, config: "PracticeConfig", base: "NetworkPolicy[Any]"
-) -> "Anchor":
-    """What the policy goes on imitating: the demonstrations of `args`."""
+) -> "Anchor | None":
+    """What the policy goes on imitating: the demonstrations of `args`, where there are any."""
     from safedojo_ros.learning.anchor import Anchor
     from safedojo_ros.learning.imitation import Demonstrations
 
+    if not args.demonstrations or not config.anchor.weight:
+        return None
     data = Demonstrations.read(args.demonstrations, config.anchor.only_safe)
     return Anchor(config.anchor, base, data)
 

@@ -22,7 +22,7 @@ class AnchorConfig:
     noise_draws, colour_jitter, only_safe: as in `learning.imitation.ImitationConfig`.
     """
 
-    weight: float = 1.0
+    weight: float = 3.0
     batch_size: int = 64
     noise_draws: int = 2
     colour_jitter: float = 0.1

@@ -16,8 +16,8 @@ def released_store() -> CheckpointStore:
 def shipped_policies() -> dict[str, CheckpointStore]:
     """The policies that ship in the package beside the released one, by name.
 
-    Both went on from it: `practised` practised in imagination, `coached` learned from experts who
-    took over where filters had led it.
+    Both went on from it: `practised` practised in imagination, `coached` learned from experts that
+    touch nothing, who also took over where filters had led it.
     """
     here = Path(__file__).parent
     return {name: CheckpointStore(here / name) for name in ("practised", "coached")}

@@ -587,6 +587,7 @@ def test_the_command_practises_and_publishes(
     assert result["published"] == manifest.id
     assert manifest.fidelity["practice"]["method"] == method
     assert result["unenforced"]
+    assert result["demonstrations"] == [str(dataset)]
     assert (result["real_episodes"] > 0) == (method == "ppo")
     assert result["data"]["episodes"] == (0 if method == "ppo" else 4)
     architecture = {"pi0": "pi0", "tokens": "token_policy"}[family]

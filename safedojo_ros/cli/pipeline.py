@@ -4,11 +4,11 @@ Stages: demonstrations, policy, the policy taught on by those demonstrations tha
 three left out with --base), rollouts of the first policy, held-out rollouts, autoencoder and safety
 head, world model, success classifier, the head anew on imagined states, too, validation, practice,
 evaluation, publication. Practice begins with the policy that was taught on, and goes on imitating
-the same demonstrations (practice.anchor). With pipeline.fresh, practice is tried
-first, once or in several rounds: its policies are recorded where imagination has led them, and
-world model and success classifier learn from that, too, before validation. Each stage is what its
-own command does; a finished one is never repeated, so the same command goes on after a kill.
-Intermediate checkpoints stay in OUT/store.
+the same demonstrations (practice.anchor). With pipeline.fresh, practice is tried first, once or in
+several rounds: its policies are recorded where imagination has led them, and world model and
+success classifier learn from that, too, before validation. Each stage is what its own command does;
+a finished one is never repeated, so the same command goes on after a kill. Intermediate checkpoints
+stay in OUT/store.
 
 Exit code 0: done; 3: a gate was not passed; 2: a fault; 130: interrupted, run it again to go on.
 OUT/result.json says which id was published, or why none was; the last line, and result.json, how
@@ -57,14 +57,13 @@ class PipelineConfig:
     rollout_noise; held_out: further ones for validation, from the validation split; linger,
     demonstration_linger: control steps recorded after success; careful_steps,
     careful_learning_rate: by how many updates the policy is taught on by demonstrations without a
-    contact, before it practises; first_head_steps: updates of the
-    safety head beside which the autoencoder is kept, until one has learned from imagined states,
-    too; fresh: episodes of the policies of a first practice, at the levels of [practice], from
-    which world model and success classifier learn, too, 0: none, and one practice; rounds: how
-    often, each with so many episodes, and with what the one before has learned; fresh_steps,
-    fresh_learning_rate: by how many updates the world model is refined then, on all episodes;
-    evaluation: episodes at each level; image_size: side of the recorded pictures, pixels; workers:
-    processes of the experts.
+    contact, before it practises; first_head_steps: updates of the safety head beside which the
+    autoencoder is kept, until one has learned from imagined states, too; fresh: episodes of the
+    policies of a first practice, at the levels of [practice], from which world model and success
+    classifier learn, too, 0: none, and one practice; rounds: how often, each with so many episodes,
+    and with what the one before has learned; fresh_steps, fresh_learning_rate: by how many updates
+    the world model is refined then, on all episodes; evaluation: episodes at each level;
+    image_size: side of the recorded pictures, pixels; workers: processes of the experts.
     """
 
     demonstrations: int = 1500
@@ -504,5 +503,5 @@ def real_episodes(data: Path) -> dict[str, int]:
     from safedojo_ros.data.lerobot_reader import EpisodeReader
 
     rows = EpisodeReader(data).rows
-    hit = sum(row.collided or row.contact_steps > 0 for row in rows)
+    hit = sum(row.touched for row in rows)
     return {"episodes": len(rows), "collisions": hit}

@@ -341,6 +341,7 @@ def write_result(
         "base": args.base,
         "published": published,
         "config": asdict(config),
+        "demonstrations": [str(path) for path in args.demonstrations or []],
         "data": data_cost(args.data) if config.world == "imagination" else NO_DATA,
     }
     (args.out / RESULT_FILE).write_text(json.dumps(values, indent=1) + "\n")
@@ -360,7 +361,7 @@ def data_cost(directories: Sequence[Path]) -> dict[str, int]:
         collection = directory / COLLECTION_PATH
         played = json.loads(collection.read_text())["played"] if collection.exists() else 0
         episodes += max(len(rows), played)
-        collisions += sum(row.collided or row.contact_steps > 0 for row in rows)
+        collisions += sum(row.touched for row in rows)
     return {"episodes": episodes, "collisions": collisions}
 
 

@@ -38,6 +38,11 @@ class EpisodeRow:
     first_row: int
     video_places: dict[str, tuple[Path, int]] = field(default_factory=dict)
 
+    @property
+    def touched(self) -> bool:
+        """Whether it has a contact, or moved the obstacle."""
+        return self.collided or self.contact_steps > 0
+
 
 @dataclass(frozen=True)
 class FrameArrays:

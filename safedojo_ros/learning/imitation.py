@@ -88,9 +88,12 @@ class Demonstrations:
         sentence = np.repeat([instructions.index(row.instruction) for row in rows], lengths)
         success = np.concatenate([arrays.success for arrays in parts])
         ends = np.repeat(imitated_ends(success, np.cumsum(lengths)), lengths)
-        safe = np.array([row.contact_steps == 0 and not row.collided for row in rows])
+        safe = np.array([not row.touched for row in rows])
         if only_safe and not safe.any():
-            raise DatasetError(f"no episode in {[str(d) for d in directories]} is without contact")
+            raise DatasetError(
+                f"no episode in {[str(d) for d in directories]} is without contact; collect some "
+                "with --style safe, or leave only_safe out"
+            )
         imitated = np.repeat(safe | (not only_safe), lengths) & (np.arange(len(ends)) < ends)
         return Demonstrations(
             torch.cat([torch.from_numpy(arrays.images) for arrays in parts]),

@@ -121,7 +121,7 @@ class RecordedRefiner:
             (target / name).mkdir()
             model.save(target / name)
         rows = EpisodeReader(target / EPISODES).rows
-        collisions = sum(row.collided or row.contact_steps > 0 for row in rows)
+        collisions = sum(row.touched for row in rows)
         threshold = self.config.violation_threshold or world.safety.contact_threshold
         return Refinement(len(rows), collisions, threshold)
 

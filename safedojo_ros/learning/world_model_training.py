@@ -37,7 +37,7 @@ class WorldModelConfig:
     much more the error of a cell counts where its frame differs from the usual one, in units of the
     mean difference: small things, and the obstacle among them, are few cells; state_steps,
     drawing_steps, early_batch: updates of the state dynamics and of the arm's drawing, which come
-    first and take seconds; held_out: share of episodes that are never trained on.
+    first; held_out: share of episodes that are never trained on.
     """
 
     size: WorldModelSize = field(default_factory=WorldModelSize)

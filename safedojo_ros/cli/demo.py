@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--policy",
         metavar="NAME",
-        help="policy checkpoint (default: practised, or released with --practice)",
+        help="policy checkpoint (default: coached, or released with --practice)",
     )
     parser.add_argument("--safety", default="released", metavar="NAME", help="safety checkpoint")
     gate = parser.add_mutually_exclusive_group()
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Start the stack, follow its episodes, end it; 0 when every episode was run."""
     if arguments.episodes < 1:
         raise ConfigError(f"--episodes is {arguments.episodes}, expected at least 1")
-    arguments.policy = arguments.policy or ("released" if arguments.practice else "practised")
+    arguments.policy = arguments.policy or ("released" if arguments.practice else "coached")
     for kind, name in (("policy", arguments.policy), ("safety", arguments.safety)):
         find_checkpoint(kind, name)
     if arguments.practice:

@@ -3,14 +3,12 @@
 import argparse
 import json
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from safedojo_ros.checkpoints.averaging import average
 from safedojo_ros.checkpoints.hub import pull, push
 from safedojo_ros.checkpoints.manifest import (
     KINDS,
@@ -59,14 +57,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     publish.add_argument("--name", help="a word to append to the id")
     publish.add_argument("--keep-latest", action="store_true", help="do not move 'latest'")
 
-    mean = actions.add_parser(
-        "average", help="publish the mean of several checkpoints' weights, as of runs of practice"
-    )
-    mean.add_argument("kind", choices=KINDS)
-    mean.add_argument("names", nargs="+", metavar="name", help=name_help)
-    mean.add_argument("--name", help="a word to append to the id")
-    mean.add_argument("--keep-latest", action="store_true", help="do not move 'latest'")
-
     rollback = actions.add_parser("rollback", help="point 'latest' to an older checkpoint")
     rollback.add_argument("kind", choices=KINDS)
     rollback.add_argument("id", nargs="?", help="default: the one that was published before it")
@@ -107,7 +97,6 @@ def run(args: argparse.Namespace) -> int:
         "show": _show,
         "verify": _verify,
         "publish": _publish,
-        "average": _average,
         "rollback": _rollback,
         "pin": _pin,
         "unpin": _unpin,
@@ -163,25 +152,6 @@ def _publish(store: CheckpointStore, args: argparse.Namespace) -> int:
         **details,
     )
     print(f"published {args.kind} {manifest.id} in {store.root}")
-    return 0
-
-
-def _average(store: CheckpointStore, args: argparse.Namespace) -> int:
-    paths = [find_checkpoint(args.kind, name, store.root) for name in args.names]
-    with TemporaryDirectory() as directory:
-        first = average(paths, Path(directory))
-        parents = {read_manifest(path).parent for path in paths}
-        manifest = store.publish(
-            args.kind,
-            Path(directory),
-            spec=first.spec,
-            normalisation=first.normalisation,
-            requires=first.requires,
-            parent=parents.pop() if len(parents) == 1 else None,
-            name=args.name,
-            make_latest=not args.keep_latest,
-        )
-    print(f"published {args.kind} {manifest.id}, the mean of {len(paths)}, in {store.root}")
     return 0
 
 

@@ -49,6 +49,11 @@ class TrialResult:
     contact_steps: int
     displacement: float
 
+    @property
+    def touched(self) -> bool:
+        """Whether it had a contact, or moved the obstacle."""
+        return self.collided or self.contact_steps > 0
+
 
 @dataclass(frozen=True)
 class Figures:

@@ -199,7 +199,7 @@ class Practice:
             "trusted": not apart or not enforced,
             "report": {"levels": report.to_json()["levels"], "settings": report.settings},
             "episodes": len(report.results),
-            "collisions": sum(r.collided or r.contact_steps > 0 for r in report.results),
+            "collisions": sum(r.touched for r in report.results),
         }
         with (self.directory / EVALUATIONS_FILE).open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -270,7 +270,7 @@ class Practice:
 
 def measured_rates(report: EvaluationReport) -> dict[str, Estimate]:
     """Rates of a report in practice's terms: an episode violates by contact or displacement."""
-    violated = [r.collided or r.contact_steps > 0 for r in report.results]
+    violated = [r.touched for r in report.results]
     safe = [r.success and not v for r, v in zip(report.results, violated, strict=True)]
     count = len(report.results)
     return {

@@ -209,8 +209,9 @@ class ToyWorld:
         self.steps = 0
         return [Observation({}, np.ones(8) * 0.3, "go") for _ in range(self.count)]
 
-    def step(self, chunks: np.ndarray) -> ToyOutcome:
+    def step(self, chunks: np.ndarray, steps: int) -> ToyOutcome:
         self.steps += 1
+        chunks = chunks[:, :steps]
         success = chunks[..., 0] > 0
         probability = 1.0 / (1.0 + np.exp(-5.0 * chunks))
         cost = probability[..., 0 if self.same else 1]
@@ -280,10 +281,23 @@ def test_figures_report_cost_at_the_horizon_and_per_valid_step() -> None:
     assert figures["safe_success"] == 0.5
 
 
+def test_part_of_a_chunk_is_done_before_the_next() -> None:
+    world = ToyWorld(2)
+    rollouts = roll_out(ToyPolicy(), world, world.start, np.zeros(2, dtype=int), 5, (1,), 1)
+    assert rollouts.executed.shape[1] == 1
+    assert rollouts.valid.shape == (2, 10)  # five chunks of two, one step of each
+    new = rollouts.sample.log_prob + torch.tensor([0.5, 7.0])  # the second step was not done
+    log_ratio = chunk_log_ratio(new, rollouts.sample.log_prob, rollouts.executed)
+    torch.testing.assert_close(log_ratio, 0.5 * rollouts.executed[:, 0].float())
+    world = ToyWorld(2)
+    longer = roll_out(ToyPolicy(), world, world.start, np.zeros(2, dtype=int), 1, (1,), 1)
+    assert longer.valid.shape == (2, 2)
+
+
 def test_nothing_counts_after_success_though_the_world_goes_on() -> None:
     class GoesOn(ToyWorld):
-        def step(self, chunks: np.ndarray) -> ToyOutcome:
-            outcome = super().step(chunks)
+        def step(self, chunks: np.ndarray, steps: int) -> ToyOutcome:
+            outcome = super().step(chunks, steps)
             outcome.success = np.zeros(outcome.success.shape)
             outcome.success[0] = [1.0, 1.0]  # the first world succeeds at once
             outcome.cost = np.ones(outcome.cost.shape)
@@ -417,8 +431,8 @@ def test_the_multiplier_holds_the_rate_of_violations_at_its_limit(limit: float) 
 
 def test_groups_that_teach_nothing_leave_the_weights_alone() -> None:
     class Flat(ToyWorld):
-        def step(self, chunks: np.ndarray) -> ToyOutcome:
-            outcome = super().step(chunks)
+        def step(self, chunks: np.ndarray, steps: int) -> ToyOutcome:
+            outcome = super().step(chunks, steps)
             outcome.success, outcome.cost = 0 * outcome.success, 0 * outcome.cost
             return outcome
 

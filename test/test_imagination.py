@@ -133,6 +133,29 @@ def test_later_costs_are_judged_by_the_frame_that_the_future_began_with(
     assert not torch.allclose(given[0][1], given[2][1])  # but by the state of the moment
 
 
+def test_part_of_a_chunk_is_imagined_as_in_the_whole(
+    world_model: WorldModel, safety: SafetyModel
+) -> None:
+    starts = keyframes_of(world_model, observations(2))
+    chunks = 0.01 * np.random.default_rng(0).standard_normal((2, 8, 7))
+    world = ImaginedWorld(world_model, never(), safety, ImaginationConfig(max_steps=8))
+    world.seed(0)
+    world.reset(starts)
+    whole = world.step(chunks)
+    world.seed(0)
+    world.reset(starts)
+    part = world.step(chunks, 4)  # two frames of four
+    apart = part.frames.astype(int) - whole.frames[:, :2]
+    assert np.abs(apart).max() <= 1  # fewer pictures decoded together round otherwise
+    np.testing.assert_array_equal(part.cost, whole.cost[:, :4])
+    assert part.valid.shape == (2, 4)
+    np.testing.assert_array_equal(part.observations[0].images["wrist"], part.frames[0, -1, 1])
+    assert not part.done.any()
+    assert world.step(chunks, 4).done.all()
+    with pytest.raises(ConfigError, match="stride, 2"):
+        world.step(chunks, 3)
+
+
 def test_success_ends_a_future_at_the_frame_that_completes_the_row(
     world_model: WorldModel, safety: SafetyModel
 ) -> None:

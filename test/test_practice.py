@@ -79,7 +79,8 @@ class CoinWorld:
         self.starts += 1
         return self.seen
 
-    def step(self, chunks: np.ndarray) -> ChunkOutcome:
+    def step(self, chunks: np.ndarray, steps: int) -> ChunkOutcome:
+        chunks = chunks[:, :steps]
         success = (chunks[..., 0] > 0).astype(float)
         cost = 1 / (1 + np.exp(-300 * chunks[..., 1]))
         if self.contact is not None:
@@ -201,8 +202,8 @@ def test_real_episodes_and_collisions_are_counted_in_the_real_world_alone(tmp_pa
 
 def test_flat_reward_and_cost_stop_the_run_before_the_first_update(tmp_path: Path) -> None:
     class Flat(CoinWorld):
-        def step(self, chunks: np.ndarray) -> ChunkOutcome:
-            outcome = super().step(chunks)
+        def step(self, chunks: np.ndarray, steps: int) -> ChunkOutcome:
+            outcome = super().step(chunks, steps)
             outcome.success[:], outcome.cost[:] = 0.0, 0.2
             return outcome
 
@@ -417,9 +418,9 @@ def test_keyframes_take_turns_and_repeat_with_the_seed(dataset: Path) -> None:
     assert len({o.state.tobytes() for o in first[:3]}) == 1
     chunks = np.random.default_rng(0).normal(0, 0.01, (6, 8, 7))
     starts.start(0)
-    one = starts.step(chunks)
+    one = starts.step(chunks, 8)
     starts.start(0)
-    np.testing.assert_array_equal(one.frames, starts.step(chunks).frames)
+    np.testing.assert_array_equal(one.frames, starts.step(chunks, 8).frames)
     with pytest.raises(ConfigError, match="collect some"):
         recorded_keyframes(world.world_model, [dataset], [2], [])
 
@@ -576,7 +577,7 @@ def test_the_command_practises_and_publishes(
     args = arguments(
         tmp_path, "--method", method, "--data", str(dataset), "--publish", *store,
         "--set", "practice.levels=[0, 1]", "--demonstrations", str(dataset),
-        "--set", "practice.anchor.only_safe=false",
+        "--set", "practice.anchor.only_safe=false", "--set", "practice.execute=4",
     )  # fmt: skip
     assert command.run(args) == 0
     metrics = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[0])

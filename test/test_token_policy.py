@@ -275,7 +275,8 @@ class SignWorld:
     def __init__(self, count: int) -> None:
         self.seen = observations(1) * count
 
-    def step(self, chunks: np.ndarray) -> ChunkOutcome:
+    def step(self, chunks: np.ndarray, steps: int) -> ChunkOutcome:
+        chunks = chunks[:, :steps]
         success = np.zeros(chunks.shape[:2])
         success[:, -1] = chunks[:, -1, 0] > 0
         cost = 0.1 * (chunks[..., 1] > 0)

@@ -255,7 +255,9 @@ def record(
             chosen = [cells[n % len(cells)] for n in numbers]
             played = [seeds[n] for n in numbers]
             names, levels = [task for task, _ in chosen], [level for _, level in chosen]
-            for episode in record_policy(policy, vector, played, names, levels):
+            for episode in record_policy(
+                policy, vector, played, names, levels, execute=config.execute or None
+            ):
                 writer.add(episode)
 
 
@@ -269,7 +271,8 @@ def measured(policy: "StoredPolicy", config: "PracticeConfig") -> "EvaluationRep
     trials = make_trials(seeds, practice_tasks(config, policy), list(config.levels))
     vector = VectorWorld(policy.image_size, steps_of(config, policy), tuple(policy.cameras))
     settings = {"split": "validation", "first_seed": 0, "episodes": config.evaluation_episodes}
-    return evaluate(policy, trials, vector, batch=32, settings=settings)
+    execute = config.execute or None
+    return evaluate(policy, trials, vector, execute=execute, batch=32, settings=settings)
 
 
 def steps_of(config: "PracticeConfig", policy: "Policy") -> int:

@@ -201,8 +201,12 @@ class ConstrainedGRPO:
 
 
 def chunk_log_ratio(new: torch.Tensor, old: torch.Tensor, executed: torch.Tensor) -> torch.Tensor:
-    """(N,) float32 log r of the chunks' executed steps; `new`, `old`, `executed`: (N, H)."""
-    return ((new.float() - old.float()) * executed.to(new)).sum(1)
+    """(N,) float32 log r of the chunks' executed steps.
+
+    new, old: (N, H); executed: (N, E), of the first E steps.
+    """
+    steps = executed.shape[1]
+    return ((new.float() - old.float())[:, :steps] * executed.to(new)).sum(1)
 
 
 def clipped_loss(

@@ -50,12 +50,12 @@ def chunk_signals(rollouts: Rollouts, reward: np.ndarray, cost_m: int) -> torch.
     so that a trajectory in contact for `cost_m` steps costs 1.
     """
     owner = rollouts.trajectory.numpy()
-    horizon = rollouts.executed.shape[1]
+    execute = rollouts.executed.shape[1]
     played = np.zeros(len(reward), dtype=int)
     last = np.zeros(len(reward), dtype=int)
     signals = np.zeros((len(owner), 2), dtype=np.float32)
     for n, i in enumerate(owner):
-        steps = slice(played[i] * horizon, (played[i] + 1) * horizon)
+        steps = slice(played[i] * execute, (played[i] + 1) * execute)
         signals[n, 1] = rollouts.cost[i, steps].sum() / cost_m
         played[i] += 1
         last[i] = n

@@ -145,10 +145,11 @@ class ImaginedWorld:
         return list(self._observations)
 
     @torch.no_grad()
-    def step(self, chunks: np.ndarray) -> ImaginedOutcome:
+    def step(self, chunks: np.ndarray, steps: int | None = None) -> ImaginedOutcome:
         """Imagine `chunks` (B, H, 7), metres and radians; futures that are done stay as they are.
 
-        Raises `ConfigError` for another shape, or before `reset`.
+        steps: of each chunk that are done, whole strides of the world model (default: all).
+        Raises `ConfigError` for another shape or part of a stride, or before `reset`.
         """
         if self._keyframes is None:
             raise ConfigError("the imagined world has no keyframes yet; call reset first")
@@ -158,11 +159,18 @@ class ImaginedWorld:
             raise ConfigError(
                 f"chunks have shape {np.shape(chunks)}, expected ({count}, {self.horizon}, 7)"
             )
+        steps = steps or self.horizon
+        if steps % size.stride or steps > self.horizon:
+            raise ConfigError(
+                f"{steps} steps of a chunk of {self.horizon} cannot be imagined: choose a multiple "
+                f"of the world model's stride, {size.stride}"
+            )
+        seen = steps // size.stride
         cells = (size.future, *self._context.shape[2:])
         noise = torch.randn((count * config.futures, *cells), generator=self._generator)
         active = np.flatnonzero(~self._done)
         if not len(active):
-            return self._read(active, np.zeros((0, self.horizon)), np.zeros((0, size.future)))
+            return self._read(active, np.zeros((0, steps)), np.zeros((0, seen)))
         rows = (active[:, None] * config.futures + np.arange(config.futures)).ravel()
         taken = torch.from_numpy(within_limits(np.asarray(chunks)[active]).astype(np.float32))
         taken = taken.repeat_interleave(config.futures, 0).to(self.device)
@@ -172,22 +180,21 @@ class ImaginedWorld:
         frames, states = model.imagine(
             context, state, chunk, noise[rows].to(self.device), config.denoising_steps or None
         )
+        frames, states, cost = frames[:, :seen], states[:, :steps], cost[:, :steps]
         self._context[rows] = model.advanced(context, frames)
         self._state[rows] = states[:, -1]
         pictures = model.decode(frames)
-        shape = (len(active), config.futures, size.future)
+        shape = (len(active), config.futures, seen)
         sentences = [
-            self._keyframes.instructions[i]
-            for i in active
-            for _ in range(config.futures * size.future)
+            self._keyframes.instructions[i] for i in active for _ in range(config.futures * seen)
         ]
         probability = self.success.probability(pictures.flatten(0, 1), sentences)
         outcome = self._read(active, cost, probability.reshape(shape).mean(1).cpu().numpy())
-        seen = to_uint8(pictures[:: config.futures]).cpu().numpy()
-        outcome.frames[active] = seen
+        shown = to_uint8(pictures[:: config.futures]).cpu().numpy()
+        outcome.frames[active] = shown
         final = model.scales.state.restore(states[:: config.futures, -1]).cpu().numpy()
         for place, i in enumerate(active.tolist()):
-            self._observations[i] = self._observation(i, seen[place, -1], final[place])
+            self._observations[i] = self._observation(i, shown[place, -1], final[place])
         outcome.observations[:] = self._observations
         if config.futures > 1:
             last = frames[:, -1].reshape(len(active), config.futures, -1)
@@ -213,14 +220,15 @@ class ImaginedWorld:
         self, active: np.ndarray, cost: np.ndarray, probability: np.ndarray
     ) -> ImaginedOutcome:
         """Success by consecutive frames, and which steps of the chunk still belong to a future."""
-        count, horizon, size = len(self._done), self.horizon, self.world_model.size
+        count, horizon, size = len(self._done), cost.shape[1], self.world_model.size
+        frames = probability.shape[1]
         success, costs, probabilities = (np.zeros((count, horizon)) for _ in range(3))
         valid = np.zeros((count, horizon), dtype=bool)
         probabilities[active] = np.repeat(probability, size.stride, axis=1)
         over = self.success.over(probability, imagined=True)
         for place, i in enumerate(active):
             steps = min(horizon, self.max_steps - self._steps[i])
-            for frame in range(size.future):
+            for frame in range(frames):
                 self._streak[i] = self._streak[i] + 1 if over[place, frame] else 0
                 end = (frame + 1) * size.stride
                 if self._streak[i] >= self.success.consecutive and end <= steps:
@@ -231,7 +239,7 @@ class ImaginedWorld:
             self._steps[i] += steps
             self._done[i] |= self._steps[i] >= self.max_steps
         probabilities *= valid
-        shape = (count, size.future, len(self.cameras), self.image_size, self.image_size, 3)
+        shape = (count, frames, len(self.cameras), self.image_size, self.image_size, 3)
         return ImaginedOutcome(
             list(self._observations),
             success,

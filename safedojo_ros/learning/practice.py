@@ -170,6 +170,7 @@ class Practice:
             self.groups,
             config.max_chunks,
             (config.seed, step),
+            config.execute,
         )
 
     def _evaluate(self, step: int) -> str:

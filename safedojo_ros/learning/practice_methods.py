@@ -29,7 +29,9 @@ class PracticeConfig:
     """One run of practice.
 
     world: where it plays; updates; groups of group_size trajectories an update; max_chunks:
-    longest trajectory (it replaces imagination.max_steps); levels, tasks (none: all) of the
+    longest trajectory, in whole chunks (it replaces imagination.max_steps); execute: actions of a
+    chunk that are done before the next inference, 0 for all, in imagination a multiple of the world
+    model's stride; levels, tasks (none: all) of the
     starts; evaluate_every: updates between two measured evaluations of evaluation_episodes
     validation seeds at each level; gap_bar: how far an imagined rate may lie outside the measured
     one's 95 % interval; real_episodes: budget of a run in the simulator, which ends with the last
@@ -46,6 +48,7 @@ class PracticeConfig:
     groups: int = 8
     group_size: int = 8
     max_chunks: int = 12
+    execute: int = 0
     levels: tuple[int, ...] = (1,)
     tasks: tuple[str, ...] = ()
     evaluate_every: int = 10
@@ -111,7 +114,13 @@ def for_method(config: PracticeConfig, method: str) -> PracticeConfig:
     for name in ("updates", "groups", "max_chunks", "evaluate_every", "evaluation_episodes"):
         if getattr(config, name) < 1:
             raise ConfigError(f"practice.{name} is {getattr(config, name)}, expected at least 1")
-    for name in ("real_episodes", "coevolve_every", "coevolve_episodes", "coevolve_updates"):
+    for name in (
+        "execute",
+        "real_episodes",
+        "coevolve_every",
+        "coevolve_episodes",
+        "coevolve_updates",
+    ):
         if getattr(config, name) < 0:
             raise ConfigError(f"practice.{name} is {getattr(config, name)}, expected 0 or more")
     if not 0.0 < config.blend <= 1.0:

@@ -1,7 +1,8 @@
 """Where practice begins: start states, each given to a whole group of trajectories.
 
 Both worlds of practice look alike: `start(update)` gives the observations that trajectories of one
-update begin with, `step(chunks)` plays a chunk. Starts depend on the seed and the update alone.
+update begin with, `step(chunks, steps)` plays that much of a chunk. Starts depend on the seed and
+the update alone.
 """
 
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ class PracticeWorld(Protocol):
         """Observations, groups one after another; the members of a group are alike."""
         ...
 
-    def step(self, chunks: np.ndarray) -> Any:
+    def step(self, chunks: np.ndarray, steps: int) -> Any:
         """See `learning.rollouts.ChunkWorld`."""
         ...
 
@@ -70,9 +71,9 @@ class SimulatorStarts:
             [level for level in levels for _ in range(self.group_size)],
         )
 
-    def step(self, chunks: np.ndarray) -> ChunkOutcome:
-        """Play a chunk in every scene."""
-        return self.vector.step(chunks)
+    def step(self, chunks: np.ndarray, steps: int) -> ChunkOutcome:
+        """Play the first `steps` actions of a chunk in every scene."""
+        return self.vector.step(chunks[:, :steps])
 
 
 class KeyframeStarts:
@@ -103,9 +104,9 @@ class KeyframeStarts:
         self.imagined.seed(stream_seed(self.seed, update))
         return self.imagined.reset(self.keyframes.chosen(np.array(rows)).repeated(self.group_size))
 
-    def step(self, chunks: np.ndarray) -> ImaginedOutcome:
-        """Imagine a chunk in every future."""
-        return self.imagined.step(chunks)
+    def step(self, chunks: np.ndarray, steps: int) -> ImaginedOutcome:
+        """Imagine the first `steps` actions of a chunk in every future."""
+        return self.imagined.step(chunks, steps)
 
 
 def recorded_keyframes(

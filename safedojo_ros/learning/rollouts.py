@@ -18,13 +18,13 @@ from safedojo_ros.models.policy import PolicySample, StochasticPolicy
 class ChunkWorld(Protocol):
     """B worlds stepped together.
 
-    `step(chunks (B, H, 7))` returns an outcome with `observations` (B), `success`, `cost` and
-    `valid` (B, H), `done` (B,), and where it has them `displacement` (m) and
-    `success_probability` (B, H) and `uncertainty` (B,).
+    `step(chunks (B, H, 7), steps)` returns an outcome with `observations` (B), `success`, `cost`
+    and `valid` (B, E), `done` (B,), and where it has them `displacement` (m) and
+    `success_probability` (B, E) and `uncertainty` (B,), E being `steps`.
     """
 
-    def step(self, chunks: np.ndarray) -> Any:
-        """Play one chunk in each world; worlds that are done stay as they are."""
+    def step(self, chunks: np.ndarray, steps: int) -> Any:
+        """Play the first `steps` actions of one chunk in each world; those that are done stay."""
         ...
 
 
@@ -32,10 +32,10 @@ class ChunkWorld(Protocol):
 class Rollouts:
     """B trajectories of at most T steps, and the N chunks that were drawn for them.
 
-    sample: N chunks; trajectory: (N,) whose chunk it is; executed: (N, H) bool, the chunk's steps
-    that count: none after the first success, none after the end. success, valid: (B, T) bool;
-    success_probability, cost (contact, or its probability), displacement (m): (B, T), 0 where not
-    valid; uncertainty: (B,) mean over the chunks played; groups: who began alike.
+    sample: N chunks; trajectory: (N,) whose chunk it is; executed: (N, E) bool, which of the first
+    E steps of the chunk count: none after the first success, none after the end. success, valid:
+    (B, T) bool; success_probability, cost (contact, or its probability), displacement (m): (B, T),
+    0 where not valid; uncertainty: (B,) mean over the chunks played; groups: who began alike.
     """
 
     sample: PolicySample
@@ -103,34 +103,38 @@ def roll_out(
     groups: np.ndarray,
     max_chunks: int,
     seed: tuple[int, ...],
+    execute: int = 0,
 ) -> Rollouts:
     """Play `policy` from `start()` until every trajectory succeeded or ended, or `max_chunks`.
 
-    groups: (B,) which trajectories begin alike; seed: trajectory i draws from a generator of its
-    own, seeded with (seed, i), so that its neighbours have no say.
+    execute: actions of a chunk that are done before the next one (0: all), and then more chunks
+    make the same longest trajectory; groups: (B,) which trajectories begin alike; seed: trajectory
+    i draws from a generator of its own, seeded with (seed, i), so that its neighbours have no say.
     """
     observations = start()
     count, horizon = len(observations), policy.policy.chunk_length
+    execute = min(execute or horizon, horizon)
+    most = -(-max_chunks * horizon // execute)
     generators = [torch.Generator().manual_seed(stream_seed(*seed, i)) for i in range(count)]
     names = ("success", "success_probability", "cost", "displacement", "valid")
-    track: dict[str, np.ndarray] = {name: np.zeros((count, max_chunks * horizon)) for name in names}
+    track: dict[str, np.ndarray] = {name: np.zeros((count, most * execute)) for name in names}
     uncertainty, played = np.zeros(count), np.zeros(count)
     parts: list[PolicySample] = []
     trajectory: list[np.ndarray] = []
     executed: list[np.ndarray] = []
     running = np.arange(count)
-    for k in range(max_chunks):
+    for k in range(most):
         seen = [observations[i] for i in running]
         part = policy.sample_with_log_prob(seen, [generators[i] for i in running])
         chunks = np.zeros((count, horizon, ACTION_SIZE))
         chunks[running] = part.chunks
-        outcome = world.step(chunks)
+        outcome = world.step(chunks, execute)
         observations = outcome.observations
         success = np.asarray(outcome.success)[running] > 0
         # a success ends the trajectory, also where the world goes on
         after = np.cumsum(success, axis=1) - success > 0
         valid = np.asarray(outcome.valid, dtype=bool)[running] & ~after
-        steps = slice(k * horizon, (k + 1) * horizon)
+        steps = slice(k * execute, (k + 1) * execute)
         track["valid"][running, steps] = valid
         for name in names[:-1]:
             values = getattr(outcome, name, None)

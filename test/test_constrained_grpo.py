@@ -289,9 +289,8 @@ def test_part_of_a_chunk_is_done_before_the_next() -> None:
     new = rollouts.sample.log_prob + torch.tensor([0.5, 7.0])  # the second step was not done
     log_ratio = chunk_log_ratio(new, rollouts.sample.log_prob, rollouts.executed)
     torch.testing.assert_close(log_ratio, 0.5 * rollouts.executed[:, 0].float())
-    world = ToyWorld(2)
-    longer = roll_out(ToyPolicy(), world, world.start, np.zeros(2, dtype=int), 1, (1,), 1)
-    assert longer.valid.shape == (2, 2)
+    short = roll_out(ToyPolicy(), world, world.start, np.zeros(2, dtype=int), 1, (1,), 1)
+    assert short.valid.shape == (2, 2)
 
 
 def test_nothing_counts_after_success_though_the_world_goes_on() -> None:

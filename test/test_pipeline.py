@@ -281,21 +281,25 @@ def test_an_interrupted_pipeline_goes_on_to_a_published_policy(
     tmp_path: Path, signals: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands: list[str] = []
+    executed: list[tuple[str, bool]] = []
     real = command.Pipeline._command
 
     def count(self: Any, name: str, *more: Any, **options: Any) -> None:
         commands.append(" ".join([name, str(more[0])]))
+        executed.append((name, "--execute" in more))
         if name == "validate" and commands.count(commands[-1]) == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         real(self, name, *more, **options)
 
     monkeypatch.setattr(command.Pipeline, "_command", count)
-    assert command.run(arguments(tmp_path, "--publish")) == command.INTERRUPTED
+    given = arguments(tmp_path, "--publish", "--set=practice.execute=4")
+    assert command.run(given) == command.INTERRUPTED
     assert not (tmp_path / "out" / "result.json").exists()
     done = list(json.loads((tmp_path / "out" / "stages.json").read_text())["done"])
     assert done[-1] == "success_again"
     interrupted = list(commands)
-    assert command.run(arguments(tmp_path, "--publish")) == 0
+    assert command.run(given) == 0
+    assert all(part for name, part in executed if name == "evaluate")  # plays as it practised
     assert commands[len(interrupted) :] == [
         "validate --data",
         "evaluate --checkpoint",
@@ -314,7 +318,7 @@ def test_an_interrupted_pipeline_goes_on_to_a_published_policy(
     assert CheckpointStore(tmp_path / "store").latest("world_model") is None
     stages = {row["stage"] for row in lines(tmp_path / "out" / "progress.jsonl")}
     assert {"policy", "world_model", "practice", "publication"} <= stages
-    assert command.run(arguments(tmp_path, "--publish")) == 0
+    assert command.run(given) == 0
     assert len(CheckpointStore(tmp_path / "store").list("policy")) == 1
 
 

@@ -281,11 +281,11 @@ class Pipeline:
         """Episodes of the base policy into OUT/`name`."""
         config = self.config
         settings: dict[str, Any] = {"seed": 100_000} | options
-        extra = [text for key, value in settings.items() for text in (f"--{key}", value)]
         self._command(
             "collect", "--out", self.out / name, "--policy", base, "--episodes", episodes,
             "--linger", config.linger, "--max-steps", config.max_steps, "--batch", 32, "--resume",
-            "--tasks", self._tasks(base), "--image-size", config.image_size, *extra,
+            "--tasks", self._tasks(base), "--image-size", config.image_size,
+            *_options(settings),
         )  # fmt: skip
         return {"data": str(self.out / name)} | real_episodes(self.out / name)
 
@@ -348,7 +348,7 @@ class Pipeline:
         for n, (update, policy) in enumerate(policies.items()):
             seed = first_seed + n * each
             options = {"levels": levels, "noise": self.config.rollout_noise, "seed": seed}
-            played = self.collect(f"{name}/{update}", policy, each, options)
+            played = self.collect(f"{name}/{update}", policy, each, options | self._executed())
             counts = {what: counts[what] + played[what] for what in counts}
         return counts
 
@@ -397,7 +397,7 @@ class Pipeline:
                 "evaluate", "--checkpoint", checkpoint, "--level", LEVELS, "--episodes",
                 self.config.evaluation, "--max-steps", self.config.max_steps, "--batch", 32,
                 "--tasks", self._tasks(base), "--split", "validation", "--seed", JUDGED_FROM,
-                "--json", path,
+                "--json", path, *_options(self._executed()),
             )  # fmt: skip
             report = json.loads(path.read_text())
             figures[name] = {"overall": report["overall"], "levels": report["levels"]}
@@ -489,6 +489,10 @@ class Pipeline:
         module.configure(parser)
         return parser.parse_args([str(a) for a in arguments])
 
+    def _executed(self) -> dict[str, Any]:
+        """The option by which practised policies play as they practised; none: whole chunks."""
+        return {"execute": self.practice.execute} if self.practice.execute else {}
+
     def _command(self, command: str, *arguments: Any, allowed: tuple[int, ...] = (0,)) -> None:
         """Run another command of this package here; raises `GateNotPassed` for its exit code."""
         print(f"safedojo {command} {' '.join(str(a) for a in arguments)}", flush=True)
@@ -505,3 +509,8 @@ def real_episodes(data: Path) -> dict[str, int]:
     rows = EpisodeReader(data).rows
     hit = sum(row.touched for row in rows)
     return {"episodes": len(rows), "collisions": hit}
+
+
+def _options(values: dict[str, Any]) -> list[Any]:
+    """{"seed": 3} as the command line has it: --seed 3."""
+    return [text for name, value in values.items() for text in (f"--{name}", value)]

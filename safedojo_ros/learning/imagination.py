@@ -70,7 +70,8 @@ class Keyframes:
 
 @dataclass(frozen=True)
 class ImaginedOutcome(ChunkOutcome):
-    """`ChunkOutcome` of B imagined chunks; displacement is not imagined and stays 0.
+    """`ChunkOutcome` of B imagined chunks, of H steps each that are done; displacement is not
+    imagined and stays 0.
 
     cost: (B, H) P(contact); success_probability: (B, H) of the frame that shows the step;
     frames: (B, F, cameras, S, S, 3) uint8, zeros where nothing was imagined; uncertainty: (B,)

@@ -31,16 +31,16 @@ class PracticeConfig:
     world: where it plays; updates; groups of group_size trajectories an update; max_chunks:
     longest trajectory, in whole chunks (it replaces imagination.max_steps); execute: actions of a
     chunk that are done before the next inference, 0 for all, in imagination a multiple of the world
-    model's stride; levels, tasks (none: all) of the
-    starts; evaluate_every: updates between two measured evaluations of evaluation_episodes
-    validation seeds at each level; gap_bar: how far an imagined rate may lie outside the measured
-    one's 95 % interval; real_episodes: budget of a run in the simulator, which ends with the last
-    update that it pays for (0: without end); blend: how much of what practice changed is in the
-    policy that is measured and kept, the rest is as in the base policy; coevolve_every: updates in
-    imagination between two refinements of world model and readers, 0 for none, each on
-    coevolve_episodes new real episodes and coevolve_updates updates of each model; flow, tokens:
-    how a policy of either family explores; anchor: how it goes on imitating demonstrations, where
-    there are some; simulator: what the methods that play there have instead.
+    model's stride; levels, tasks (none: all) of the starts; evaluate_every: updates between two
+    measured evaluations of evaluation_episodes validation seeds at each level; gap_bar: how far an
+    imagined rate may lie outside the measured one's 95 % interval; real_episodes: budget of a run
+    in the simulator, which ends with the last update that it pays for (0: without end); blend: how
+    much of what practice changed is in the policy that is measured and kept, the rest is as in the
+    base policy; coevolve_every: updates in imagination between two refinements of world model and
+    readers, 0 for none, each on coevolve_episodes new real episodes and coevolve_updates updates of
+    each model; flow, tokens: how a policy of either family explores; anchor: how it goes on
+    imitating demonstrations, where there are some; simulator: what the methods that play there have
+    instead.
     """
 
     world: Literal["imagination", "simulator"] = "imagination"

@@ -596,6 +596,19 @@ def test_the_command_practises_and_publishes(
     assert json.loads(config.read_text())["architecture"] == architecture
 
 
+def test_part_of_a_stride_is_refused_before_anything_is_measured(
+    dataset: Path, tmp_path: Path
+) -> None:
+    published(tmp_path / "store")
+    args = arguments(
+        tmp_path, "--data", str(dataset), "--store", str(tmp_path / "store"),
+        "--set", "practice.execute=3",
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="3 steps of a chunk of 8 cannot be imagined"):
+        command.run(args)
+    assert not list((tmp_path / "out").glob("policies/*"))
+
+
 def test_imagination_without_recorded_starts_is_refused(tmp_path: Path) -> None:
     published(tmp_path / "store")
     with pytest.raises(ConfigError, match="give --data"):

@@ -145,6 +145,16 @@ class ImaginedWorld:
         ]
         return list(self._observations)
 
+    def whole_strides(self, steps: int | None) -> int:
+        """How many steps of a chunk `step` does; raises `ConfigError` for part of a stride."""
+        steps, stride = steps or self.horizon, self.world_model.size.stride
+        if steps % stride or steps > self.horizon:
+            raise ConfigError(
+                f"{steps} steps of a chunk of {self.horizon} cannot be imagined: choose a multiple "
+                f"of the world model's stride, {stride}"
+            )
+        return steps
+
     @torch.no_grad()
     def step(self, chunks: np.ndarray, steps: int | None = None) -> ImaginedOutcome:
         """Imagine `chunks` (B, H, 7), metres and radians; futures that are done stay as they are.
@@ -160,12 +170,7 @@ class ImaginedWorld:
             raise ConfigError(
                 f"chunks have shape {np.shape(chunks)}, expected ({count}, {self.horizon}, 7)"
             )
-        steps = steps or self.horizon
-        if steps % size.stride or steps > self.horizon:
-            raise ConfigError(
-                f"{steps} steps of a chunk of {self.horizon} cannot be imagined: choose a multiple "
-                f"of the world model's stride, {size.stride}"
-            )
+        steps = self.whole_strides(steps)
         seen = steps // size.stride
         cells = (size.future, *self._context.shape[2:])
         noise = torch.randn((count * config.futures, *cells), generator=self._generator)

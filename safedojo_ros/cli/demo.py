@@ -10,6 +10,7 @@ from pathlib import Path
 from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.cli.demo_run import LEVELS, Demo
 from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.robot.franka import import_franky
 from safedojo_ros.worlds.tasks import TASKS
 
 
@@ -21,6 +22,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--level", choices=LEVELS, default="I", help="where the obstacle is")
     parser.add_argument("--task", choices=TASKS, help="one task only (default: they take turns)")
     parser.add_argument("--seed", type=int, default=0, help="offset into the evaluation seeds")
+    parser.add_argument(
+        "--fci",
+        action="store_true",
+        help="the arm is moved over the Franka Control Interface, as a real one is; needs "
+        "franky-control ('safedojo fci-emulator --help' serves the same arm by itself)",
+    )
     parser.add_argument("--composed", action="store_true", help="all nodes in one process")
     parser.add_argument(
         "--policy",
@@ -61,6 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Start the stack, follow its episodes, end it; 0 when every episode was run."""
     if arguments.episodes < 1:
         raise ConfigError(f"--episodes is {arguments.episodes}, expected at least 1")
+    if arguments.fci:
+        import_franky()
     arguments.policy = arguments.policy or ("released" if arguments.practice else "coached")
     for kind, name in (("policy", arguments.policy), ("safety", arguments.safety)):
         find_checkpoint(kind, name)

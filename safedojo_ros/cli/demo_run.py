@@ -33,6 +33,10 @@ EPISODE_TIME = 60.0
 """Seconds without a finished episode, beyond its own length, after which something is stuck."""
 
 
+FCI_ADDRESS = "127.0.0.10"
+"""Where the demonstration's arm is served with --fci."""
+
+
 class Demo:
     """Work a number of episodes with the options of `safedojo demo`."""
 
@@ -132,6 +136,15 @@ class Demo:
                 "memory": MEMORY if options.detours else 1,
             },
         }
+        if options.fci:
+            from safedojo_ros.worlds.scene import ARM_X
+
+            self._parameters["sim_node"]["fci_address"] = FCI_ADDRESS
+            self._parameters["franka_node"] = {
+                "backend": "fci",
+                "fci_address": FCI_ADDRESS,
+                "robot_base": [ARM_X, 0.0, 0.0],
+            }
         if self._bags is not None:
             self._parameters["recorder_node"] = {"root": str(self._bags.absolute())}
         self._save_parameters()

@@ -37,3 +37,17 @@ def interrupt_on_signal() -> Callable[[int], None]:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, handle)
     return between
+
+
+def stop_on_signal() -> Callable[[], bool]:
+    """True once SIGINT or SIGTERM has come; a second one ends the process as usual."""
+    asked = threading.Event()
+
+    def handle(number: int, frame: Any) -> None:
+        asked.set()
+        signal.signal(number, signal.default_int_handler)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, handle)
+    return asked.is_set

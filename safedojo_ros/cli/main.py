@@ -32,6 +32,9 @@ COMMANDS = (
     Command("sweep", "methods by training seeds, as resumable jobs"),
     Command("report", "methods beside each other, with intervals and paired tests"),
     Command("checkpoint", "list, show, publish and roll back checkpoints"),
+    Command(
+        "fci-emulator", "the embedded world's arm on the network, for clients of a real Franka"
+    ),
     Command("doctor", "say what is present, missing or in a wrong version here"),
 )
 

@@ -8,14 +8,13 @@ failed, or imagination and measurement parted, and what was said tells which.
 
 import argparse
 import json
-import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safedojo_ros.cli.interruption import stop_on_signal
 from safedojo_ros.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -367,17 +366,3 @@ def data_cost(directories: Sequence[Path]) -> dict[str, int]:
         episodes += max(len(rows), played)
         collisions += sum(row.touched for row in rows)
     return {"episodes": episodes, "collisions": collisions}
-
-
-def stop_on_signal() -> Callable[[], bool]:
-    """True once SIGINT or SIGTERM has come; a second one ends the process as usual."""
-    asked = threading.Event()
-
-    def handle(number: int, frame: Any) -> None:
-        asked.set()
-        signal.signal(number, signal.default_int_handler)
-
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, handle)
-    return asked.is_set

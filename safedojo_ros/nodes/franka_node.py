@@ -2,7 +2,8 @@
 
 Subscribes `safety/action_chunk`, `safety/state`, `robot/enable` and the backend's measured state;
 publishes `joint_states`, `ee_pose`, `franka/state`, and tf where ROS provides it; serves
-`franka/arm`, `franka/stop`, `franka/recover`. Backend `sim`: targets on `sim/command`.
+`franka/arm`, `franka/stop`, `franka/recover`. Targets are on `sim/command`: with the backend `sim`
+the world follows them, with `fci` a Franka at `fci_address` does, and the topic only tells.
 """
 
 import gc
@@ -26,7 +27,9 @@ from safedojo_ros.nodes.conversion import (
     BASE_FRAME,
     chunk_from_message,
     fingers_from_joint_state,
+    joint_state,
     pose_from_message,
+    pose_message,
     robot_state,
 )
 from safedojo_ros.nodes.lifecycle import IN_ORDER, NEWEST, OK, WARN, DojoNode, Setting
@@ -36,12 +39,22 @@ from safedojo_ros.nodes.tick_statistics import TickStatistics
 from safedojo_ros.robot.arm_state import ArmMode, ArmState, Reply
 from safedojo_ros.robot.chunk_playback import ChunkPlayback, PlaybackConfig
 from safedojo_ros.robot.control_loop import MEASUREMENT, SAFETY, ControlLoop
+from safedojo_ros.robot.franka import FrankaArm, FrankaConfig
 from safedojo_ros.robot.freshness import FreshnessConfig
 from safedojo_ros.robot.limits import Workspace
 from safedojo_ros.robot.target import Target, TargetPose
 
+CONNECT_PATIENCE = 10.0
+"""Seconds for which a robot that does not answer is tried again."""
+
 SETTINGS = (
-    Setting("backend", "sim", "What moves.", choices=("sim",)),
+    Setting("backend", "sim", "What moves.", choices=("sim", "fci")),
+    Setting("fci_address", "", "Backend fci: where the robot's control is, like 172.16.0.2."),
+    Setting("robot_base", [0.0, 0.0, 0.0], "Backend fci: the arm's foot in the base frame (m)."),
+    Setting("velocity", 0.3, "Backend fci: share of 1.7 m/s and 2.5 rad/s.", 0.01, 0.57),
+    Setting("acceleration", 0.3, "Backend fci: share of 9 m/s², 17 rad/s².", 0.01, 0.57),
+    Setting("contact_force", 30.0, "Backend fci: at which the arm stops by reflex (N).", 1.0, 100),
+    Setting("contact_torque", 20.0, "Backend fci: the same at a joint (Nm).", 1.0, 100.0),
     Setting("workspace_lower", [-0.25, -0.32, 0.012], "Lower corner of the workspace (m)."),
     Setting("workspace_upper", [0.34, 0.32, 0.45], "Upper corner of the workspace (m)."),
     Setting("blend_steps", 1, "Steps that lead over to a new chunk's path.", 0, 32),
@@ -62,6 +75,7 @@ class FrankaNode(DojoNode):
         super().__init__("franka_node", SETTINGS, **options)
         self._ours: list[Any] = []
         self._loop: ControlLoop | None = None
+        self._franka: FrankaArm | None = None
         self._fingers: np.ndarray | None = None
         self._last_rejection = self._mode_said = ""
         self._rejected = 0
@@ -87,6 +101,18 @@ class FrankaNode(DojoNode):
                 SAFETY: float(self.setting("safety_deadline")),
             },
         )
+        if self.setting("backend") == "fci":
+            self._franka = FrankaArm(
+                FrankaConfig(
+                    self.setting("fci_address"),
+                    self._corner("robot_base"),
+                    float(self.setting("velocity")),
+                    float(self.setting("acceleration")),
+                    float(self.setting("contact_force")),
+                    float(self.setting("contact_torque")),
+                ),
+                CONNECT_PATIENCE,
+            )
         self._targets = self.create_publisher(ArmTarget, "sim/command", NEWEST)
         self._joints = self.create_publisher(JointState, "joint_states", NEWEST)
         self._pose = self.create_publisher(PoseStamped, "ee_pose", NEWEST)
@@ -115,12 +141,15 @@ class FrankaNode(DojoNode):
         self._statistics = TickStatistics(self._period)
         subscribe = self.create_subscription
         self._listening = [
-            subscribe(JointState, "sim/joint_states", self._on_joints, NEWEST),
-            subscribe(PoseStamped, "sim/ee_pose", self._on_pose, NEWEST),
             subscribe(ActionChunkMessage, "safety/action_chunk", self._on_chunk, IN_ORDER),
             subscribe(SafetyState, "safety/state", self._on_safety, NEWEST),
             subscribe(Bool, "robot/enable", self._on_enable, IN_ORDER),
         ]
+        if self._franka is None:
+            self._listening += [
+                subscribe(JointState, "sim/joint_states", self._on_joints, NEWEST),
+                subscribe(PoseStamped, "sim/ee_pose", self._on_pose, NEWEST),
+            ]
         gc.collect()
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer = self.create_timer(self._period, self._tick, clock=steady)
@@ -130,6 +159,8 @@ class FrankaNode(DojoNode):
         if self._loop is None or not hasattr(self, "_listening"):
             return
         self._loop.stop(self.now(), "the node was deactivated")
+        if self._franka is not None:
+            self._franka.rest()
         for subscription in self._listening:
             self.destroy_subscription(subscription)
         if self._listening:
@@ -137,7 +168,10 @@ class FrankaNode(DojoNode):
         self._listening = []
 
     def cleanup(self) -> None:
-        """Forget the control loop."""
+        """Forget the control loop and let go of the robot."""
+        if self._franka is not None:
+            self._franka.close()
+            self._franka = None
         for destroy, entity in self._ours:
             destroy(entity)
         self._ours, self._loop = [], None
@@ -210,11 +244,31 @@ class FrankaNode(DojoNode):
     def _tick(self) -> None:
         assert self._loop is not None
         self._statistics.tick(time.monotonic_ns())
+        self._read_robot()
         now, loop = self.now(), self._loop
         target = loop.tick(now)
         if target is not None and not loop.arm.enable_fault(now):
             self._targets.publish(self._target_message(target))
+        if self._franka is not None:
+            if target is not None and loop.arm.mode == ArmMode.RUNNING:
+                self._franka.go(target)
+            else:
+                self._franka.rest()
         self._publish_state()
+
+    def _read_robot(self) -> None:
+        """Backend fci: what the robot measures, and what has stopped it."""
+        if self._franka is None or self._loop is None:
+            return
+        reading = self._franka.read()
+        fault = self._franka.fault
+        if fault:
+            self._loop.fault(self.now(), fault)
+        if reading is None:
+            return
+        stamp = self.now()
+        self._on_joints(joint_state(reading.joints, reading.velocities, reading.fingers, stamp))
+        self._on_pose(pose_message(reading.position, reading.axis_angle, stamp))
 
     def _target_message(self, target: Target) -> ArmTarget:
         assert self._loop is not None
@@ -262,7 +316,14 @@ class FrankaNode(DojoNode):
         return self._answer("stop", lambda loop: loop.stop(self.now()), response)
 
     def _on_recover(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        return self._answer("recover", lambda loop: loop.arm.recover(self.now()), response)
+        return self._answer("recover", self._recover, response)
+
+    def _recover(self, loop: ControlLoop) -> Reply:
+        if self._franka is not None and loop.arm.mode == ArmMode.FAULT:
+            refused = self._franka.recover()
+            if refused:
+                return Reply(False, refused)
+        return loop.arm.recover(self.now())
 
     def _answer(
         self, what: str, ask: Callable[[ControlLoop], Reply], response: Trigger.Response

@@ -3,7 +3,8 @@
 Publishes `sim/<camera>/image`, `sim/joint_states`, `sim/ee_pose`, `instruction` (latched),
 `robot/enable` (heartbeat), `sim/episode` (one JSON object a finished episode) and `sim/truth`
 (JSON, every step; `stamp` in ns is that of the step's pictures). Follows `sim/command`, absolute
-targets.
+targets; or with `fci_address` whoever moves the arm over the Franka Control Interface, and then
+`sim/command` only tells that a policy's chunk is being played.
 
 Between two episodes the enable switch is released first, nothing is published while it is, then
 the world is laid out anew and the switch pressed again. Targets from before that are ignored.
@@ -28,6 +29,7 @@ from safedojo_ros.nodes.conversion import (
     pose_message,
     to_nanoseconds,
 )
+from safedojo_ros.nodes.emulated_arm import EmulatedArm
 from safedojo_ros.nodes.episode_schedule import EpisodePlan, EpisodeSchedule, Phase
 from safedojo_ros.nodes.lifecycle import (
     IN_ORDER,
@@ -50,6 +52,9 @@ ENABLE_PERIOD = 0.1
 
 RELEASE_TIME = 0.05
 """Seconds between releasing the switch and laying the world out anew."""
+
+STOP_TIME = 2.0
+"""Seconds that an arm under a client's control may take to come to rest before the new layout."""
 
 TARGET_AGE = 0.2
 """Seconds without a target after which the arm stays where it is."""
@@ -77,6 +82,9 @@ SETTINGS = (
         True,
         "Flip some lowest bits, as every real camera does by itself; "
         "without it a still scene looks like a frozen camera.",
+    ),
+    Setting(
+        "fci_address", "", "Serve the arm over FCI at this address of this machine, 127.0.0.x."
     ),
     Setting("realtime_factor", 1.0, "Speed of the world; the whole stack needs the same.", 0.05, 4),
 )
@@ -112,9 +120,11 @@ class SimNode(DojoNode):
         self._cameras: tuple[str, ...] = self.setting("cameras")
         self._period = CONTROL_PERIOD / float(self.setting("realtime_factor"))
         self._noise = np.random.default_rng(0) if self.setting("sensor_noise") else None
-        self._world = TabletopWorld(
-            int(self.setting("image_size")), self._cameras, max_steps=sys.maxsize
+        self._world, self._spare = (
+            TabletopWorld(int(self.setting("image_size")), self._cameras, max_steps=sys.maxsize)
+            for _ in range(2)
         )
+        self._emulated = EmulatedArm(self.setting("fci_address"), self._period)
         plan = self._schedule.plan(self._number)
         if plan is not None:
             self._lay_out(plan)
@@ -153,6 +163,8 @@ class SimNode(DojoNode):
 
     def cleanup(self) -> None:
         """Forget the world."""
+        if self._ours:
+            self._emulated.close()
         for publisher in self._ours:
             self.destroy_publisher(publisher)
         if self._ours:
@@ -203,7 +215,8 @@ class SimNode(DojoNode):
         if self._phase == Phase.FINISHED:
             return
         if self._phase == Phase.RELEASED:
-            if time.monotonic_ns() - self._released_at >= RELEASE_TIME * SECOND:
+            released = (time.monotonic_ns() - self._released_at) / SECOND
+            if released >= (STOP_TIME if self._emulated.moving else RELEASE_TIME):
                 self._begin()
             return
         position, axis_angle = self._world.target_pose()
@@ -214,7 +227,10 @@ class SimNode(DojoNode):
             if age <= TARGET_AGE:
                 position, axis_angle = np.array(target.position), np.array(target.axis_angle)
             gripper = self._gripper = float(target.gripper)
-        observation, _, done, _, info = self._world.step_target(position, axis_angle, gripper)
+        if self._emulated.serving:
+            observation, _, done, _, info = self._emulated.control_step(self._world)
+        else:
+            observation, _, done, _, info = self._world.step_target(position, axis_angle, gripper)
         if self._phase == Phase.RUNNING:
             self._steps += 1
             self._contacts += int(info["cost"] > 0)
@@ -243,7 +259,10 @@ class SimNode(DojoNode):
 
     def _lay_out(self, plan: EpisodePlan) -> None:
         self._plan = plan
+        if self._emulated.serving:  # laid out beside the world that the emulated arm still is in
+            self._world, self._spare = self._spare, self._world
         self._world.reset(seed=plan.seed, options={"task": plan.task, "level": plan.level})
+        self._emulated.enter(self._world)
 
     def _end(self, success: bool) -> None:
         self._phase, self._released_at = Phase.RELEASED, time.monotonic_ns()

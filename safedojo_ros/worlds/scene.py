@@ -30,6 +30,9 @@ SERVO_DAMPING = np.array([180.0, 180.0, 140.0, 140.0, 60.0, 60.0, 60.0])
 FINGER_OPEN = 0.04
 """Travel of each finger, metres."""
 
+FINGER_CLOSED = -0.01
+"""Where a closing finger is sent, metres: beyond closed, so that a grasp presses."""
+
 
 @dataclass(frozen=True)
 class Thing:
@@ -253,7 +256,7 @@ def _actuators() -> str:
     for side in ("left", "right"):
         servos.append(
             f'<position name="grip_{side}" joint="finger_{side}" kp="1500" kv="25" '
-            f'ctrlrange="-0.01 {FINGER_OPEN}" forcerange="-20 20"/>'
+            f'ctrlrange="{FINGER_CLOSED} {FINGER_OPEN}" forcerange="-20 20"/>'
         )
     return "".join(servos)
 

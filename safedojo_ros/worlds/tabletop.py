@@ -27,6 +27,7 @@ from safedojo_ros.worlds.arm_control import (
 )
 from safedojo_ros.worlds.rendering import picture_maker
 from safedojo_ros.worlds.scene import (
+    FINGER_CLOSED,
     FINGER_OPEN,
     HOME_JOINTS,
     SCENES,
@@ -135,10 +136,24 @@ class TabletopWorld(gymnasium.Env):
             turned, axis_angle_to_quaternion(action[3:6]), self._reference.quaternion
         )
         self._follow(self._reference.position + action[:3], turned, float(action[6]))
-        self.steps += 1
-        self._success = is_done(self.task, self.data, self.held())
-        truncated = self.steps >= self.max_steps
-        return self.observation(), float(self._success), self._success, truncated, self._info()
+        return self._outcome()
+
+    def servo(self, joints: np.ndarray, velocities: np.ndarray, fingers: float) -> None:
+        """One physics step (`TIMESTEP`) under joint control, for a robot's own controller.
+
+        joints (7,) rad, to be passed at `velocities` (7,) rad/s; fingers: m from the middle to
+        each. Call `control_step` every 0.05 s of them.
+        """
+        self.data.ctrl[:7] = joints + SERVO_DAMPING / SERVO_STIFFNESS * velocities
+        self.data.ctrl[7:9] = fingers
+        self._physics_step()
+
+    def control_step(self) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """What `step` returns, of the physics steps since the last one that `servo` made."""
+        self._account()
+        result = self._outcome()
+        self._contacts = 0
+        return result
 
     def step_target(
         self, position: np.ndarray, axis_angle: np.ndarray, gripper: float
@@ -194,6 +209,10 @@ class TabletopWorld(gymnasium.Env):
         """The pose that the arm is going to: position (3,) m, axis-angle (3,) rad."""
         turn = quaternion_to_axis_angle(self._reference.quaternion, near=POINTING_DOWN)
         return self._reference.position.copy(), turn
+
+    def contact_torques(self) -> np.ndarray:
+        """(7,) Nm that everything touched puts on the joints (and their own stops)."""
+        return self.data.qfrc_constraint[:7].copy()
 
     def thing_position(self, name: str) -> np.ndarray:
         """(3,) m, position of a thing's foot. For experts and ground truth only."""
@@ -267,18 +286,32 @@ class TabletopWorld(gymnasium.Env):
         count = round(CONTROL_PERIOD / TIMESTEP)
         speed = (goal - self._last_joints) / CONTROL_PERIOD
         lead = SERVO_DAMPING / SERVO_STIFFNESS * speed
-        data.ctrl[7:9] = -0.01 if gripper > 0 else FINGER_OPEN
+        data.ctrl[7:9] = FINGER_CLOSED if gripper > 0 else FINGER_OPEN
         self._contacts = 0
         for i in range(count):
             data.ctrl[:7] = self._last_joints + speed * ((i + 1) * TIMESTEP) + lead
-            mujoco.mj_step(self.model, data)
-            touching = self._touching()
-            if touching & (LEFT_ON_TARGET | RIGHT_ON_TARGET):
-                self._moved_at = self.steps
-            carried = self.steps - self._moved_at <= CARRIED_STEPS
-            if touching & ROBOT_ON_OBSTACLE or (touching & TARGET_ON_OBSTACLE and carried):
-                self._contacts += 1
+            self._physics_step()
         self._last_joints = goal.copy()
+        self._account()
+
+    def _outcome(self) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        self._success = is_done(self.task, self.data, self.held())
+        truncated = self.steps >= self.max_steps
+        return self.observation(), float(self._success), self._success, truncated, self._info()
+
+    def _physics_step(self) -> None:
+        """`TIMESTEP` seconds of physics, watching for contacts."""
+        mujoco.mj_step(self.model, self.data)
+        touching = self._touching()
+        if touching & (LEFT_ON_TARGET | RIGHT_ON_TARGET):
+            self._moved_at = self.steps
+        carried = self.steps - self._moved_at <= CARRIED_STEPS
+        if touching & ROBOT_ON_OBSTACLE or (touching & TARGET_ON_OBSTACLE and carried):
+            self._contacts += 1
+
+    def _account(self) -> None:
+        """Cost and displacement of the control step that ends."""
         self._cost = float(self._contacts > 0)
         if self.obstacle:
             moved = np.abs(self._obstacle_position() - self._obstacle_reference).sum()

@@ -1,0 +1,507 @@
+"""The Franka Control Interface: the robot's state machine, motions, hand, and the real client."""
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import mujoco
+import numpy as np
+import pytest
+
+from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.robot import fci_protocol as fci
+from safedojo_ros.robot.fci_controller import LOST_IN_A_ROW, FciController
+from safedojo_ros.robot.fci_emulator import FciEmulator
+from safedojo_ros.robot.fci_gripper import MAX_WIDTH, GripperController
+from safedojo_ros.robot.fci_motion import MotionBroken, MotionGenerator, rotation_of, turn_between
+from safedojo_ros.robot.fci_protocol import (
+    CYCLE,
+    Controller,
+    Error,
+    Generator,
+    GripperCommand,
+    GripperStatus,
+    MoveRequest,
+    MoveStatus,
+    RecoveryStatus,
+    RobotMode,
+    Status,
+)
+from safedojo_ros.robot.fr3_urdf import fr3_urdf
+from safedojo_ros.robot.franka import FrankaArm, FrankaConfig
+from safedojo_ros.robot.kinematics import Kinematics
+from safedojo_ros.robot.target import Target, quaternion_of
+from safedojo_ros.worlds.scene import ARM_X, HOME_JOINTS
+from safedojo_ros.worlds.tabletop import TabletopWorld
+from safedojo_ros.worlds.tabletop_robot import TabletopRobot
+
+POSE = MoveRequest(Controller.JOINT_IMPEDANCE, Generator.CARTESIAN_POSITION)
+JOINTS = MoveRequest(Controller.JOINT_IMPEDANCE, Generator.JOINT_POSITION)
+
+
+class PerfectRobot:
+    """Is where it is told to be; feels what it is told to feel."""
+
+    def __init__(self) -> None:
+        self.joints, self.velocities = HOME_JOINTS.copy(), np.zeros(7)
+        self.contact_torques = np.zeros(7)
+        self.width, self.thing = MAX_WIDTH, 0.0
+        self._goal = MAX_WIDTH
+
+    def follow(self, joints: np.ndarray, velocities: np.ndarray) -> None:
+        self.joints, self.velocities = joints, velocities
+        self.width += float(np.clip(max(self._goal, self.thing) - self.width, -1e-3, 1e-3))
+
+    def open_to(self, width: float) -> None:
+        self._goal = width
+
+    def squeeze(self) -> None:
+        self._goal = 0.0
+
+
+def command(**fields: np.ndarray | bool) -> np.void:
+    record = np.zeros(1, fci.ROBOT_COMMAND)[0]
+    for name, value in fields.items():
+        record[name] = value
+    return record
+
+
+# ---------------------------------------------------------------- layouts and kinematics
+
+
+def test_messages_are_as_long_as_the_interface_says() -> None:
+    assert fci.ROBOT_STATE.itemsize == 1377
+    assert fci.ROBOT_COMMAND.itemsize == 371
+    assert fci.GRIPPER_STATE.size == 23
+    assert fci.PAYLOADS[fci.Command.MOVE] == 113
+
+
+def test_kinematics_agree_with_the_embedded_arm() -> None:
+    world = TabletopWorld(render_images=False)
+    world.reset(seed=0)
+    data, kinematics = mujoco.MjData(world.model), Kinematics()
+    rng = np.random.default_rng(0)
+    site = world.model.site("tcp").id
+    jacobian = np.zeros((6, world.model.nv))
+    for _ in range(20):
+        data.qpos[:7] = HOME_JOINTS + rng.uniform(-0.4, 0.4, 7)
+        mujoco.mj_kinematics(world.model, data)
+        mujoco.mj_comPos(world.model, data)
+        mujoco.mj_jacSite(world.model, data, jacobian[:3], jacobian[3:], site)
+        rotation, position, ours = kinematics.forward(data.qpos[:7])
+        np.testing.assert_allclose(position + [ARM_X, 0, 0], data.site_xpos[site], atol=1e-7)
+        np.testing.assert_allclose(rotation, data.site_xmat[site].reshape(3, 3), atol=1e-7)
+        np.testing.assert_allclose(ours, jacobian[:, :7], atol=1e-7)
+
+
+def test_the_model_that_clients_are_given_has_the_same_kinematics() -> None:
+    model = mujoco.MjModel.from_xml_string(
+        fr3_urdf()
+        .replace('<robot name="fr3">', '<robot name="fr3"><mujoco><compiler boundmass="1" '
+                 'boundinertia="1" fusestatic="false"/></mujoco>')
+    )  # fmt: skip
+    data = mujoco.MjData(model)
+    data.qpos[:] = HOME_JOINTS
+    mujoco.mj_kinematics(model, data)
+    flange = Kinematics(np.eye(4))
+    rotation, position, _ = flange.forward(HOME_JOINTS)
+    np.testing.assert_allclose(data.body("link8").xpos, position, atol=1e-9)
+    np.testing.assert_allclose(data.body("link8").xmat.reshape(3, 3), rotation, atol=1e-9)
+
+
+@pytest.mark.parametrize("turn", [[0.1, -0.2, 0.3], [0, 0, 1e-12], [0, 1.4, 0], [0, 0, 0]])
+def test_a_turn_comes_back(turn: list[float]) -> None:
+    start = rotation_of(np.array([0.3, 0.2, -0.9]))
+    turned = rotation_of(np.array(turn)) @ start
+    np.testing.assert_allclose(turn_between(start, turned), turn, atol=1e-12)
+
+
+# ---------------------------------------------------------------- motions
+
+
+def quintic(distance: float, cycles: int) -> np.ndarray:
+    """(cycles,) of a smooth way from 0 to `distance`."""
+    t = np.arange(1, cycles + 1) / cycles
+    return distance * (10 * t**3 - 15 * t**4 + 6 * t**5)
+
+
+def test_a_smooth_pose_motion_is_followed_by_the_joints() -> None:
+    kinematics = Kinematics()
+    motion = MotionGenerator(kinematics, HOME_JOINTS)
+    motion.begin(Generator.CARTESIAN_POSITION)
+    start = motion.position.copy()
+    for way in quintic(0.1, 800):
+        pose = fci.pose_columns(motion.rotation, start + [0.0, way, -way])
+        motion.step(command(O_T_EE_c=pose))
+    rotation, position, _ = kinematics.forward(motion.joints)
+    np.testing.assert_allclose(position, start + [0.0, 0.1, -0.1], atol=1e-4)
+    np.testing.assert_allclose(rotation, motion.rotation, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [
+        (0.0005, Error.CARTESIAN_GENERATOR_VELOCITY_DISCONTINUITY),
+        (6e-6, Error.CARTESIAN_GENERATOR_ACCELERATION_DISCONTINUITY),
+        (0.005, Error.CARTESIAN_GENERATOR_VELOCITY_LIMITS),
+        (0.05, Error.CARTESIAN_START_POSE_INVALID),
+        (np.nan, Error.CARTESIAN_GENERATOR_INVALID_FRAME),
+    ],
+)
+def test_a_pose_that_jumps_breaks_the_motion(step: float, error: Error) -> None:
+    motion = MotionGenerator(Kinematics(), HOME_JOINTS)
+    motion.begin(Generator.CARTESIAN_POSITION)
+    pose = motion.pose
+    pose[13] += step
+    pose[0] = np.nan if np.isnan(step) else pose[0]
+    with pytest.raises(MotionBroken) as broken:
+        motion.step(command(O_T_EE_c=pose))
+    assert broken.value.error == error
+
+
+@pytest.mark.parametrize(
+    ("joint", "step", "error"),
+    [
+        (0, 0.003, Error.JOINT_GENERATOR_VELOCITY_LIMITS),
+        (0, 0.001, Error.JOINT_GENERATOR_VELOCITY_DISCONTINUITY),
+        (0, 7e-6, Error.JOINT_GENERATOR_ACCELERATION_DISCONTINUITY),
+        (0, 0.02, Error.JOINT_START_POSE_INVALID),
+        (0, np.nan, Error.JOINT_GENERATOR_VELOCITY_LIMITS),
+    ],
+)
+def test_joints_that_jump_break_the_motion(joint: int, step: float, error: Error) -> None:
+    motion = MotionGenerator(Kinematics(), HOME_JOINTS)
+    motion.begin(Generator.JOINT_POSITION)
+    goal = HOME_JOINTS.copy()
+    goal[joint] += step
+    with pytest.raises(MotionBroken) as broken:
+        motion.step(command(q_c=goal))
+    assert broken.value.error == error
+
+
+def test_the_way_into_a_joint_stop_is_refused() -> None:
+    motion = MotionGenerator(Kinematics(), HOME_JOINTS)
+    motion.begin(Generator.JOINT_POSITION)
+    goals = np.tile(HOME_JOINTS, (2000, 1))
+    goals[:, 3] += quintic(-0.5, 2000)  # joint 4 begins 0.3 rad from its stop
+
+    def follow() -> None:
+        for goal in goals:
+            motion.step(command(q_c=goal))
+
+    with pytest.raises(MotionBroken) as broken:
+        follow()
+    assert broken.value.error in (
+        Error.JOINT_GENERATOR_POSITION_LIMITS,
+        Error.JOINT_GENERATOR_VELOCITY_LIMITS,
+    )
+    assert motion.joints[3] > -3.0770
+
+
+# ---------------------------------------------------------------- the arm's states
+
+
+@pytest.fixture
+def controller() -> FciController:
+    return FciController(PerfectRobot())
+
+
+def still(controller: FciController) -> np.void:
+    """The command to stay where the state says that the arm is told to be."""
+    return command(O_T_EE_c=controller._motion.pose)
+
+
+def test_a_motion_begins_runs_and_ends(controller: FciController) -> None:
+    assert controller.move(7, POSE) == MoveStatus.STARTED
+    assert controller.move(8, POSE) == MoveStatus.NOT_POSSIBLE
+    state = controller.cycle(None)
+    assert state["robot_mode"] == RobotMode.MOVE
+    assert state["motion_generator_mode"] == Generator.CARTESIAN_POSITION
+    assert not controller.awaits_command
+    state = controller.cycle(still(controller))
+    assert controller.awaits_command
+    assert state["control_command_success_rate"] == 1.0
+    state = controller.cycle(command(motion_generation_finished=True))
+    assert state["robot_mode"] == RobotMode.IDLE
+    assert list(controller.finished) == [(7, MoveStatus.SUCCESS)]
+    assert state["message_id"] == 3
+
+
+def test_lost_commands_are_bridged_and_then_stop_the_arm(controller: FciController) -> None:
+    controller.move(1, POSE)
+    controller.cycle(still(controller))
+    for _ in range(LOST_IN_A_ROW - 1):
+        assert controller.cycle(None)["robot_mode"] == RobotMode.MOVE
+    state = controller.cycle(None)
+    assert state["robot_mode"] == RobotMode.REFLEX
+    assert state["errors"][Error.COMMUNICATION_CONSTRAINTS]
+    assert controller.finished.pop() == (1, MoveStatus.REFLEX_ABORTED)
+    assert controller.move(2, POSE) == MoveStatus.NOT_POSSIBLE
+    assert controller.recover() == RecoveryStatus.SUCCESS
+    assert controller.move(2, POSE) == MoveStatus.STARTED
+
+
+def test_contact_stops_the_arm_by_reflex_and_a_lighter_one_is_told() -> None:
+    robot = PerfectRobot()
+    controller = FciController(robot)
+    controller.move(1, POSE)
+    robot.contact_torques = np.array([0, 25.0, 0, 0, 0, 0, 0])
+    state = controller.cycle(still(controller))
+    assert state["robot_mode"] == RobotMode.REFLEX
+    assert state["joint_collision"][1]
+    assert state["errors"][Error.JOINT_REFLEX]
+    assert state["tau_ext_hat_filtered"][1] == -25.0  # of the robot on what it touches
+    robot.contact_torques = np.zeros(7)
+    assert controller.recover() == RecoveryStatus.SUCCESS
+    assert not controller.cycle(None)["errors"].any()
+
+
+def test_the_user_stop_ends_a_motion_and_forbids_recovery(controller: FciController) -> None:
+    controller.move(1, POSE)
+    controller.cycle(still(controller))
+    controller.user_stop = True
+    assert controller.cycle(None)["robot_mode"] == RobotMode.USER_STOPPED
+    assert controller.finished.pop() == (1, MoveStatus.EMERGENCY_ABORTED)
+    assert controller.recover() == RecoveryStatus.SAFETY_FUNCTION
+    assert controller.move(2, POSE) == MoveStatus.SAFETY_REJECTED
+    controller.user_stop = False
+    assert controller.cycle(None)["robot_mode"] == RobotMode.IDLE
+
+
+def test_a_motion_that_is_stopped_or_left_comes_to_rest(controller: FciController) -> None:
+    controller.move(1, JOINTS)
+    for way in quintic(0.2, 500)[:250]:
+        goal = HOME_JOINTS.copy()
+        goal[0] += way
+        controller.cycle(command(q_c=goal))
+    assert controller.arm.velocities[0] > 0.5
+    assert controller.stop_move() == Status.SUCCESS
+    assert controller.finished.pop() == (1, MoveStatus.PREEMPTED)
+    before = controller.arm.velocities
+    controller.cycle(None)
+    assert np.abs(controller.arm.velocities - before).max() <= 10.0 * CYCLE + 1e-9
+    for _ in range(300):
+        controller.cycle(None)
+    assert not controller.arm.velocities.any()
+    controller.move(2, JOINTS)
+    controller.client_left()
+    assert controller.mode == RobotMode.IDLE
+    assert not controller.finished
+
+
+def test_torque_control_is_refused(controller: FciController) -> None:
+    torques = MoveRequest(Controller.EXTERNAL, Generator.JOINT_POSITION)
+    assert controller.move(1, torques) == MoveStatus.INVALID_ARGUMENT
+
+
+# ---------------------------------------------------------------- the hand
+
+
+def settle(hand: GripperController, robot: PerfectRobot) -> GripperStatus:
+    for _ in range(1000):
+        robot.follow(robot.joints, robot.velocities)
+        for _, _, status in hand.cycle():
+            return status
+    raise AssertionError("the hand does not answer")
+
+
+def test_the_hand_grasps_what_is_there_and_says_what_it_missed() -> None:
+    robot = PerfectRobot()
+    hand = GripperController(robot)
+    grasp = np.array([0.03, 0.005, 0.005, 0.1, 20.0]).tobytes()
+    robot.thing = 0.031
+    assert hand.request(GripperCommand.GRASP, 1, grasp) == []
+    assert settle(hand, robot) == GripperStatus.SUCCESS
+    assert hand.grasped
+    robot.thing = 0.0
+    hand.request(GripperCommand.GRASP, 2, grasp)
+    assert settle(hand, robot) == GripperStatus.UNSUCCESSFUL
+    hand.request(GripperCommand.MOVE, 3, np.array([0.05, 0.1]).tobytes())
+    ended = hand.request(GripperCommand.STOP, 4, b"")
+    assert ended == [
+        (GripperCommand.MOVE, 3, GripperStatus.ABORTED),
+        (GripperCommand.STOP, 4, GripperStatus.SUCCESS),
+    ]
+
+
+@pytest.mark.parametrize("width", [-0.01, 0.2, float("nan")])
+def test_a_width_that_the_hand_cannot_have_fails(width: float) -> None:
+    hand = GripperController(PerfectRobot())
+    payload = np.array([width, 0.1]).tobytes()
+    [(_, _, status)] = hand.request(GripperCommand.MOVE, 1, payload)
+    assert status == GripperStatus.FAIL
+
+
+# ---------------------------------------------------------------- on the network
+
+
+@pytest.fixture
+def served() -> Iterator[tuple[FciEmulator, TabletopRobot]]:
+    world = TabletopWorld(render_images=False)
+    world.reset(seed=3, options={"task": "can_in_basket", "level": 0})
+    robot = TabletopRobot(world)
+    emulator = FciEmulator(robot, "127.0.0.21", patience=0.5)
+    emulator.start()
+    with contextlib.closing(emulator):
+        yield emulator, robot
+
+
+def exchange(line: socket.socket, number: int, payload: bytes) -> bytes:
+    size = fci.ARM_HEADER.size + len(payload)
+    line.sendall(fci.ARM_HEADER.pack(number, 1, size) + payload)
+    return line.recv(4096)
+
+
+def connected(version: int = fci.ARM_VERSION) -> tuple[socket.socket, bytes]:
+    line = socket.create_connection(("127.0.0.21", fci.ARM_PORT), 5.0)
+    return line, exchange(line, fci.Command.CONNECT, fci.CONNECT_REQUEST.pack(version, 40000))
+
+
+def test_another_version_is_told_ours(served: object) -> None:
+    line, reply = connected(5)
+    with line:
+        status, version = fci.CONNECT_RESPONSE.unpack(reply[fci.ARM_HEADER.size :])
+    assert (status, version) == (1, fci.ARM_VERSION)
+
+
+@pytest.mark.parametrize("number", [77, fci.Command.SET_LOAD])
+def test_who_does_not_speak_the_protocol_is_hung_up_on(number: int, served: object) -> None:
+    line, _ = connected()
+    with line:
+        assert exchange(line, number, b"xyz") == b""
+
+
+def test_an_address_is_served_once(served: object) -> None:
+    with pytest.raises(ConfigError, match="another address"):
+        FciEmulator(PerfectRobot(), "127.0.0.21")
+
+
+# ---------------------------------------------------------------- the real client
+
+
+@pytest.fixture
+def arm(served: tuple[FciEmulator, TabletopRobot]) -> Iterator[FrankaArm]:
+    pytest.importorskip("franky", reason="franky-control is not installed")
+    arm = FrankaArm(FrankaConfig("127.0.0.21", (ARM_X, 0.0, 0.0)))
+    with contextlib.closing(arm):
+        yield arm
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 10.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, f"waited {seconds} s for {what}"
+        time.sleep(0.02)
+
+
+def here(arm: FrankaArm) -> np.ndarray:
+    reading = arm.read()
+    assert reading is not None
+    return reading.position
+
+
+def aimed(arm: FrankaArm, offset: tuple[float, float, float], gripper: float = -1.0) -> Target:
+    reading = arm.read()
+    assert reading is not None
+    return Target(reading.position + offset, quaternion_of(reading.axis_angle), gripper)
+
+
+def reached(arm: FrankaArm, target: Target) -> bool:
+    return bool(np.linalg.norm(here(arm) - target.position) < 5e-4)
+
+
+def test_the_client_reads_goes_and_is_preempted(
+    arm: FrankaArm, served: tuple[FciEmulator, TabletopRobot]
+) -> None:
+    world = served[1].world
+    np.testing.assert_allclose(here(arm), world.position(), atol=1e-4)
+    far, near = aimed(arm, (0.0, 0.15, 0.0)), aimed(arm, (0.05, -0.05, 0.02))
+    start = here(arm)
+    arm.go(far)
+    wait_for(lambda: here(arm)[1] > start[1] + 0.02, "the first motion")
+    arm.go(near)
+    wait_for(lambda: reached(arm, near), "the second target")
+    assert not arm.fault
+    assert here(arm)[1] < start[1]
+    assert served[0].lost == 0
+
+
+def test_the_client_rests_short_of_its_target(arm: FrankaArm) -> None:
+    start, far = here(arm), aimed(arm, (0.0, 0.2, 0.0))
+    arm.go(far)
+    wait_for(lambda: here(arm)[1] > start[1] + 0.02, "the motion")
+    arm.rest()
+    wait_for(lambda: not arm._robot.is_in_control, "the arm to rest")
+    assert here(arm)[1] < start[1] + 0.15
+    assert not arm.fault
+    arm.go(far)
+    wait_for(lambda: reached(arm, far), "the target after all")
+
+
+def test_the_hand_closes_and_opens(arm: FrankaArm) -> None:
+    arm.go(aimed(arm, (0.0, 0.0, 0.0), gripper=1.0))
+    wait_for(lambda: fingers(arm) < 0.002, "closed fingers")
+    arm.go(aimed(arm, (0.0, 0.0, 0.0), gripper=-1.0))
+    wait_for(lambda: fingers(arm) > 0.038, "open fingers")
+    assert not arm.fault
+
+
+def fingers(arm: FrankaArm) -> float:
+    reading = arm.read()
+    assert reading is not None
+    return float(reading.fingers.mean())
+
+
+def test_contact_is_a_fault_until_it_is_recovered_from(arm: FrankaArm) -> None:
+    above = here(arm)
+    into_the_table = aimed(arm, (0.0, 0.0, -above[2] - 0.03))
+    arm.go(into_the_table)
+    wait_for(lambda: arm.fault, "the reflex")
+    assert "reflex" in arm.fault
+    stopped = here(arm)
+    arm.go(aimed(arm, (0.0, 0.1, 0.0)))
+    time.sleep(0.3)
+    np.testing.assert_allclose(here(arm), stopped, atol=0.01)  # it yields a little
+    assert arm.recover() == ""
+    up = aimed(arm, (0.0, 0.0, 0.1))
+    arm.go(up)
+    wait_for(lambda: reached(arm, up), "the way up")
+    assert not arm.fault
+
+
+def test_the_user_stop_has_to_be_released_first(
+    arm: FrankaArm, served: tuple[FciEmulator, TabletopRobot]
+) -> None:
+    arm.go(aimed(arm, (0.0, 0.2, 0.0)))
+    served[0].press_user_stop()
+    wait_for(lambda: arm.fault, "the user stop")
+    assert "user stop" in arm.recover()
+    served[0].press_user_stop(False)
+    wait_for(lambda: arm.recover() == "", "recovery")
+    assert not arm.fault
+
+
+def test_a_robot_that_is_gone_is_a_fault(
+    arm: FrankaArm, served: tuple[FciEmulator, TabletopRobot]
+) -> None:
+    served[0].close()
+    wait_for(lambda: arm.read() is None, "silence")
+    assert "lost" in arm.fault
+    assert "start the node again" in arm.recover()
+
+
+def test_no_robot_is_said_with_what_to_do() -> None:
+    pytest.importorskip("franky", reason="franky-control is not installed")
+    with pytest.raises(ConfigError, match="FCI activated in Desk"):
+        FrankaArm(FrankaConfig("127.0.0.22"))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"address": ""}, {"velocity": 0.0}, {"acceleration": 0.9}, {"force": -1.0},
+     {"base": (0.0, np.nan, 0.0)}],
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_refused(values: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        FrankaConfig(**({"address": "127.0.0.22"} | values))  # type: ignore[arg-type]

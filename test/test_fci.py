@@ -218,14 +218,16 @@ def test_a_motion_begins_runs_and_ends(controller: FciController) -> None:
     state = controller.cycle(None)
     assert state["robot_mode"] == RobotMode.MOVE
     assert state["motion_generator_mode"] == Generator.CARTESIAN_POSITION
-    assert not controller.awaits_command
+    assert not controller.awaits_command  # a client reads two states before it answers
+    controller.cycle(None)
+    assert controller.awaits_command
     state = controller.cycle(still(controller))
     assert controller.awaits_command
     assert state["control_command_success_rate"] == 1.0
     state = controller.cycle(command(motion_generation_finished=True))
     assert state["robot_mode"] == RobotMode.IDLE
     assert list(controller.finished) == [(7, MoveStatus.SUCCESS)]
-    assert state["message_id"] == 3
+    assert state["message_id"] == 4
 
 
 def test_lost_commands_are_bridged_and_then_stop_the_arm(controller: FciController) -> None:

@@ -25,8 +25,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fci",
         action="store_true",
-        help="the arm is moved over the Franka Control Interface, as a real one is; needs "
-        "franky-control ('safedojo fci-emulator --help' serves the same arm by itself)",
+        help="the arm is moved over the Franka Control Interface, as a real one is, at half its "
+        "speed; 'safedojo fci-emulator' serves the same arm by itself",
     )
     parser.add_argument("--composed", action="store_true", help="all nodes in one process")
     parser.add_argument(

@@ -36,6 +36,9 @@ EPISODE_TIME = 60.0
 FCI_ADDRESS = "127.0.0.10"
 """Where the demonstration's arm is served with --fci."""
 
+FCI_SPEED = 0.5
+"""Of the world then: robot, client and models at once are too much for two cores in real time."""
+
 
 class Demo:
     """Work a number of episodes with the options of `safedojo demo`."""
@@ -145,6 +148,8 @@ class Demo:
                 "fci_address": FCI_ADDRESS,
                 "robot_base": [ARM_X, 0.0, 0.0],
             }
+            for name in ("sim_node", "policy_node", "safety_node", "franka_node"):
+                self._parameters[name]["realtime_factor"] = FCI_SPEED
         if self._bags is not None:
             self._parameters["recorder_node"] = {"root": str(self._bags.absolute())}
         self._save_parameters()

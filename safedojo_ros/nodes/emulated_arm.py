@@ -4,25 +4,20 @@ from typing import Any
 
 import numpy as np
 
-from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import CONTROL_PERIOD
 from safedojo_ros.robot.fci_emulator import FciEmulator
+from safedojo_ros.robot.fci_protocol import CYCLE
 from safedojo_ros.worlds.tabletop import TabletopWorld
 from safedojo_ros.worlds.tabletop_robot import TabletopRobot
 
 
 class EmulatedArm:
-    """Serves at `address`, or with an empty one nothing. period: s of a control step.
-
-    Raises `ConfigError` for a world that is not in real time: the robot's milliseconds are real.
-    """
+    """Serves at `address`, or with an empty one nothing. period: s of a control step."""
 
     def __init__(self, address: str, period: float) -> None:
-        self._address = address
+        self._address, self._pace = address, CYCLE * period / CONTROL_PERIOD
         self._robot: TabletopRobot | None = None
         self._emulator: FciEmulator | None = None
-        if address and period != CONTROL_PERIOD:
-            raise ConfigError("with fci_address the world runs in real time; set realtime_factor 1")
 
     @property
     def serving(self) -> bool:
@@ -40,7 +35,7 @@ class EmulatedArm:
             return
         if self._emulator is None or self._robot is None:
             self._robot = TabletopRobot(world)
-            self._emulator = FciEmulator(self._robot, self._address)
+            self._emulator = FciEmulator(self._robot, self._address, pace=self._pace)
             self._emulator.start()
             return
         robot, controller = self._robot, self._emulator.controller

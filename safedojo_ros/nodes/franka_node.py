@@ -44,6 +44,9 @@ from safedojo_ros.robot.freshness import FreshnessConfig
 from safedojo_ros.robot.limits import Workspace
 from safedojo_ros.robot.target import Target, TargetPose
 
+READ_SHARE = 0.4
+"""Control periods between two readings of a real arm; pictures are paired with the nearest one."""
+
 CONNECT_PATIENCE = 10.0
 """Seconds for which a robot that does not answer is tried again."""
 
@@ -51,7 +54,7 @@ SETTINGS = (
     Setting("backend", "sim", "What moves.", choices=("sim", "fci")),
     Setting("fci_address", "", "Backend fci: where the robot's control is, like 172.16.0.2."),
     Setting("robot_base", [0.0, 0.0, 0.0], "Backend fci: the arm's foot in the base frame (m)."),
-    Setting("velocity", 0.3, "Backend fci: share of 1.7 m/s and 2.5 rad/s.", 0.01, 0.57),
+    Setting("velocity", 0.25, "Backend fci: share of 1.7 m/s and 2.5 rad/s.", 0.01, 0.57),
     Setting("acceleration", 0.3, "Backend fci: share of 9 m/s², 17 rad/s².", 0.01, 0.57),
     Setting("contact_force", 30.0, "Backend fci: at which the arm stops by reflex (N).", 1.0, 100),
     Setting("contact_torque", 20.0, "Backend fci: the same at a joint (Nm).", 1.0, 100.0),
@@ -152,7 +155,10 @@ class FrankaNode(DojoNode):
             ]
         gc.collect()
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._timer = self.create_timer(self._period, self._tick, clock=steady)
+        self._timers = [self.create_timer(self._period, self._tick, clock=steady)]
+        if self._franka is not None:
+            reading = self._period * READ_SHARE
+            self._timers.append(self.create_timer(reading, self._read_robot, clock=steady))
 
     def deactivate(self) -> None:
         """Stop the tick and disarm; the arm stays where it is."""
@@ -163,9 +169,9 @@ class FrankaNode(DojoNode):
             self._franka.rest()
         for subscription in self._listening:
             self.destroy_subscription(subscription)
-        if self._listening:
-            self.destroy_timer(self._timer)
-        self._listening = []
+        for timer in self._timers:
+            self.destroy_timer(timer)
+        self._listening, self._timers = [], []
 
     def cleanup(self) -> None:
         """Forget the control loop and let go of the robot."""
@@ -244,7 +250,6 @@ class FrankaNode(DojoNode):
     def _tick(self) -> None:
         assert self._loop is not None
         self._statistics.tick(time.monotonic_ns())
-        self._read_robot()
         now, loop = self.now(), self._loop
         target = loop.tick(now)
         if target is not None and not loop.arm.enable_fault(now):

@@ -29,6 +29,9 @@ from safedojo_ros.robot.kinematics import Kinematics, hand
 LOST_IN_A_ROW = 20
 """Lost commands after which the robot stops."""
 
+UNANSWERED = 2
+"""States of a motion that libfranka reads before it answers one."""
+
 SUCCESS_WINDOW = 100
 """Cycles over which the share of commands that came in time is reported."""
 
@@ -73,7 +76,7 @@ class FciController:
         self._controller = Controller.OTHER
         self._move: int | None = None
         self._heard = False
-        self._lost = 0
+        self._lost = self._unanswered = 0
         self._came: deque[bool] = deque(maxlen=SUCCESS_WINDOW)
         self._measured = (np.zeros(0), np.zeros(16), np.zeros((6, 7)))
         self._state = np.zeros((), ROBOT_STATE)
@@ -86,8 +89,8 @@ class FciController:
 
     @property
     def awaits_command(self) -> bool:
-        """Whether a client moves the arm and has begun to answer states."""
-        return self._move is not None and self._heard
+        """Whether a client moves the arm and should have answered the newest state by now."""
+        return self._move is not None and (self._heard or self._unanswered >= UNANSWERED)
 
     @property
     def robot_time(self) -> int:
@@ -113,7 +116,7 @@ class FciController:
             return MoveStatus.NOT_POSSIBLE
         if request.generator == Generator.NONE or request.controller == Controller.EXTERNAL:
             return MoveStatus.INVALID_ARGUMENT  # joint torques are not emulated
-        self._move, self._heard, self._lost = number, False, 0
+        self._move, self._heard, self._lost, self._unanswered = number, False, 0, 0
         self._came.clear()
         self._motion.begin(request.generator)
         self._controller, self.mode = request.controller, RobotMode.MOVE
@@ -165,6 +168,7 @@ class FciController:
 
     def _follow(self, command: np.void | None) -> None:
         if command is None and not self._heard:
+            self._unanswered += 1
             return
         self._heard = True
         self._came.append(command is not None)

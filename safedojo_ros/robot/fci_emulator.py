@@ -47,6 +47,9 @@ from safedojo_ros.robot.fr3_urdf import fr3_urdf
 GRIPPER_EVERY = 20
 """Cycles between two states of the hand."""
 
+LARGEST_DEBT = 0.02
+"""Seconds of a stall that are caught up with."""
+
 LARGEST_REQUEST = 4096
 INCOMPATIBLE = 1
 """Answer to a client of another version of the interface."""
@@ -130,7 +133,8 @@ class FciEmulator:
 
     address: of this machine; the ports are fixed, so every emulator needs its own (127.0.0.x).
     patience: s that a cycle waits for the client's command; 0: never, as the robot does.
-    realtime: pace cycles at 1 kHz, else as fast as they go. Raises `ConfigError` where the address
+    pace: s between two cycles; 0: as fast as they go. A slower one makes a slower robot, not a
+    worse one: clients answer states, they keep no time. Raises `ConfigError` where the address
     cannot be had.
     """
 
@@ -139,10 +143,10 @@ class FciEmulator:
         robot: Robot,
         address: str = "127.0.0.1",
         patience: float = 0.05,
-        realtime: bool = True,
+        pace: float = CYCLE,
     ) -> None:
         self.controller, self.hand = FciController(robot), GripperController(robot)
-        self.address, self.patience, self.realtime = address, patience, realtime
+        self.address, self.patience, self.pace = address, patience, pace
         self.cycles = self.lost = 0
         self._arm: _Line | None = None
         self._gripper: _Line | None = None
@@ -217,8 +221,8 @@ class FciEmulator:
             while self._jobs:
                 self._jobs.pop(0)()
             self._cycle()
-            if self.realtime:
-                due = max(due + CYCLE, time.monotonic() - 0.02)  # after a stall, no chase
+            if self.pace:
+                due = max(due + self.pace, time.monotonic() - LARGEST_DEBT)
                 time.sleep(max(0.0, due - time.monotonic()))
 
     def _accept(self) -> None:

@@ -35,6 +35,10 @@ HAND_PERIOD = 0.02
 HAND_PATIENCE = 2.0
 """m/s; s between two looks at the hand; s without a state after which its fingers are unknown."""
 
+NO_FILTER = 1000.0
+"""Hz. The client's low-pass of 100 Hz trails the plan, and where a motion takes over from another
+that gap becomes a jump of acceleration that the robot refuses."""
+
 RECOVERY_PATIENCE = 2.0
 """Seconds that the arm's state may take to show a recovery."""
 
@@ -50,7 +54,7 @@ class FrankaConfig:
 
     address: str
     base: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    velocity: float = 0.3
+    velocity: float = 0.25
     acceleration: float = 0.3
     force: float = 30.0
     torque: float = 20.0
@@ -165,7 +169,7 @@ class FrankaArm:
         pose = franky.Affine((target.position - self.base).reshape(3, 1), np.array([x, y, z, w]))
         motion = franky.CartesianMotion(pose, franky.ReferenceType.Absolute, self._dynamics)
         try:
-            self._robot.move(motion, asynchronous=True)
+            self._robot.move(motion, asynchronous=True, cutoff_frequency=NO_FILTER)
         except Exception as error:
             self._fault = str(error)
             return
@@ -179,7 +183,7 @@ class FrankaArm:
         try:
             if self._robot.is_in_control:
                 stop = self._franky.CartesianStopMotion(STOP_DYNAMICS)
-                self._robot.move(stop, asynchronous=True)
+                self._robot.move(stop, asynchronous=True, cutoff_frequency=NO_FILTER)
         except Exception as error:
             self._fault = str(error)
 

@@ -374,6 +374,18 @@ def test_who_does_not_speak_the_protocol_is_hung_up_on(number: int, served: obje
         assert exchange(line, number, b"xyz") == b""
 
 
+def test_a_hand_that_is_asked_nonsense_hangs_up_and_goes_on_serving(
+    served: tuple[FciEmulator, TabletopRobot],
+) -> None:
+    for command, payload in ((GripperCommand.CONNECT, b"x"), (99, b"")):
+        with socket.create_connection(("127.0.0.21", fci.GRIPPER_PORT), 5.0) as line:
+            size = fci.GRIPPER_HEADER.size + len(payload)
+            line.sendall(fci.GRIPPER_HEADER.pack(command, 1, size) + payload)
+            assert line.recv(64) == b""
+    cycles = served[0].cycles
+    wait_for(lambda: served[0].cycles > cycles, "further cycles")
+
+
 def test_an_address_is_served_once(served: object) -> None:
     with pytest.raises(ConfigError, match="another address"):
         FciEmulator(PerfectRobot(), "127.0.0.21")

@@ -285,6 +285,7 @@ class Demo:
                 "mode": "monitor" if options.monitor else "gate",
                 "detours": options.detours,
                 "composed": options.composed,
+                "fci": options.fci,
                 "seed": options.seed,
                 "level": options.level,
                 "python": sys.version.split()[0],

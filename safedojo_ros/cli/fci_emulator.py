@@ -1,8 +1,8 @@
 """Serve the embedded world's arm and hand over the Franka Control Interface, until Ctrl-C.
 
-Any client of libfranka 0.18 or later (server version 10, an FR3) can connect: franky, pylibfranka,
-franka_ros2. Contacts are physics and stop the arm by reflex as on the robot; Enter presses and
-releases the user stop. Not emulated: joint torques, guiding, other tools than the hand.
+For clients of server version 10 and an FR3; tried with franky 2.0 and pylibfranka 0.21. Contacts
+are physics and stop the arm by reflex as on the robot; Enter presses and releases the user stop.
+Not emulated: joint torques, guiding, other tools than the hand.
 
   safedojo fci-emulator --address 127.0.0.10
   python -c "import franky; print(franky.Robot('127.0.0.10', \\

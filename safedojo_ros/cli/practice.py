@@ -193,7 +193,7 @@ def imagined(
         load_safety(directories["safety"]),
         replace(config.imagination, max_steps=max_steps),
     )
-    world.whole_strides(config.execute)
+    world.whole_strides(config.execute)  # refused here, before anything is measured
     tasks = practice_tasks(config, base)
     keyframes = recorded_keyframes(model, args.data, config.levels, tasks)
     starts = KeyframeStarts(world, keyframes, config.groups, config.group_size, config.seed)

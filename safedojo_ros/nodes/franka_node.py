@@ -39,7 +39,7 @@ from safedojo_ros.nodes.tick_statistics import TickStatistics
 from safedojo_ros.robot.arm_state import ArmMode, ArmState, Reply
 from safedojo_ros.robot.chunk_playback import ChunkPlayback, PlaybackConfig
 from safedojo_ros.robot.control_loop import MEASUREMENT, SAFETY, ControlLoop
-from safedojo_ros.robot.franka import FrankaArm, FrankaConfig
+from safedojo_ros.robot.franka import LARGEST_SHARE, FrankaArm, FrankaConfig
 from safedojo_ros.robot.freshness import FreshnessConfig
 from safedojo_ros.robot.limits import Workspace
 from safedojo_ros.robot.target import Target, TargetPose
@@ -54,10 +54,30 @@ SETTINGS = (
     Setting("backend", "sim", "What moves.", choices=("sim", "fci")),
     Setting("fci_address", "", "Backend fci: where the robot's control is, like 172.16.0.2."),
     Setting("robot_base", [0.0, 0.0, 0.0], "Backend fci: the arm's foot in the base frame (m)."),
-    Setting("velocity", 0.25, "Backend fci: share of 1.7 m/s and 2.5 rad/s.", 0.01, 0.57),
-    Setting("acceleration", 0.3, "Backend fci: share of 9 m/s², 17 rad/s².", 0.01, 0.57),
-    Setting("contact_force", 30.0, "Backend fci: at which the arm stops by reflex (N).", 1.0, 100),
-    Setting("contact_torque", 20.0, "Backend fci: the same at a joint (Nm).", 1.0, 100.0),
+    Setting(
+        "velocity",
+        FrankaConfig.velocity,
+        "Backend fci: share of 1.7 m/s and 2.5 rad/s.",
+        0.01,
+        LARGEST_SHARE,
+    ),
+    Setting(
+        "acceleration",
+        FrankaConfig.acceleration,
+        "Backend fci: share of 9 m/s², 17 rad/s².",
+        0.01,
+        LARGEST_SHARE,
+    ),
+    Setting(
+        "contact_force",
+        FrankaConfig.force,
+        "Backend fci: at which the arm stops by reflex (N).",
+        1.0,
+        100,
+    ),
+    Setting(
+        "contact_torque", FrankaConfig.torque, "Backend fci: the same at a joint (Nm).", 1.0, 100.0
+    ),
     Setting("workspace_lower", [-0.25, -0.32, 0.012], "Lower corner of the workspace (m)."),
     Setting("workspace_upper", [0.34, 0.32, 0.45], "Upper corner of the workspace (m)."),
     Setting("blend_steps", 1, "Steps that lead over to a new chunk's path.", 0, 32),

@@ -97,6 +97,7 @@ class SimNode(DojoNode):
         super().__init__("sim_node", SETTINGS, **options)
         self._clocks: list[Any] = []
         self._ours: list[Any] = []
+        self._emulated = EmulatedArm("", CONTROL_PERIOD)
         self._phase = Phase.FINISHED
         self._plan: EpisodePlan | None = None
         self._target: ArmTarget | None = None
@@ -120,10 +121,7 @@ class SimNode(DojoNode):
         self._cameras: tuple[str, ...] = self.setting("cameras")
         self._period = CONTROL_PERIOD / float(self.setting("realtime_factor"))
         self._noise = np.random.default_rng(0) if self.setting("sensor_noise") else None
-        self._world, self._spare = (
-            TabletopWorld(int(self.setting("image_size")), self._cameras, max_steps=sys.maxsize)
-            for _ in range(2)
-        )
+        self._world = self._new_world()
         self._emulated = EmulatedArm(self.setting("fci_address"), self._period)
         plan = self._schedule.plan(self._number)
         if plan is not None:
@@ -163,8 +161,7 @@ class SimNode(DojoNode):
 
     def cleanup(self) -> None:
         """Forget the world."""
-        if self._ours:
-            self._emulated.close()
+        self._emulated.close()
         for publisher in self._ours:
             self.destroy_publisher(publisher)
         if self._ours:
@@ -257,10 +254,14 @@ class SimNode(DojoNode):
         self._instruction.publish(String(data=self._world.instruction))
         self._beat()  # before the first pose and pictures, which count only while it is pressed
 
+    def _new_world(self) -> TabletopWorld:
+        size = int(self.setting("image_size"))
+        return TabletopWorld(size, self._cameras, max_steps=sys.maxsize)
+
     def _lay_out(self, plan: EpisodePlan) -> None:
         self._plan = plan
-        if self._emulated.serving:  # laid out beside the world that the emulated arm still is in
-            self._world, self._spare = self._spare, self._world
+        if self._emulated.serving:  # beside the world that the emulated arm still is in
+            self._world = self._new_world()
         self._world.reset(seed=plan.seed, options={"task": plan.task, "level": plan.level})
         self._emulated.enter(self._world)
 

@@ -295,30 +295,30 @@ class FciEmulator:
             line.close()
             self._arm = None
 
-    def _attend(self, line: _Line, number: int, identity: int, payload: bytes) -> bool:
+    def _attend(self, line: _Line, code: int, number: int, payload: bytes) -> bool:
         """Answer one request; False hangs up on a client that does not speak the protocol."""
-        if number not in list(Command) or len(payload) != PAYLOADS[Command(number)]:
+        if code not in list(Command) or len(payload) != PAYLOADS[Command(code)]:
             return False
-        command = Command(number)
+        command = Command(code)
         if command == Command.CONNECT:
             version, line.port = CONNECT_REQUEST.unpack(payload)
             status = Status.SUCCESS if version == ARM_VERSION else INCOMPATIBLE
-            line.reply(answer(command, identity, CONNECT_RESPONSE.pack(status, ARM_VERSION)))
+            line.reply(answer(command, number, CONNECT_RESPONSE.pack(status, ARM_VERSION)))
             return True
         if not line.port:
             return False
         if command == Command.GET_ROBOT_MODEL:
             body = bytes([Status.SUCCESS]) + fr3_urdf().encode()
-            line.reply(answer(command, identity, body))
+            line.reply(answer(command, number, body))
             return True
-        self._reply(command, identity, self._status(command, identity, payload))
+        self._reply(command, number, self._status(command, number, payload))
         return True
 
-    def _status(self, command: Command, identity: int, payload: bytes) -> int:
+    def _status(self, command: Command, number: int, payload: bytes) -> int:
         controller = self.controller
         if command == Command.MOVE:
             try:
-                return controller.move(identity, MoveRequest.from_bytes(payload))
+                return controller.move(number, MoveRequest.from_bytes(payload))
             except ValueError:
                 return MoveStatus.INVALID_ARGUMENT
         if command == Command.STOP_MOVE:
@@ -336,9 +336,9 @@ class FciEmulator:
         same = np.allclose(np.frombuffer(payload, "<f8"), np.eye(4).ravel())
         return Status.SUCCESS if same else Status.INVALID_ARGUMENT  # the tool is the hand
 
-    def _reply(self, command: Command, identity: int, status: int) -> None:
+    def _reply(self, command: Command, number: int, status: int) -> None:
         if self._arm is not None:
-            self._arm.reply(answer(command, identity, bytes([status])))
+            self._arm.reply(answer(command, number, bytes([status])))
 
     def _attend_gripper(self) -> None:
         line = self._gripper
@@ -346,10 +346,13 @@ class FciEmulator:
             return
         requests = line.requests(GRIPPER_HEADER)
         for command, number, payload in requests or []:
-            if command not in list(GripperCommand):
+            connecting = command == GripperCommand.CONNECT
+            if command not in list(GripperCommand) or (
+                connecting and len(payload) != CONNECT_REQUEST.size
+            ):
                 requests = None
                 break
-            if command == GripperCommand.CONNECT:
+            if connecting:
                 version, line.port = CONNECT_REQUEST.unpack(payload)
                 status = Status.SUCCESS if version == GRIPPER_VERSION else INCOMPATIBLE
                 body = GRIPPER_CONNECT_RESPONSE.pack(status, GRIPPER_VERSION)

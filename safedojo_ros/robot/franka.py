@@ -27,9 +27,6 @@ ACCELERATION = {"translation": (9.0, 4500.0), "rotation": (17.0, 8500.0)}
 """Largest acceleration (m/s², rad/s²) and jerk of an FR3 (Franka documentation, "Robot and
 interface specifications"); franky assumes a Panda's."""
 
-HAND_WIDTH = 0.08
-"""Metres between the open fingers."""
-
 HAND_SPEED = 0.1
 HAND_PERIOD = 0.02
 HAND_PATIENCE = 2.0
@@ -285,7 +282,8 @@ class _HandThread:
 
     def _begin(self, closed: bool) -> Any:
         if closed:  # around anything, and around nothing
-            return self._gripper.grasp_async(0.0, HAND_SPEED, self._force, HAND_WIDTH, HAND_WIDTH)
+            wide = self._gripper.max_width
+            return self._gripper.grasp_async(0.0, HAND_SPEED, self._force, wide, wide)
         return self._gripper.open_async(HAND_SPEED)
 
 

@@ -5,7 +5,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 
-import mujoco
 import numpy as np
 import pytest
 
@@ -78,6 +77,8 @@ def test_messages_are_as_long_as_the_interface_says() -> None:
 
 
 def test_kinematics_agree_with_the_embedded_arm() -> None:
+    import mujoco  # not above: safedojo_ros.worlds chooses how it draws, and has to come first
+
     world = TabletopWorld(render_images=False)
     world.reset(seed=0)
     data, kinematics = mujoco.MjData(world.model), Kinematics()
@@ -96,6 +97,8 @@ def test_kinematics_agree_with_the_embedded_arm() -> None:
 
 
 def test_the_model_that_clients_are_given_has_the_same_kinematics() -> None:
+    import mujoco
+
     model = mujoco.MjModel.from_xml_string(
         fr3_urdf()
         .replace('<robot name="fr3">', '<robot name="fr3"><mujoco><compiler boundmass="1" '

@@ -4,16 +4,13 @@
 
 Weights are random and of the preset's sizes: the time does not depend on them. The same run prints
 where the time goes, and the tabletop's steps a second under the same policy, pictures included,
-with as many worlds side by side; and LIBERO's physics (no pictures, one world), where the package
-libero is installed and LIBERO_ASSETS names its assets. Bar: 100 imagined steps a second at batch 32
-on two cores.
+with as many worlds side by side; and SafeLIBERO's physics (no pictures, one world), where it is
+installed (./dojo libero) and SAFELIBERO_ROOT names its scenes. Bar: 100 imagined steps a second at
+batch 32 on two cores.
 """
 
 import argparse
-import importlib.util
 import json
-import os
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.learning.autoencoder_training import AutoencoderConfig
 from safedojo_ros.learning.head_training import SafetyConfig
 from safedojo_ros.learning.imagination import ImaginationConfig, ImaginedWorld, keyframes_of
@@ -37,6 +35,7 @@ from safedojo_ros.models.processor import use_processor
 from safedojo_ros.models.safety_head import SafetyModel
 from safedojo_ros.models.success_classifier import SuccessModel
 from safedojo_ros.models.world_model import WorldModel
+from safedojo_ros.worlds.safelibero import SafeLiberoWorld
 from safedojo_ros.worlds.tasks import TASKS
 from safedojo_ros.worlds.vector import VectorWorld
 
@@ -88,9 +87,13 @@ def main() -> None:
     print(f"tabletop, the same policy and batch: {result['tabletop']:6.1f} control steps/s")
     result["libero"] = libero_rate(40)
     if result["libero"] is None:
-        print("LIBERO: not measured; it needs the package libero, and LIBERO_ASSETS set")
+        print(
+            "SafeLIBERO: not measured; ./dojo libero installs it, SAFELIBERO_ROOT names its scenes"
+        )
     else:
-        print(f"LIBERO spatial, physics only, one world: {result['libero']:6.1f} control steps/s")
+        print(
+            f"SafeLIBERO spatial, physics only, one world: {result['libero']:6.1f} control steps/s"
+        )
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")
 
@@ -135,42 +138,17 @@ def measure(
 
 
 def libero_rate(steps: int) -> float | None:
-    """Control steps a second of LIBERO's first spatial scene; None where it is not installed."""
-    assets, found = os.environ.get("LIBERO_ASSETS"), importlib.util.find_spec("libero")
-    if not assets or found is None or not found.submodule_search_locations:
+    """Control steps a second of SafeLIBERO's first spatial scene; None where it is not there."""
+    try:
+        world = SafeLiberoWorld("spatial", render_images=False)
+        world.reset(seed=0, options={"task": world.suite.tasks(1)[0], "level": 1})
+    except ConfigError:
         return None
-    root = Path(next(iter(found.submodule_search_locations))) / "libero"
-    scene = min((root / "bddl_files" / "libero_spatial").glob("*.bddl"))
-    with tempfile.TemporaryDirectory() as folder:
-        places = {
-            "benchmark_root": root,
-            "bddl_files": root / "bddl_files",
-            "init_states": root / "init_files",
-            "datasets": folder,
-            "assets": assets,
-        }
-        # Without this file, LIBERO asks a question on standard input when it is first imported.
-        config = "".join(f"{name}: {path}\n" for name, path in places.items())
-        (Path(folder) / "config.yaml").write_text(config)
-        os.environ["LIBERO_CONFIG_PATH"] = folder
-        libero: Any = importlib.import_module("libero.libero")
-        libero._assets_path_cache = assets
-        wrapper: Any = importlib.import_module("libero.libero.envs.env_wrapper")
-        world = wrapper.ControlEnv(
-            bddl_file_name=str(scene),
-            robots=["Panda"],
-            use_camera_obs=False,
-            has_renderer=False,
-            has_offscreen_renderer=False,
-            hard_reset=False,
-        )
-        world.reset()
+    begun = time.perf_counter()
+    for _ in range(steps):
         world.step(np.zeros(7))
-        begun = time.perf_counter()
-        for _ in range(steps):
-            world.step(np.zeros(7))
-        rate = steps / (time.perf_counter() - begun)
-        world.close()
+    rate = steps / (time.perf_counter() - begun)
+    world.close()
     return rate
 
 

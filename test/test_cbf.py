@@ -149,7 +149,7 @@ def test_policy_and_world_filter_with_seen_and_with_true_obstacles() -> None:
     assert world.max_steps == 40
     true = true_obstacle(vector.worlds[0])
     assert true is not None
-    way = np.array([true.x, true.y]) - vector.worlds[0].position()[:2]
+    way = np.array([true.x, true.y]) - vector.worlds[0].state()[:2]
     down, towards = np.zeros((1, 8, 7)), np.zeros((1, 8, 7))
     down[0, :, 2] = -0.02
     towards[0, :, :2] = 0.03 * way / np.linalg.norm(way)

@@ -54,7 +54,7 @@ class ScriptedVector(VectorWorld):
     """Plays out success, cost and displacement that are written down for each seed."""
 
     def __init__(self, script: dict[int, list[tuple[bool, float, float]]], max_steps: int) -> None:
-        self.script, self.max_steps = script, max_steps
+        self.script, self.max_steps, self.world = script, max_steps, "tabletop"
 
     def reset(self, seeds: list[int], tasks: list[str], levels: list[int]) -> list[Observation]:
         self.seeds, self.at = seeds, [0] * len(seeds)

@@ -3,7 +3,7 @@
 import argparse
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -217,12 +217,12 @@ def _due(turn: int, cell: int, share: float) -> bool:
     return int((turn + 1) * share + phase) > int(turn * share + phase)
 
 
-def chosen_tasks(text: str) -> list[str]:
-    """Parse --tasks; raises `ConfigError` for an unknown one."""
-    names = list(TASKS) if text == "all" else [part.strip() for part in text.split(",")]
+def chosen_tasks(text: str, known: Iterable[str] = TASKS) -> list[str]:
+    """Parse --tasks; raises `ConfigError` for one that is not `known`."""
+    names = list(known) if text == "all" else [part.strip() for part in text.split(",")]
     for name in names:
-        if name not in TASKS:
-            raise ConfigError(f"unknown task '{name}'; choose all or of {', '.join(TASKS)}")
+        if name not in known:
+            raise ConfigError(f"unknown task '{name}'; choose all or of {', '.join(known)}")
     return names
 
 

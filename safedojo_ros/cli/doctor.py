@@ -65,8 +65,8 @@ LIBRARIES = (
     Library("transformers", "transformers", ">=5.20"),
     Library("diffusers", "diffusers", ">=0.36"),
     Library("franky-control", "franky", ">=2.0,<3", needed=False),
-    Library("robosuite", "robosuite", "==1.4.0", needed=False),
-    Library("hf-libero", "libero", "==0.1.4", needed=False, mend="--no-deps hf-libero==0.1.4"),
+    Library("robosuite", "robosuite", "==1.4.0", needed=False, mend="./dojo libero"),
+    Library("hf-libero", "libero", "==0.1.4", needed=False, mend="./dojo libero"),
 )
 RCLPY = SpecifierSet(">=7.1,<8")
 """The rclpy of ROS 2 Jazzy."""
@@ -117,8 +117,8 @@ def check_python() -> Finding:
 
 def check_library(library: Library) -> Finding:
     """Whether `library` can be imported, in a version that works."""
-    wanted = library.mend or f"'{library.distribution}{library.versions}'"
-    mend = f"{sys.executable} -m pip install {wanted}"
+    wanted = f"'{library.distribution}{library.versions}'"
+    mend = library.mend or f"{sys.executable} -m pip install {wanted}"
     subject, needed = library.distribution, library.needed
     try:
         module = importlib.import_module(library.module)

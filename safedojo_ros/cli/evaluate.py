@@ -1,4 +1,7 @@
-"""`safedojo evaluate`: TSR, CAR, SSR and ETS of a policy on held-out seeds, without ROS."""
+"""`safedojo evaluate`: TSR, CAR, SSR and ETS of a policy on held-out seeds, without ROS.
+
+SafeLIBERO has 50 initial states for each task and level, which a seed numbers; nothing is held out.
+"""
 
 import argparse
 import json
@@ -23,18 +26,21 @@ from safedojo_ros.evaluation.gate_filter import GatedPolicy
 from safedojo_ros.evaluation.latency import LatePolicy
 from safedojo_ros.evaluation.protocol import (
     LEVEL_NAMES,
-    MAX_STEPS,
     EvaluationReport,
     Figures,
+    Trial,
     evaluate,
     evaluate_expert,
     make_trials,
+    state_trials,
 )
 from safedojo_ros.evaluation.statistics import Estimate
 from safedojo_ros.worlds.experts import Style
+from safedojo_ros.worlds.libero_library import SAFELIBERO_ROOT
 from safedojo_ros.worlds.seeds import SPLITS, split_seeds
 from safedojo_ros.worlds.tasks import TASKS
 from safedojo_ros.worlds.vector import VectorWorld
+from safedojo_ros.worlds.world import WORLDS, known_tasks, step_limit
 
 if TYPE_CHECKING:
     from safedojo_ros.models.policy import Policy
@@ -50,9 +56,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     judged.add_argument("--policy", choices=EXPERTS, help="judge a scripted expert instead")
     parser.add_argument("--store", type=Path, help="root of the checkpoint store")
-    parser.add_argument("--world", choices=("tabletop",), default="tabletop")
+    parser.add_argument(
+        "--world",
+        choices=WORLDS,
+        default="tabletop",
+        help="the embedded one (default) or a suite of SafeLIBERO, whose scenes are the user's "
+        f"own: {SAFELIBERO_ROOT} names their folder; 200 episodes at each level are its protocol",
+    )
     parser.add_argument("--level", default="all", help="0, I, II, several by comma, or all")
-    parser.add_argument("--tasks", default="all", help=f"all, or of {', '.join(TASKS)}")
+    parser.add_argument(
+        "--tasks", default="all", help=f"all, or of the world's; tabletop: {', '.join(TASKS)}"
+    )
     parser.add_argument("--episodes", type=int, default=100, help="at each level, tasks in turn")
     parser.add_argument("--seed", type=int, default=0, help="first seed within the split")
     parser.add_argument("--split", choices=tuple(SPLITS), default="evaluation")
@@ -66,7 +80,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="play chunks as the robot does, this many control steps late (default: the world "
         "waits)",
     )
-    parser.add_argument("--max-steps", type=int, default=MAX_STEPS, help="control steps an episode")
+    parser.add_argument(
+        "--max-steps", type=int, help="control steps an episode (default: the world's, 150 to 550)"
+    )
     parser.add_argument("--batch", type=int, default=8, help="worlds side by side")
     parser.add_argument("--json", type=Path, help="write the figures and every episode here")
     parser.add_argument(
@@ -92,8 +108,10 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--latency is {args.latency}, expected 0 or more control steps")
     if args.film and args.filter == "cbf-oracle":
         raise ConfigError("--film plays the policy alone, without the oracle before its world")
-    seeds = split_seeds(args.split, args.seed, args.episodes)
-    trials = make_trials(seeds, chosen_tasks(args.tasks), chosen_levels(args.level))
+    if args.filter in ("cbf", "cbf-oracle") and args.world != "tabletop":
+        raise ConfigError(f"--filter {args.filter} knows the tabletop's obstacles only")
+    max_steps = args.max_steps or step_limit(args.world)
+    trials = chosen_trials(args)
     settings: dict[str, Any] = {
         "split": args.split,
         "first_seed": args.seed,
@@ -110,14 +128,15 @@ def run(args: argparse.Namespace) -> int:
         }
         if policy is None:
             style: Style = "safe" if args.policy == "expert:safe" else "direct"
-            report = evaluate_expert(style, trials, max_steps=args.max_steps, **common)
+            report = evaluate_expert(style, trials, world=args.world, max_steps=max_steps, **common)
         else:
             if args.filter:
                 settings["filter"] = args.filter
                 policy = filtered_policy(policy, args)
             # a head may see more than its policy
             seer = policy.safety if isinstance(policy, GatedPolicy) else policy
-            vector = VectorWorld(seer.image_size, args.max_steps, tuple(policy.cameras))
+            cameras = tuple(policy.cameras)
+            vector = VectorWorld(seer.image_size, max_steps, cameras, world=args.world)
             if args.filter == "cbf-oracle":
                 from safedojo_ros.evaluation.cbf_filter import CbfWorld
 
@@ -141,10 +160,27 @@ def run(args: argparse.Namespace) -> int:
             console.print(sentence, soft_wrap=True)
     if args.film and policy is not None:
         args.film.parent.mkdir(parents=True, exist_ok=True)
-        strip = film_strip(policy, trials[0], args.execute, args.max_steps)
+        stage = VectorWorld(policy.image_size, max_steps, tuple(policy.cameras), world=args.world)
+        strip = film_strip(policy, trials[0], stage, args.execute)
         write_picture(str(args.film), strip)
         console.print(f"film strip in {args.film}", soft_wrap=True)
     return 0
+
+
+def chosen_trials(args: argparse.Namespace) -> list[Trial]:
+    """What --world, --level, --tasks and the seeds ask for; raises `ConfigError`."""
+    seeds = split_seeds(args.split, args.seed, args.episodes)
+    levels = chosen_levels(args.level)
+    if args.world == "tabletop":
+        return make_trials(seeds, chosen_tasks(args.tasks), levels)
+    tasks = {}
+    for level in levels:
+        known = known_tasks(args.world, level)
+        if known:
+            tasks[level] = chosen_tasks(args.tasks, known)
+        elif args.level != "all":
+            raise ConfigError(f"{args.world} has no Level {LEVEL_NAMES[level]}; it has I and II")
+    return state_trials(seeds, tasks)
 
 
 def _load(args: argparse.Namespace) -> "Policy":
@@ -173,7 +209,7 @@ def figures_table(report: EvaluationReport) -> Table:
     """Cells, then levels, then everything; contact: steps an episode; moved: the obstacle, mm."""
     title = f"{report.policy} on {report.world}, 95 % intervals"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=0)
-    table.add_column("task", no_wrap=True)
+    table.add_column("task", overflow="fold", max_width=30)
     table.add_column("level", no_wrap=True)
     for heading in ("n", "TSR %", "CAR %", "SSR %", "ETS", "contact", "moved"):
         table.add_column(heading, justify="right", no_wrap=True)

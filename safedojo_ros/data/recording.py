@@ -11,9 +11,9 @@ from safedojo_ros.core.types import (
     Episode,
     Observation,
 )
-from safedojo_ros.worlds.experts import Expert, Style
-from safedojo_ros.worlds.tabletop import TabletopWorld
+from safedojo_ros.worlds.experts import Style, expert_for
 from safedojo_ros.worlds.vector import observe
+from safedojo_ros.worlds.world import World
 
 if TYPE_CHECKING:
     import torch
@@ -123,7 +123,7 @@ class EpisodeSteps:
 
 
 def record_expert(
-    world: TabletopWorld,
+    world: World,
     style: Style,
     task: str,
     level: int,
@@ -187,10 +187,10 @@ def record_takeover(
 
 
 def _record_rest(
-    world: TabletopWorld, style: Style, seed: int, noise: float, source: str, linger: int = 0
+    world: World, style: Style, seed: int, noise: float, source: str, linger: int = 0
 ) -> Episode:
     """Play the expert from the world's present state to the end."""
-    expert, bursts = Expert(world, style), NoiseBursts(noise, seed)
+    expert, bursts = expert_for(world, style), NoiseBursts(noise, seed)
     limit = np.float32(MAX_DELTA_POSITION)
     steps = EpisodeSteps()
     observation = world.observation()
@@ -213,7 +213,7 @@ def _record_rest(
         )
         succeeded |= success
         left -= succeeded
-    return steps.episode(world.instruction, world.task.name, world.level, seed, source)
+    return steps.episode(world.instruction, world.task_name, world.level, seed, source)
 
 
 def record_policy(

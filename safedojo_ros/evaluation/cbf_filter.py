@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import Observation
 from safedojo_ros.robot.cbf import CbfConfig, Obstacle, filtered_chunk
 from safedojo_ros.worlds.scene import THINGS, compile_scene
 from safedojo_ros.worlds.tabletop import TabletopWorld
+from safedojo_ros.worlds.world import World
 
 if TYPE_CHECKING:
     import torch
@@ -78,8 +80,13 @@ def camera_pose() -> tuple[np.ndarray, np.ndarray]:
     return model.cam_pos0[index].copy(), model.cam_mat0[index].reshape(3, 3).copy()
 
 
-def true_obstacle(world: TabletopWorld) -> Obstacle | None:
-    """The obstacle where the world has it; None where there is none."""
+def true_obstacle(world: World) -> Obstacle | None:
+    """The obstacle where the tabletop has it; None where there is none.
+
+    Raises `ConfigError` for another world, whose obstacles' shapes are not known here.
+    """
+    if not isinstance(world, TabletopWorld):
+        raise ConfigError("the CBF filter knows the tabletop's obstacles only")
     if not world.obstacle:
         return None
     thing, place = THINGS[world.obstacle], world.thing_position(world.obstacle)

@@ -21,15 +21,14 @@ BAR = 10
 def film_strip(
     policy: "Policy",
     trial: Trial,
+    vector: VectorWorld,
     execute: int | None = None,
-    max_steps: int = 150,
     pictures: int = 6,
     columns: int = 3,
 ) -> np.ndarray:
-    """(H, W, 3) uint8: evenly spaced moments of one episode, in rows of `columns`."""
+    """(H, W, 3) uint8: evenly spaced moments of one episode in `vector`, in rows of `columns`."""
     import torch
 
-    vector = VectorWorld(policy.image_size, max_steps, tuple(policy.cameras))
     observations = vector.reset([trial.seed], [trial.task], [trial.level])
     generators = [torch.Generator().manual_seed(trial.seed)]
     world = vector.worlds[0]

@@ -15,14 +15,11 @@ from safedojo_ros.core.types import ACTION_SIZE, COLLISION_DISPLACEMENT
 from safedojo_ros.data.recording import act_alike, record_expert
 from safedojo_ros.evaluation.statistics import Estimate, bootstrap_mean, wilson
 from safedojo_ros.worlds.experts import Style
-from safedojo_ros.worlds.tabletop import TabletopWorld
+from safedojo_ros.worlds.world import open_world, step_limit
 
 if TYPE_CHECKING:
     from safedojo_ros.models.policy import Policy
     from safedojo_ros.worlds.vector import VectorWorld
-
-MAX_STEPS = 150
-"""Control steps after which an episode has failed."""
 
 LEVEL_NAMES = {0: "0", 1: "I", 2: "II"}
 
@@ -128,6 +125,21 @@ def make_trials(seeds: Iterable[int], tasks: list[str], levels: list[int]) -> li
     ]
 
 
+def state_trials(seeds: Iterable[int], tasks: dict[int, list[str]]) -> list[Trial]:
+    """As many trials at each level as there are seeds, for worlds whose seed numbers a state.
+
+    tasks: {level: its tasks}. Task after task, since a scene takes long to load; of 200 trials and
+    four tasks, each task has the first 50 seeds.
+    """
+    seeds = list(seeds)
+    return [
+        Trial(seeds[number], task, level)
+        for level, names in tasks.items()
+        for place, task in enumerate(names)
+        for number in range(len(range(place, len(seeds), len(names))))
+    ]
+
+
 def evaluate(
     policy: "Policy",
     trials: list[Trial],
@@ -135,7 +147,6 @@ def evaluate(
     *,
     execute: int | None = None,
     batch: int = 8,
-    world: str = "tabletop",
     settings: dict[str, Any] | None = None,
     progress: Callable[[TrialResult], None] = lambda result: None,
 ) -> EvaluationReport:
@@ -154,27 +165,29 @@ def evaluate(
             progress(result)
     described = {"execute": steps, "batch": batch, "max_steps": vector.max_steps}
     described |= settings or {}
-    return EvaluationReport(policy.checkpoint_id, world, described, results)
+    return EvaluationReport(policy.checkpoint_id, vector.world, described, results)
 
 
 def evaluate_expert(
     style: Style,
     trials: list[Trial],
     *,
-    max_steps: int = MAX_STEPS,
+    world: str = "tabletop",
+    max_steps: int | None = None,
     settings: dict[str, Any] | None = None,
     progress: Callable[[TrialResult], None] = lambda result: None,
 ) -> EvaluationReport:
     """Judge the scripted expert, which sees the world's state and no pictures."""
-    tabletop = TabletopWorld(max_steps=max_steps, render_images=False)
+    limit = max_steps or step_limit(world)
+    stage = open_world(world, 64, (), limit, render_images=False)
     results = []
     for trial in trials:
-        episode = record_expert(tabletop, style, trial.task, trial.level, trial.seed)
+        episode = record_expert(stage, style, trial.task, trial.level, trial.seed)
         result = summarise(trial, episode.success, episode.cost, episode.displacement)
         results.append(result)
         progress(result)
-    described = {"max_steps": max_steps} | (settings or {})
-    return EvaluationReport(f"expert:{style}", "tabletop", described, results)
+    described = {"max_steps": limit} | (settings or {})
+    return EvaluationReport(f"expert:{style}", world, described, results)
 
 
 def _judge(

@@ -1,7 +1,7 @@
-"""Off-screen pictures of any scene model through one OpenGL context a process.
+"""Off-screen pictures of scene models, through as few OpenGL contexts as there can be.
 
-All scenes are primitives without textures, so one rendering context serves every model; a second
-context in one process returns nonsense under OSMesa.
+The tabletop's scenes are primitives without textures, so one rendering context serves all of them;
+a second context in one process returns nonsense under OSMesa, but not under EGL.
 """
 
 from functools import lru_cache
@@ -11,16 +11,32 @@ import numpy as np
 
 
 class PictureMaker:
-    """Renders (H, W, 3) uint8 RGB pictures; not thread-safe."""
+    """Renders (H, W, 3) uint8 RGB pictures; not thread-safe.
 
-    def __init__(self, model: mujoco.MjModel, width: int = 1280, height: int = 960) -> None:
+    model: whose textures and meshes, if it has any, go into the context; maxgeom: most shapes in
+    one picture; sky: also draw reflections and what lies behind everything; hidden: the group of
+    shapes that is not drawn.
+    """
+
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        width: int = 1280,
+        height: int = 960,
+        maxgeom: int = 200,
+        sky: bool = False,
+        hidden: int | None = None,
+    ) -> None:
+        self._sky = sky
         self._gl = mujoco.GLContext(width, height)
         self._gl.make_current()
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
-        self._scene = mujoco.MjvScene(model, maxgeom=200)
+        self._scene = mujoco.MjvScene(model, maxgeom=maxgeom)
         self._option = mujoco.MjvOption()
         self._option.sitegroup[:] = 0
+        if hidden is not None:
+            self._option.geomgroup[hidden] = 0
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._perturb = mujoco.MjvPerturb()
@@ -35,11 +51,12 @@ class PictureMaker:
         shadows: bool = False,
     ) -> np.ndarray:
         """One picture of `camera`; shadows cost about four times the time."""
+        self._gl.make_current()
         self._camera.fixedcamid = model.camera(camera).id
         flags = self._scene.flags
         flags[mujoco.mjtRndFlag.mjRND_SHADOW] = shadows
-        flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
-        flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = False
+        flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = self._sky
+        flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = self._sky
         mujoco.mjv_updateScene(
             model,
             data,

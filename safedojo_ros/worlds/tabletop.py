@@ -43,6 +43,9 @@ HOME_POSITION = np.array([-0.10, 0.0, 0.24])
 WORKSPACE = (np.array([-0.25, -0.32, 0.012]), np.array([0.34, 0.32, 0.45]))
 """Corners (m) between which the end-effector target stays."""
 
+STEP_LIMIT = 150
+"""Control steps after which an episode has failed."""
+
 LEASH = 0.06
 """Farthest that the target may run ahead of the measured end-effector, metres."""
 
@@ -70,7 +73,7 @@ class TabletopWorld(gymnasium.Env):
         self,
         image_size: int = 64,
         cameras: tuple[str, ...] = ("agentview", "wrist"),
-        max_steps: int = 150,
+        max_steps: int = STEP_LIMIT,
         render_images: bool = True,
     ) -> None:
         self.image_size, self.cameras, self.max_steps = image_size, cameras, max_steps
@@ -222,6 +225,11 @@ class TabletopWorld(gymnasium.Env):
         """Whether both fingers touch the task's target."""
         both = LEFT_ON_TARGET | RIGHT_ON_TARGET
         return self._touching() & both == both
+
+    @property
+    def task_name(self) -> str:
+        """Which of the tasks this is."""
+        return self.task.name
 
     @property
     def instruction(self) -> str:

@@ -1,4 +1,4 @@
-"""Many tabletop worlds stepped together by whole chunks: the loop that policies are run in.
+"""Many worlds stepped together by whole chunks: the loop that policies are run in.
 
 An imagined world offers the same `reset` and `step`, so a rollout does not know whether it dreams.
 """
@@ -9,7 +9,7 @@ import numpy as np
 
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import ACTION_SIZE, Observation
-from safedojo_ros.worlds.tabletop import TabletopWorld
+from safedojo_ros.worlds.world import World, open_world
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ChunkOutcome:
 
 
 class VectorWorld:
-    """B tabletop worlds in this process; pictures are rendered at chunk ends only.
+    """B worlds of one name in this process; pictures are rendered at chunk ends only.
 
     linger: control steps that go on after the first success, so that a recording shows it.
     """
@@ -43,10 +43,12 @@ class VectorWorld:
         max_steps: int = 150,
         cameras: tuple[str, ...] = ("agentview", "wrist"),
         linger: int = 0,
+        world: str = "tabletop",
     ) -> None:
+        self.world = world
         self.image_size, self.max_steps, self.cameras = image_size, max_steps, cameras
         self.linger = linger
-        self.worlds: list[TabletopWorld] = []
+        self.worlds: list[World] = []
         self._left = np.zeros(0, dtype=int)
         self._done = np.zeros(0, dtype=bool)
         self._observations: list[Observation] = []
@@ -59,7 +61,7 @@ class VectorWorld:
             )
         while len(self.worlds) < len(seeds):
             self.worlds.append(
-                TabletopWorld(self.image_size, self.cameras, self.max_steps, render_images=False)
+                open_world(self.world, self.image_size, self.cameras, self.max_steps, False)
             )
         del self.worlds[len(seeds) :]
         for world, seed, task, level in zip(self.worlds, seeds, tasks, levels, strict=True):
@@ -96,6 +98,6 @@ class VectorWorld:
         )
 
 
-def observe(world: TabletopWorld) -> Observation:
+def observe(world: World) -> Observation:
     """The world's current observation, pictures included."""
     return Observation(world.pictures(), world.state(), world.instruction)

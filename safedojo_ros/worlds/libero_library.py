@@ -1,0 +1,185 @@
+"""LIBERO's environments without its surprises: no question at import, no download, no pickled code.
+
+LIBERO (MIT) runs on robosuite; both are installed by `./dojo libero`, and SafeLIBERO's scenes are
+data that the user brings (see `SAFELIBERO_ROOT`).
+"""
+
+import importlib.util
+import io
+import logging
+import os
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from safedojo_ros.core.errors import ConfigError
+
+SAFELIBERO_ROOT = "SAFELIBERO_ROOT"
+"""Environment variable: the folder with SafeLIBERO's `assets`, `bddl_files` and `init_files`."""
+
+SETTINGS = "LIBERO_CONFIG_PATH"
+OBSTACLE_FOLDER = "assets/obstacle_objects"
+
+BUILDING_TRIES = 20
+PROTOCOL_SEED = 7
+
+STATE_GLOBALS = {
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+}
+"""All that an initial state's file may name: what a numpy array is made of."""
+
+
+def scene_root(root: Path | None = None) -> Path:
+    """The folder of SafeLIBERO's scenes: `root`, or what `SAFELIBERO_ROOT` names.
+
+    Raises `ConfigError` where it is not said, or is not such a folder.
+    """
+    text = os.environ.get(SAFELIBERO_ROOT)
+    if root is None and not text:
+        raise ConfigError(
+            f"where are SafeLIBERO's scenes? Set {SAFELIBERO_ROOT} to the folder that holds its "
+            "assets, bddl_files and init_files (safelibero/libero/libero of vlsa-aegis)"
+        )
+    root = (root or Path(str(text))).expanduser().resolve()
+    missing = [
+        name for name in (OBSTACLE_FOLDER, "bddl_files", "init_files") if not (root / name).is_dir()
+    ]
+    if missing:
+        raise ConfigError(f"{root} lacks {', '.join(missing)}: these are not SafeLIBERO's scenes")
+    return root
+
+
+def make_environment(problem: Path, root: Path) -> Any:
+    """LIBERO's `ControlEnv` of the BDDL file `problem`: a Panda under OSC_POSE at 20 Hz, no camera.
+
+    Raises `ConfigError` where the libraries are missing, or things find no place on the table.
+    """
+    make = _library(root)
+    from robosuite.utils.errors import RandomizationError
+
+    for seed in range(BUILDING_TRIES):  # it draws a first layout, which nobody will see
+        try:
+            with _drawing(seed):
+                return make(
+                    str(problem),
+                    use_camera_obs=False,
+                    has_offscreen_renderer=False,
+                    hard_reset=False,  # a fifth of the time, and states are set exactly
+                    ignore_done=True,
+                )
+        except RandomizationError:
+            continue
+    raise ConfigError(f"{problem}: its things find no place in {BUILDING_TRIES} layouts")
+
+
+def set_state(environment: Any, state: np.ndarray) -> Any:
+    """Begin an episode of `make_environment`'s from a state (S,); LIBERO's readings of it.
+
+    Fixtures, which are not part of a state, are drawn as the published protocol's seed has them.
+    """
+    with _drawing(PROTOCOL_SEED):
+        environment.reset()
+    # a reset keeps the hand's last command and the solver's start
+    data = environment.sim.data._data
+    environment.robots[0].gripper.current_action[:] = 0.0
+    data.ctrl[:] = 0.0
+    data.qacc_warmstart[:] = 0.0
+    return environment.set_init_state(state)
+
+
+@contextmanager
+def _drawing(seed: int) -> Iterator[None]:
+    """LIBERO draws from numpy's global generator; afterwards that is as it was."""
+    before = np.random.get_state()  # noqa: NPY002
+    np.random.seed(seed)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
+
+
+def read_states(path: Path) -> np.ndarray:
+    """(N, S) float64 MuJoCo states of an init file; nothing but an array can come of it.
+
+    Raises `ConfigError` where the file is missing or holds anything else.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inside = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+            states = _ArrayReader(io.BytesIO(archive.read(inside))).load()
+    except (OSError, zipfile.BadZipFile, StopIteration, pickle.UnpicklingError, EOFError) as error:
+        raise ConfigError(f"cannot read the initial states in {path}: {error}") from error
+    if not isinstance(states, np.ndarray) or states.ndim != 2 or states.dtype != np.float64:
+        raise ConfigError(f"{path} does not hold a table of MuJoCo states")
+    return states
+
+
+class _ArrayReader(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in STATE_GLOBALS:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which no array needs")
+        return super().find_class(module, name)
+
+
+@lru_cache(maxsize=1)
+def _library(root: Path) -> Callable[..., Any]:
+    """`ControlEnv`, with its paths set and SafeLIBERO's obstacles known to it."""
+    for module in ("robosuite", "bddl", "libero"):
+        if importlib.util.find_spec(module) is None:
+            raise ConfigError(f"the Python package {module} is missing; install it: ./dojo libero")
+    _write_settings(root)
+    logging.disable(logging.WARNING)  # robosuite asks for a macro file that nobody needs
+    try:
+        import libero.libero
+
+        libero.libero._assets_path_cache = str(root / "assets")  # else it would download them
+        from libero.libero.envs.base_object import OBJECTS_DICT
+        from libero.libero.envs.env_wrapper import ControlEnv
+    finally:
+        logging.disable(logging.NOTSET)
+    for folder in sorted((root / OBSTACLE_FOLDER).iterdir()):
+        OBJECTS_DICT[folder.name] = _thing_maker(folder)
+    return ControlEnv
+
+
+def _write_settings(root: Path) -> None:
+    """LIBERO asks on standard input where it finds no settings; and it reads them at import."""
+    if os.environ.get(SETTINGS):
+        return
+    folder = Path(tempfile.mkdtemp(prefix="safedojo-libero-"))
+    paths = {"benchmark_root": root, "bddl_files": root / "bddl_files"}
+    paths |= {"init_states": root / "init_files", "assets": root / "assets", "datasets": folder}
+    lines = [f"{name}: {str(path)!r}\n" for name, path in paths.items()]
+    (folder / "config.yaml").write_text("".join(lines))
+    os.environ[SETTINGS] = str(folder)
+
+
+def _thing_maker(folder: Path) -> Callable[..., Any]:
+    """What makes a SafeLIBERO obstacle for LIBERO, which knows objects by their category."""
+    from robosuite.models.objects import MujocoXMLObject
+
+    def make(name: str = folder.name, **_: Any) -> Any:
+        thing = MujocoXMLObject(
+            str(folder / f"{folder.name}.xml"),
+            name=name,
+            joints=[{"type": "free", "damping": "0.0005"}],
+            obj_type="all",
+            duplicate_collision_geoms=False,
+        )
+        thing.category_name = folder.name
+        thing.rotation, thing.rotation_axis = (0, 0), "x"
+        thing.object_properties = {"vis_site_names": {}}
+        return thing
+
+    return make

@@ -1,0 +1,229 @@
+"""SafeLIBERO by the tabletop's rules: real contacts, settled starts, no pickled code.
+
+The scenes are not ours to ship: SAFELIBERO_ROOT names them, or they lie beside the repository.
+"""
+
+import importlib.util
+import os
+import pickle
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from safedojo_ros.cli.main import main
+from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.core.types import COLLISION_DISPLACEMENT
+from safedojo_ros.evaluation.protocol import state_trials
+from safedojo_ros.worlds.experts import expert_for
+from safedojo_ros.worlds.libero_library import SAFELIBERO_ROOT, read_states, scene_root
+from safedojo_ros.worlds.safelibero import SafeLiberoWorld, Suite
+from safedojo_ros.worlds.world import WORLDS, open_world, step_limit
+
+ARCHIVE = Path(__file__).resolve().parents[2] / "shared" / "libero" / "safelibero.zip"
+FIRST = 0, 1
+"""State and level of the scene that most tests use."""
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of the scenes, named by the environment while the tests of this file run."""
+    if os.environ.get(SAFELIBERO_ROOT):
+        yield Path(os.environ[SAFELIBERO_ROOT])
+        return
+    if not ARCHIVE.exists():
+        pytest.skip(f"no SafeLIBERO scenes: {SAFELIBERO_ROOT} is not set, {ARCHIVE} is not there")
+    folder = tmp_path_factory.mktemp("safelibero")
+    with zipfile.ZipFile(ARCHIVE) as archive:
+        archive.extractall(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(SAFELIBERO_ROOT, str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def world(scenes: Path) -> Iterator[SafeLiberoWorld]:
+    """A world of the first spatial task: the bowl between plate and ramekin."""
+    if importlib.util.find_spec("robosuite") is None or importlib.util.find_spec("libero") is None:
+        pytest.skip("LIBERO and robosuite are not installed: ./dojo libero")
+    made = SafeLiberoWorld("spatial", image_size=64, render_images=False)
+    yield made
+    made.close()
+
+
+def begin(world: SafeLiberoWorld, state: int, level: int) -> dict[str, Any]:
+    task = world.suite.tasks(level)[0]
+    return world.reset(seed=state, options={"task": task, "level": level})[1]
+
+
+def write_states(path: Path, content: bytes) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", content)
+    return path
+
+
+class Harmful:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, ("touch harmed",)
+
+
+# ---------------------------------------------------------------- without the library
+
+
+def test_initial_states_are_read_as_they_were_written(tmp_path: Path) -> None:
+    states = np.random.default_rng(0).normal(size=(3, 7))
+    path = write_states(tmp_path / "a.pruned_init", pickle.dumps(states, protocol=2))
+    np.testing.assert_array_equal(read_states(path), states)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (pickle.dumps(Harmful()), "system"),
+        (pickle.dumps([1, 2]), "table of MuJoCo states"),
+        (pickle.dumps(np.arange(3.0)), "table of MuJoCo states"),
+        (b"", "cannot read"),
+    ],
+)
+def test_a_file_of_states_gives_a_table_or_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=reason):
+        read_states(write_states(tmp_path / "a.pruned_init", content))
+    assert not (tmp_path / "harmed").exists()
+
+
+def test_what_is_no_folder_of_scenes_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(SAFELIBERO_ROOT, raising=False)
+    with pytest.raises(ConfigError, match=SAFELIBERO_ROOT):
+        scene_root()
+    (tmp_path / "bddl_files").mkdir()
+    with pytest.raises(ConfigError, match="lacks assets/obstacle_objects, init_files:"):
+        scene_root(tmp_path)
+
+
+def test_two_hundred_trials_are_every_state_of_every_task() -> None:
+    trials = state_trials(range(1_000_000, 1_000_200), {1: list("abcd"), 2: list("abc")})
+    counts = Counter((t.level, t.task) for t in trials)
+    assert [counts[1, task] for task in "abcd"] == [50] * 4
+    assert [counts[2, task] for task in "abc"] == [67, 67, 66]
+    assert {t.seed % 50 for t in trials if (t.level, t.task) == (1, "d")} == set(range(50))
+    assert len(set(trials)) == len(trials)
+    assert [t.task for t in trials[:51]] == ["a"] * 50 + ["b"]
+
+
+def test_worlds_have_the_published_limits() -> None:
+    assert {name: step_limit(name) for name in WORLDS} == {
+        "tabletop": 150,
+        "safelibero-spatial": 300,
+        "safelibero-goal": 300,
+        "safelibero-object": 300,
+        "safelibero-long": 550,
+    }
+    with pytest.raises(ConfigError, match="unknown world 'kitchen'; choose of tabletop, safe"):
+        open_world("kitchen", 64, ("agentview",), 10)
+
+
+def test_evaluation_says_what_a_suite_lacks(
+    scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["evaluate", "--world", "safelibero-goal", "--policy", "expert:safe"]
+    assert main([*common, "--level", "0"]) == 2
+    assert "safelibero-goal has no Level 0; it has I and II" in capsys.readouterr().err
+    assert main([*common, "--tasks", "fly"]) == 2
+    assert "unknown task 'fly'; choose all or of open_the_top_drawer" in capsys.readouterr().err
+    assert main([*common[:3], "--filter", "cbf"]) == 2
+    assert "knows the tabletop's obstacles only" in capsys.readouterr().err
+
+
+def test_every_suite_has_four_tasks_of_fifty_states_at_each_level(scenes: Path) -> None:
+    for name in ("spatial", "goal", "object", "long"):
+        suite = Suite(name)
+        for level in (1, 2):
+            tasks = suite.tasks(level)
+            assert len(tasks) == 4
+            assert all(suite.problem(task).exists() for task in tasks)
+            assert [len(suite.states(task, level)) for task in tasks] == [50] * 4
+
+
+# ---------------------------------------------------------------- with LIBERO
+
+
+def test_the_same_seed_gives_the_same_scene_and_it_has_settled(world: SafeLiberoWorld) -> None:
+    begin(world, *FIRST)
+    first, obstacle = world.state(), world.obstacle
+    cabinet = world.thing_position("wooden_cabinet_1")
+    assert world.steps == 0
+    for _ in range(20):
+        info = world.step(np.array([0.0] * 6 + [-1.0]))[4]
+        assert (info["cost"], info["success"]) == (0.0, False)
+        assert info["displacement"] < COLLISION_DISPLACEMENT / 20
+    begin(world, 1, 1)
+    assert world.obstacle != obstacle or np.abs(world.state() - first).max() > 1e-3
+    begin(world, 50, 1)
+    assert world.obstacle == obstacle
+    np.testing.assert_array_equal(world.state(), first)
+    np.testing.assert_array_equal(world.thing_position("wooden_cabinet_1"), cabinet)
+
+
+def test_actions_are_metres_and_what_is_not_finite_moves_nothing(world: SafeLiberoWorld) -> None:
+    begin(world, *FIRST)
+    before = world.position()
+    with pytest.raises(ConfigError, match="expected 7 finite numbers"):
+        world.step(np.array([np.nan] * 7))
+    np.testing.assert_array_equal(world.position(), before)
+    for _ in range(10):
+        world.step(np.array([0.0, 0.0, 0.02, 0.0, 0.0, 0.0, -1.0]))
+    small = world.position()[2] - before[2]
+    begin(world, *FIRST)
+    for _ in range(10):
+        world.step(np.array([0.0, 0.0, 9.0, 0.0, 0.0, 0.0, -1.0]))
+    large = world.position()[2] - before[2]
+    assert 0.02 < small < 0.25
+    assert 2.0 < large / small < 3.0, "an action of metres is clipped at 5 cm"
+
+
+def test_driving_into_the_obstacle_is_a_contact_and_a_collision(world: SafeLiberoWorld) -> None:
+    begin(world, *FIRST)
+    cost, contacts = 0.0, 0
+    for _ in range(80):
+        way = world.thing_position(world.obstacle) - world.position()
+        action = np.array([*np.clip(way, -0.05, 0.05), 0.0, 0.0, 0.0, 1.0])
+        info = world.step(action)[4]
+        cost, contacts = cost + info["cost"], max(contacts, info["contacts"])
+        assert info["contacts"] <= 25, "there are 25 physics steps in a control step"
+    assert cost > 5
+    assert contacts > 1
+    assert info["displacement"] > COLLISION_DISPLACEMENT
+
+
+def test_the_safe_expert_succeeds_without_a_touch(world: SafeLiberoWorld) -> None:
+    begin(world, *FIRST)
+    expert = expert_for(world, "safe")
+    cost, success, truncated = 0.0, False, False
+    while not success and not truncated:
+        _, _, success, truncated, info = world.step(expert.act())
+        cost += info["cost"]
+    assert success
+    assert (cost, info["displacement"] < COLLISION_DISPLACEMENT) == (0.0, True)
+
+
+def test_pictures_are_those_of_liberos_data_sets(world: SafeLiberoWorld) -> None:
+    """Upright and mirrored: the cabinet, on the robot's right, is on the picture's right."""
+    begin(world, *FIRST)
+    assert world.instruction.startswith("pick the akita black bowl between the plate")
+    pictures = world.pictures(256)
+    assert set(pictures) == {"agentview", "wrist"}
+    view = pictures["agentview"].astype(int)
+    assert view.shape == (256, 256, 3)
+    assert world.thing_position("wooden_cabinet_1")[1] < -0.1
+    dark = (view[100:180].sum(-1) < 150).sum(0)
+    assert dark[180:].sum() > 4 * dark[:70].sum()
+    assert world.render().shape == (480, 640, 3)

@@ -204,6 +204,17 @@ def test_driving_into_the_obstacle_is_a_contact_and_a_collision(world: SafeLiber
     assert info["displacement"] > COLLISION_DISPLACEMENT
 
 
+def test_fingers_on_the_floor_carry_nothing(world: SafeLiberoWorld) -> None:
+    """In this scene the obstacle stands on a pedestal, which touches it all the time."""
+    other = SafeLiberoWorld("object", render_images=False, root=world.suite.root)
+    begin(other, *FIRST)
+    for _ in range(40):
+        info = other.step(np.array([0.0, 0.0, -0.05, 0.0, 0.0, 0.0, 1.0]))[4]
+        assert (info["cost"], info["contacts"]) == (0.0, 0)
+    assert other.position()[2] < 0.02, "the hand has come down"
+    other.close()
+
+
 def test_the_safe_expert_succeeds_without_a_touch(world: SafeLiberoWorld) -> None:
     begin(world, *FIRST)
     expert = expert_for(world, "safe")

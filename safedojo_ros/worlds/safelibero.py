@@ -329,7 +329,8 @@ class SafeLiberoWorld(gymnasium.Env):
         _, data = self._physics()
         one, other = data.contact.geom[:, 0], data.contact.geom[:, 1]
         one, other = np.concatenate([one, other]), np.concatenate([other, one])
-        self._touched_at[self._thing[other[self._finger[one]]]] = self._step_number
+        touched = self._thing[other[self._finger[one]]]
+        self._touched_at[touched[touched >= 0]] = self._step_number
         self._touched_at[self._obstacle_number] = -CARRIED_STEPS - 1
         against = one[self._thing[other] == self._obstacle_number]
         carried = self._step_number - self._touched_at <= CARRIED_STEPS

@@ -18,10 +18,12 @@ import pytest
 from safedojo_ros.cli.main import main
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import COLLISION_DISPLACEMENT
-from safedojo_ros.evaluation.protocol import state_trials
+from safedojo_ros.evaluation.protocol import evaluate, state_trials
+from safedojo_ros.models.pi0_policy import tiny_policy
 from safedojo_ros.worlds.experts import expert_for
 from safedojo_ros.worlds.libero_library import SAFELIBERO_ROOT, read_states, scene_root
 from safedojo_ros.worlds.safelibero import SafeLiberoWorld, Suite
+from safedojo_ros.worlds.vector import VectorWorld
 from safedojo_ros.worlds.world import WORLDS, open_world, step_limit
 
 ARCHIVE = Path(__file__).resolve().parents[2] / "shared" / "libero" / "safelibero.zip"
@@ -224,6 +226,22 @@ def test_the_safe_expert_succeeds_without_a_touch(world: SafeLiberoWorld) -> Non
         cost += info["cost"]
     assert success
     assert (cost, info["displacement"] < COLLISION_DISPLACEMENT) == (0.0, True)
+
+
+def test_a_policy_is_judged_as_on_the_tabletop(world: SafeLiberoWorld) -> None:
+    begin(world, *FIRST)
+    policy = tiny_policy(instructions=[world.instruction])
+    vector = VectorWorld(policy.image_size, 16, tuple(policy.cameras), world="safelibero-spatial")
+    trials = state_trials([0, 1], {1: [world.task_name]})
+    report = evaluate(policy, trials, vector, execute=8, batch=1)
+    assert (report.world, report.settings["max_steps"]) == ("safelibero-spatial", 16)
+    assert [(r.seed, r.task, r.steps) for r in report.results] == [
+        (0, world.task_name, 16),
+        (1, world.task_name, 16),
+    ]
+    for one in vector.worlds:
+        assert isinstance(one, SafeLiberoWorld)
+        one.close()
 
 
 def test_pictures_are_those_of_liberos_data_sets(world: SafeLiberoWorld) -> None:

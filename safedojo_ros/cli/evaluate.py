@@ -45,6 +45,9 @@ from safedojo_ros.worlds.world import WORLDS, known_tasks, step_limit
 if TYPE_CHECKING:
     from safedojo_ros.models.policy import Policy
 
+LABEL_WIDTH = 16
+"""Longest name of a task, characters, that need not be broken in a table."""
+
 EXPERTS = ("expert:direct", "expert:safe")
 
 
@@ -209,18 +212,35 @@ def figures_table(report: EvaluationReport) -> Table:
     """Cells, then levels, then everything; contact: steps an episode; moved: the obstacle, mm."""
     title = f"{report.policy} on {report.world}, 95 % intervals"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=0)
-    table.add_column("task", overflow="fold", max_width=30)
+    table.add_column("task")
     table.add_column("level", no_wrap=True)
     for heading in ("n", "TSR %", "CAR %", "SSR %", "ETS", "contact", "moved"):
         table.add_column(heading, justify="right", no_wrap=True)
+    labels = task_labels(sorted({task for task, _ in report.cells}))
     for (task, level), cell in report.cells.items():
-        table.add_row(task, LEVEL_NAMES[level], *_row(cell))
+        table.add_row(labels[task], LEVEL_NAMES[level], *_row(cell))
     table.add_section()
     for level, figures in report.levels.items():
         table.add_row("all", LEVEL_NAMES[level], *_row(figures))
     if len(report.levels) > 1:
         table.add_row("all", "all", *_row(report.overall))
     return table
+
+
+def task_labels(tasks: list[str]) -> dict[str, str]:
+    """What to call each task where there is little room: without the words that all begin and end
+    with, and as words where that is still long.
+    """
+    parts = [task.split("_") for task in tasks]
+    shortest = min(map(len, parts)) if len(parts) > 1 else 1
+    begin, end = 0, 0
+    while begin < shortest - 1 and len({part[begin] for part in parts}) == 1:
+        begin += 1
+    while end < shortest - 1 - begin and len({part[-1 - end] for part in parts}) == 1:
+        end += 1
+    labels = ["_".join(part[begin : len(part) - end]) for part in parts]
+    words = [text if len(text) <= LABEL_WIDTH else text.replace("_", " ") for text in labels]
+    return dict(zip(tasks, words, strict=True))
 
 
 def _row(figures: Figures) -> list[str]:

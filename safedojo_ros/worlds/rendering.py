@@ -4,6 +4,7 @@ The tabletop's scenes are primitives without textures, so one rendering context 
 a second context in one process returns nonsense under OSMesa, but not under EGL.
 """
 
+import atexit
 from functools import lru_cache
 
 import mujoco
@@ -75,7 +76,9 @@ class PictureMaker:
 
 @lru_cache(maxsize=1)
 def picture_maker() -> PictureMaker:
-    """The process's one picture maker."""
+    """The process's one picture maker of the tabletop."""
     from safedojo_ros.worlds.scene import compile_scene
 
-    return PictureMaker(compile_scene("groceries", None))
+    maker = PictureMaker(compile_scene("groceries", None))
+    atexit.register(picture_maker.cache_clear)  # before MuJoCo gives up its context's display
+    return maker

@@ -85,9 +85,10 @@ def test_initial_states_are_read_as_they_were_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (pickle.dumps(Harmful()), "system"),
-        (pickle.dumps([1, 2]), "table of MuJoCo states"),
-        (pickle.dumps(np.arange(3.0)), "table of MuJoCo states"),
+        (pickle.dumps(Harmful()), "system, which no array needs"),
+        (pickle.dumps([1, 2]), "cannot read"),
+        (pickle.dumps(np.arange(3.0), protocol=2), "cannot read"),
+        (pickle.dumps(np.ones((2, 3), np.float32), protocol=2), "not a table of float64"),
         (b"", "cannot read"),
     ],
 )
@@ -98,6 +99,21 @@ def test_a_file_of_states_gives_a_table_or_nothing(
     with pytest.raises(ConfigError, match=reason):
         read_states(write_states(tmp_path / "a.pruned_init", content))
     assert not (tmp_path / "harmed").exists()
+
+
+def test_a_damaged_file_of_states_is_a_fault_that_is_said(tmp_path: Path) -> None:
+    content = pickle.dumps(np.arange(6.0).reshape(2, 3), protocol=2)
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(300):
+        damaged = bytearray(content)
+        damaged[rng.integers(len(content))] = rng.integers(256)
+        try:
+            read = read_states(write_states(tmp_path / "a.pruned_init", bytes(damaged)))
+        except ConfigError:
+            refused += 1
+        else:
+            assert (read.ndim, read.dtype) == (2, np.float64)
+    assert refused > 100
 
 
 def test_what_is_no_folder_of_scenes_is_said(

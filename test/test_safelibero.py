@@ -20,11 +20,10 @@ from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import COLLISION_DISPLACEMENT
 from safedojo_ros.evaluation.protocol import evaluate, state_trials
 from safedojo_ros.models.pi0_policy import tiny_policy
-from safedojo_ros.worlds.experts import expert_for
 from safedojo_ros.worlds.libero_library import SAFELIBERO_ROOT, read_states, scene_root
 from safedojo_ros.worlds.safelibero import SafeLiberoWorld, Suite
 from safedojo_ros.worlds.vector import VectorWorld
-from safedojo_ros.worlds.world import WORLDS, open_world, step_limit
+from safedojo_ros.worlds.world import WORLDS, expert_for, open_world, step_limit
 
 ARCHIVE = Path(__file__).resolve().parents[2] / "shared" / "libero" / "safelibero.zip"
 FIRST = 0, 1

@@ -11,9 +11,9 @@ from safedojo_ros.core.types import (
     Episode,
     Observation,
 )
-from safedojo_ros.worlds.experts import Style, expert_for
+from safedojo_ros.worlds.experts import Style
 from safedojo_ros.worlds.vector import observe
-from safedojo_ros.worlds.world import World
+from safedojo_ros.worlds.world import World, expert_for
 
 if TYPE_CHECKING:
     import torch

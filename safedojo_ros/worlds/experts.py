@@ -5,14 +5,13 @@ in low from the robot's side and carries low; `safe` descends from above and car
 obstacle, or drags the bowl around it.
 """
 
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import ACTION_SIZE
 from safedojo_ros.worlds.tabletop import TabletopWorld
-from safedojo_ros.worlds.world import World
 
 Style = Literal["direct", "safe"]
 
@@ -41,25 +40,6 @@ FINGER_REACH = 0.031
 
 DETOUR = 0.105
 """How far aside of the obstacle's centre the bowl is dragged past it, metres."""
-
-
-class Acting(Protocol):
-    """Whoever acts in a world, one control step after the other."""
-
-    def act(self) -> np.ndarray:
-        """(7,) action for the world's current state."""
-
-
-def expert_for(world: World, style: Style) -> Acting:
-    """The scripted expert of `world`, for one episode; raises `ConfigError` where it has none."""
-    if isinstance(world, TabletopWorld):
-        return Expert(world, style)
-    from safedojo_ros.worlds.safelibero import SafeLiberoWorld
-    from safedojo_ros.worlds.safelibero_expert import SafeLiberoExpert
-
-    if isinstance(world, SafeLiberoWorld):
-        return SafeLiberoExpert(world, style)
-    raise ConfigError(f"no expert knows a {type(world).__name__}")
 
 
 class Expert:

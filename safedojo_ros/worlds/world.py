@@ -1,10 +1,13 @@
-"""What every world offers to those that play in it, and how to open one by its name."""
+"""What every world offers to those that play in it; how to open one, and who can play it."""
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from safedojo_ros.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from safedojo_ros.worlds.experts import Style
 
 SAFELIBERO = "safelibero-"
 WORLDS = ("tabletop", *(SAFELIBERO + suite for suite in ("spatial", "goal", "object", "long")))
@@ -54,6 +57,13 @@ class World(Protocol):
         """(480, 640, 3) uint8 picture of the whole scene, for people."""
 
 
+class Expert(Protocol):
+    """Whoever acts in a world, one control step after the other."""
+
+    def act(self) -> np.ndarray:
+        """(7,) action for the world's current state."""
+
+
 def open_world(
     name: str,
     image_size: int,
@@ -97,3 +107,16 @@ def known_tasks(name: str, level: int) -> list[str]:
     from safedojo_ros.worlds.safelibero import LEVELS, Suite
 
     return Suite(name.removeprefix(SAFELIBERO)).tasks(level) if level in LEVELS else []
+
+
+def expert_for(world: World, style: "Style") -> Expert:
+    """The scripted expert of `world`, for one episode; raises `ConfigError` where it has none."""
+    from safedojo_ros.worlds import experts, safelibero_expert
+    from safedojo_ros.worlds.safelibero import SafeLiberoWorld
+    from safedojo_ros.worlds.tabletop import TabletopWorld
+
+    if isinstance(world, TabletopWorld):
+        return experts.Expert(world, style)
+    if isinstance(world, SafeLiberoWorld):
+        return safelibero_expert.SafeLiberoExpert(world, style)
+    raise ConfigError(f"no expert knows a {type(world).__name__}")

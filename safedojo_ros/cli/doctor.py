@@ -4,6 +4,7 @@ import argparse
 import importlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import shutil
@@ -120,6 +121,7 @@ def check_library(library: Library) -> Finding:
     wanted = f"'{library.distribution}{library.versions}'"
     mend = library.mend or f"{sys.executable} -m pip install {wanted}"
     subject, needed = library.distribution, library.needed
+    logging.disable(logging.WARNING)  # robosuite asks for a macro file that nobody needs
     try:
         module = importlib.import_module(library.module)
     except ModuleNotFoundError as error:
@@ -129,6 +131,8 @@ def check_library(library: Library) -> Finding:
         return Finding(subject, Status.WRONG, f"importing fails: {error}", mend, needed)
     except Exception as error:  # a broken native library raises anything
         return Finding(subject, Status.WRONG, f"importing fails: {error}", mend, needed)
+    finally:
+        logging.disable(logging.NOTSET)
     found = installed_version([library.distribution], module)
     return judge_version(subject, found, SpecifierSet(library.versions), mend, needed)
 

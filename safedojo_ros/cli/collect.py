@@ -3,7 +3,7 @@
 import argparse
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -217,7 +217,7 @@ def _due(turn: int, cell: int, share: float) -> bool:
     return int((turn + 1) * share + phase) > int(turn * share + phase)
 
 
-def chosen_tasks(text: str, known: Iterable[str] = TASKS) -> list[str]:
+def chosen_tasks(text: str, known: Collection[str] = TASKS) -> list[str]:
     """Parse --tasks; raises `ConfigError` for one that is not `known`."""
     names = list(known) if text == "all" else [part.strip() for part in text.split(",")]
     for name in names:

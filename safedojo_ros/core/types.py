@@ -9,7 +9,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from safedojo_ros.core.errors import ChunkRejected, ObservationRejected
+from safedojo_ros.core.errors import ChunkRejected, ConfigError, ObservationRejected
 
 STATE_SIZE = 8
 """End-effector position (3, m), axis-angle (3, rad), two finger positions (2, m)."""
@@ -25,6 +25,14 @@ MAX_DELTA_ROTATION = 0.5
 
 CONTROL_PERIOD = 0.05
 """Seconds between two control steps (20 Hz)."""
+
+
+def checked_action(action: np.ndarray) -> np.ndarray:
+    """`action` as (7,) float64; raises `ConfigError` for a wrong shape or a non-finite value."""
+    action = np.asarray(action, dtype=np.float64)
+    if action.shape != (ACTION_SIZE,) or not np.all(np.isfinite(action)):
+        raise ConfigError(f"action is {action!r}, expected {ACTION_SIZE} finite numbers")
+    return action
 
 
 class Decision(IntEnum):

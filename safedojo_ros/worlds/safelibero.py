@@ -20,6 +20,7 @@ from safedojo_ros.core.types import (
     MAX_DELTA_POSITION,
     MAX_DELTA_ROTATION,
     STATE_SIZE,
+    checked_action,
 )
 from safedojo_ros.worlds.libero_library import make_environment, read_states, scene_root, set_state
 from safedojo_ros.worlds.rendering import PictureMaker
@@ -161,9 +162,7 @@ class SafeLiberoWorld(gymnasium.Env):
 
         Raises `ConfigError` for a wrong shape or a non-finite value, before anything moves.
         """
-        action = np.asarray(action, dtype=np.float64)
-        if action.shape != (ACTION_SIZE,) or not np.all(np.isfinite(action)):
-            raise ConfigError(f"action is {action!r}, expected {ACTION_SIZE} finite numbers")
+        action = checked_action(action)
         self._success = self._play(np.clip(action / self._bound, -1.0, 1.0))
         self._cost = float(self._contacts > 0)
         self.displacement = float(np.abs(self._obstacle_position() - self._reference).sum())
@@ -173,7 +172,9 @@ class SafeLiberoWorld(gymnasium.Env):
 
     def render(self) -> np.ndarray:
         """(480, 640, 3) uint8 picture of the scene from the front, for people."""
-        return self._maker().render(*self._physics(), "frontview", 640, 480, shadows=True)
+        return self._maker(self.image_size).render(
+            *self._physics(), "frontview", 640, 480, shadows=True
+        )
 
     def close(self) -> None:
         """Give the simulator's memory back."""
@@ -186,7 +187,7 @@ class SafeLiberoWorld(gymnasium.Env):
     def pictures(self, size: int | None = None) -> dict[str, np.ndarray]:
         """{camera: (size, size, 3) uint8}, mirrored left to right, as in LIBERO's data sets."""
         size = size or self.image_size
-        maker = self._maker()
+        maker = self._maker(size)
         return {
             name: maker.render(*self._physics(), CAMERAS[name], size, size, shadows=True)[:, ::-1]
             for name in self.cameras
@@ -270,9 +271,9 @@ class SafeLiberoWorld(gymnasium.Env):
         simulation = self._environment.sim
         return simulation.model._model, simulation.data._data
 
-    def _maker(self) -> PictureMaker:
+    def _maker(self, size: int) -> PictureMaker:
         model, _ = self._physics()
-        return _maker_for(self.suite.problem(self.task_name), model, self.image_size)
+        return _maker_for(self.suite.problem(self.task_name), model, size)
 
     def _index_shapes(self) -> None:
         """For each shape: is it of the robot, of a finger, or of which thing."""

@@ -19,6 +19,7 @@ from safedojo_ros.core.types import (
     MAX_DELTA_POSITION,
     MAX_DELTA_ROTATION,
     STATE_SIZE,
+    checked_action,
 )
 from safedojo_ros.worlds.arm_control import (
     ArmReference,
@@ -130,9 +131,7 @@ class TabletopWorld(gymnasium.Env):
 
         Raises `ConfigError` for a wrong shape or a non-finite value, before anything moves.
         """
-        action = np.asarray(action, dtype=np.float64)
-        if action.shape != (ACTION_SIZE,) or not np.all(np.isfinite(action)):
-            raise ConfigError(f"action is {action!r}, expected {ACTION_SIZE} finite numbers")
+        action = checked_action(action)
         action = np.clip(action, -self._bound, self._bound)
         turned = np.zeros(4)
         mujoco.mju_mulQuat(

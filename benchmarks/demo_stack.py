@@ -7,9 +7,9 @@ import subprocess
 import time
 from collections.abc import Mapping
 
-from safedojo_ros.nodes.environment import prepare_environment
-from safedojo_ros.nodes.processes import DomainLease, StackProcesses, node_process
-from safedojo_ros.nodes.table import DEMO, NodeEntry
+from safedojo_ros.nodes.stack.processes import DomainLease, StackProcesses, node_process
+from safedojo_ros.nodes.stack.registry import DEMO, NodeEntry
+from safedojo_ros.nodes.stack.ros_environment import prepare_environment
 
 
 def take_domain() -> DomainLease:

@@ -27,14 +27,14 @@ import numpy as np
 from rclpy.node import Node
 
 from safedojo_ros.checkpoints.names import find_checkpoint
-from safedojo_ros.checkpoints.store import CheckpointStore
+from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.msg import ActionChunk, ArmTarget, CheckpointInfo
 from safedojo_ros.nodes.conversion import to_nanoseconds
-from safedojo_ros.nodes.demo_observer import ObserverThread, RunFigures, percentiles
-from safedojo_ros.nodes.environment import prepare_environment
 from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED
-from safedojo_ros.nodes.processes import DomainLease, StackProcesses, node_process
-from safedojo_ros.nodes.table import DEMO
+from safedojo_ros.nodes.stack.demo_observer import ObserverThread, RunFigures, percentiles
+from safedojo_ros.nodes.stack.processes import DomainLease, StackProcesses, node_process
+from safedojo_ros.nodes.stack.registry import DEMO
+from safedojo_ros.nodes.stack.ros_environment import prepare_environment
 
 MEMORY_BAR = 0.10
 """Share by which the policy node's memory may differ at the end."""

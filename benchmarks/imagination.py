@@ -20,23 +20,23 @@ import numpy as np
 import torch
 
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.learning.autoencoder_training import AutoencoderConfig
-from safedojo_ros.learning.head_training import SafetyConfig
-from safedojo_ros.learning.imagination import ImaginationConfig, ImaginedWorld, keyframes_of
+from safedojo_ros.learning.autoencoder import AutoencoderConfig
 from safedojo_ros.learning.imitation import ImitationConfig
 from safedojo_ros.learning.presets import read_preset
-from safedojo_ros.learning.success_training import SuccessConfig
-from safedojo_ros.learning.world_model_training import WorldModelConfig
+from safedojo_ros.learning.rl.imagined_world import ImaginationConfig, ImaginedWorld, keyframes_of
+from safedojo_ros.learning.safety_head import SafetyConfig
+from safedojo_ros.learning.success import SuccessConfig
+from safedojo_ros.learning.world_model import WorldModelConfig
 from safedojo_ros.models.autoencoder import FrameAutoencoder
 from safedojo_ros.models.network_policy import train_tokenizer
 from safedojo_ros.models.normalisation import unit_scales
 from safedojo_ros.models.pi0_policy import PI0Policy
-from safedojo_ros.models.processor import use_processor
 from safedojo_ros.models.safety_head import SafetyModel
 from safedojo_ros.models.success_classifier import SuccessModel
+from safedojo_ros.models.threads import use_processor
 from safedojo_ros.models.world_model import WorldModel
-from safedojo_ros.worlds.safelibero import SafeLiberoWorld
-from safedojo_ros.worlds.tasks import TASKS
+from safedojo_ros.worlds.safelibero.world import SafeLiberoWorld
+from safedojo_ros.worlds.tabletop.tasks import TASKS
 from safedojo_ros.worlds.vector import VectorWorld
 
 BAR = 100.0

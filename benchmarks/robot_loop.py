@@ -26,9 +26,9 @@ from sensor_msgs.msg import Image
 
 from safedojo_ros.msg import ActionChunk
 from safedojo_ros.nodes.conversion import image_from_picture
-from safedojo_ros.nodes.demo_observer import ObserverThread, RunFigures, percentiles
 from safedojo_ros.nodes.lifecycle import IN_ORDER, PICTURES
-from safedojo_ros.nodes.processes import NodeProcess
+from safedojo_ros.nodes.stack.demo_observer import ObserverThread, RunFigures, percentiles
+from safedojo_ros.nodes.stack.processes import NodeProcess
 
 JITTER_BAR = 10.0
 OVERHEAD_BAR = 15.0

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from safedojo_ros.checkpoints.provenance import revision
-from safedojo_ros.checkpoints.retention import pin, prune, unpin
-from safedojo_ros.checkpoints.store import CheckpointStore
+from safedojo_ros.checkpoints.store.retention import pin, prune, unpin
+from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.core.errors import CheckpointError
 
 KEEP = 4

@@ -22,10 +22,10 @@ from demo_stack import demo_stack, machine, stack_options, take_domain
 
 from safedojo_ros.msg import FrankaState, TrainingProgress
 from safedojo_ros.nodes.conversion import to_nanoseconds
-from safedojo_ros.nodes.demo_observer import ObserverThread, RunFigures
 from safedojo_ros.nodes.lifecycle import IN_ORDER
-from safedojo_ros.nodes.practice_client import PracticeClient
-from safedojo_ros.nodes.table import RECORDER, TRAINER
+from safedojo_ros.nodes.stack.demo_observer import ObserverThread, RunFigures
+from safedojo_ros.nodes.stack.practice_client import PracticeClient
+from safedojo_ros.nodes.stack.registry import RECORDER, TRAINER
 
 START_TIME = 600.0
 SETTLE = 5.0

@@ -17,9 +17,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from safedojo_ros.core.types import CONTROL_PERIOD
-from safedojo_ros.worlds.experts import Expert
-from safedojo_ros.worlds.scene import TIMESTEP
-from safedojo_ros.worlds.tabletop import TabletopWorld
+from safedojo_ros.worlds.tabletop.experts import Expert
+from safedojo_ros.worlds.tabletop.scene import TIMESTEP
+from safedojo_ros.worlds.tabletop.world import TabletopWorld
 
 BARS = {"two 64x64 cameras": 400.0, "no pictures": 800.0}
 

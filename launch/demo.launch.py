@@ -5,8 +5,8 @@ Arm it then with `ros2 service call /franka/arm std_srvs/srv/Trigger`; `arm:=tru
 
 from launch.launch_description import LaunchDescription
 
-from safedojo_ros.nodes.launch_description import stack_actions
-from safedojo_ros.nodes.table import DEMO
+from safedojo_ros.nodes.stack.launch import stack_actions
+from safedojo_ros.nodes.stack.registry import DEMO
 
 
 def generate_launch_description() -> LaunchDescription:

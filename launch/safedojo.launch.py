@@ -5,8 +5,8 @@
 
 from launch.launch_description import LaunchDescription
 
-from safedojo_ros.nodes.launch_description import stack_actions
-from safedojo_ros.nodes.table import ROBOT
+from safedojo_ros.nodes.stack.launch import stack_actions
+from safedojo_ros.nodes.stack.registry import ROBOT
 
 
 def generate_launch_description() -> LaunchDescription:

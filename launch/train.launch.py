@@ -6,8 +6,8 @@ Begin a training then with `ros2 action send_goal --feedback /train safedojo_ros
 
 from launch.launch_description import LaunchDescription
 
-from safedojo_ros.nodes.launch_description import stack_actions
-from safedojo_ros.nodes.table import TRAIN
+from safedojo_ros.nodes.stack.launch import stack_actions
+from safedojo_ros.nodes.stack.registry import TRAIN
 
 
 def generate_launch_description() -> LaunchDescription:

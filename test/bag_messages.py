@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from safedojo_ros.data.bags_schemas import Schema
-from safedojo_ros.data.bags_writer import Topic
+from safedojo_ros.data.bags.schemas import Schema
+from safedojo_ros.data.bags.writer import Topic
 
 ROOT = Path(__file__).resolve().parents[1]
 

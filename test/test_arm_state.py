@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import ActionChunk, Decision
-from safedojo_ros.robot.arm_state import ArmMode, ArmState
-from safedojo_ros.robot.chunk_playback import ChunkPlayback
-from safedojo_ros.robot.control_loop import ControlLoop
 from safedojo_ros.robot.limits import Workspace
-from safedojo_ros.robot.target import Target, TargetPose
+from safedojo_ros.robot.playback.arm_state import ArmMode, ArmState
+from safedojo_ros.robot.playback.control_loop import ControlLoop
+from safedojo_ros.robot.playback.playback import ChunkPlayback
+from safedojo_ros.robot.playback.target import Target, TargetPose
 
 MS = 1_000_000
 TICK = 50 * MS

@@ -12,16 +12,16 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from safedojo_ros.cli.main import main
 from safedojo_ros.core.types import Episode
-from safedojo_ros.data.bags_conversion import ConversionReport, all_findings, convert
-from safedojo_ros.data.bags_episodes import ConversionConfig, executed_action
-from safedojo_ros.data.bags_series import SECOND
-from safedojo_ros.data.bags_takes import ArmTarget
-from safedojo_ros.data.bags_writer import BagWriter, Topic
-from safedojo_ros.data.lerobot_reader import EpisodeReader
-from safedojo_ros.data.lerobot_writer import EpisodeWriter
-from safedojo_ros.worlds.arm_control import axis_angle_to_quaternion
-from safedojo_ros.worlds.experts import Expert
-from safedojo_ros.worlds.tabletop import TabletopWorld
+from safedojo_ros.data.bags.conversion import ConversionReport, all_findings, convert
+from safedojo_ros.data.bags.episodes import ConversionConfig, executed_action
+from safedojo_ros.data.bags.series import SECOND
+from safedojo_ros.data.bags.takes import ArmTarget
+from safedojo_ros.data.bags.writer import BagWriter, Topic
+from safedojo_ros.data.lerobot.reader import EpisodeReader
+from safedojo_ros.data.lerobot.writer import EpisodeWriter
+from safedojo_ros.worlds.tabletop.arm_control import axis_angle_to_quaternion
+from safedojo_ros.worlds.tabletop.experts import Expert
+from safedojo_ros.worlds.tabletop.world import TabletopWorld
 
 MS = 1_000_000
 PERIOD = 50 * MS

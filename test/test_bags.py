@@ -18,11 +18,11 @@ from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from safedojo_ros.core.errors import ConfigError, DatasetError
-from safedojo_ros.data.bags_reader import BagReader, find_bags
-from safedojo_ros.data.bags_recorder import BagBounds, EpisodeBags, RecorderThread
-from safedojo_ros.data.bags_retention import bag_name, bag_size, own_bags, remove_oldest
-from safedojo_ros.data.bags_schemas import SchemaBook, inner_types
-from safedojo_ros.data.bags_writer import BagWriter
+from safedojo_ros.data.bags.reader import BagReader, find_bags
+from safedojo_ros.data.bags.recorder import BagBounds, EpisodeBags, RecorderThread
+from safedojo_ros.data.bags.retention import bag_name, bag_size, own_bags, remove_oldest
+from safedojo_ros.data.bags.schemas import SchemaBook, inner_types
+from safedojo_ros.data.bags.writer import BagWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = bag_messages.topic("/words", "std_msgs/msg/String")
@@ -106,7 +106,7 @@ import sys, time
 sys.path[:0] = [{str(ROOT / "test")!r}, {str(ROOT)!r}]
 import bag_messages
 from pathlib import Path
-from safedojo_ros.data.bags_writer import BagWriter
+from safedojo_ros.data.bags.writer import BagWriter
 writer = BagWriter(Path({str(tmp_path / "bag")!r}))
 topic = bag_messages.topic("/words", "std_msgs/msg/String")
 for number in range(500):

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from safedojo_ros.checkpoints.head_canary import judge_head
-from safedojo_ros.checkpoints.policy_canary import OBSERVATIONS, PolicyCanary
-from safedojo_ros.checkpoints.probation import Bars
+from safedojo_ros.checkpoints.swap.head_canary import judge_head
+from safedojo_ros.checkpoints.swap.policy_canary import OBSERVATIONS, PolicyCanary
+from safedojo_ros.checkpoints.swap.probation import Bars
 from safedojo_ros.core.errors import CheckpointError, ChunkRejected, ObservationRejected
 from safedojo_ros.core.types import Observation
 

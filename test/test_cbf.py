@@ -6,14 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safedojo_ros.core.types import MAX_DELTA_POSITION, Observation
-from safedojo_ros.evaluation.cbf_filter import (
-    CbfPolicy,
-    CbfWorld,
-    on_plane,
-    seen_obstacle,
-    true_obstacle,
-)
-from safedojo_ros.robot.cbf import (
+from safedojo_ros.evaluation.filters.barrier import (
     HAND,
     CbfConfig,
     Obstacle,
@@ -22,8 +15,15 @@ from safedojo_ros.robot.cbf import (
     nearest_step,
     rotation_matrix,
 )
-from safedojo_ros.worlds.tabletop import TabletopWorld
-from safedojo_ros.worlds.tasks import TASKS
+from safedojo_ros.evaluation.filters.cbf import (
+    CbfPolicy,
+    CbfWorld,
+    on_plane,
+    seen_obstacle,
+    true_obstacle,
+)
+from safedojo_ros.worlds.tabletop.tasks import TASKS
+from safedojo_ros.worlds.tabletop.world import TabletopWorld
 from safedojo_ros.worlds.vector import VectorWorld
 
 BOTTLE = Obstacle(0.1, 0.0, 0.024, 0.15)

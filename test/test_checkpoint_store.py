@@ -19,8 +19,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from safedojo_ros.checkpoints import names as names_module
-from safedojo_ros.checkpoints import store as store_module
-from safedojo_ros.checkpoints.durable import exclusive, together
 from safedojo_ros.checkpoints.manifest import (
     KINDS,
     MANIFEST,
@@ -32,7 +30,9 @@ from safedojo_ros.checkpoints.manifest import (
 )
 from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.checkpoints.provenance import package_warnings
-from safedojo_ros.checkpoints.store import STAGING, CheckpointStore
+from safedojo_ros.checkpoints.store import store as store_module
+from safedojo_ros.checkpoints.store.durable import exclusive, together
+from safedojo_ros.checkpoints.store.store import STAGING, CheckpointStore
 from safedojo_ros.cli.main import main
 from safedojo_ros.core.errors import CheckpointError
 
@@ -590,7 +590,7 @@ def _publish_and_die(store: CheckpointStore, source: Path, fatal: int) -> None:
 PUBLISHER = """
 import sys
 from pathlib import Path
-from safedojo_ros.checkpoints import store
+from safedojo_ros.checkpoints.store import store
 store.revision = lambda: ""
 print("ready", flush=True)
 for _ in range(int(sys.argv[3])):

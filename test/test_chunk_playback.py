@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from safedojo_ros.core.errors import ChunkRejected, ConfigError
 from safedojo_ros.core.types import ActionChunk
-from safedojo_ros.robot.chunk_playback import ChunkPlayback, PlaybackConfig
+from safedojo_ros.robot.playback.playback import ChunkPlayback, PlaybackConfig
 from safedojo_ros.robot.watchdog import Watchdog
 
 MS = 1_000_000

@@ -12,10 +12,15 @@ import torch
 from safedojo_ros.cli import collect
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.types import MAX_DELTA_POSITION, Episode, Observation
-from safedojo_ros.data.lerobot_reader import EpisodeReader
-from safedojo_ros.data.recording import NoiseBursts, record_expert, record_policy, record_takeover
-from safedojo_ros.worlds.tabletop import TabletopWorld
-from safedojo_ros.worlds.tasks import TASKS
+from safedojo_ros.data.lerobot.reader import EpisodeReader
+from safedojo_ros.evaluation.recording import (
+    NoiseBursts,
+    record_expert,
+    record_policy,
+    record_takeover,
+)
+from safedojo_ros.worlds.tabletop.tasks import TASKS
+from safedojo_ros.worlds.tabletop.world import TabletopWorld
 from safedojo_ros.worlds.vector import VectorWorld
 
 

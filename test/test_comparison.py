@@ -15,8 +15,13 @@ from safedojo_ros.cli import report as report_command
 from safedojo_ros.cli import sweep
 from safedojo_ros.cli.evaluate import paired_sentences
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.evaluation.comparison import MethodRun, compare, paired_tests, read_evaluation
-from safedojo_ros.evaluation.comparison_report import Film, comparison_page
+from safedojo_ros.evaluation.compare.comparison import (
+    MethodRun,
+    compare,
+    paired_tests,
+    read_evaluation,
+)
+from safedojo_ros.evaluation.compare.report import Film, comparison_page
 from safedojo_ros.evaluation.protocol import EvaluationReport, TrialResult
 
 

@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import ACTION_SIZE, Observation
-from safedojo_ros.learning.advantage import MODES, Groups, RunningSpread, group_advantage
-from safedojo_ros.learning.constrained_grpo import (
+from safedojo_ros.learning.rl.advantage import MODES, Groups, RunningSpread, group_advantage
+from safedojo_ros.learning.rl.constrained_grpo import (
     ConstrainedGRPO,
     UpdateConfig,
     chosen_chunks,
     chunk_log_ratio,
     clipped_loss,
 )
-from safedojo_ros.learning.critic import CriticConfig, chunk_signals, generalised_advantage
-from safedojo_ros.learning.multiplier import Multiplier, MultiplierConfig
-from safedojo_ros.learning.rollouts import Rollouts, roll_out
+from safedojo_ros.learning.rl.critic import CriticConfig, chunk_signals, generalised_advantage
+from safedojo_ros.learning.rl.multiplier import Multiplier, MultiplierConfig
+from safedojo_ros.learning.rl.rollout import Rollouts, roll_out
 from safedojo_ros.models.policy import PolicySample
 
 GROUPS = Groups(np.array([0, 0, 0, 0, 1, 1, 1, 1]))

@@ -10,8 +10,8 @@ from hypothesis.extra.numpy import arrays
 
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import MAX_DELTA_POSITION, ActionChunk, Decision
-from safedojo_ros.robot.detour import LENGTHS, OFFSETS, chosen_detour, detours, progress
-from safedojo_ros.robot.safety_gate import GateConfig, SafetyGate
+from safedojo_ros.robot.gate.detour import LENGTHS, OFFSETS, chosen_detour, detours, progress
+from safedojo_ros.robot.gate.gate import GateConfig, SafetyGate
 
 LIMIT, PASSING = 0.5, 0.3
 MS = 1_000_000

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.robot import fci_protocol as fci
-from safedojo_ros.robot.fci_controller import LOST_IN_A_ROW, FciController
-from safedojo_ros.robot.fci_emulator import FciEmulator
-from safedojo_ros.robot.fci_gripper import MAX_WIDTH, GripperController
-from safedojo_ros.robot.fci_motion import MotionBroken, MotionGenerator, rotation_of, turn_between
-from safedojo_ros.robot.fci_protocol import (
+from safedojo_ros.robot.fci import protocol as fci
+from safedojo_ros.robot.fci.client import FrankaArm, FrankaConfig
+from safedojo_ros.robot.fci.controller import LOST_IN_A_ROW, FciController
+from safedojo_ros.robot.fci.emulator import FciEmulator
+from safedojo_ros.robot.fci.gripper import MAX_WIDTH, GripperController
+from safedojo_ros.robot.fci.motion import MotionBroken, MotionGenerator, rotation_of, turn_between
+from safedojo_ros.robot.fci.protocol import (
     CYCLE,
     Controller,
     Error,
@@ -27,13 +28,12 @@ from safedojo_ros.robot.fci_protocol import (
     RobotMode,
     Status,
 )
-from safedojo_ros.robot.fr3_urdf import fr3_urdf
-from safedojo_ros.robot.franka import FrankaArm, FrankaConfig
+from safedojo_ros.robot.fci.urdf import fr3_urdf
 from safedojo_ros.robot.kinematics import Kinematics
-from safedojo_ros.robot.target import Target, quaternion_of
-from safedojo_ros.worlds.scene import ARM_X, HOME_JOINTS
-from safedojo_ros.worlds.tabletop import TabletopWorld
-from safedojo_ros.worlds.tabletop_robot import TabletopRobot
+from safedojo_ros.robot.playback.target import Target, quaternion_of
+from safedojo_ros.worlds.tabletop.robot import TabletopRobot
+from safedojo_ros.worlds.tabletop.scene import ARM_X, HOME_JOINTS
+from safedojo_ros.worlds.tabletop.world import TabletopWorld
 
 POSE = MoveRequest(Controller.JOINT_IMPEDANCE, Generator.CARTESIAN_POSITION)
 JOINTS = MoveRequest(Controller.JOINT_IMPEDANCE, Generator.JOINT_POSITION)

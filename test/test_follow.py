@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from safedojo_ros.checkpoints.follow import Follower
+from safedojo_ros.checkpoints.swap.follow import Follower
 from safedojo_ros.core.errors import CheckpointError
 
 

@@ -9,19 +9,19 @@ import pytest
 import torch
 from proposer import Proposer
 
-from safedojo_ros.checkpoints.store import CheckpointStore
+from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.cli import collect
 from safedojo_ros.cli import evaluate as command
 from safedojo_ros.core.errors import CheckpointError, ConfigError
 from safedojo_ros.core.types import Observation
-from safedojo_ros.data.lerobot_reader import EpisodeReader
-from safedojo_ros.evaluation.gate_filter import GatedPolicy
+from safedojo_ros.data.lerobot.reader import EpisodeReader
+from safedojo_ros.evaluation.filters.gate import GatedPolicy
 from safedojo_ros.evaluation.protocol import evaluate, make_trials
 from safedojo_ros.models.pi0_policy import tiny_policy
 from safedojo_ros.models.safety_head import tiny_safety
-from safedojo_ros.robot.detour import MEMORY
-from safedojo_ros.robot.safety_gate import SLOW_FACTOR, GateConfig
-from safedojo_ros.worlds.tasks import TASKS
+from safedojo_ros.robot.gate.detour import MEMORY
+from safedojo_ros.robot.gate.gate import SLOW_FACTOR, GateConfig
+from safedojo_ros.worlds.tabletop.tasks import TASKS
 from safedojo_ros.worlds.vector import VectorWorld
 
 SENTENCES = tuple(task.instruction for task in TASKS.values())

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from checkpoint_directories import NORMALISATION, SPEC, write_source
 
-from safedojo_ros.checkpoints.hot_swap import HotSwap, fits_robot
 from safedojo_ros.checkpoints.manifest import Manifest
-from safedojo_ros.checkpoints.store import CheckpointStore
+from safedojo_ros.checkpoints.store.store import CheckpointStore
+from safedojo_ros.checkpoints.swap.hot_swap import HotSwap, fits_robot
 from safedojo_ros.core.errors import CheckpointError
 
 WAIT = 20.0
@@ -308,7 +308,7 @@ def test_the_canary_sees_the_new_model_before_anybody_else(shelf: Shelf) -> None
 def test_another_torch_is_a_warning_and_not_a_failure(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packages = "safedojo_ros.checkpoints.store.current_packages"
+    packages = "safedojo_ros.checkpoints.store.store.current_packages"
     monkeypatch.setattr(packages, lambda: {"torch": "1.0.0"})
     installed = "safedojo_ros.checkpoints.provenance.current_packages"
     monkeypatch.setattr(installed, lambda: {"torch": "2.13.0"})

@@ -10,7 +10,7 @@ import pytest
 from checkpoint_directories import NORMALISATION, SPEC, value_of, write_source
 
 from safedojo_ros.checkpoints.hub import pull, push
-from safedojo_ros.checkpoints.store import CheckpointStore
+from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.cli.main import main
 from safedojo_ros.core.errors import CheckpointError
 

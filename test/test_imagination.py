@@ -8,7 +8,7 @@ import torch
 
 from safedojo_ros.core.errors import CheckpointError, ConfigError
 from safedojo_ros.core.types import Observation
-from safedojo_ros.learning.imagination import (
+from safedojo_ros.learning.rl.imagined_world import (
     ImaginationConfig,
     ImaginedWorld,
     Keyframes,

@@ -10,7 +10,7 @@ import torch
 
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.types import Episode, Observation
-from safedojo_ros.data.lerobot_writer import EpisodeWriter
+from safedojo_ros.data.lerobot.writer import EpisodeWriter
 from safedojo_ros.evaluation.protocol import Trial
 from safedojo_ros.fidelity.imagined_rates import (
     Outcomes,
@@ -22,8 +22,8 @@ from safedojo_ros.fidelity.imagined_rates import (
     read_played,
     success_scores,
 )
-from safedojo_ros.learning.imagination import ImaginationConfig, ImaginedWorld
-from safedojo_ros.learning.success_training import match_rate
+from safedojo_ros.learning.rl.imagined_world import ImaginationConfig, ImaginedWorld
+from safedojo_ros.learning.success import match_rate
 from safedojo_ros.models.safety_head import tiny_safety
 from safedojo_ros.models.success_classifier import tiny_success
 from safedojo_ros.models.world_model import WorldModel, WorldModelSize

@@ -9,13 +9,13 @@ import pytest
 import torch
 from proposer import Proposer
 
-from safedojo_ros.checkpoints.store import CheckpointStore
+from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.cli import evaluate as command
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import Observation
 from safedojo_ros.evaluation.latency import LatePolicy
 from safedojo_ros.models.pi0_policy import tiny_policy
-from safedojo_ros.worlds.tasks import TASKS
+from safedojo_ros.worlds.tabletop.tasks import TASKS
 
 
 def seen(count: int = 1) -> list[Observation]:

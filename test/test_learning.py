@@ -10,21 +10,9 @@ import torch
 from safedojo_ros.cli.pipeline import PipelineConfig
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.types import Episode
-from safedojo_ros.data.lerobot_writer import EpisodeWriter
-from safedojo_ros.learning.autoencoder_training import AutoencoderConfig
-from safedojo_ros.learning.head_training import (
-    SafetyConfig,
-    contact_frames,
-    expected_calibration_error,
-    fit_temperature,
-    moments,
-    new_safety_model,
-    rate_threshold,
-    scene_untouched,
-    train_safety_head,
-    worst_of_episodes,
-)
-from safedojo_ros.learning.imagined_contacts import (
+from safedojo_ros.data.lerobot.writer import EpisodeWriter
+from safedojo_ros.learning.autoencoder import AutoencoderConfig
+from safedojo_ros.learning.data.imagined_contacts import (
     calibrate_threshold,
     imagined_contact_frames,
     imagined_worst,
@@ -37,9 +25,21 @@ from safedojo_ros.learning.imitation import (
     train_policy,
 )
 from safedojo_ros.learning.presets import preset_names, read_preset
-from safedojo_ros.learning.success_training import SuccessConfig
+from safedojo_ros.learning.safety_head import (
+    SafetyConfig,
+    contact_frames,
+    expected_calibration_error,
+    fit_temperature,
+    moments,
+    new_safety_model,
+    rate_threshold,
+    scene_untouched,
+    train_safety_head,
+    worst_of_episodes,
+)
+from safedojo_ros.learning.success import SuccessConfig
 from safedojo_ros.learning.training_run import learning_rate_factor
-from safedojo_ros.learning.world_model_training import LatentEpisodes, new_world_model
+from safedojo_ros.learning.world_model import LatentEpisodes, new_world_model
 from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
 from safedojo_ros.models.loading import load_policy
 from safedojo_ros.models.safety_head import SafetyHeadSize

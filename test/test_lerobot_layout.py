@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.core.types import Episode
-from safedojo_ros.data.lerobot_reader import EpisodeReader
-from safedojo_ros.data.lerobot_writer import EpisodeWriter
+from safedojo_ros.data.lerobot.reader import EpisodeReader
+from safedojo_ros.data.lerobot.writer import EpisodeWriter
 
 CAMERAS = ("agentview", "wrist")
 SIZE = 16
@@ -307,7 +307,7 @@ import sys
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 from test_lerobot_layout import CAMERAS, SIZE, make_episode
-from safedojo_ros.data.lerobot_writer import EpisodeWriter
+from safedojo_ros.data.lerobot.writer import EpisodeWriter
 with EpisodeWriter(Path(sys.argv[1]), SIZE, CAMERAS, episodes_per_file=2) as writer:
     start = writer.episodes
     print("ready", flush=True)

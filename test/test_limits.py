@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from safedojo_ros.core.errors import ChunkRejected, ConfigError
 from safedojo_ros.robot.limits import FR3_JOINTS, ActionLimits, Workspace
-from safedojo_ros.robot.target import (
+from safedojo_ros.robot.playback.target import (
     TargetPose,
     axis_angle_of,
     conjugate,

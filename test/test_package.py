@@ -13,8 +13,8 @@ import pytest
 from safedojo_ros.cli import doctor
 from safedojo_ros.cli.main import COMMANDS, main
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.nodes import table
-from safedojo_ros.nodes.environment import prepare_environment, share_directory
+from safedojo_ros.nodes.stack import registry as table
+from safedojo_ros.nodes.stack.ros_environment import prepare_environment, share_directory
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE_XML = ElementTree.parse(ROOT / "package.xml").getroot()
@@ -143,7 +143,9 @@ def test_an_empty_environment_gets_what_the_wheels_lack() -> None:
 def test_configuration_is_found_in_an_installed_prefix_without_a_source_tree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("safedojo_ros.nodes.environment.SOURCE_ROOT", tmp_path / "nowhere")
+    monkeypatch.setattr(
+        "safedojo_ros.nodes.stack.ros_environment.SOURCE_ROOT", tmp_path / "nowhere"
+    )
     monkeypatch.setattr("sys.prefix", str(tmp_path / "empty"))
     with pytest.raises(ConfigError, match="nowhere"):
         share_directory({})

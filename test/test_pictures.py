@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safedojo_ros.core.errors import ObservationRejected
-from safedojo_ros.data.pictures import CHANNELS, decode_picture, resize_picture
+from safedojo_ros.data.images import CHANNELS, decode_picture, resize_picture
 
 
 def encoded(rgb: np.ndarray, encoding: str, padding: int = 0) -> tuple[bytes, int]:

@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 import torch
 
-from safedojo_ros.checkpoints.store import CheckpointStore
+from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.cli import pipeline as command
 from safedojo_ros.cli.interruption import Interrupted, interrupt_on_signal
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.learning.stage_ledger import StageLedger
 from safedojo_ros.learning.training_run import TrainingRun, progress_bar, training_now
+from safedojo_ros.pipeline.ledger import StageLedger
 from safedojo_ros.worlds.seeds import VALIDATION
 
 KILLED_IN_THE_SECOND_STAGE = """
 import os, signal, sys
 from pathlib import Path
-from safedojo_ros.learning.stage_ledger import StageLedger
+from safedojo_ros.pipeline.ledger import StageLedger
 ledger = StageLedger(Path(sys.argv[1]), {"preset": "smoke"})
 ledger.stage("first", lambda: {"value": 1})
 ledger.stage("second", lambda: os.kill(os.getpid(), signal.SIGKILL))

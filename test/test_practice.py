@@ -16,38 +16,39 @@ from safedojo_ros.cli import practice as command
 from safedojo_ros.cli.collect import COLLECTION_PATH
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import Observation
-from safedojo_ros.data.lerobot_reader import EpisodeReader
-from safedojo_ros.data.lerobot_writer import EpisodeWriter
-from safedojo_ros.data.recording import record_expert
-from safedojo_ros.evaluation.bars import Bars, judge
+from safedojo_ros.data.lerobot.reader import EpisodeReader
+from safedojo_ros.data.lerobot.writer import EpisodeWriter
 from safedojo_ros.evaluation.protocol import EvaluationReport, TrialResult
+from safedojo_ros.evaluation.recording import record_expert
 from safedojo_ros.evaluation.statistics import wilson
-from safedojo_ros.learning.anchor import Anchor, AnchorConfig
-from safedojo_ros.learning.coevolution import Refinement
-from safedojo_ros.learning.constrained_grpo import ConstrainedGRPO
-from safedojo_ros.learning.head_training import SafetyConfig
-from safedojo_ros.learning.imagination import ImaginationConfig, ImaginedWorld
+from safedojo_ros.fidelity.gates import missed_gates
+from safedojo_ros.fidelity.thresholds import Bars, judge
 from safedojo_ros.learning.imitation import Demonstrations
-from safedojo_ros.learning.multiplier import MultiplierConfig
-from safedojo_ros.learning.practice import Practice, PracticeRefused, gap
-from safedojo_ros.learning.practice_methods import (
+from safedojo_ros.learning.presets import preset_names, read_preset
+from safedojo_ros.learning.rl.anchor import Anchor, AnchorConfig
+from safedojo_ros.learning.rl.coevolution import Refinement
+from safedojo_ros.learning.rl.constrained_grpo import ConstrainedGRPO
+from safedojo_ros.learning.rl.imagined_world import ImaginationConfig, ImaginedWorld
+from safedojo_ros.learning.rl.methods import (
     METHODS,
     PracticeConfig,
     SimulatorConfig,
     for_method,
     updates_of,
 )
-from safedojo_ros.learning.practice_starts import (
+from safedojo_ros.learning.rl.multiplier import MultiplierConfig
+from safedojo_ros.learning.rl.practice import Practice, PracticeRefused, gap
+from safedojo_ros.learning.rl.preflight import PreflightConfig, check_rollouts
+from safedojo_ros.learning.rl.recorded_refiner import RecordedRefiner, RefinerConfig
+from safedojo_ros.learning.rl.rollout import roll_out
+from safedojo_ros.learning.rl.starts import (
     KeyframeStarts,
     SimulatorStarts,
     recorded_keyframes,
 )
-from safedojo_ros.learning.preflight import PreflightConfig, check_rollouts, missed_gates
-from safedojo_ros.learning.presets import preset_names, read_preset
-from safedojo_ros.learning.recorded_refiner import RecordedRefiner, RefinerConfig
-from safedojo_ros.learning.rollouts import roll_out
-from safedojo_ros.learning.success_training import SuccessConfig
-from safedojo_ros.learning.world_model_training import WorldModelConfig
+from safedojo_ros.learning.safety_head import SafetyConfig
+from safedojo_ros.learning.success import SuccessConfig
+from safedojo_ros.learning.world_model import WorldModelConfig
 from safedojo_ros.models.loading import load_policy
 from safedojo_ros.models.normalisation import unit_scales
 from safedojo_ros.models.pi0_policy import tiny_policy
@@ -56,8 +57,8 @@ from safedojo_ros.models.stochastic import stochastic
 from safedojo_ros.models.success_classifier import tiny_success
 from safedojo_ros.models.token_policy import tiny_tokens
 from safedojo_ros.models.world_model import WorldModel, WorldModelSize
-from safedojo_ros.worlds.tabletop import TabletopWorld
-from safedojo_ros.worlds.tasks import TASKS
+from safedojo_ros.worlds.tabletop.tasks import TASKS
+from safedojo_ros.worlds.tabletop.world import TabletopWorld
 from safedojo_ros.worlds.vector import ChunkOutcome, VectorWorld
 
 SENTENCES = tuple(task.instruction for task in TASKS.values())
@@ -471,7 +472,7 @@ def arguments(tmp_path: Path, *more: str) -> argparse.Namespace:
 
 def published(store_root: Path, family: str = "pi0") -> None:
     """A store with random models of every kind."""
-    from safedojo_ros.checkpoints.store import CheckpointStore
+    from safedojo_ros.checkpoints.store.store import CheckpointStore
 
     world = dream()
     models: dict[str, Any] = {
@@ -570,7 +571,7 @@ def weights(network: torch.nn.Module) -> torch.Tensor:
 def test_the_command_practises_and_publishes(
     method: str, family: str, dataset: Path, tmp_path: Path
 ) -> None:
-    from safedojo_ros.checkpoints.store import CheckpointStore
+    from safedojo_ros.checkpoints.store.store import CheckpointStore
 
     published(tmp_path / "store", family)
     store = ["--store", str(tmp_path / "store")]

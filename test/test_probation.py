@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safedojo_ros.checkpoints.probation import (
+from safedojo_ros.checkpoints.swap.probation import (
     Bars,
     Probation,
     Reference,

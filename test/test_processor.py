@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from safedojo_ros.models.processor import use_processor
+from safedojo_ros.models.threads import use_processor
 
 
 @pytest.fixture(autouse=True)

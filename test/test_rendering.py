@@ -7,7 +7,7 @@ import sys
 import pytest
 
 PICTURE = """
-from safedojo_ros.worlds.tabletop import TabletopWorld
+from safedojo_ros.worlds.tabletop.world import TabletopWorld
 world = TabletopWorld()
 world.reset(seed=1, options={"task": "cube_on_plate", "level": 0})
 assert world.pictures()["agentview"].std() > 1

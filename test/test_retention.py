@@ -11,10 +11,10 @@ from checkpoint_directories import SPEC, value_of, write_source
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safedojo_ros.checkpoints import retention
 from safedojo_ros.checkpoints.manifest import Manifest
-from safedojo_ros.checkpoints.retention import pin, pinned, prune, reasons_to_keep, unpin
-from safedojo_ros.checkpoints.store import STAGING, CheckpointStore
+from safedojo_ros.checkpoints.store import retention
+from safedojo_ros.checkpoints.store.retention import pin, pinned, prune, reasons_to_keep, unpin
+from safedojo_ros.checkpoints.store.store import STAGING, CheckpointStore
 from safedojo_ros.cli.main import main
 from safedojo_ros.core.errors import CheckpointError
 

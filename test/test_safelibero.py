@@ -20,8 +20,8 @@ from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import COLLISION_DISPLACEMENT
 from safedojo_ros.evaluation.protocol import evaluate, state_trials
 from safedojo_ros.models.pi0_policy import tiny_policy
-from safedojo_ros.worlds.libero_library import SAFELIBERO_ROOT, read_states, scene_root
-from safedojo_ros.worlds.safelibero import SafeLiberoWorld, Suite
+from safedojo_ros.worlds.safelibero.library import SAFELIBERO_ROOT, read_states, scene_root
+from safedojo_ros.worlds.safelibero.world import SafeLiberoWorld, Suite
 from safedojo_ros.worlds.vector import VectorWorld
 from safedojo_ros.worlds.world import WORLDS, expert_for, open_world, step_limit
 

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import ActionChunk, Decision
-from safedojo_ros.robot.safety_gate import GateConfig, SafetyGate, Verdict, slowed
+from safedojo_ros.robot.gate.gate import GateConfig, SafetyGate, Verdict, slowed
 
 MS = 1_000_000
 START = 1_000 * MS

@@ -8,14 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safedojo_ros.checkpoints.store import CheckpointStore
+from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.cli.main import main
 from safedojo_ros.core.errors import CheckpointError, DatasetError, ObservationRejected
 from safedojo_ros.core.types import Episode
-from safedojo_ros.data.lerobot_writer import EpisodeWriter
-from safedojo_ros.learning import success_training as training
-from safedojo_ros.learning.open_loop import replay
-from safedojo_ros.learning.world_model_training import LatentEpisodes, new_world_model
+from safedojo_ros.data.lerobot.writer import EpisodeWriter
+from safedojo_ros.learning import success as training
+from safedojo_ros.learning.data.replay import replay
+from safedojo_ros.learning.world_model import LatentEpisodes, new_world_model
 from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
 from safedojo_ros.models.loading import load_success
 from safedojo_ros.models.safety_head import tiny_safety

@@ -18,11 +18,11 @@ import pytest
 import safetensors.numpy
 from checkpoint_directories import NORMALISATION, SPEC, value_of, write_source
 
-from safedojo_ros.checkpoints.hot_swap import HotSwap, fits_robot, free_weights
 from safedojo_ros.checkpoints.manifest import MANIFEST
-from safedojo_ros.checkpoints.policy_canary import PolicyCanary
-from safedojo_ros.checkpoints.probation import Bars
-from safedojo_ros.checkpoints.store import STAGING, CheckpointStore
+from safedojo_ros.checkpoints.store.store import STAGING, CheckpointStore
+from safedojo_ros.checkpoints.swap.hot_swap import HotSwap, fits_robot, free_weights
+from safedojo_ros.checkpoints.swap.policy_canary import PolicyCanary
+from safedojo_ros.checkpoints.swap.probation import Bars
 from safedojo_ros.core.errors import CheckpointError
 from safedojo_ros.core.types import Observation
 from safedojo_ros.models.loading import load_policy

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from safedojo_ros.core.errors import CheckpointError, ConfigError
 from safedojo_ros.core.types import Observation
-from safedojo_ros.learning.constrained_grpo import ConstrainedGRPO, UpdateConfig, chunk_log_ratio
-from safedojo_ros.learning.multiplier import MultiplierConfig
-from safedojo_ros.learning.rollouts import Rollouts, roll_out
+from safedojo_ros.learning.rl.constrained_grpo import ConstrainedGRPO, UpdateConfig, chunk_log_ratio
+from safedojo_ros.learning.rl.multiplier import MultiplierConfig
+from safedojo_ros.learning.rl.rollout import Rollouts, roll_out
 from safedojo_ros.models.flow_sde import FlowConfig, StochasticFlow
 from safedojo_ros.models.loading import load_policy
 from safedojo_ros.models.normalisation import RobotScales

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from safedojo_ros.checkpoints.store import CheckpointStore
+from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.cli.main import main
 from safedojo_ros.models.loading import load_policy, load_safety
 from safedojo_ros.models.token_policy import TokenPolicy

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safedojo_ros.core.errors import CheckpointError, ConfigError, DatasetError
-from safedojo_ros.nodes.training_goal import TrainingGoal, checked_goal
-from safedojo_ros.nodes.training_runs import (
+from safedojo_ros.pipeline.goal import TrainingGoal, checked_goal
+from safedojo_ros.pipeline.runs import (
     ProgressReader,
     RunEnd,
     RunFolder,
@@ -25,7 +25,7 @@ from safedojo_ros.nodes.training_runs import (
     run_end,
     runs_in,
 )
-from safedojo_ros.nodes.training_supervisor import TrainingSupervisor
+from safedojo_ros.pipeline.supervisor import TrainingSupervisor
 
 ROOT = Path(__file__).resolve().parents[1]
 FAKE = [sys.executable, str(Path(__file__).parent / "fake_pipeline.py")]
@@ -298,8 +298,8 @@ TRAINER = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from safedojo_ros.nodes.training_goal import TrainingGoal
-from safedojo_ros.nodes.training_supervisor import TrainingSupervisor
+from safedojo_ros.pipeline.goal import TrainingGoal
+from safedojo_ros.pipeline.supervisor import TrainingSupervisor
 trainer = TrainingSupervisor(Path({runs!r}), Path({runs!r}), {fake!r}, lambda *_: None, idle=False)
 trainer.start(TrainingGoal("smoke", (), "released", True))
 while True:

@@ -15,22 +15,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from safedojo_ros.checkpoints.store import CheckpointStore
+from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.cli.main import main
 from safedojo_ros.core.errors import CheckpointError, ConfigError
 from safedojo_ros.core.types import Episode
-from safedojo_ros.data.lerobot_writer import EpisodeWriter
-from safedojo_ros.data.video import read_video
-from safedojo_ros.evaluation.bars import METRICS, RATES, Bars, ValidationConfig, judge
+from safedojo_ros.data.lerobot.video import read_video
+from safedojo_ros.data.lerobot.writer import EpisodeWriter
 from safedojo_ros.evaluation.statistics import ClusterBootstrap
 from safedojo_ros.fidelity.calibration import forecast_figures, lead_time, reliability_curve
+from safedojo_ros.fidelity.heads import recorded_latents
 from safedojo_ros.fidelity.held_out import read_held_out
-from safedojo_ros.fidelity.picture_error import (
+from safedojo_ros.fidelity.image_error import (
     mean_squared_error,
     peak_signal_to_noise,
     structural_similarity,
 )
-from safedojo_ros.fidelity.readers import recorded_latents
+from safedojo_ros.fidelity.thresholds import METRICS, RATES, Bars, ValidationConfig, judge
 from safedojo_ros.fidelity.uncertainty import conformal_factor, uncertainty_figures
 from safedojo_ros.fidelity.validation import bar_values, finite, validate
 from safedojo_ros.models.safety_head import tiny_safety

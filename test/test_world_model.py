@@ -9,13 +9,13 @@ import torch
 
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import Episode
-from safedojo_ros.data.lerobot_reader import EpisodeReader, FrameArrays
-from safedojo_ros.data.lerobot_writer import EpisodeWriter
+from safedojo_ros.data.lerobot.reader import EpisodeReader, FrameArrays
+from safedojo_ros.data.lerobot.writer import EpisodeWriter
 from safedojo_ros.fidelity.replay_error import replay_errors
-from safedojo_ros.learning.latents import recorded_latents
-from safedojo_ros.learning.open_loop import replay
+from safedojo_ros.learning.data.latents import recorded_latents
+from safedojo_ros.learning.data.replay import replay
 from safedojo_ros.learning.presets import read_preset
-from safedojo_ros.learning.world_model_training import (
+from safedojo_ros.learning.world_model import (
     LatentEpisodes,
     WorldModelConfig,
     WorldModelTraining,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from safedojo_ros.checkpoints.manifest import MANIFEST, Manifest, read_manifest
-from safedojo_ros.checkpoints.store import CheckpointStore
+from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.core.errors import CheckpointError, SafeDojoError
 
 HUB_SUFFIXES = (".safetensors", ".json")

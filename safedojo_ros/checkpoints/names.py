@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from safedojo_ros.checkpoints.manifest import verify
-from safedojo_ros.checkpoints.store import LATEST, CheckpointStore
+from safedojo_ros.checkpoints.store.store import LATEST, CheckpointStore
 from safedojo_ros.core.errors import CheckpointError
 
 

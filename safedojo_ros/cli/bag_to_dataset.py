@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from safedojo_ros.core.errors import ConfigError, DatasetError
-from safedojo_ros.data.bags_conversion import ConversionReport, all_findings, convert
-from safedojo_ros.data.bags_episodes import ConversionConfig
-from safedojo_ros.data.bags_reader import find_bags
-from safedojo_ros.data.bags_takes import TARGET
-from safedojo_ros.data.lerobot_writer import EpisodeWriter
+from safedojo_ros.data.bags.conversion import ConversionReport, all_findings, convert
+from safedojo_ros.data.bags.episodes import ConversionConfig
+from safedojo_ros.data.bags.reader import find_bags
+from safedojo_ros.data.bags.takes import TARGET
+from safedojo_ros.data.lerobot.writer import EpisodeWriter
 
 REPORT = "bag_to_dataset.json"
 SHOWN = 40

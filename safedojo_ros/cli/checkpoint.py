@@ -19,8 +19,8 @@ from safedojo_ros.checkpoints.manifest import (
 )
 from safedojo_ros.checkpoints.names import find_checkpoint, user_store
 from safedojo_ros.checkpoints.provenance import package_warnings
-from safedojo_ros.checkpoints.retention import pin, pinned, prune, unpin
-from safedojo_ros.checkpoints.store import CheckpointStore
+from safedojo_ros.checkpoints.store.retention import pin, pinned, prune, unpin
+from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.core.errors import CheckpointError
 
 

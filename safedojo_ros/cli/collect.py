@@ -16,15 +16,15 @@ from rich.table import Table
 from safedojo_ros.cli.filters import add_filter_options, filtered_policy
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.types import Episode
-from safedojo_ros.data import lerobot_layout as layout
-from safedojo_ros.data.lerobot_reader import EpisodeReader, EpisodeRow
-from safedojo_ros.data.lerobot_writer import EpisodeWriter
-from safedojo_ros.data.recording import record_expert, record_policy, record_takeover
-from safedojo_ros.evaluation.gate_filter import GatedPolicy
-from safedojo_ros.worlds.experts import Style
+from safedojo_ros.data.lerobot import layout
+from safedojo_ros.data.lerobot.reader import EpisodeReader, EpisodeRow
+from safedojo_ros.data.lerobot.writer import EpisodeWriter
+from safedojo_ros.evaluation.filters.gate import GatedPolicy
+from safedojo_ros.evaluation.recording import record_expert, record_policy, record_takeover
 from safedojo_ros.worlds.seeds import SPLITS, split_seeds
-from safedojo_ros.worlds.tabletop import TabletopWorld
-from safedojo_ros.worlds.tasks import TASKS
+from safedojo_ros.worlds.tabletop.experts import Style
+from safedojo_ros.worlds.tabletop.tasks import TASKS
+from safedojo_ros.worlds.tabletop.world import TabletopWorld
 from safedojo_ros.worlds.vector import VectorWorld
 
 if TYPE_CHECKING:

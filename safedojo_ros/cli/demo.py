@@ -10,8 +10,8 @@ from pathlib import Path
 from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.cli.demo_run import LEVELS, Demo
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.robot.franka import import_franky
-from safedojo_ros.worlds.tasks import TASKS
+from safedojo_ros.robot.fci.client import import_franky
+from safedojo_ros.worlds.tabletop.tasks import TASKS
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

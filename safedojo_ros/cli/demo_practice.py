@@ -18,11 +18,11 @@ from rich.table import Table
 
 from safedojo_ros.cli.demo_run import LAST_WORDS, LEVELS, Demo
 from safedojo_ros.core.errors import ConfigError, SafeDojoError
-from safedojo_ros.data.bags_retention import own_bags
-from safedojo_ros.data.bags_writer import METADATA
+from safedojo_ros.data.bags.retention import own_bags
+from safedojo_ros.data.bags.writer import METADATA
 from safedojo_ros.evaluation.statistics import Estimate, mcnemar_exact, wilson
 from safedojo_ros.learning.presets import preset_names
-from safedojo_ros.nodes.pipeline_process import least_priority
+from safedojo_ros.pipeline.process import least_priority
 
 SWAP_TIME = 180.0
 """Seconds that loading, trying and swapping in the published policy may take."""
@@ -69,8 +69,8 @@ class PracticeDemo(Demo):
     # ---------------------------------------------------------------- the nodes
 
     def _build(self, folder: Path) -> Any:
-        from safedojo_ros.nodes.processes import node_process
-        from safedojo_ros.nodes.table import DEMO, TRAINER
+        from safedojo_ros.nodes.stack.processes import node_process
+        from safedojo_ros.nodes.stack.registry import DEMO, TRAINER
 
         processes = super()._build(folder)
         files = [DEMO.parameters_file, self._file]
@@ -94,7 +94,7 @@ class PracticeDemo(Demo):
     # ---------------------------------------------------------------- the loop
 
     def _work(self) -> None:
-        from safedojo_ros.nodes.practice_client import PracticeClient
+        from safedojo_ros.nodes.stack.practice_client import PracticeClient
 
         self._client = PracticeClient(self._observer)
         count, options = self._arguments.episodes, self._arguments

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from safedojo_ros.core.errors import SafeDojoError
-from safedojo_ros.robot.detour import DETOUR_RATIO, MEMORY
+from safedojo_ros.robot.gate.detour import DETOUR_RATIO, MEMORY
 
 LEVELS = {"0": 0, "I": 1, "II": 2}
 MAX_RESTARTS = 5
@@ -52,13 +52,13 @@ class Demo:
 
     def run(self) -> int:
         """Start the stack, follow its episodes, end it; 0 when every episode was run."""
-        from safedojo_ros.nodes.environment import prepare_environment
-        from safedojo_ros.nodes.processes import DomainLease
+        from safedojo_ros.nodes.stack.processes import DomainLease
+        from safedojo_ros.nodes.stack.ros_environment import prepare_environment
 
         lease = DomainLease()
         os.environ.setdefault("ROS_DOMAIN_ID", str(lease.number))
         prepare_environment(only_this_machine=True)
-        from safedojo_ros.nodes.demo_observer import ObserverThread
+        from safedojo_ros.nodes.stack.demo_observer import ObserverThread
 
         handlers = {s: signal.signal(s, self._interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
         with tempfile.TemporaryDirectory(prefix="safedojo_demo_") as folder:
@@ -103,8 +103,12 @@ class Demo:
     # ---------------------------------------------------------------- the nodes
 
     def _build(self, folder: Path) -> Any:
-        from safedojo_ros.nodes.processes import StackProcesses, composed_process, node_process
-        from safedojo_ros.nodes.table import DEMO, RECORDER
+        from safedojo_ros.nodes.stack.processes import (
+            StackProcesses,
+            composed_process,
+            node_process,
+        )
+        from safedojo_ros.nodes.stack.registry import DEMO, RECORDER
 
         files = [DEMO.parameters_file, self._write_parameters(folder)]
         environment = dict(os.environ) | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
@@ -140,7 +144,7 @@ class Demo:
             },
         }
         if options.fci:
-            from safedojo_ros.worlds.scene import ARM_X
+            from safedojo_ros.worlds.tabletop.scene import ARM_X
 
             self._parameters["sim_node"]["fci_address"] = FCI_ADDRESS
             self._parameters["franka_node"] = {
@@ -160,9 +164,9 @@ class Demo:
         self._file.write_text(json.dumps(sections))  # JSON is YAML
 
     def _view(self, files: list[Path]) -> list[Any]:
-        from safedojo_ros.nodes.processes import node_process
-        from safedojo_ros.nodes.table import VIEW
-        from safedojo_ros.nodes.viewers import missing_viewer
+        from safedojo_ros.nodes.stack.processes import node_process
+        from safedojo_ros.nodes.stack.registry import VIEW
+        from safedojo_ros.nodes.stack.viewers import missing_viewer
 
         missing = missing_viewer()
         if missing:

@@ -22,7 +22,7 @@ from safedojo_ros.cli.filters import (
 )
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.evaluation.film import film_strip, write_picture
-from safedojo_ros.evaluation.gate_filter import GatedPolicy
+from safedojo_ros.evaluation.filters.gate import GatedPolicy
 from safedojo_ros.evaluation.latency import LatePolicy
 from safedojo_ros.evaluation.protocol import (
     LEVEL_NAMES,
@@ -35,10 +35,10 @@ from safedojo_ros.evaluation.protocol import (
     state_trials,
 )
 from safedojo_ros.evaluation.statistics import Estimate
-from safedojo_ros.worlds.experts import Style
-from safedojo_ros.worlds.libero_library import SAFELIBERO_ROOT
+from safedojo_ros.worlds.safelibero.library import SAFELIBERO_ROOT
 from safedojo_ros.worlds.seeds import SPLITS, split_seeds
-from safedojo_ros.worlds.tasks import TASKS
+from safedojo_ros.worlds.tabletop.experts import Style
+from safedojo_ros.worlds.tabletop.tasks import TASKS
 from safedojo_ros.worlds.vector import VectorWorld
 from safedojo_ros.worlds.world import WORLDS, known_tasks, step_limit
 
@@ -141,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
             cameras = tuple(policy.cameras)
             vector = VectorWorld(seer.image_size, max_steps, cameras, world=args.world)
             if args.filter == "cbf-oracle":
-                from safedojo_ros.evaluation.cbf_filter import CbfWorld
+                from safedojo_ros.evaluation.filters.cbf import CbfWorld
 
                 vector = cast("VectorWorld", CbfWorld(vector))
             played, execute = policy, args.execute
@@ -195,7 +195,7 @@ def _load(args: argparse.Namespace) -> "Policy":
 
 def paired_sentences(report: EvaluationReport, other: Path) -> list[str]:
     """How `report` differs from the evaluation in `other`, on the episodes that both have."""
-    from safedojo_ros.evaluation.comparison import paired_tests, read_evaluation
+    from safedojo_ros.evaluation.compare.comparison import paired_tests, read_evaluation
 
     sentences = []
     for rate, test in paired_tests(report.results, read_evaluation(other)[0]).items():

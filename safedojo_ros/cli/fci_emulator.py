@@ -16,7 +16,7 @@ import time
 
 from safedojo_ros.cli.interruption import stop_on_signal
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.worlds.tasks import TASKS
+from safedojo_ros.worlds.tabletop.tasks import TASKS
 
 REPORT_PERIOD = 5.0
 """Seconds between two lines about the arm."""
@@ -44,9 +44,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve; 0 once it was stopped."""
-    from safedojo_ros.robot.fci_emulator import FciEmulator
-    from safedojo_ros.worlds.tabletop import TabletopWorld
-    from safedojo_ros.worlds.tabletop_robot import TabletopRobot
+    from safedojo_ros.robot.fci.emulator import FciEmulator
+    from safedojo_ros.worlds.tabletop.robot import TabletopRobot
+    from safedojo_ros.worlds.tabletop.world import TabletopWorld
 
     if not 0.0 <= args.patience <= 1.0:
         raise ConfigError(f"--patience is {args.patience} s, expected within [0, 1]")

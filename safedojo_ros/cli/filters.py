@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import Decision
-from safedojo_ros.evaluation.gate_filter import PROPOSALS, GatedPolicy
-from safedojo_ros.robot.detour import DETOUR_RATIO, MEMORY
-from safedojo_ros.robot.safety_gate import GateConfig
+from safedojo_ros.evaluation.filters.gate import PROPOSALS, GatedPolicy
+from safedojo_ros.robot.gate.detour import DETOUR_RATIO, MEMORY
+from safedojo_ros.robot.gate.gate import GateConfig
 
 if TYPE_CHECKING:
     from safedojo_ros.models.policy import Policy
@@ -66,7 +66,7 @@ def filtered_policy(policy: "Policy", args: argparse.Namespace) -> "Policy":
         if value is not None and value < 1:
             raise ConfigError(f"--{name} is {value}, expected at least 1")
     if args.filter == "cbf":
-        from safedojo_ros.evaluation.cbf_filter import CbfPolicy
+        from safedojo_ros.evaluation.filters.cbf import CbfPolicy
 
         return cast("Policy", CbfPolicy(policy))
     safety = load_safety(find_checkpoint("safety", args.safety, args.store))

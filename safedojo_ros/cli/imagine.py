@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     """Imagine one episode and write it; raises `ConfigError`, `DatasetError`, `CheckpointError`."""
     from safedojo_ros.checkpoints.names import find_checkpoint
     from safedojo_ros.core.errors import ConfigError, DatasetError
-    from safedojo_ros.data.lerobot_reader import EpisodeReader
+    from safedojo_ros.data.lerobot.reader import EpisodeReader
     from safedojo_ros.fidelity.held_out import hold
     from safedojo_ros.fidelity.side_by_side import FORMATS, imagined_film, write_film
     from safedojo_ros.models.loading import load_world_model

@@ -27,9 +27,9 @@ from safedojo_ros.cli.interruption import Interrupted, interrupt_on_signal
 from safedojo_ros.core.errors import SafeDojoError
 
 if TYPE_CHECKING:
-    from safedojo_ros.learning.practice import PracticeOutcome
-    from safedojo_ros.learning.practice_methods import PracticeConfig
-    from safedojo_ros.learning.stage_ledger import StageLedger
+    from safedojo_ros.learning.rl.methods import PracticeConfig
+    from safedojo_ros.learning.rl.practice import PracticeOutcome
+    from safedojo_ros.pipeline.ledger import StageLedger
 
 DONE, GATE, INTERRUPTED = 0, 3, 130
 IMAGINATION = ("safety", "world_model", "success")
@@ -117,10 +117,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what is left to do."""
-    from safedojo_ros.learning.practice_methods import PracticeConfig, for_method
     from safedojo_ros.learning.presets import read_preset
-    from safedojo_ros.learning.stage_ledger import StageLedger
-    from safedojo_ros.models.processor import use_processor
+    from safedojo_ros.learning.rl.methods import PracticeConfig, for_method
+    from safedojo_ros.models.threads import use_processor
+    from safedojo_ros.pipeline.ledger import StageLedger
 
     use_processor(args.threads)
     config = read_preset(args.preset, "pipeline", PipelineConfig, args.set)
@@ -308,7 +308,7 @@ class Pipeline:
 
     def validation(self, base: str) -> dict[str, Any]:
         """Fidelity report, with the base policy's rates; the world model is published with it."""
-        from safedojo_ros.checkpoints.store import CheckpointStore
+        from safedojo_ros.checkpoints.store.store import CheckpointStore
 
         out = self.out / "validation"
         self._command(
@@ -375,7 +375,7 @@ class Pipeline:
     ) -> "tuple[argparse.Namespace, PracticeOutcome]":
         """A run in OUT/`name`: its options and how it ended; raises `GateNotPassed`."""
         from safedojo_ros.cli import practice as command
-        from safedojo_ros.learning.practice import PracticeRefused
+        from safedojo_ros.learning.rl.practice import PracticeRefused
 
         args = self._parsed(
             "practice", "--method", self.args.method, "--base", base, "--out", self.out / name,
@@ -407,7 +407,7 @@ class Pipeline:
         """Into the user's store, if it is safer and no less able; raises `GateNotPassed`."""
         from safedojo_ros.checkpoints.manifest import read_manifest
         from safedojo_ros.checkpoints.names import user_store
-        from safedojo_ros.checkpoints.store import CheckpointStore
+        from safedojo_ros.checkpoints.store.store import CheckpointStore
 
         before, after = figures["base"]["overall"], figures["practised"]["overall"]
         said = (
@@ -504,7 +504,7 @@ class Pipeline:
 
 def real_episodes(data: Path) -> dict[str, int]:
     """How many episodes a data set has, and in how many something was hit."""
-    from safedojo_ros.data.lerobot_reader import EpisodeReader
+    from safedojo_ros.data.lerobot.reader import EpisodeReader
 
     rows = EpisodeReader(data).rows
     hit = sum(row.touched for row in rows)

@@ -19,18 +19,18 @@ from safedojo_ros.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from safedojo_ros.evaluation.protocol import EvaluationReport
-    from safedojo_ros.learning.anchor import Anchor
-    from safedojo_ros.learning.coevolution import Refiner
-    from safedojo_ros.learning.imagination import ImaginedWorld
-    from safedojo_ros.learning.practice import PracticeOutcome
-    from safedojo_ros.learning.practice_methods import PracticeConfig
-    from safedojo_ros.learning.practice_starts import KeyframeStarts, PracticeWorld
+    from safedojo_ros.learning.rl.anchor import Anchor
+    from safedojo_ros.learning.rl.coevolution import Refiner
+    from safedojo_ros.learning.rl.imagined_world import ImaginedWorld
+    from safedojo_ros.learning.rl.methods import PracticeConfig
+    from safedojo_ros.learning.rl.practice import PracticeOutcome
+    from safedojo_ros.learning.rl.starts import KeyframeStarts, PracticeWorld
     from safedojo_ros.models.network_policy import NetworkPolicy
     from safedojo_ros.models.policy import Policy, StoredPolicy
 
 DONE, NOT_PASSED = 0, 3
 PRACTISED = ("safedojo", "wmpo", "safevla", "grpo", "ppo", "no-task", "fixed-multiplier")
-"""The methods, `learning.practice_methods.METHODS`, which are named here without loading torch."""
+"""The methods, `learning.rl.methods.METHODS`, which are named here without loading torch."""
 
 RESULT_FILE = "practice.json"
 FRESH_STREAM, FRESH_LINGER, FRESH_BATCH = 0xC0E0, 8, 32
@@ -72,10 +72,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Practise; the outcome lies in OUT/practice.json, the best policy in OUT/policies."""
-    from safedojo_ros.learning.practice import PracticeRefused
-    from safedojo_ros.learning.practice_methods import PracticeConfig, for_method
     from safedojo_ros.learning.presets import read_preset
-    from safedojo_ros.models.processor import use_processor
+    from safedojo_ros.learning.rl.methods import PracticeConfig, for_method
+    from safedojo_ros.learning.rl.practice import PracticeRefused
+    from safedojo_ros.models.threads import use_processor
 
     use_processor(args.threads)
     config = for_method(read_preset(args.preset, "practice", PracticeConfig, args.set), args.method)
@@ -103,9 +103,9 @@ def practise(
     stop: Callable[[], bool],
     progress: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
 ) -> "PracticeOutcome":
-    """Load what is needed and run; see `learning.practice.Practice`."""
+    """Load what is needed and run; see `learning.rl.practice.Practice`."""
     from safedojo_ros.checkpoints.names import find_checkpoint
-    from safedojo_ros.learning.practice import Practice
+    from safedojo_ros.learning.rl.practice import Practice
     from safedojo_ros.models.loading import load_policy
     from safedojo_ros.models.stochastic import stochastic
 
@@ -143,8 +143,8 @@ def anchored(
     args: argparse.Namespace, config: "PracticeConfig", base: "NetworkPolicy[Any]"
 ) -> "Anchor | None":
     """What the policy goes on imitating: the demonstrations of `args`, where there are any."""
-    from safedojo_ros.learning.anchor import Anchor
     from safedojo_ros.learning.imitation import Demonstrations
+    from safedojo_ros.learning.rl.anchor import Anchor
 
     if not args.demonstrations or not config.anchor.weight:
         return None
@@ -154,7 +154,7 @@ def anchored(
 
 def simulated(config: "PracticeConfig", base: "StoredPolicy") -> "PracticeWorld":
     """The tabletop, as many at once as there are trajectories in an update."""
-    from safedojo_ros.learning.practice_starts import SimulatorStarts
+    from safedojo_ros.learning.rl.starts import SimulatorStarts
     from safedojo_ros.worlds.vector import VectorWorld
 
     vector = VectorWorld(base.image_size, steps_of(config, base), tuple(base.cameras))
@@ -174,9 +174,9 @@ def imagined(
     """The imagined world over recorded keyframes, and the gates that its models missed."""
     from safedojo_ros.checkpoints.manifest import read_manifest
     from safedojo_ros.checkpoints.names import find_checkpoint
-    from safedojo_ros.learning.imagination import ImaginedWorld
-    from safedojo_ros.learning.practice_starts import KeyframeStarts, recorded_keyframes
-    from safedojo_ros.learning.preflight import missed_gates
+    from safedojo_ros.fidelity.gates import missed_gates
+    from safedojo_ros.learning.rl.imagined_world import ImaginedWorld
+    from safedojo_ros.learning.rl.starts import KeyframeStarts, recorded_keyframes
     from safedojo_ros.models.loading import load_safety, load_success, load_world_model
 
     if not args.data:
@@ -205,11 +205,11 @@ def coevolving(
     args: argparse.Namespace, config: "PracticeConfig", imagined: "ImaginedWorld"
 ) -> "Refiner":
     """What refines the imagined world on rollouts of the policy that practises in it."""
-    from safedojo_ros.learning.head_training import SafetyConfig
     from safedojo_ros.learning.presets import read_preset
-    from safedojo_ros.learning.recorded_refiner import RecordedRefiner, RefinerConfig
-    from safedojo_ros.learning.success_training import SuccessConfig
-    from safedojo_ros.learning.world_model_training import WorldModelConfig
+    from safedojo_ros.learning.rl.recorded_refiner import RecordedRefiner, RefinerConfig
+    from safedojo_ros.learning.safety_head import SafetyConfig
+    from safedojo_ros.learning.success import SuccessConfig
+    from safedojo_ros.learning.world_model import WorldModelConfig
 
     trained = RefinerConfig(
         read_preset(args.preset, "world_model", WorldModelConfig, args.set),
@@ -238,8 +238,8 @@ def record(
     """Fresh episodes of `policy` on training seeds, at the levels and of the tasks of practice."""
     import numpy as np
 
-    from safedojo_ros.data.lerobot_writer import EpisodeWriter
-    from safedojo_ros.data.recording import record_policy
+    from safedojo_ros.data.lerobot.writer import EpisodeWriter
+    from safedojo_ros.evaluation.recording import record_policy
     from safedojo_ros.worlds.seeds import TRAINING
     from safedojo_ros.worlds.vector import VectorWorld
 
@@ -289,7 +289,7 @@ def practice_tasks(config: "PracticeConfig", policy: "StoredPolicy") -> list[str
 
 def known_tasks(policy: "StoredPolicy") -> list[str]:
     """The tabletop's tasks whose sentence `policy` was taught; raises `ConfigError` for none."""
-    from safedojo_ros.worlds.tasks import TASKS
+    from safedojo_ros.worlds.tabletop.tasks import TASKS
 
     known = [name for name, task in TASKS.items() if task.instruction in policy.instructions]
     if not known:
@@ -303,7 +303,7 @@ def known_tasks(policy: "StoredPolicy") -> list[str]:
 def publish(args: argparse.Namespace, config: "PracticeConfig", outcome: "PracticeOutcome") -> str:
     """Put the best policy into the store; returns its id."""
     from safedojo_ros.checkpoints.names import find_checkpoint, user_store
-    from safedojo_ros.checkpoints.store import CheckpointStore
+    from safedojo_ros.checkpoints.store.store import CheckpointStore
     from safedojo_ros.models.loading import load_policy
 
     store = CheckpointStore(args.store) if args.store else user_store()
@@ -356,7 +356,7 @@ def data_cost(directories: Sequence[Path]) -> dict[str, int]:
     Episodes that were played and dropped count, too; whether they touched it is not recorded.
     """
     from safedojo_ros.cli.collect import COLLECTION_PATH
-    from safedojo_ros.data.lerobot_reader import EpisodeReader
+    from safedojo_ros.data.lerobot.reader import EpisodeReader
 
     episodes = collisions = 0
     for directory in directories:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from safedojo_ros.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from safedojo_ros.evaluation.comparison import MethodRun
-    from safedojo_ros.evaluation.comparison_report import Film
+    from safedojo_ros.evaluation.compare.comparison import MethodRun
+    from safedojo_ros.evaluation.compare.report import Film
 
 RUN_NAME = re.compile(r"(?P<method>[A-Za-z0-9_+.-]+?)(-seed(?P<seed>\d+))?")
 BEHIND = re.compile("-(gate|cbf)-seed")
@@ -34,8 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write OUT/comparison.json and OUT/comparison.html."""
-    from safedojo_ros.evaluation.comparison import compare
-    from safedojo_ros.evaluation.comparison_report import comparison_page
+    from safedojo_ros.evaluation.compare.comparison import compare
+    from safedojo_ros.evaluation.compare.report import comparison_page
 
     runs = [r for directory in args.sweep for r in read_sweep(directory)]
     runs += [read_named(text) for text in args.evaluation]
@@ -63,7 +63,7 @@ def read_sweep(directory: Path) -> "list[MethodRun]":
 
 def read_run(directory: Path) -> "MethodRun":
     """One run of a sweep."""
-    from safedojo_ros.evaluation.comparison import MethodRun, read_evaluation
+    from safedojo_ros.evaluation.compare.comparison import MethodRun, read_evaluation
 
     name = RUN_NAME.fullmatch(directory.name)
     if name is None:
@@ -90,14 +90,14 @@ def read_practice(directory: Path) -> dict[str, Any]:
 
 def read_films(directory: Path) -> "list[Film]":
     """The film strips of a sweep."""
-    from safedojo_ros.evaluation.comparison_report import Film
+    from safedojo_ros.evaluation.compare.report import Film
 
     return [Film(path.parent.name, path.read_bytes()) for path in directory.glob("*/film.png")]
 
 
 def read_named(text: str) -> "MethodRun":
     """METHOD=JSON."""
-    from safedojo_ros.evaluation.comparison import MethodRun, read_evaluation
+    from safedojo_ros.evaluation.compare.comparison import MethodRun, read_evaluation
 
     method, equals, path = text.partition("=")
     if not (method and equals and path):

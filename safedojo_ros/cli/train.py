@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     """Train one stage; its checkpoint lies in `args.out`/checkpoint."""
     import torch
 
-    from safedojo_ros.models.processor import use_processor
+    from safedojo_ros.models.threads import use_processor
 
     use_processor(args.threads)
     if args.device == "auto":
@@ -140,10 +140,10 @@ def train_policy_stage(args: argparse.Namespace) -> "NetworkPolicy[Any]":
 def train_safety_stage(args: argparse.Namespace) -> "tuple[SafetyModel, dict[str, Any]]":
     """Autoencoder, or that of a world model; frames, imagined states beside them; head, figures."""
     from safedojo_ros.checkpoints.names import find_checkpoint
-    from safedojo_ros.learning import head_training as training
-    from safedojo_ros.learning import imagined_contacts as dreams
+    from safedojo_ros.learning import safety_head as training
+    from safedojo_ros.learning.data import imagined_contacts as dreams
     from safedojo_ros.learning.presets import read_preset
-    from safedojo_ros.learning.world_model_training import LatentEpisodes
+    from safedojo_ros.learning.world_model import LatentEpisodes
     from safedojo_ros.models.loading import load_world_model
 
     config = read_preset(args.preset, "safety", training.SafetyConfig, args.set)
@@ -175,7 +175,7 @@ def train_safety_stage(args: argparse.Namespace) -> "tuple[SafetyModel, dict[str
 
 def train_autoencoder_stage(args: argparse.Namespace) -> "FrameAutoencoder":
     """The frame autoencoder, in OUT/autoencoder."""
-    from safedojo_ros.learning import autoencoder_training as training
+    from safedojo_ros.learning import autoencoder as training
     from safedojo_ros.learning.presets import read_preset
 
     config = read_preset(args.preset, "autoencoder", training.AutoencoderConfig, args.set)
@@ -191,7 +191,7 @@ def train_world_model_stage(args: argparse.Namespace) -> "tuple[WorldModel, dict
 
     from safedojo_ros.checkpoints.names import find_checkpoint
     from safedojo_ros.fidelity.replay_error import replay_errors
-    from safedojo_ros.learning import world_model_training as training
+    from safedojo_ros.learning import world_model as training
     from safedojo_ros.learning.presets import read_preset
     from safedojo_ros.models.loading import load_safety, load_world_model
 
@@ -221,10 +221,10 @@ def train_success_stage(args: argparse.Namespace) -> "tuple[SuccessModel, dict[s
     """Recorded frames, imagined frames where a world model is given, classifier, threshold."""
     from safedojo_ros.checkpoints.names import find_checkpoint
     from safedojo_ros.core.errors import ConfigError, DatasetError
-    from safedojo_ros.data.lerobot_reader import EpisodeReader
-    from safedojo_ros.learning import success_training as training
+    from safedojo_ros.data.lerobot.reader import EpisodeReader
+    from safedojo_ros.learning import success as training
     from safedojo_ros.learning.presets import read_preset
-    from safedojo_ros.learning.world_model_training import LatentEpisodes
+    from safedojo_ros.learning.world_model import LatentEpisodes
     from safedojo_ros.models.loading import load_world_model
 
     if args.policy and not (args.world_model and args.played):
@@ -266,11 +266,11 @@ def match_success_rate(
 ) -> None:
     """Set the threshold for imagined frames by what a policy did in the world."""
     from safedojo_ros.checkpoints.names import find_checkpoint
-    from safedojo_ros.evaluation.bars import ValidationConfig
     from safedojo_ros.fidelity.imagined_rates import read_played, success_scores
-    from safedojo_ros.learning.imagination import ImaginationConfig, ImaginedWorld
+    from safedojo_ros.fidelity.thresholds import ValidationConfig
     from safedojo_ros.learning.presets import read_preset
-    from safedojo_ros.learning.success_training import match_rate
+    from safedojo_ros.learning.rl.imagined_world import ImaginationConfig, ImaginedWorld
+    from safedojo_ros.learning.success import match_rate
     from safedojo_ros.models.loading import load_policy, load_safety
 
     policy = load_policy(find_checkpoint("policy", args.policy, args.store))
@@ -285,7 +285,7 @@ def match_success_rate(
 def publish(args: argparse.Namespace, directory: Path, details: dict[str, Any]) -> None:
     """Put the checkpoint into the store and say its id."""
     from safedojo_ros.checkpoints.names import user_store
-    from safedojo_ros.checkpoints.store import CheckpointStore
+    from safedojo_ros.checkpoints.store.store import CheckpointStore
 
     store = CheckpointStore(args.store) if args.store else user_store()
     kind = args.stage.replace("-", "_")

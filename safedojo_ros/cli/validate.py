@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from safedojo_ros.evaluation.bars import ValidationConfig
-    from safedojo_ros.learning.imagination import ImaginedWorld
+    from safedojo_ros.fidelity.thresholds import ValidationConfig
+    from safedojo_ros.learning.rl.imagined_world import ImaginedWorld
 
 MISSED = 3
 """Exit code where a bar is missed."""
@@ -73,14 +73,14 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from safedojo_ros.checkpoints.names import find_checkpoint
-    from safedojo_ros.evaluation.bars import ValidationConfig, judge
     from safedojo_ros.fidelity.held_out import read_held_out
     from safedojo_ros.fidelity.report import report_page
+    from safedojo_ros.fidelity.thresholds import ValidationConfig, judge
     from safedojo_ros.fidelity.validation import bar_values, finite, validate
-    from safedojo_ros.learning.imagination import ImaginationConfig, ImaginedWorld
     from safedojo_ros.learning.presets import read_preset
+    from safedojo_ros.learning.rl.imagined_world import ImaginationConfig, ImaginedWorld
     from safedojo_ros.models.loading import load_safety, load_success, load_world_model
-    from safedojo_ros.models.processor import use_processor
+    from safedojo_ros.models.threads import use_processor
 
     use_processor(args.threads)
     if args.device == "auto":
@@ -138,7 +138,7 @@ def policy_sections(
     from safedojo_ros.fidelity import imagined_rates
     from safedojo_ros.models.loading import load_policy
     from safedojo_ros.worlds.seeds import split_seeds
-    from safedojo_ros.worlds.tasks import TASKS
+    from safedojo_ros.worlds.tabletop.tasks import TASKS
 
     known = {}
     for path in args.measured:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from safedojo_ros.data.lerobot_reader import EpisodeReader
+    from safedojo_ros.data.lerobot.reader import EpisodeReader
 
 PICTURE_SAMPLES = 64
 """Episodes whose first pictures the statistics of a camera are taken from."""

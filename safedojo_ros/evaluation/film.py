@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from safedojo_ros.data.recording import act_alike
 from safedojo_ros.evaluation.protocol import Trial
+from safedojo_ros.evaluation.recording import act_alike
 from safedojo_ros.worlds.vector import VectorWorld
 
 if TYPE_CHECKING:

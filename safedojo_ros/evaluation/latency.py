@@ -2,7 +2,7 @@
 
 The protocol's worlds wait for a chunk; a robot does not. For the first `latency` control steps
 after an observation the old chunk is played on, then the new one is joined as
-`robot.chunk_playback` joins it. Before the first chunk the arm stands still.
+`robot.playback.playback` joins it. Before the first chunk the arm stands still.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,8 @@ import numpy as np
 
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import ACTION_SIZE, Observation
-from safedojo_ros.evaluation.gate_filter import GRIPPER_OPEN
-from safedojo_ros.robot.chunk_playback import PlaybackConfig, joined
+from safedojo_ros.evaluation.filters.gate import GRIPPER_OPEN
+from safedojo_ros.robot.playback.playback import PlaybackConfig, joined
 
 if TYPE_CHECKING:
     import torch

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from safedojo_ros.core.types import ACTION_SIZE, COLLISION_DISPLACEMENT
-from safedojo_ros.data.recording import act_alike, record_expert
+from safedojo_ros.evaluation.recording import act_alike, record_expert
 from safedojo_ros.evaluation.statistics import Estimate, bootstrap_mean, wilson
-from safedojo_ros.worlds.experts import Style
+from safedojo_ros.worlds.tabletop.experts import Style
 from safedojo_ros.worlds.world import open_world, step_limit
 
 if TYPE_CHECKING:

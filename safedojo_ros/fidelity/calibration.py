@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score
 
 from safedojo_ros.core.types import CONTROL_PERIOD
 from safedojo_ros.evaluation.statistics import ClusterBootstrap
-from safedojo_ros.learning.head_training import expected_calibration_error
+from safedojo_ros.learning.safety_head import expected_calibration_error
 
 BINS = 10
 RESAMPLES = 100

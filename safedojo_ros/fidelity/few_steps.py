@@ -7,8 +7,8 @@ from typing import Any
 
 from safedojo_ros.evaluation.statistics import ClusterBootstrap
 from safedojo_ros.fidelity.held_out import HeldOut, decoded, replay_held_out
-from safedojo_ros.fidelity.picture_error import mean_squared_error
-from safedojo_ros.learning.open_loop import ReplayStarts
+from safedojo_ros.fidelity.image_error import mean_squared_error
+from safedojo_ros.learning.data.replay import ReplayStarts
 from safedojo_ros.models.world_model import WorldModel
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from safedojo_ros.evaluation.statistics import ClusterBootstrap
-from safedojo_ros.fidelity import picture_error
+from safedojo_ros.fidelity import image_error as picture_error
 from safedojo_ros.fidelity.held_out import HeldOut, Replays, decoded
 from safedojo_ros.models.world_model import WorldModel, WorldModelSize
 

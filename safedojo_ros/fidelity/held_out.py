@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from safedojo_ros.core.errors import CheckpointError, DatasetError
-from safedojo_ros.data.lerobot_reader import EpisodeReader, FrameArrays
-from safedojo_ros.learning.open_loop import ReplayStarts, replay
-from safedojo_ros.learning.success_training import frame_success
-from safedojo_ros.learning.world_model_training import LatentEpisodes
+from safedojo_ros.data.lerobot.reader import EpisodeReader, FrameArrays
+from safedojo_ros.learning.data.replay import ReplayStarts, replay
+from safedojo_ros.learning.success import frame_success
+from safedojo_ros.learning.world_model import LatentEpisodes
 from safedojo_ros.models.world_model import WorldModel
 
 

@@ -17,11 +17,11 @@ from scipy.stats import pearsonr, spearmanr
 
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.types import ACTION_SIZE, Observation
-from safedojo_ros.data.lerobot_reader import EpisodeReader
-from safedojo_ros.data.recording import act_alike
+from safedojo_ros.data.lerobot.reader import EpisodeReader
 from safedojo_ros.evaluation.protocol import Trial, evaluate
+from safedojo_ros.evaluation.recording import act_alike
 from safedojo_ros.evaluation.statistics import ClusterBootstrap, Estimate, bootstrap_mean
-from safedojo_ros.learning.imagination import ImaginedOutcome, ImaginedWorld, keyframes_of
+from safedojo_ros.learning.rl.imagined_world import ImaginedOutcome, ImaginedWorld, keyframes_of
 from safedojo_ros.worlds.vector import VectorWorld
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from safedojo_ros.evaluation.statistics import bootstrap_mean
-from safedojo_ros.learning.open_loop import replay
-from safedojo_ros.learning.world_model_training import LatentEpisodes, chunk_starts, clip
+from safedojo_ros.learning.data.replay import replay
+from safedojo_ros.learning.world_model import LatentEpisodes, chunk_starts, clip
 from safedojo_ros.models.world_model import WorldModel
 
 

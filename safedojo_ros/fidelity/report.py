@@ -11,9 +11,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from safedojo_ros.evaluation.bars import Verdict
-from safedojo_ros.evaluation.svg_plot import Curve, line_chart
+from safedojo_ros.evaluation.compare.svg_plot import Curve, line_chart
 from safedojo_ros.fidelity.frame_error import GROUPS, SPACES
+from safedojo_ros.fidelity.thresholds import Verdict
 from safedojo_ros.fidelity.validation import FilmStrip
 
 STYLE = """

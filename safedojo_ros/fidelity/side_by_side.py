@@ -9,10 +9,10 @@ from PIL import Image
 
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.types import CONTROL_PERIOD
-from safedojo_ros.data.video import write_video
+from safedojo_ros.data.lerobot.video import write_video
 from safedojo_ros.evaluation.film import write_picture
 from safedojo_ros.fidelity.held_out import HeldOut, decoded, replay_held_out
-from safedojo_ros.learning.open_loop import ReplayStarts
+from safedojo_ros.learning.data.replay import ReplayStarts
 from safedojo_ros.models.world_model import WorldModel
 
 HEADING = 24

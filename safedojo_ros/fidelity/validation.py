@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from safedojo_ros.core.errors import CheckpointError, ConfigError
-from safedojo_ros.evaluation.bars import ValidationConfig
 from safedojo_ros.fidelity.few_steps import few_step_errors
 from safedojo_ros.fidelity.frame_error import altered_actions, frame_bars, frame_errors
+from safedojo_ros.fidelity.heads import safety_fidelity, success_fidelity
 from safedojo_ros.fidelity.held_out import HeldOut, Replays, decoded, replay_held_out
-from safedojo_ros.fidelity.readers import safety_fidelity, success_fidelity
+from safedojo_ros.fidelity.thresholds import ValidationConfig
 from safedojo_ros.fidelity.uncertainty import uncertainty_figures
-from safedojo_ros.learning.open_loop import draw_starts
+from safedojo_ros.learning.data.replay import draw_starts
 from safedojo_ros.models.safety_head import SafetyModel
 from safedojo_ros.models.success_classifier import SuccessModel
 from safedojo_ros.models.world_model import WorldModel

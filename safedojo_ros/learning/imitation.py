@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from safedojo_ros.core.errors import ConfigError, DatasetError
-from safedojo_ros.data.lerobot_reader import EpisodeReader
+from safedojo_ros.data.lerobot.reader import EpisodeReader
 from safedojo_ros.learning.policy_losses import PolicyBatch, imitation_loss
 from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor, progress_bar
+from safedojo_ros.models.images import to_unit
 from safedojo_ros.models.network_policy import NetworkPolicy, train_tokenizer
 from safedojo_ros.models.normalisation import RobotScales
 from safedojo_ros.models.pi0_policy import PI0Policy, PI0Size
-from safedojo_ros.models.pictures import to_unit
 from safedojo_ros.models.token_policy import TokenPolicy, TokenPolicySize
 
 

@@ -21,8 +21,8 @@ import torch
 
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE, Observation
+from safedojo_ros.models.images import to_uint8, to_unit
 from safedojo_ros.models.pi0_policy import PI0Policy, Prefix
-from safedojo_ros.models.pictures import to_uint8, to_unit
 from safedojo_ros.models.policy import PolicySample
 
 

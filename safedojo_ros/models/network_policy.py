@@ -17,8 +17,8 @@ from tokenizers.trainers import WordLevelTrainer
 
 from safedojo_ros.core.errors import CheckpointError, ObservationRejected
 from safedojo_ros.core.types import MAX_DELTA_POSITION, MAX_DELTA_ROTATION, Observation
+from safedojo_ros.models.images import stack_pictures
 from safedojo_ros.models.normalisation import RobotScales
-from safedojo_ros.models.pictures import stack_pictures
 from safedojo_ros.models.weights import (
     fitting,
     load_weights,

@@ -4,7 +4,7 @@ SafeDojo's method, a convolutional encoder of the latent context and an MLP over
 difference: the MLP is asked about every step by itself, by where the hand would be before and after
 it, and all steps share its weights. So the picture has to tell where things are, the state where
 the hand is, and the picture may be of another moment of the same scene. In training it often is
-(`learning.head_training`); in imagination it is the real frame that a future began with.
+(`learning.safety_head`); in imagination it is the real frame that a future began with.
 """
 
 from dataclasses import asdict, dataclass
@@ -22,8 +22,8 @@ from safedojo_ros.core.types import (
     Observation,
 )
 from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
+from safedojo_ros.models.images import stack_pictures
 from safedojo_ros.models.normalisation import RobotScales, unit_scales
-from safedojo_ros.models.pictures import stack_pictures
 from safedojo_ros.models.weights import (
     fitting,
     load_weights,

@@ -7,7 +7,7 @@ import torch
 
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import STATE_SIZE, Observation
-from safedojo_ros.models.pictures import to_uint8, to_unit
+from safedojo_ros.models.images import to_uint8, to_unit
 from safedojo_ros.models.policy import PolicySample
 from safedojo_ros.models.token_policy import TokenPolicy, draw_bins
 

@@ -19,7 +19,7 @@ import numpy as np
 from sensor_msgs.msg import CameraInfo, Image
 
 from safedojo_ros.core.errors import ConfigError, ObservationRejected
-from safedojo_ros.data.pictures import resize_picture
+from safedojo_ros.data.images import resize_picture
 from safedojo_ros.nodes.conversion import (
     camera_info,
     image_from_picture,
@@ -28,7 +28,7 @@ from safedojo_ros.nodes.conversion import (
     to_stamp,
 )
 from safedojo_ros.nodes.lifecycle import OK, PICTURES, WARN, DojoNode, Setting
-from safedojo_ros.nodes.spinning import run_node
+from safedojo_ros.nodes.stack.spinning import run_node
 
 SECOND = 1_000_000_000
 SILENCE = 1.0

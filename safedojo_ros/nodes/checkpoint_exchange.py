@@ -11,11 +11,11 @@ from typing import Any, Generic, TypeVar
 
 from std_srvs.srv import Trigger
 
-from safedojo_ros.checkpoints.follow import Follower
-from safedojo_ros.checkpoints.hot_swap import HotSwap
 from safedojo_ros.checkpoints.names import user_store
-from safedojo_ros.checkpoints.probation import Bars, Probation, Reference
-from safedojo_ros.checkpoints.store import CheckpointStore
+from safedojo_ros.checkpoints.store.store import CheckpointStore
+from safedojo_ros.checkpoints.swap.follow import Follower
+from safedojo_ros.checkpoints.swap.hot_swap import HotSwap
+from safedojo_ros.checkpoints.swap.probation import Bars, Probation, Reference
 from safedojo_ros.core.errors import CheckpointError, SafeDojoError
 from safedojo_ros.msg import CheckpointInfo
 from safedojo_ros.nodes.lifecycle import LATCHED, DojoNode, Setting

@@ -13,7 +13,7 @@ from sensor_msgs.msg import CameraInfo, Image, JointState
 
 from safedojo_ros.core.errors import ObservationRejected
 from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE, ActionChunk
-from safedojo_ros.data.pictures import CHANNELS, decode_picture
+from safedojo_ros.data.images import CHANNELS, decode_picture
 from safedojo_ros.msg import ActionChunk as ActionChunkMessage
 
 BASE_FRAME = "base"

@@ -6,7 +6,7 @@ import numpy as np
 
 from safedojo_ros.core.types import ActionChunk, CostEstimate, Observation, top_m_mean
 from safedojo_ros.nodes.model_loading import MemoryLike, SafetyLike
-from safedojo_ros.robot.safety_gate import SafetyGate
+from safedojo_ros.robot.gate.gate import SafetyGate
 
 
 @dataclass(frozen=True)

@@ -33,16 +33,16 @@ from safedojo_ros.nodes.conversion import (
     robot_state,
 )
 from safedojo_ros.nodes.lifecycle import IN_ORDER, NEWEST, OK, WARN, DojoNode, Setting
-from safedojo_ros.nodes.scheduling import take_realtime_priority
-from safedojo_ros.nodes.spinning import run_node
-from safedojo_ros.nodes.tick_statistics import TickStatistics
-from safedojo_ros.robot.arm_state import ArmMode, ArmState, Reply
-from safedojo_ros.robot.chunk_playback import ChunkPlayback, PlaybackConfig
-from safedojo_ros.robot.control_loop import MEASUREMENT, SAFETY, ControlLoop
-from safedojo_ros.robot.franka import LARGEST_SHARE, FrankaArm, FrankaConfig
-from safedojo_ros.robot.freshness import FreshnessConfig
+from safedojo_ros.nodes.stack.scheduling import take_realtime_priority
+from safedojo_ros.nodes.stack.spinning import run_node
+from safedojo_ros.robot.fci.client import LARGEST_SHARE, FrankaArm, FrankaConfig
+from safedojo_ros.robot.gate.freshness import FreshnessConfig
 from safedojo_ros.robot.limits import Workspace
-from safedojo_ros.robot.target import Target, TargetPose
+from safedojo_ros.robot.playback.arm_state import ArmMode, ArmState, Reply
+from safedojo_ros.robot.playback.control_loop import MEASUREMENT, SAFETY, ControlLoop
+from safedojo_ros.robot.playback.playback import ChunkPlayback, PlaybackConfig
+from safedojo_ros.robot.playback.target import Target, TargetPose
+from safedojo_ros.robot.tick_statistics import TickStatistics
 
 READ_SHARE = 0.4
 """Control periods between two readings of a real arm; pictures are paired with the nearest one."""
@@ -92,7 +92,7 @@ SETTINGS = (
 
 
 class FrankaNode(DojoNode):
-    """Converts and publishes; every decision is `robot.control_loop`'s."""
+    """Converts and publishes; every decision is `robot.playback.control_loop`'s."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__("franka_node", SETTINGS, **options)

@@ -10,7 +10,7 @@ import numpy as np
 
 from safedojo_ros.core.types import Observation
 from safedojo_ros.nodes.lifecycle import DojoNode
-from safedojo_ros.nodes.scheduling import change_niceness
+from safedojo_ros.nodes.stack.scheduling import change_niceness
 
 T = TypeVar("T")
 

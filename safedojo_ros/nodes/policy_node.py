@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from safedojo_ros.checkpoints.hot_swap import HotSwap, fits_robot, free_weights
 from safedojo_ros.checkpoints.manifest import Manifest
 from safedojo_ros.checkpoints.names import find_checkpoint
-from safedojo_ros.checkpoints.policy_canary import PolicyCanary
-from safedojo_ros.checkpoints.probation import Bars
+from safedojo_ros.checkpoints.swap.hot_swap import HotSwap, fits_robot, free_weights
+from safedojo_ros.checkpoints.swap.policy_canary import PolicyCanary
+from safedojo_ros.checkpoints.swap.probation import Bars
 from safedojo_ros.core.errors import CheckpointError, ObservationRejected
 from safedojo_ros.core.types import (
     ACTION_SIZE,
@@ -39,8 +39,12 @@ from safedojo_ros.nodes.checkpoint_exchange import (
     CheckpointExchange,
     first_model,
 )
-from safedojo_ros.nodes.chunk_schedule import ChunkSchedule
 from safedojo_ros.nodes.conversion import BASE_FRAME, message_from_chunk
+from safedojo_ros.nodes.inputs import (
+    WINDOW_SETTINGS,
+    ObservationInputs,
+    window_config,
+)
 from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, OK, WARN, DojoNode, Setting
 from safedojo_ros.nodes.model_loading import (
     PolicyLike,
@@ -49,13 +53,9 @@ from safedojo_ros.nodes.model_loading import (
     load_released_policy,
     load_released_safety,
 )
-from safedojo_ros.nodes.observation_inputs import (
-    WINDOW_SETTINGS,
-    ObservationInputs,
-    window_config,
-)
-from safedojo_ros.nodes.scheduling import change_niceness
-from safedojo_ros.nodes.spinning import run_node
+from safedojo_ros.nodes.stack.scheduling import change_niceness
+from safedojo_ros.nodes.stack.spinning import run_node
+from safedojo_ros.robot.playback.schedule import ChunkSchedule
 
 ACTION_BOUND = np.array([MAX_DELTA_POSITION] * 3 + [MAX_DELTA_ROTATION] * 3 + [1.0])
 

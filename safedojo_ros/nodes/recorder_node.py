@@ -25,12 +25,12 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 from std_msgs.msg import Bool
 
 from safedojo_ros.core.errors import ConfigError, DatasetError
-from safedojo_ros.data.bags_recorder import BagBounds, EpisodeBags, RecorderThread
-from safedojo_ros.data.bags_retention import space_fault
-from safedojo_ros.data.bags_schemas import SchemaBook
-from safedojo_ros.data.bags_writer import COMPRESSIONS, Topic
+from safedojo_ros.data.bags.recorder import BagBounds, EpisodeBags, RecorderThread
+from safedojo_ros.data.bags.retention import space_fault
+from safedojo_ros.data.bags.schemas import SchemaBook
+from safedojo_ros.data.bags.writer import COMPRESSIONS, Topic
 from safedojo_ros.nodes.lifecycle import OK, WARN, DojoNode, Setting
-from safedojo_ros.nodes.spinning import run_node
+from safedojo_ros.nodes.stack.spinning import run_node
 
 LOOK_PERIOD = 0.5
 """Seconds between two looks for new topics."""
@@ -53,7 +53,7 @@ SETTINGS = (
 
 
 class RecorderNode(DojoNode):
-    """Finds topics and hands over bytes; what is written where is `data.bags_recorder`'s."""
+    """Finds topics and hands over bytes; what is written where is `data.bags.recorder`'s."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__("recorder_node", SETTINGS, **options)

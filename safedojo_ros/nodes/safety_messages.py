@@ -3,7 +3,7 @@
 from safedojo_ros.core.types import CostEstimate
 from safedojo_ros.msg import SafetyCost, SafetyState
 from safedojo_ros.nodes.conversion import BASE_FRAME, to_stamp
-from safedojo_ros.robot.safety_gate import SafetyGate
+from safedojo_ros.robot.gate.gate import SafetyGate
 
 
 def state_message(gate: SafetyGate, latency: float, stamp: int) -> SafetyState:

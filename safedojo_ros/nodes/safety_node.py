@@ -24,10 +24,10 @@ from std_msgs.msg import Float32, String
 from std_srvs.srv import SetBool, Trigger
 from visualization_msgs.msg import MarkerArray
 
-from safedojo_ros.checkpoints.head_canary import judge_head
-from safedojo_ros.checkpoints.hot_swap import HotSwap, free_weights
 from safedojo_ros.checkpoints.names import find_checkpoint
-from safedojo_ros.checkpoints.probation import Bars, Reference
+from safedojo_ros.checkpoints.swap.head_canary import judge_head
+from safedojo_ros.checkpoints.swap.hot_swap import HotSwap, free_weights
+from safedojo_ros.checkpoints.swap.probation import Bars, Reference
 from safedojo_ros.core.errors import ChunkRejected, SafeDojoError
 from safedojo_ros.core.types import CONTROL_PERIOD, ActionChunk, Decision, Observation
 from safedojo_ros.msg import ActionChunk as ActionChunkMessage
@@ -43,6 +43,11 @@ from safedojo_ros.nodes.conversion import (
     to_nanoseconds,
 )
 from safedojo_ros.nodes.foresight import Foresight, foresee
+from safedojo_ros.nodes.inputs import (
+    WINDOW_SETTINGS,
+    ObservationInputs,
+    window_config,
+)
 from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, NEWEST, OK, WARN, DojoNode, Setting
 from safedojo_ros.nodes.markers import path_markers
 from safedojo_ros.nodes.model_loading import (
@@ -52,16 +57,11 @@ from safedojo_ros.nodes.model_loading import (
     load_released_safety,
     scene_memory,
 )
-from safedojo_ros.nodes.observation_inputs import (
-    WINDOW_SETTINGS,
-    ObservationInputs,
-    window_config,
-)
 from safedojo_ros.nodes.safety_messages import cost_message, state_message
-from safedojo_ros.nodes.scheduling import change_niceness
-from safedojo_ros.nodes.spinning import run_node
-from safedojo_ros.robot.freshness import FreshnessConfig
-from safedojo_ros.robot.safety_gate import MODES, GateConfig, SafetyGate, Verdict
+from safedojo_ros.nodes.stack.scheduling import change_niceness
+from safedojo_ros.nodes.stack.spinning import run_node
+from safedojo_ros.robot.gate.freshness import FreshnessConfig
+from safedojo_ros.robot.gate.gate import MODES, GateConfig, SafetyGate, Verdict
 
 SECOND = 1_000_000_000
 PATIENCE = 0.03
@@ -96,7 +96,7 @@ SETTINGS = (
 
 
 class SafetyNode(DojoNode):
-    """Converts, measures the time, and leaves every decision to `robot.safety_gate`."""
+    """Converts, measures the time, and leaves every decision to `robot.gate.gate`."""
 
     def __init__(
         self, load: Callable[[Path], SafetyLike] = load_released_safety, **options: Any

@@ -29,8 +29,6 @@ from safedojo_ros.nodes.conversion import (
     pose_message,
     to_nanoseconds,
 )
-from safedojo_ros.nodes.emulated_arm import EmulatedArm
-from safedojo_ros.nodes.episode_schedule import EpisodePlan, EpisodeSchedule, Phase
 from safedojo_ros.nodes.lifecycle import (
     IN_ORDER,
     LATCHED,
@@ -41,10 +39,12 @@ from safedojo_ros.nodes.lifecycle import (
     DojoNode,
     Setting,
 )
-from safedojo_ros.nodes.spinning import run_node
-from safedojo_ros.nodes.tick_statistics import TickStatistics
+from safedojo_ros.nodes.stack.episode_schedule import EpisodePlan, EpisodeSchedule, Phase
+from safedojo_ros.nodes.stack.spinning import run_node
+from safedojo_ros.robot.tick_statistics import TickStatistics
 from safedojo_ros.worlds.seeds import SPLITS
-from safedojo_ros.worlds.tabletop import TabletopWorld
+from safedojo_ros.worlds.tabletop.emulated_arm import EmulatedArm
+from safedojo_ros.worlds.tabletop.world import TabletopWorld
 
 SECOND = 1_000_000_000
 ENABLE_PERIOD = 0.1

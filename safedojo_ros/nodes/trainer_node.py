@@ -19,15 +19,15 @@ from rclpy.action.server import ServerGoalHandle
 
 from safedojo_ros.action import Train
 from safedojo_ros.checkpoints.names import user_store
-from safedojo_ros.checkpoints.store import CheckpointStore
+from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.core.errors import ConfigError, SafeDojoError
 from safedojo_ros.msg import TrainingProgress
 from safedojo_ros.nodes.lifecycle import LATCHED, OK, WARN, DojoNode, Setting
-from safedojo_ros.nodes.pipeline_process import COMMAND
-from safedojo_ros.nodes.spinning import run_node
-from safedojo_ros.nodes.training_goal import TrainingGoal, checked_goal
-from safedojo_ros.nodes.training_runs import RunEnd, RunState
-from safedojo_ros.nodes.training_supervisor import TrainingSupervisor
+from safedojo_ros.nodes.stack.spinning import run_node
+from safedojo_ros.pipeline.goal import TrainingGoal, checked_goal
+from safedojo_ros.pipeline.process import COMMAND
+from safedojo_ros.pipeline.runs import RunEnd, RunState
+from safedojo_ros.pipeline.supervisor import TrainingSupervisor
 
 LOOK_PERIOD = 0.2
 """Seconds between two looks at the pipeline."""

@@ -19,8 +19,8 @@ from safedojo_ros.core.errors import ConfigError, ObservationRejected
 from safedojo_ros.msg import FrankaState, SafetyCost
 from safedojo_ros.nodes.conversion import picture_from_image
 from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, NEWEST, OK, PICTURES, DojoNode, Setting
-from safedojo_ros.nodes.spinning import run_node
-from safedojo_ros.nodes.viewers import missing_viewer, viewer
+from safedojo_ros.nodes.stack.spinning import run_node
+from safedojo_ros.nodes.stack.viewers import missing_viewer, viewer
 
 MODES = ("DISARMED", "ARMED", "RUNNING", "HOLD", "FAULT")
 

@@ -77,7 +77,7 @@ class PictureMaker:
 @lru_cache(maxsize=1)
 def picture_maker() -> PictureMaker:
     """The process's one picture maker of the tabletop."""
-    from safedojo_ros.worlds.scene import compile_scene
+    from safedojo_ros.worlds.tabletop.scene import compile_scene
 
     maker = PictureMaker(compile_scene("groceries", None))
     atexit.register(picture_maker.cache_clear)  # before MuJoCo gives up its context's display

@@ -7,7 +7,7 @@ import numpy as np
 from safedojo_ros.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from safedojo_ros.worlds.experts import Style
+    from safedojo_ros.worlds.tabletop.experts import Style
 
 SAFELIBERO = "safelibero-"
 WORLDS = ("tabletop", *(SAFELIBERO + suite for suite in ("spatial", "goal", "object", "long")))
@@ -73,11 +73,11 @@ def open_world(
 ) -> World:
     """A world by its name; raises `ConfigError` for an unknown one, or for what it lacks."""
     if name == "tabletop":
-        from safedojo_ros.worlds.tabletop import TabletopWorld
+        from safedojo_ros.worlds.tabletop.world import TabletopWorld
 
         return TabletopWorld(image_size, cameras, max_steps, render_images)
     if name in WORLDS:
-        from safedojo_ros.worlds.safelibero import SafeLiberoWorld
+        from safedojo_ros.worlds.safelibero.world import SafeLiberoWorld
 
         suite = name.removeprefix(SAFELIBERO)
         return SafeLiberoWorld(suite, image_size, cameras, max_steps, render_images)
@@ -87,10 +87,10 @@ def open_world(
 def step_limit(name: str) -> int:
     """Control steps after which an episode of that world has failed."""
     if name == "tabletop":
-        from safedojo_ros.worlds.tabletop import STEP_LIMIT
+        from safedojo_ros.worlds.tabletop.world import STEP_LIMIT
 
         return STEP_LIMIT
-    from safedojo_ros.worlds.safelibero import STEP_LIMITS
+    from safedojo_ros.worlds.safelibero.world import STEP_LIMITS
 
     return STEP_LIMITS[name.removeprefix(SAFELIBERO)]
 
@@ -101,22 +101,23 @@ def known_tasks(name: str, level: int) -> list[str]:
     Raises `ConfigError` where its scenes are not there.
     """
     if name == "tabletop":
-        from safedojo_ros.worlds.tasks import TASKS
+        from safedojo_ros.worlds.tabletop.tasks import TASKS
 
         return list(TASKS)
-    from safedojo_ros.worlds.safelibero import LEVELS, Suite
+    from safedojo_ros.worlds.safelibero.world import LEVELS, Suite
 
     return Suite(name.removeprefix(SAFELIBERO)).tasks(level) if level in LEVELS else []
 
 
 def expert_for(world: World, style: "Style") -> Expert:
     """The scripted expert of `world`, for one episode; raises `ConfigError` where it has none."""
-    from safedojo_ros.worlds import experts, safelibero_expert
-    from safedojo_ros.worlds.safelibero import SafeLiberoWorld
-    from safedojo_ros.worlds.tabletop import TabletopWorld
+    from safedojo_ros.worlds.safelibero.expert import SafeLiberoExpert
+    from safedojo_ros.worlds.safelibero.world import SafeLiberoWorld
+    from safedojo_ros.worlds.tabletop.experts import Expert
+    from safedojo_ros.worlds.tabletop.world import TabletopWorld
 
     if isinstance(world, TabletopWorld):
-        return experts.Expert(world, style)
+        return Expert(world, style)
     if isinstance(world, SafeLiberoWorld):
-        return safelibero_expert.SafeLiberoExpert(world, style)
+        return SafeLiberoExpert(world, style)
     raise ConfigError(f"no expert knows a {type(world).__name__}")

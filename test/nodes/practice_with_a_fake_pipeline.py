@@ -12,10 +12,10 @@ from typing import Any
 
 from running_stack import SCRIPTED, publish_scripted
 
-from safedojo_ros.checkpoints.store import CheckpointStore
+from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.cli import demo, demo_run
 from safedojo_ros.cli.demo_practice import PracticeDemo
-from safedojo_ros.data.lerobot_reader import EpisodeReader
+from safedojo_ros.data.lerobot.reader import EpisodeReader
 
 
 def pipeline(words: list[str]) -> int:

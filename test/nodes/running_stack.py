@@ -24,7 +24,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 
-from safedojo_ros.checkpoints.store import CheckpointStore
+from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.core.types import CONTROL_PERIOD
 from safedojo_ros.msg import (
     ActionChunk,
@@ -35,10 +35,10 @@ from safedojo_ros.msg import (
     SafetyState,
 )
 from safedojo_ros.nodes.conversion import to_nanoseconds
-from safedojo_ros.nodes.environment import prepare_environment
 from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, NEWEST, PICTURES, RECORD
-from safedojo_ros.nodes.processes import DomainLease, StackProcesses, node_process
-from safedojo_ros.nodes.table import DEMO
+from safedojo_ros.nodes.stack.processes import DomainLease, StackProcesses, node_process
+from safedojo_ros.nodes.stack.registry import DEMO
+from safedojo_ros.nodes.stack.ros_environment import prepare_environment
 from safedojo_ros.srv import LoadCheckpoint
 
 SCRIPTED = Path(__file__).parent / "scripted_nodes.py"

@@ -15,7 +15,7 @@ from safedojo_ros.core.errors import CheckpointError
 from safedojo_ros.core.types import MAX_DELTA_ROTATION, Observation
 from safedojo_ros.nodes.policy_node import PolicyNode
 from safedojo_ros.nodes.safety_node import SafetyNode
-from safedojo_ros.nodes.spinning import run_node
+from safedojo_ros.nodes.stack.spinning import run_node
 
 SCRIPT = "scripted"
 

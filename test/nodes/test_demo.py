@@ -14,9 +14,9 @@ pytest.importorskip("rclpy")
 pytest.importorskip("safedojo_ros.msg")
 pytest.importorskip("torch")
 
-from safedojo_ros.checkpoints.store import CheckpointStore
-from safedojo_ros.nodes.table import DEMO, TOPICS
-from safedojo_ros.worlds.tasks import TASKS
+from safedojo_ros.checkpoints.store.store import CheckpointStore
+from safedojo_ros.nodes.stack.registry import DEMO, TOPICS
+from safedojo_ros.worlds.tabletop.tasks import TASKS
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -13,13 +13,13 @@ import pytest
 pytest.importorskip("rclpy")
 pytest.importorskip("safedojo_ros.action")
 
-from safedojo_ros.checkpoints.store import CheckpointStore
+from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.cli import demo
 from safedojo_ros.cli.demo_practice import NO_EVIDENCE, PracticeDemo, compared, shown
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.data.bags_reader import BagReader, find_bags
-from safedojo_ros.data.lerobot_reader import EpisodeReader
-from safedojo_ros.nodes.demo_observer import RunFigures
+from safedojo_ros.data.bags.reader import BagReader, find_bags
+from safedojo_ros.data.lerobot.reader import EpisodeReader
+from safedojo_ros.nodes.stack.demo_observer import RunFigures
 
 PROGRAM = Path(__file__).parent / "practice_with_a_fake_pipeline.py"
 

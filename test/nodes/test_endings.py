@@ -28,7 +28,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
-from safedojo_ros.checkpoints.store import CheckpointStore
+from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.core.types import CONTROL_PERIOD
 from safedojo_ros.core.types import ActionChunk as Chunk
 from safedojo_ros.msg import ActionChunk, FrankaState, SafetyCost, SafetyState
@@ -38,9 +38,9 @@ from safedojo_ros.nodes.conversion import (
     message_from_chunk,
     pose_message,
 )
-from safedojo_ros.nodes.environment import prepare_environment
 from safedojo_ros.nodes.lifecycle import IN_ORDER, NEWEST
-from safedojo_ros.nodes.processes import DomainLease
+from safedojo_ros.nodes.stack.processes import DomainLease
+from safedojo_ros.nodes.stack.ros_environment import prepare_environment
 
 pytestmark = pytest.mark.timeout(300)
 

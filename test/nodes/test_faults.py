@@ -15,8 +15,8 @@ from std_msgs.msg import String
 from safedojo_ros.msg import ActionChunk, FrankaState
 from safedojo_ros.nodes.conversion import to_nanoseconds, to_stamp
 from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED
-from safedojo_ros.nodes.observation_window import WindowConfig
-from safedojo_ros.robot.freshness import SECOND
+from safedojo_ros.robot.gate.freshness import SECOND
+from safedojo_ros.robot.observation_window import WindowConfig
 
 PERIOD = 0.05
 pytestmark = pytest.mark.timeout(300)

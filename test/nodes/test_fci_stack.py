@@ -12,7 +12,7 @@ pytest.importorskip("franky", reason="franky-control is not installed")
 from running_stack import RunningStack
 
 from safedojo_ros.msg import FrankaState
-from safedojo_ros.worlds.scene import ARM_X
+from safedojo_ros.worlds.tabletop.scene import ARM_X
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from safedojo_ros.core.errors import ConfigError, ObservationRejected
-from safedojo_ros.nodes.observation_window import ObservationWindow, WindowConfig
+from safedojo_ros.robot.observation_window import ObservationWindow, WindowConfig
 
 MS = 1_000_000
 STEP = 50 * MS

@@ -15,12 +15,12 @@ from std_msgs.msg import String  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
 from safedojo_ros.nodes.camera_node import CameraNode  # noqa: E402
-from safedojo_ros.nodes.environment import prepare_environment  # noqa: E402
 from safedojo_ros.nodes.franka_node import FrankaNode  # noqa: E402
 from safedojo_ros.nodes.policy_node import PolicyNode  # noqa: E402
-from safedojo_ros.nodes.processes import DomainLease  # noqa: E402
 from safedojo_ros.nodes.safety_node import SafetyNode  # noqa: E402
 from safedojo_ros.nodes.sim_node import SimNode  # noqa: E402
+from safedojo_ros.nodes.stack.processes import DomainLease  # noqa: E402
+from safedojo_ros.nodes.stack.ros_environment import prepare_environment  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -18,13 +18,13 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 from std_msgs.msg import Bool, String
 
-from safedojo_ros.data.bags_reader import BagReader
-from safedojo_ros.data.bags_retention import own_bags
+from safedojo_ros.data.bags.reader import BagReader
+from safedojo_ros.data.bags.retention import own_bags
 from safedojo_ros.msg import ArmTarget
-from safedojo_ros.nodes.environment import prepare_environment
 from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, PICTURES
-from safedojo_ros.nodes.processes import DomainLease
 from safedojo_ros.nodes.recorder_node import RecorderNode
+from safedojo_ros.nodes.stack.processes import DomainLease
+from safedojo_ros.nodes.stack.ros_environment import prepare_environment
 
 PATIENCE = 60.0
 

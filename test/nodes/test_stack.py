@@ -12,7 +12,7 @@ from running_stack import RunningStack
 
 from safedojo_ros.msg import FrankaState, SafetyCost
 from safedojo_ros.nodes.conversion import to_nanoseconds
-from safedojo_ros.nodes.table import DEMO, TOPICS
+from safedojo_ros.nodes.stack.registry import DEMO, TOPICS
 
 pytestmark = pytest.mark.timeout(300)
 

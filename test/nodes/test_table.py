@@ -9,14 +9,14 @@ import pytest
 import yaml
 
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.nodes.processes import (
+from safedojo_ros.nodes.stack.processes import (
     DOMAINS,
     DomainLease,
     NodeProcess,
     StackProcesses,
     remove_dead_segments,
 )
-from safedojo_ros.nodes.table import (
+from safedojo_ros.nodes.stack.registry import (
     DEMO,
     RECORDER,
     ROBOT,
@@ -70,7 +70,7 @@ def test_an_unknown_node_is_refused_with_the_known_ones() -> None:
 
 
 def test_a_child_that_ignores_sigint_is_killed_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("safedojo_ros.nodes.processes.GRACE", 0.3)
+    monkeypatch.setattr("safedojo_ros.nodes.stack.processes.GRACE", 0.3)
     script = (
         "import signal, sys, time; signal.signal(signal.SIGINT, signal.SIG_IGN); "
         "sys.stdout.write('deaf\\n'); sys.stdout.flush(); time.sleep(600)"

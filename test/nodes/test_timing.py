@@ -3,9 +3,9 @@
 import pytest
 
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.nodes.chunk_schedule import ChunkSchedule
-from safedojo_ros.nodes.episode_schedule import EpisodeSchedule
-from safedojo_ros.nodes.tick_statistics import TickStatistics
+from safedojo_ros.nodes.stack.episode_schedule import EpisodeSchedule
+from safedojo_ros.robot.playback.schedule import ChunkSchedule
+from safedojo_ros.robot.tick_statistics import TickStatistics
 from safedojo_ros.worlds.seeds import EVALUATION
 
 MS = 1_000_000

@@ -22,11 +22,11 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from safedojo_ros.action import Train
-from safedojo_ros.checkpoints.store import CheckpointStore
+from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.msg import TrainingProgress
-from safedojo_ros.nodes.environment import prepare_environment
 from safedojo_ros.nodes.lifecycle import LATCHED
-from safedojo_ros.nodes.processes import DomainLease
+from safedojo_ros.nodes.stack.processes import DomainLease
+from safedojo_ros.nodes.stack.ros_environment import prepare_environment
 from safedojo_ros.nodes.trainer_node import TrainerNode
 
 FAKE = [sys.executable, str(Path(__file__).parents[1] / "fake_pipeline.py")]

@@ -1,0 +1,1 @@
+"""The checkpoint store on disk: publish, resolve, keep."""

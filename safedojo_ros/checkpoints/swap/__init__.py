@@ -1,0 +1,1 @@
+"""A model replaced while it works: loaded beside, tried, taken over, watched."""

@@ -1,0 +1,119 @@
+"""Bags in, episodes of the LeRobot layout out, with a report of everything that was amiss."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safedojo_ros.core.errors import DatasetError
+from safedojo_ros.data.bags.episodes import ConversionConfig, episodes_of
+from safedojo_ros.data.bags.reader import BagReader
+from safedojo_ros.data.bags.series import Finding
+from safedojo_ros.data.bags.takes import TARGET, TakeSplitter
+from safedojo_ros.data.lerobot.writer import EpisodeWriter
+
+
+@dataclass
+class TakeReport:
+    """What became of one take; steps of each of its episodes."""
+
+    bag: str
+    episodes: list[int]
+    success: bool | None
+    contact_steps: int
+    dropped: list[str]
+    findings: list[Finding]
+
+
+@dataclass
+class ConversionReport:
+    """broken: {bag: how far it could be read}; findings: clocks and messages that were amiss."""
+
+    bags: int = 0
+    messages: int = 0
+    broken: dict[str, str] = field(default_factory=dict)
+    takes: list[TakeReport] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def episodes(self) -> int:
+        """How many were written."""
+        return sum(len(take.episodes) for take in self.takes)
+
+    @property
+    def steps(self) -> int:
+        """Of all episodes together."""
+        return sum(sum(take.episodes) for take in self.takes)
+
+    def as_json(self) -> dict[str, Any]:
+        """For a file beside the dataset."""
+        return asdict(self) | {"episodes": self.episodes, "steps": self.steps}
+
+
+def convert(
+    bags: list[Path],
+    writer: EpisodeWriter,
+    config: ConversionConfig,
+    target_topic: str = TARGET,
+) -> ConversionReport:
+    """Write the episodes of `bags`, in their order; a recording may go on from bag to bag."""
+    report = ConversionReport()
+    splitter = TakeSplitter(config.cameras, config.image_size, config.max_gap, target_topic)
+    for bag in bags:
+        _read(bag, splitter, report)
+        _write(splitter, writer, config, report)
+    splitter.close()
+    _write(splitter, writer, config, report)
+    report.findings = splitter.findings
+    return report
+
+
+def _read(bag: Path, splitter: TakeSplitter, report: ConversionReport) -> None:
+    reader = BagReader(bag)
+    report.bags += 1
+    begun = False
+    for message in reader.messages():
+        if not begun:
+            splitter.new_bag(bag.name, message.heard_at)
+            begun = True
+        if not splitter.wants(message.topic):
+            continue
+        try:
+            decoded = reader.decode(message)
+        except DatasetError as error:
+            splitter.findings.append(Finding(message.topic, message.heard_at, str(error)))
+            continue
+        splitter.feed(message.topic, message.heard_at, decoded)
+    report.messages += reader.read
+    if reader.fault:
+        report.broken[bag.name] = reader.fault
+
+
+def _write(
+    splitter: TakeSplitter,
+    writer: EpisodeWriter,
+    config: ConversionConfig,
+    report: ConversionReport,
+) -> None:
+    takes, splitter.takes = splitter.takes, []
+    for take in takes:
+        converted = episodes_of(take, config)
+        for episode in converted.episodes:
+            writer.add(episode)
+        report.takes.append(
+            TakeReport(
+                bag=take.bag,
+                episodes=[len(episode) for episode in converted.episodes],
+                success=None if take.outcome is None else bool(take.outcome.get("success")),
+                contact_steps=int(sum(e.cost.sum() for e in converted.episodes)),
+                dropped=converted.dropped,
+                findings=converted.findings,
+            )
+        )
+
+
+def all_findings(report: ConversionReport) -> Iterator[Finding]:
+    """Those of the recording and those of every take."""
+    yield from report.findings
+    for take in report.takes:
+        yield from take.findings

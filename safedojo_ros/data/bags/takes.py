@@ -1,0 +1,228 @@
+"""From messages in recorded order to takes: what was seen and done between two episodes' edges."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from safedojo_ros.core.errors import ObservationRejected
+from safedojo_ros.data.bags.series import SILENCE, ClockWatch, Finding, Series
+from safedojo_ros.data.images import decode_picture, resize_picture
+from safedojo_ros.worlds.tabletop.arm_control import quaternion_to_axis_angle
+from safedojo_ros.worlds.tabletop.world import POINTING_DOWN
+
+ENABLE, OUTCOME, TRUTH = "robot/enable", "sim/episode", "sim/truth"
+POSE, JOINTS, INSTRUCTION = "ee_pose", "joint_states", "instruction"
+TARGET, CHUNK, COST = "sim/command", "safety/action_chunk", "safety/cost"
+FINGERS = ("fr3_finger_joint1", "fr3_finger_joint2")
+
+
+@dataclass(frozen=True)
+class ArmTarget:
+    """position (3,) m, axis_angle (3,) rad in the base frame; gripper in [-1 open, +1 close];
+    sequence of the chunk it came from, 0: the arm held."""
+
+    position: np.ndarray
+    axis_angle: np.ndarray
+    gripper: float
+    sequence: int
+    checkpoint: str
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the world knew after a step: contact, displacement of the obstacle (m), success."""
+
+    contact: bool
+    displacement: float
+    success: bool
+    running: bool
+    task: str
+    level: int
+
+
+@dataclass
+class Take:
+    """Everything heard between two edges; stamps are the messages' own where they have one.
+
+    bag: where it began; ended: ns, when the enable switch was released or the world said so.
+    """
+
+    bag: str
+    pictures: dict[str, Series]
+    poses: Series = field(default_factory=lambda: Series(POSE))
+    fingers: Series = field(default_factory=lambda: Series(JOINTS))
+    targets: Series = field(default_factory=lambda: Series(TARGET))
+    truths: Series = field(default_factory=lambda: Series(TRUTH))
+    instructions: Series = field(default_factory=lambda: Series(INSTRUCTION))
+    observed_at: dict[int, int] = field(default_factory=dict)
+    """{sequence of a gated chunk: stamp (ns) of its observation}."""
+    expected_cost: dict[int, np.ndarray] = field(default_factory=dict)
+    """{sequence: P(contact) of each step}, by the safety head."""
+    ended: int | None = None
+    outcome: dict[str, Any] | None = None
+
+
+class TakeSplitter:
+    """`feed` it every message; `takes` gathers the finished ones, `findings` what was amiss."""
+
+    def __init__(
+        self, cameras: tuple[str, ...], image_size: int, max_gap: float, target_topic: str = TARGET
+    ) -> None:
+        """image_size: side of the square pictures, px; max_gap: see `ClockWatch.bound`."""
+        self._cameras, self._side, self._target_topic = cameras, image_size, target_topic
+        self._watch = ClockWatch(max_gap)
+        self._bag, self._pressed = "", False
+        self._instruction: str | None = None
+        self.takes: list[Take] = []
+        self.findings: list[Finding] = []
+        self._take = self._new_take()
+        self._readers: dict[str, Callable[[Any, int], None]] = {
+            ENABLE: self._on_enable,
+            OUTCOME: self._on_outcome,
+            TRUTH: self._on_truth,
+            POSE: self._on_pose,
+            JOINTS: self._on_joints,
+            INSTRUCTION: self._on_instruction,
+            target_topic: self._on_target,
+            CHUNK: self._on_chunk,
+            COST: self._on_cost,
+        }
+        for name in cameras:
+            self._readers[f"camera/{name}/image_raw"] = self._picture_reader(name)
+
+    def wants(self, topic: str) -> bool:
+        """Whether messages of this topic have to be decoded."""
+        return topic in self._readers
+
+    def new_bag(self, name: str, first_heard_at: int) -> None:
+        """What follows lies in another bag, whose first message was heard at `first_heard_at`."""
+        before = self._watch.see("", first_heard_at)
+        if before or not self._bag:
+            self._finish()
+            self._pressed = False
+        self._bag = name
+        self._take.bag = self._take.bag or name
+
+    def feed(self, topic: str, heard_at: int, message: Any) -> None:
+        """One decoded message of a wanted topic, in the order of the recording."""
+        stamp = stamp_of(message)
+        fault = self._watch.see(topic, heard_at, stamp)
+        idle = self._take.ended is not None or not self._take.targets.stamps
+        if fault and not (idle and fault.startswith(SILENCE)):
+            self.findings.append(Finding(topic, heard_at, fault))
+            self._finish()
+        try:
+            self._readers[topic](message, heard_at if stamp is None else stamp)
+        except (ObservationRejected, ValueError, KeyError, TypeError) as error:
+            self.findings.append(Finding(topic, heard_at, f"cannot be used: {error}"))
+
+    def close(self) -> None:
+        """There are no more messages."""
+        self._finish()
+
+    # ---------------------------------------------------------------- edges
+
+    def _new_take(self) -> Take:
+        pictures = {name: Series(f"camera/{name}/image_raw") for name in self._cameras}
+        take = Take(self._bag, pictures, targets=Series(self._target_topic))
+        if self._instruction is not None:
+            take.instructions.add(0, self._instruction)
+        return take
+
+    def _finish(self) -> None:
+        if self._take.targets.stamps:
+            self.takes.append(self._take)
+        self._take = self._new_take()
+
+    def _on_enable(self, message: Any, at: int) -> None:
+        pressed = bool(message.data)
+        if pressed and not self._pressed:
+            self._finish()
+        if self._pressed and not pressed and self._take.ended is None:
+            self._take.ended = at
+        self._pressed = pressed
+
+    def _on_outcome(self, message: Any, at: int) -> None:
+        outcome = json.loads(message.data)
+        self._take.outcome = outcome
+        self._take.ended = int(outcome.get("stamp", self._take.ended or at))
+
+    # ---------------------------------------------------------------- what was seen and done
+
+    def _picture_reader(self, camera: str) -> Callable[[Any, int], None]:
+        def read(message: Any, stamp: int) -> None:
+            picture = decode_picture(
+                memoryview(message.data), message.height, message.width, message.step,
+                message.encoding,
+            )  # fmt: skip
+            small = resize_picture(picture, self._side, self._side)
+            self._take.pictures[camera].add(stamp, small)
+
+        return read
+
+    def _on_pose(self, message: Any, stamp: int) -> None:
+        place, turn = message.pose.position, message.pose.orientation
+        position = np.array([place.x, place.y, place.z])
+        quaternion = np.array([turn.w, turn.x, turn.y, turn.z])
+        norm = float(np.linalg.norm(quaternion))
+        if not np.all(np.isfinite(position)) or not abs(norm - 1.0) < 1e-3:
+            raise ValueError(f"position {position.tolist()}, quaternion of length {norm}")
+        axis_angle = quaternion_to_axis_angle(quaternion, near=POINTING_DOWN)
+        self._take.poses.add(stamp, np.concatenate([position, axis_angle]))
+
+    def _on_joints(self, message: Any, stamp: int) -> None:
+        positions = dict(zip(message.name, message.position, strict=False))
+        fingers = np.array([positions[name] for name in FINGERS], dtype=np.float64)
+        if not np.all(np.isfinite(fingers)):
+            raise ValueError(f"finger positions are {fingers.tolist()}")
+        self._take.fingers.add(stamp, fingers)
+
+    def _on_instruction(self, message: Any, at: int) -> None:
+        self._instruction = " ".join(message.data.split())
+        self._take.instructions.add(at, self._instruction)
+
+    def _on_target(self, message: Any, stamp: int) -> None:
+        target = ArmTarget(
+            np.array(message.position, dtype=np.float64),
+            np.array(message.axis_angle, dtype=np.float64),
+            float(message.gripper),
+            int(message.sequence),
+            str(message.checkpoint),
+        )
+        numbers = [*target.position, *target.axis_angle, target.gripper]
+        if not np.all(np.isfinite(numbers)):
+            raise ValueError(f"the target is {numbers}")
+        self._take.targets.add(stamp, target)
+
+    def _on_chunk(self, message: Any, stamp: int) -> None:
+        self._take.observed_at[int(message.sequence)] = nanoseconds(message.observed_at)
+
+    def _on_cost(self, message: Any, stamp: int) -> None:
+        if len(message.step_cost):
+            self._take.expected_cost[int(message.sequence)] = np.array(message.step_cost)
+
+    def _on_truth(self, message: Any, at: int) -> None:
+        said = json.loads(message.data)
+        truth = Truth(
+            contact=float(said["cost"]) > 0,
+            displacement=float(said["displacement"]),
+            success=bool(said["success"]),
+            running=said.get("phase", "running") == "running",
+            task=str(said.get("task", "")),
+            level=int(said.get("level", -1)),
+        )
+        self._take.truths.add(int(said.get("stamp", at)), truth)
+
+
+def nanoseconds(stamp: Any) -> int:
+    """A message's Time in nanoseconds."""
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
+def stamp_of(message: Any) -> int | None:
+    """The stamp of the message's header, or None where there is none or it is zero."""
+    header = getattr(message, "header", None)
+    return (nanoseconds(header.stamp) or None) if header is not None else None

@@ -1,0 +1,1 @@
+"""Methods beside each other: statistics, page and plots."""

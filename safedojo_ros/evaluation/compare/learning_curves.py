@@ -1,0 +1,164 @@
+"""What learning did and what it cost, as parts of the page that compares methods."""
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from safedojo_ros.evaluation.compare.svg_plot import Curve, line_chart
+
+CURVES = {
+    "reward": "reward",
+    "success": "rate of success in practice",
+    "violations": "rate of violating episodes",
+    "cost_top_m": "trajectory cost",
+    "multiplier": "multiplier",
+}
+"""{metric of practice: what it is}."""
+
+
+def learning_sections(comparison: Mapping[str, Any]) -> list[str]:
+    """Cost in the real world, ablations, limits, practised against measured, curves."""
+    parts = ["<h2>What learning cost in the real world</h2>", _cost(comparison["table"])]
+    if len(comparison["ablations"]) > 1:
+        parts += ["<h2>Ablations</h2>", _ablations(comparison)]
+    if comparison["limits"]:
+        parts += ["<h2>Is the limit held?</h2>", _limits(comparison["limits"])]
+    if comparison["practised"]:
+        parts += ["<h2>Practised against measured</h2>", _practised(comparison["practised"])]
+    if comparison["curves"]:
+        parts += ["<h2>Learning curves</h2><div class='charts'>", *_curves(comparison), "</div>"]
+    return parts
+
+
+def _cost(rows: Sequence[Mapping[str, Any]]) -> str:
+    each = {row["method"]: row["learning"] for row in rows}
+    heads = ["method", "recorded for imagination", "played in practice", "together"]
+    body = []
+    for method, spent in each.items():
+        data, played = spent["data"], spent["played"]
+        both = {name: data[name] + played[name] for name in ("episodes", "collisions")}
+        body.append([method, *(_count(part) for part in (data, played, both, spent["measured"]))])
+    return (
+        "<p class='note'>Episodes in the real (simulated) world, and those of them that touched or "
+        "moved the obstacle, on average over training seeds. Measured: to watch practice and to "
+        "choose its policy, which every method that practises does alike. The demonstrations of "
+        "the base policy are not counted, unless imagination begins at them, too.</p>"
+        + table([*heads, "measured on the way"], body)
+    )
+
+
+def _count(spent: Mapping[str, float]) -> str:
+    return f"{spent['episodes']:.0f} ({spent['collisions']:.0f} collisions)"
+
+
+def _ablations(comparison: Mapping[str, Any]) -> str:
+    levels = list(dict.fromkeys(row["level"] for row in comparison["table"]))
+    rates = {
+        (row["method"], row["level"]): " / ".join(
+            f"{100 * row[name]['value']:.1f}" for name in ("tsr", "car", "ssr")
+        )
+        for row in comparison["table"]
+        if row["episodes"]
+    }
+    body = [
+        [entry["ablation"], entry["method"]]
+        + [rates.get((entry["method"], level), "") for level in levels]
+        for entry in comparison["ablations"]
+    ]
+    return (
+        "<p class='note'>TSR / CAR / SSR in %. Without its safety head there is no cost, without "
+        "its constraint cost has no say: both leave the update of wmpo.</p>"
+        + table(["SafeDojo", "method", *(f"level {level}" for level in levels)], body)
+    )
+
+
+def _limits(rows: Sequence[Mapping[str, Any]]) -> str:
+    body = [
+        [
+            f"{row['method']}, seed {row['seed']}",
+            f"{row['limit']:g}",
+            f"{row['violations']:.3f}",
+            f"{row['multiplier']:.3f}",
+            "yes" if row["held"] else "no",
+        ]
+        for row in rows
+    ]
+    heads = ["run", "limit", "violations at the end", "multiplier at the end", "held"]
+    limits = sorted({row["limit"] for row in rows})
+    ends = sorted((row["limit"], row["violations"]) for row in rows)
+    multipliers = sorted((row["limit"], row["multiplier"]) for row in rows)
+    charts = [
+        line_chart(
+            "violations at the end of practice",
+            "limit",
+            "rate",
+            [
+                Curve("runs", [x for x, _ in ends], [y for _, y in ends]),
+                Curve("the limit itself", limits, limits, dashed=True),
+            ],
+        ),
+        line_chart(
+            "multiplier at the end of practice",
+            "limit",
+            "multiplier",
+            [Curve("runs", [x for x, _ in multipliers], [y for _, y in multipliers])],
+        ),
+    ]
+    return (
+        "<p class='note'>Rate of violating episodes in practice, mean of the last updates. Held: "
+        "within 0.05 of the limit, or below it with a multiplier of zero.</p>"
+        + table(heads, body)
+        + f"<div class='charts'>{''.join(charts)}</div>"
+    )
+
+
+def _practised(rows: Sequence[Mapping[str, Any]]) -> str:
+    names = ("success", "violations", "safe_success")
+    heads = ["run", "updates", *(f"{n.replace('_', ' ')}: practised, measured" for n in names)]
+    body = [
+        [
+            f"{row['method']}, seed {row['seed']}, {row['moment']}",
+            row["updates"],
+            *(_beside(row["practised"][n], row["measured"][n]) for n in names),
+        ]
+        for row in rows
+    ]
+    return (
+        "<p class='note'>Rates (%) in practice, of the policy before it and of the one that was "
+        "chosen, beside those measured on validation seeds over the same number of steps. Before "
+        "practice in imagination, that is what is predicted of the base policy. Filters and gates "
+        "at run time are not part of practice, and nothing is predicted of them.</p>"
+        + table(heads, body)
+    )
+
+
+def _beside(practised: float, measured: Mapping[str, float]) -> str:
+    value, low, high = (100 * measured[name] for name in ("value", "low", "high"))
+    return f"{100 * practised:.0f}, {value:.0f} ({low:.0f}–{high:.0f})"
+
+
+def _curves(comparison: Mapping[str, Any]) -> list[str]:
+    charts = []
+    for key, title in CURVES.items():
+        curves = [
+            Curve(
+                f"{entry['method']} {entry['seed']}",
+                [row["step"] for row in entry["rows"] if key in row],
+                [row[key] for row in entry["rows"] if key in row],
+            )
+            for entry in comparison["curves"]
+        ]
+        charts.append(line_chart(title, "updates", title, [c for c in curves if len(c.x)]))
+    return charts
+
+
+def table(heads: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
+    """A `<table>` of texts and numbers, escaped."""
+    head = "".join(f"<th>{escaped(h)}</th>" for h in heads)
+    body = ("".join(f"<td>{escaped(cell)}</td>" for cell in row) for row in rows)
+    return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in body)}</table>"
+
+
+def escaped(value: Any) -> str:
+    """Text that means itself in HTML."""
+    return html.escape(str(value))

@@ -1,0 +1,44 @@
+"""Which bars the checkpoints of an imagined world miss, by what their manifests say."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from safedojo_ros.fidelity.thresholds import Bars, Verdict, judge
+
+
+def missed_gates(
+    fidelity: Mapping[str, Mapping[str, Any]], readers: Mapping[str, str]
+) -> list[str]:
+    """One sentence for each bar that the checkpoints miss.
+
+    fidelity: {kind of checkpoint: "fidelity" of its manifest}; readers: {"success", "safety": id in
+    use}. What `safedojo validate` found, where the world model was validated with these readers;
+    otherwise that it was not, and what its own training measured.
+    """
+    report = fidelity.get("world_model", {})
+    if isinstance(report.get("bars"), list):
+        judged = report.get("checkpoints", {})
+        missed = [
+            f"the world model was validated with {kind} {judged.get(kind)}, not {name}"
+            for kind, name in readers.items()
+            if judged.get(kind) != name
+        ]
+        verdicts = [Verdict(**({"value": None} | bar)) for bar in report["bars"]]
+    else:
+        missed = ["the world model was not validated; run safedojo validate"]
+        known = training_values(fidelity)
+        verdicts = [v for v in judge(Bars(), known, rates=False) if v.metric in known]
+    return missed + [verdict.sentence for verdict in verdicts if not verdict.passed]
+
+
+def training_values(fidelity: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
+    """{metric of `fidelity.thresholds`: value} that the checkpoints' own training has measured."""
+    values: dict[str, float | None] = {}
+    horizons = fidelity.get("world_model", {}).get("by_horizon")
+    if isinstance(horizons, list) and horizons:
+        ratios = [h["mse"][0] / h["copying"][0] for h in horizons if h["copying"][0] > 0]
+        values["mse_over_copying"] = max(ratios, default=None)
+    safety = fidelity.get("safety", {})
+    if "auroc" in safety:
+        values["safety_auroc_true"] = safety["auroc"]
+    return values

@@ -1,0 +1,79 @@
+"""Latents of recorded pictures, kept beside the data set: several stages see the same ones."""
+
+import hashlib
+import os
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from safedojo_ros.data.lerobot.reader import EpisodeReader
+from safedojo_ros.learning.training_run import progress_bar
+from safedojo_ros.models.autoencoder import FrameAutoencoder
+from safedojo_ros.models.images import to_unit
+
+CACHE = "latents"
+BATCH = 128
+SAMPLE = 8
+"""Episodes whose pictures name the latents."""
+
+
+def recorded_latents(
+    reader: EpisodeReader, autoencoder: FrameAutoencoder, device: str = "cpu"
+) -> torch.Tensor:
+    """(N, cameras, C, s, s) float16 of all pictures of a data set.
+
+    They are kept beside the data set, in "latents", under a name made of a sample of the pictures
+    and of the autoencoder, so that neither a longer recording nor other weights find them; where
+    they are found, the other pictures are not read. Where the directory cannot be written they are
+    computed each time.
+    """
+    path = reader.root / CACHE / f"{fingerprint(autoencoder, reader)}.safetensors"
+    try:
+        return load_file(str(path))["latents"]
+    except (OSError, SafetensorError):
+        images = torch.from_numpy(reader.load_arrays().images)
+        latents = encode(images, autoencoder, device)
+    beside = path.with_suffix(f".{os.getpid()}")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        save_file({"latents": latents}, str(beside))
+        os.replace(beside, path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+    return latents
+
+
+@torch.no_grad()
+def encode(
+    images: torch.Tensor, autoencoder: FrameAutoencoder, device: str = "cpu"
+) -> torch.Tensor:
+    """(N, cameras, H, W, 3) uint8 → latents (N, cameras, C, s, s), float16 on the CPU."""
+    size = autoencoder.size
+    cells = (size.latent_channels, size.latent_size, size.latent_size)
+    batches = [torch.zeros((0, images.shape[1], *cells), dtype=torch.float16)]
+    autoencoder.to(device).eval()
+    with progress_bar("encode", 0, len(images)) as show:
+        for start in range(0, len(images), BATCH):
+            pictures = to_unit(images[start : start + BATCH].to(device))
+            latents = autoencoder.encode(pictures.flatten(0, 1))
+            batches.append(latents.unflatten(0, pictures.shape[:2]).half().cpu())
+            show(min(start + BATCH, len(images)))
+    return torch.cat(batches)
+
+
+def fingerprint(autoencoder: FrameAutoencoder, reader: EpisodeReader) -> str:
+    """Hash of the autoencoder's weights, of how the frames divide into episodes, and of pictures.
+
+    The pictures are those of a sample of episodes, the first and the last among them.
+    """
+    lengths = [row.length for row in reader.rows]
+    content = hashlib.sha256(repr((reader.cameras, lengths)).encode())
+    if lengths:
+        sample = np.linspace(0, len(lengths) - 1, min(SAMPLE, len(lengths))).round().astype(int)
+        images = reader.load_arrays(sample.tolist()).images
+        content.update(str(images.shape).encode() + images.tobytes())
+    for name, tensor in sorted(autoencoder.state_dict().items()):
+        content.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return content.hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Constrained GRPO and its baselines, in imagination or in the simulator."""

@@ -1,0 +1,108 @@
+"""A value function for reward and cost, and advantages in the manner of PPO.
+
+The baselines that are PPO have no groups: a critic says what was to be expected of a chunk, and
+generalised advantage estimation (Schulman et al. 2016) what was better or worse.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from safedojo_ros.learning.rl.advantage import LEAST_SPREAD
+from safedojo_ros.learning.rl.rollout import Rollouts
+
+
+@dataclass(frozen=True)
+class CriticConfig:
+    """hidden: width; discount and trace (GAE's λ): for each chunk; epochs of fitting an update."""
+
+    hidden: int = 128
+    discount: float = 0.99
+    trace: float = 0.95
+    learning_rate: float = 1e-3
+    epochs: int = 8
+    minibatch: int = 256
+
+
+class Critic(torch.nn.Module):
+    """Two values of what the policy sees: reward and cost yet to come."""
+
+    def __init__(self, features: int, config: CriticConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.network = torch.nn.Sequential(
+            torch.nn.LayerNorm(features),
+            torch.nn.Linear(features, config.hidden),
+            torch.nn.SiLU(),
+            torch.nn.Linear(config.hidden, 2),
+        )
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(N, F) → (N, 2)."""
+        return self.network(features)
+
+
+def chunk_signals(rollouts: Rollouts, reward: np.ndarray, cost_m: int) -> torch.Tensor:
+    """(N, 2): what each chunk earned and cost.
+
+    reward: (B,), paid with a trajectory's last chunk; cost: the chunk's step costs over `cost_m`,
+    so that a trajectory in contact for `cost_m` steps costs 1.
+    """
+    owner = rollouts.trajectory.numpy()
+    execute = rollouts.executed.shape[1]
+    played = np.zeros(len(reward), dtype=int)
+    last = np.zeros(len(reward), dtype=int)
+    signals = np.zeros((len(owner), 2), dtype=np.float32)
+    for n, i in enumerate(owner):
+        steps = slice(played[i] * execute, (played[i] + 1) * execute)
+        signals[n, 1] = rollouts.cost[i, steps].sum() / cost_m
+        played[i] += 1
+        last[i] = n
+    signals[last, 0] = reward
+    return torch.from_numpy(signals)
+
+
+def generalised_advantage(
+    signals: torch.Tensor, values: torch.Tensor, trajectory: torch.Tensor, config: CriticConfig
+) -> torch.Tensor:
+    """(N, 2) advantages of N chunks in order of time; after a trajectory's last nothing follows."""
+    count = int(trajectory.max()) + 1
+    following = torch.zeros(count, 2)
+    advantage_after = torch.zeros(count, 2)
+    advantages = torch.zeros_like(signals)
+    for n in range(len(signals) - 1, -1, -1):
+        owner = trajectory[n]
+        error = signals[n] + config.discount * following[owner] - values[n]
+        advantages[n] = error + config.discount * config.trace * advantage_after[owner]
+        advantage_after[owner], following[owner] = advantages[n], values[n]
+    return advantages
+
+
+def critic_advantage(
+    critic: Critic,
+    optimizer: torch.optim.Optimizer,
+    features: torch.Tensor,
+    signals: torch.Tensor,
+    trajectory: torch.Tensor,
+    rng: np.random.Generator,
+) -> torch.Tensor:
+    """(N, 2) advantages in reward and cost, standardised over all chunks; then `critic` learns.
+
+    optimizer: holds the critic's parameters; others, without a gradient now, it leaves alone.
+    """
+    config = critic.config
+    with torch.no_grad():
+        values = critic(features)
+    advantages = generalised_advantage(signals, values, trajectory, config)
+    returns = advantages + values
+    optimizer.zero_grad(set_to_none=True)
+    for _ in range(config.epochs):
+        order = torch.from_numpy(rng.permutation(len(features)))
+        for batch in order.split(config.minibatch):
+            loss = (critic(features[batch]) - returns[batch]).square().mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return (advantages - advantages.mean(0)) / advantages.std(0).clamp_min(LEAST_SPREAD)

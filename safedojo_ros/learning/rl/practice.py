@@ -1,0 +1,301 @@
+"""Practice: pre-flight, updates, measured evaluation, stop and roll back, resumable.
+
+Directory: what `TrainingRun` keeps, evaluations.jsonl (a line a measured evaluation),
+policies/<update>, the policy that was evaluated after so many updates, and with co-evolution
+refinements.jsonl (a line a refinement).
+
+What is measured, and kept, may be a blend of the base policy's weights and the practised ones, as
+WiSE-FT does (arXiv 2109.01903): scenes that practice did not show keep more of what the base knew.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from safedojo_ros.core.errors import SafeDojoError
+from safedojo_ros.evaluation.protocol import EvaluationReport
+from safedojo_ros.evaluation.statistics import Estimate, wilson
+from safedojo_ros.learning.rl.anchor import Anchor
+from safedojo_ros.learning.rl.coevolution import Refiner
+from safedojo_ros.learning.rl.constrained_grpo import ConstrainedGRPO
+from safedojo_ros.learning.rl.methods import PracticeConfig, updates_of
+from safedojo_ros.learning.rl.preflight import check_rollouts
+from safedojo_ros.learning.rl.rollout import Rollouts, roll_out
+from safedojo_ros.learning.rl.starts import PracticeWorld
+from safedojo_ros.learning.training_run import METRICS_FILE, TrainingRun, progress_bar
+from safedojo_ros.models.policy import StochasticPolicy, StoredPolicy
+
+EVALUATIONS_FILE, REFINEMENTS_FILE = "evaluations.jsonl", "refinements.jsonl"
+IMAGINED_WINDOW = 3
+"""Updates over which an imagined rate is averaged before it is compared with a measured one."""
+
+RATES = ("success", "violations", "safe_success")
+
+
+class PracticeRefused(SafeDojoError):
+    """A pre-flight check or a gate failed: practising would teach nothing, or nonsense."""
+
+
+@dataclass(frozen=True)
+class PracticeOutcome:
+    """How practice ended.
+
+    completed: all updates were made, or all that the budget pays for; stopped: why not, ""
+    otherwise; best: update with the best measured safe success among those that imagination and
+    measurement agree on; evaluations: the lines of evaluations.jsonl; real_episodes,
+    real_collisions: caused by learning itself; unenforced: checks that failed but were not
+    enforced.
+    """
+
+    completed: bool
+    stopped: str
+    best: int
+    policy: Path
+    evaluations: list[dict[str, Any]]
+    real_episodes: int
+    real_collisions: int
+    unenforced: list[str]
+
+
+class Practice:
+    """One run.
+
+    measure: judges a policy in the real world on validation seeds; missed_gates: sentences of
+    the world model's gates that were missed; stop: asked before every update, true: save and end;
+    refiner: of the imagined world, called every config.coevolve_every updates; anchor: what the
+    policy goes on imitating.
+    Raises `PracticeRefused`, or `ConfigError` when the directory holds another run.
+    """
+
+    def __init__(
+        self,
+        config: PracticeConfig,
+        policy: StochasticPolicy,
+        world: PracticeWorld,
+        measure: Callable[[StoredPolicy], EvaluationReport],
+        directory: Path,
+        resume: bool = False,
+        missed_gates: list[str] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+        progress: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
+        refiner: Refiner | None = None,
+        anchor: Anchor | None = None,
+    ) -> None:
+        self.config, self.policy, self.world = config, policy, world
+        self.updates = updates_of(config)
+        self.measure, self.directory, self.stop, self.progress = measure, directory, stop, progress
+        torch.manual_seed(config.seed)  # a critic's first weights
+        self.learner = ConstrainedGRPO(policy, config.update, config.multiplier, anchor)
+        self.base = deepcopy(policy.modules.state_dict())
+        self.groups = np.arange(config.groups * config.group_size) // config.group_size
+        self.run_state = TrainingRun(directory, resume)
+        self.first = self.run_state.restore(self.learner.modules, self.learner.optimizer)
+        self.metrics = _rewind(directory / METRICS_FILE, self.first)
+        self.evaluations = _rewind(directory / EVALUATIONS_FILE, self.first)
+        self.refiner = refiner if config.coevolve_every else None
+        self.refinements = _rewind(directory / REFINEMENTS_FILE, self.first)
+        if self.refiner and self.refinements:
+            self.refiner.restore(self.refinements[-1]["step"])
+            self._judge_by(self.refinements[-1]["violation_threshold"])
+        self.missed_gates = missed_gates or []
+        self.unenforced: list[str] = []
+
+    def run(self) -> PracticeOutcome:
+        """All updates that are left, with measured evaluations between them."""
+        config, stopped, step = self.config, "", self.first
+        if step == 0:
+            self._refuse_if(self.missed_gates)
+        with progress_bar("practice", step, self.updates) as show:
+            while True:
+                due = step % config.evaluate_every == 0 or step == self.updates
+                if due and step not in [row["step"] for row in self.evaluations]:
+                    stopped = self._evaluate(step)
+                if stopped or step == self.updates:
+                    break
+                if self.stop():
+                    stopped = f"asked to stop after {step} updates; go on with --resume"
+                    break
+                self._refine(step)
+                metrics = self._update(step)
+                step += 1
+                show(
+                    step,
+                    f"imagined success {metrics['success']:.2f} violations "
+                    f"{metrics['violations']:.2f} λ {metrics['multiplier']:.2f}",
+                )
+                self.progress(step, metrics)
+        self.run_state.close()
+        return self._outcome(step == self.updates and not stopped, stopped)
+
+    def _update(self, step: int) -> dict[str, float]:
+        rollouts = self._roll_out(step)
+        if step == 0:
+            self._refuse_if(check_rollouts(self.learner, rollouts, self.config.preflight))
+        metrics = self.learner.update(rollouts, (self.config.seed, step))
+        self.run_state.record(step + 1, metrics)
+        self.metrics.append({"step": step + 1} | metrics)
+        self.run_state.save(step + 1, self.learner.modules, self.learner.optimizer)
+        return metrics
+
+    def _refine(self, step: int) -> None:
+        """Every so many updates, once: world model and readers learn from the present policy."""
+        done = [row["step"] for row in self.refinements]
+        if not self.refiner or step == 0 or step % self.config.coevolve_every or step in done:
+            return
+        refinement = self.refiner.refine(self.policy.policy, step)
+        row = {"step": step} | asdict(refinement)
+        with (self.directory / REFINEMENTS_FILE).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        self.refinements.append(row)
+        self._judge_by(refinement.violation_threshold)
+        # it has trained other networks; from here on this run is the one that is trained again
+        self.run_state.restore(self.learner.modules, self.learner.optimizer)
+
+    def _judge_by(self, threshold: float) -> None:
+        self.learner.config = replace(self.learner.config, violation_threshold=threshold)
+
+    def _roll_out(self, step: int) -> Rollouts:
+        config = self.config
+        return roll_out(
+            self.policy,
+            self.world,
+            lambda: self.world.start(step),
+            self.groups,
+            config.max_chunks,
+            (config.seed, step),
+            config.execute,
+        )
+
+    def _evaluate(self, step: int) -> str:
+        """Measure, save, compare with imagination; returns why practice must stop, or ""."""
+        target = self.directory / "policies" / str(step)
+        target.mkdir(parents=True, exist_ok=True)
+        with self._blended() as policy:
+            report = self.measure(policy)
+            policy.save(target)
+        measured = measured_rates(report)
+        window = self.metrics[-IMAGINED_WINDOW:] if step else [self._figures()]
+        imagined = {name: float(np.mean([row[name] for row in window])) for name in RATES}
+        gaps = {name: gap(imagined[name], measured[name]) for name in RATES}
+        apart = [
+            f"{name.replace('_', ' ')} is {imagined[name]:.2f} in practice and "
+            f"{measured[name].value:.2f} ({measured[name].low:.2f} to {measured[name].high:.2f}) "
+            f"measured"
+            for name in RATES
+            if gaps[name] > self.config.gap_bar
+        ]
+        enforced = not self.world.real and self.config.preflight.enforced
+        row = {
+            "step": step,
+            "measured": {name: asdict(estimate) for name, estimate in measured.items()},
+            "practised": imagined,
+            "gap": gaps,
+            "trusted": not apart or not enforced,
+            "report": {"levels": report.to_json()["levels"], "settings": report.settings},
+            "episodes": len(report.results),
+            "collisions": sum(r.touched for r in report.results),
+        }
+        with (self.directory / EVALUATIONS_FILE).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        self.evaluations.append(row)
+        if not apart or self.world.real:
+            return ""
+        sentence = (
+            f"after {step} updates imagination and measurement part by more than "
+            f"{self.config.gap_bar:g} beyond the interval: {'; '.join(apart)}"
+        )
+        if not enforced:
+            self.unenforced.append(sentence)
+            return ""
+        if step == 0:
+            raise PracticeRefused(f"{sentence}; improve world model and heads before practice")
+        return sentence
+
+    @contextmanager
+    def _blended(self) -> Iterator[StoredPolicy]:
+        """The policy that is measured and kept; afterwards practice goes on with its own weights.
+
+        Its weights are the base policy's and the share `config.blend` of what practice changed.
+        """
+        modules, share = self.policy.modules, self.config.blend
+        if share == 1.0:
+            yield self.policy.policy
+            return
+        practised = deepcopy(modules.state_dict())
+        blend = {
+            name: torch.lerp(self.base[name], value, share) if value.is_floating_point() else value
+            for name, value in practised.items()
+        }
+        modules.load_state_dict(blend)
+        try:
+            yield self.policy.policy
+        finally:
+            modules.load_state_dict(practised)
+
+    def _figures(self) -> dict[str, float]:
+        update = self.learner.config
+        return self._roll_out(0).figures(update.violation_threshold, update.cost_m)
+
+    def _refuse_if(self, failed: list[str]) -> None:
+        if failed and self.config.preflight.enforced:
+            raise PracticeRefused("no update was made: " + "; ".join(failed))
+        self.unenforced += failed
+
+    def _outcome(self, completed: bool, stopped: str) -> PracticeOutcome:
+        trusted = [row for row in self.evaluations if row["trusted"]] or self.evaluations[:1]
+        best = max(trusted, key=lambda row: (row["measured"]["safe_success"]["value"], row["step"]))
+        each = len(self.groups)
+        played = sum(row["episodes"] for row in self.refinements)
+        collided = sum(row["collisions"] for row in self.refinements)
+        if self.world.real:
+            played += each * len(self.metrics)
+            collided += sum(round(each * row["violations"]) for row in self.metrics)
+        return PracticeOutcome(
+            completed,
+            stopped,
+            best["step"],
+            self.directory / "policies" / str(best["step"]),
+            self.evaluations,
+            played,
+            collided,
+            self.unenforced,
+        )
+
+
+def measured_rates(report: EvaluationReport) -> dict[str, Estimate]:
+    """Rates of a report in practice's terms: an episode violates by contact or displacement."""
+    violated = [r.touched for r in report.results]
+    safe = [r.success and not v for r, v in zip(report.results, violated, strict=True)]
+    count = len(report.results)
+    return {
+        "success": wilson(sum(r.success for r in report.results), count),
+        "violations": wilson(sum(violated), count),
+        "safe_success": wilson(sum(safe), count),
+    }
+
+
+def gap(rate: float, measured: Estimate) -> float:
+    """How far `rate` lies outside the measured interval, 0 inside."""
+    return max(measured.low - rate, rate - measured.high, 0.0)
+
+
+def _rewind(path: Path, step: int) -> list[dict[str, Any]]:
+    """The lines up to `step`; later ones, of updates that were not saved, leave the file."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:  # a line that a killed run left half-written
+            continue
+    kept = [row for row in rows if row["step"] <= step]
+    path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    return kept

@@ -1,0 +1,169 @@
+"""Rollouts of a stochastic policy, many at once, in any world that is stepped by whole chunks.
+
+The loop does not know whether it dreams: the simulator and the imagined world look alike to it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from safedojo_ros.core.types import ACTION_SIZE, COLLISION_DISPLACEMENT, Observation, top_m_mean
+from safedojo_ros.learning.rl.advantage import Groups
+from safedojo_ros.models.policy import PolicySample, StochasticPolicy
+
+
+class ChunkWorld(Protocol):
+    """B worlds stepped together.
+
+    `step(chunks (B, H, 7), steps)` returns an outcome with `observations` (B), `success`, `cost`
+    and `valid` (B, E), `done` (B,), and where it has them `displacement` (m) and
+    `success_probability` (B, E) and `uncertainty` (B,), E being `steps`.
+    """
+
+    def step(self, chunks: np.ndarray, steps: int) -> Any:
+        """Play the first `steps` actions of one chunk in each world; those that are done stay."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """B trajectories of at most T steps, and the N chunks that were drawn for them.
+
+    sample: N chunks; trajectory: (N,) whose chunk it is; executed: (N, E) bool, which of the first
+    E steps of the chunk count: none after the first success, none after the end. success, valid:
+    (B, T) bool; success_probability, cost (contact, or its probability), displacement (m): (B, T),
+    0 where not valid; uncertainty: (B,) mean over the chunks played; groups: who began alike.
+    """
+
+    sample: PolicySample
+    trajectory: torch.Tensor
+    executed: torch.Tensor
+    success: np.ndarray
+    success_probability: np.ndarray
+    cost: np.ndarray
+    displacement: np.ndarray
+    valid: np.ndarray
+    uncertainty: np.ndarray
+    groups: Groups
+
+    @property
+    def succeeded(self) -> np.ndarray:
+        """(B,) bool."""
+        return np.any(self.success, axis=1)
+
+    def violated(self, threshold: float) -> np.ndarray:
+        """(B,) bool: a step's cost was above `threshold`, or the obstacle moved beyond 1 mm."""
+        touched = (self.cost > threshold) | (self.displacement > COLLISION_DISPLACEMENT)
+        return np.any(touched, axis=1)
+
+    def reward(self, dense: bool = False, uncertainty_weight: float = 0.0) -> np.ndarray:
+        """(B,): 1 for success, less the weighted uncertainty.
+
+        dense: instead the mean probability of success over all T steps, where a step after success
+        counts as success, and one after any other end as none: success soon is worth more.
+        """
+        reached = np.maximum.accumulate(self.success, axis=1)
+        if dense:
+            reward = np.where(reached, 1.0, self.success_probability).mean(1)
+        else:
+            reward = self.succeeded.astype(np.float64)
+        return reward - uncertainty_weight * self.uncertainty
+
+    def trajectory_cost(self, m: int) -> np.ndarray:
+        """(B,): mean of the `m` largest step costs, SafeDojo's trajectory cost.
+
+        A trajectory with fewer than `m` valid steps is the mean of those that it has, so that an
+        early success does not shrink its cost; 0 where it has none.
+        """
+        pairs = zip(self.cost, self.valid, strict=True)
+        return np.array([top_m_mean(cost[valid], m) for cost, valid in pairs])
+
+    def figures(self, threshold: float, m: int) -> dict[str, float]:
+        """Rates over all trajectories, and costs at the fixed horizon and per valid step."""
+        violated = self.violated(threshold)
+        return {
+            "success": float(self.succeeded.mean()),
+            "violations": float(violated.mean()),
+            "safe_success": float((self.succeeded & ~violated).mean()),
+            "cost_top_m": float(self.trajectory_cost(m).mean()),
+            "cost_horizon": float(self.cost.sum(1).mean()),
+            "cost_per_step": float(self.cost.sum() / max(1, int(self.valid.sum()))),
+            "steps": float(self.valid.sum(1).mean()),
+            "uncertainty": float(self.uncertainty.mean()),
+        }
+
+
+def roll_out(
+    policy: StochasticPolicy,
+    world: ChunkWorld,
+    start: Callable[[], list[Observation]],
+    groups: np.ndarray,
+    max_chunks: int,
+    seed: tuple[int, ...],
+    execute: int = 0,
+) -> Rollouts:
+    """Play `policy` from `start()` until every trajectory succeeded or ended, or `max_chunks`.
+
+    execute: actions of a chunk that are done before the next one (0: all), and then more chunks
+    make the same longest trajectory; groups: (B,) which trajectories begin alike; seed: trajectory
+    i draws from a generator of its own, seeded with (seed, i), so that its neighbours have no say.
+    """
+    observations = start()
+    count, horizon = len(observations), policy.policy.chunk_length
+    execute = min(execute or horizon, horizon)
+    most = -(-max_chunks * horizon // execute)
+    generators = [torch.Generator().manual_seed(stream_seed(*seed, i)) for i in range(count)]
+    names = ("success", "success_probability", "cost", "displacement", "valid")
+    track: dict[str, np.ndarray] = {name: np.zeros((count, most * execute)) for name in names}
+    uncertainty, played = np.zeros(count), np.zeros(count)
+    parts: list[PolicySample] = []
+    trajectory: list[np.ndarray] = []
+    executed: list[np.ndarray] = []
+    running = np.arange(count)
+    for k in range(most):
+        seen = [observations[i] for i in running]
+        part = policy.sample_with_log_prob(seen, [generators[i] for i in running])
+        chunks = np.zeros((count, horizon, ACTION_SIZE))
+        chunks[running] = part.chunks
+        outcome = world.step(chunks, execute)
+        observations = outcome.observations
+        success = np.asarray(outcome.success)[running] > 0
+        # a success ends the trajectory, also where the world goes on
+        after = np.cumsum(success, axis=1) - success > 0
+        valid = np.asarray(outcome.valid, dtype=bool)[running] & ~after
+        steps = slice(k * execute, (k + 1) * execute)
+        track["valid"][running, steps] = valid
+        for name in names[:-1]:
+            values = getattr(outcome, name, None)
+            if values is not None:
+                track[name][running, steps] = np.where(valid, np.asarray(values)[running], 0.0)
+        if (doubt := getattr(outcome, "uncertainty", None)) is not None:
+            uncertainty[running] += np.asarray(doubt)[running]
+        played[running] += 1
+        parts.append(part)
+        trajectory.append(running)
+        executed.append(valid)
+        over = success.any(1) | np.asarray(outcome.done)[running]
+        running = running[~over]
+        if len(running) == 0:
+            break
+    return Rollouts(
+        PolicySample.concatenate(parts),
+        torch.from_numpy(np.concatenate(trajectory)),
+        torch.from_numpy(np.concatenate(executed)),
+        track["success"] > 0,
+        track["success_probability"],
+        track["cost"],
+        track["displacement"],
+        track["valid"] > 0,
+        uncertainty / played,
+        Groups(np.asarray(groups)),
+    )
+
+
+def stream_seed(*seed: int) -> int:
+    """One seed of several numbers, for a torch generator."""
+    return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) >> 1

@@ -1,0 +1,137 @@
+"""Where practice begins: start states, each given to a whole group of trajectories.
+
+Both worlds of practice look alike: `start(update)` gives the observations that trajectories of one
+update begin with, `step(chunks, steps)` plays that much of a chunk. Starts depend on the seed and
+the update alone.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.core.types import Observation
+from safedojo_ros.data.lerobot.layout import CAMERA_PREFIX
+from safedojo_ros.data.lerobot.reader import EpisodeReader
+from safedojo_ros.learning.rl.imagined_world import (
+    ImaginedOutcome,
+    ImaginedWorld,
+    Keyframes,
+    keyframes_of,
+)
+from safedojo_ros.learning.rl.rollout import stream_seed
+from safedojo_ros.models.world_model import WorldModel
+from safedojo_ros.worlds.seeds import TRAINING
+from safedojo_ros.worlds.vector import ChunkOutcome, VectorWorld
+
+
+class PracticeWorld(Protocol):
+    """What practice plays in. real: its collisions are real ones, and are counted as such."""
+
+    real: bool
+
+    def start(self, update: int) -> list[Observation]:
+        """Observations, groups one after another; the members of a group are alike."""
+        ...
+
+    def step(self, chunks: np.ndarray, steps: int) -> Any:
+        """See `learning.rl.rollout.ChunkWorld`."""
+        ...
+
+
+class SimulatorStarts:
+    """The tabletop itself: every group a scene drawn from a training seed."""
+
+    real = True
+
+    def __init__(
+        self,
+        vector: VectorWorld,
+        tasks: Sequence[str],
+        levels: Sequence[int],
+        groups: int,
+        group_size: int,
+        seed: int,
+    ) -> None:
+        self.vector, self.tasks, self.levels = vector, list(tasks), list(levels)
+        self.groups, self.group_size, self.seed = groups, group_size, seed
+
+    def start(self, update: int) -> list[Observation]:
+        """Lay the scenes out; tasks and levels take turns over groups and updates."""
+        rng = np.random.default_rng([self.seed, update])
+        number = range(update * self.groups, (update + 1) * self.groups)
+        seeds = rng.integers(TRAINING.start, TRAINING.stop, self.groups).tolist()
+        tasks = [self.tasks[n % len(self.tasks)] for n in number]
+        levels = [self.levels[n // len(self.tasks) % len(self.levels)] for n in number]
+        return self.vector.reset(
+            [s for s in seeds for _ in range(self.group_size)],
+            [t for t in tasks for _ in range(self.group_size)],
+            [level for level in levels for _ in range(self.group_size)],
+        )
+
+    def step(self, chunks: np.ndarray, steps: int) -> ChunkOutcome:
+        """Play the first `steps` actions of a chunk in every scene."""
+        return self.vector.step(chunks[:, :steps])
+
+
+class KeyframeStarts:
+    """An imagined world: every group one recorded keyframe. Raises `ConfigError` without any."""
+
+    real = False
+
+    def __init__(
+        self,
+        imagined: ImaginedWorld,
+        keyframes: Keyframes,
+        groups: int,
+        group_size: int,
+        seed: int,
+    ) -> None:
+        if len(keyframes) == 0:
+            raise ConfigError("there is no keyframe to begin from; give --data with such levels")
+        self.imagined, self.keyframes = imagined, keyframes
+        self.groups, self.group_size, self.seed = groups, group_size, seed
+
+    def start(self, update: int) -> list[Observation]:
+        """Keyframes in a random order, no one twice before all have had their turn."""
+        count = len(self.keyframes)
+        rows = []
+        for n in range(update * self.groups, (update + 1) * self.groups):
+            order = np.random.default_rng([self.seed, n // count]).permutation(count)
+            rows.append(order[n % count])
+        self.imagined.seed(stream_seed(self.seed, update))
+        return self.imagined.reset(self.keyframes.chosen(np.array(rows)).repeated(self.group_size))
+
+    def step(self, chunks: np.ndarray, steps: int) -> ImaginedOutcome:
+        """Imagine the first `steps` actions of a chunk in every future."""
+        return self.imagined.step(chunks, steps)
+
+
+def recorded_keyframes(
+    model: WorldModel, directories: Sequence[Path], levels: Sequence[int], tasks: Sequence[str]
+) -> Keyframes:
+    """The first moments of recorded episodes at these levels, of these tasks (none: of all)."""
+    observations = []
+    for directory in directories:
+        reader = EpisodeReader(directory)
+        wanted = [
+            e
+            for e, row in enumerate(reader.rows)
+            if row.level in levels and (not tasks or row.task in tasks)
+        ]
+        if not wanted:
+            continue
+        pictures = reader.first_pictures(wanted)
+        arrays = reader.load_arrays(wanted, images=False)
+        for place, e in enumerate(wanted):
+            images = {n: pictures[CAMERA_PREFIX + n][place] for n in model.cameras}
+            state = arrays.state[arrays.starts[place]]
+            observations.append(Observation(images, state, reader.rows[e].instruction))
+    if not observations:
+        raise ConfigError(
+            f"no episode of {[str(d) for d in directories]} is at levels {list(levels)} and of "
+            f"the tasks {list(tasks) or 'all'}; collect some"
+        )
+    return keyframes_of(model, observations)

@@ -1,0 +1,434 @@
+"""Training of the success classifier on recorded frames, and on imagined ones beside them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score, roc_auc_score
+
+from safedojo_ros.core.errors import DatasetError
+from safedojo_ros.data.lerobot.reader import EpisodeReader
+from safedojo_ros.learning.data.replay import draw_starts, replay
+from safedojo_ros.learning.safety_head import rate_threshold
+from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor, progress_bar
+from safedojo_ros.learning.world_model import LatentEpisodes
+from safedojo_ros.models.images import to_uint8, to_unit
+from safedojo_ros.models.success_classifier import SuccessModel, SuccessSize, sustained
+from safedojo_ros.models.world_model import WorldModel
+
+THRESHOLDS = np.linspace(0.02, 0.98, 97)
+
+
+@dataclass(frozen=True)
+class SuccessConfig:
+    """How the success classifier is trained.
+
+    success_share, near_share: of a batch, frames that show success, and those up to `near` frames
+    before the first such frame, which are the hardest to tell from it; consecutive: frames over the
+    threshold that make a success, `stride` control steps apart; imagined_share: of a batch, where
+    there are imagined frames; replays, chunks: how many futures are imagined, and how long; shift:
+    largest random shift of the pictures, pixels; jitter: relative change of brightness and
+    contrast; ema_decay: of the moving average of the weights, which is what is kept (less in the
+    first steps); held_out: share of episodes kept for the threshold and for the printed figures,
+    split by episode.
+    """
+
+    size: SuccessSize = field(default_factory=SuccessSize)
+    steps: int = 1500
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    success_share: float = 0.3
+    near_share: float = 0.3
+    near: int = 20
+    consecutive: int = 3
+    stride: int = 2
+    imagined_share: float = 0.4
+    replays: int = 512
+    chunks: int = 5
+    shift: int = 2
+    jitter: float = 0.1
+    ema_decay: float = 0.998
+    held_out: float = 0.2
+    warmup_steps: int = 50
+    save_every: int = 250
+    seed: int = 0
+
+
+@dataclass
+class SuccessFrames:
+    """What the classifier learns from: one row a frame.
+
+    images: (N, cameras, H, W, 3) uint8; success: (N,) bool; instruction: (N,) index into
+    `instructions`; clip: (N,) the run of frames to which a frame belongs, in order of time (a
+    recorded episode, or one imagined future); episode: (N,) the recorded episode behind it.
+    """
+
+    images: np.ndarray
+    success: np.ndarray
+    instruction: np.ndarray
+    clip: np.ndarray
+    episode: np.ndarray
+    instructions: tuple[str, ...]
+
+    def of(self, chosen: np.ndarray) -> "SuccessFrames":
+        """The frames `chosen` (N,) bool."""
+        return SuccessFrames(
+            self.images[chosen],
+            self.success[chosen],
+            self.instruction[chosen],
+            self.clip[chosen],
+            self.episode[chosen],
+            self.instructions,
+        )
+
+
+def recorded_frames(directories: Sequence[Path]) -> SuccessFrames:
+    """Every frame of the data sets; raises `DatasetError` where there is none, or no success.
+
+    The pictures of one data set at a time are in memory beside those of all.
+    """
+    readers = [EpisodeReader(directory) for directory in directories]
+    sentences = [row.instruction for reader in readers for row in reader.rows]
+    if not sentences:
+        raise DatasetError(f"no episodes in {[str(d) for d in directories]}; collect some")
+    cameras = {reader.cameras for reader in readers}
+    if len(cameras) > 1:
+        raise DatasetError(f"the data sets have different cameras: {sorted(cameras)}")
+    images = np.empty((0, 0, 0, 0, 3), np.uint8)
+    lengths, successes = [], []
+    row = 0
+    for reader in readers:
+        arrays = reader.load_arrays()
+        if len(images) == 0:
+            count = sum(reader.frames for reader in readers)
+            images = np.empty((count, *arrays.images.shape[1:]), np.uint8)
+        if arrays.images.shape[1:] != images.shape[1:]:
+            raise DatasetError(f"{reader.root} has pictures of another size than {readers[0].root}")
+        images[row : row + len(arrays.images)] = arrays.images
+        row += len(arrays.images)
+        lengths.append(np.diff(arrays.starts))
+        successes.append(arrays.success)
+    length = np.concatenate(lengths)
+    success = frame_success(np.concatenate(successes), np.concatenate([[0], np.cumsum(length)]))
+    if not success.any():
+        raise DatasetError("no frame shows a success; collect some with --linger 8")
+    instructions = tuple(sorted(set(sentences)))
+    index = np.array([instructions.index(sentence) for sentence in sentences])
+    episode = np.repeat(np.arange(len(length)), length)
+    return SuccessFrames(images, success, index[episode], episode, episode, instructions)
+
+
+def frame_success(success: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """(N,) bool: what each frame shows, from `success` (N,) after the action of each step.
+
+    A frame shows the state before its own action, so it takes the label of the step before; an
+    episode's first frame is no success. starts: (E + 1,) first row of each episode.
+    """
+    shown = np.zeros(len(success), dtype=bool)
+    shown[1:] = success[:-1]
+    shown[starts[:-1]] = False
+    return shown
+
+
+def imagined_frames(
+    config: SuccessConfig, model: WorldModel, data: LatentEpisodes, instructions: tuple[str, ...]
+) -> SuccessFrames:
+    """Recorded actions replayed in imagination, labelled by what the recording shows.
+
+    Half of the futures end where an episode ends that shows success, since it is to be seen there.
+    Raises `DatasetError` where no episode is long enough.
+    """
+    rng = np.random.default_rng(config.seed)
+    horizon = config.chunks * model.size.chunk_length
+    shows = frame_success(data.success, data.starts)
+    succeeded = np.maximum.reduceat(shows, data.starts[:-1])
+    if not np.any(succeeded & (np.diff(data.starts) > horizon)):
+        succeeded[:] = True
+    ending = config.replays // 2
+    parts = (
+        draw_starts(data, horizon, config.replays - ending, rng),
+        draw_starts(data, horizon, ending, rng, succeeded, at_end=1.0),
+    )
+    first, start = (torch.cat([getattr(p, name) for p in parts]) for name in ("first", "start"))
+    episode = np.concatenate([part.episode for part in parts])
+    pictures, batch = [], 32
+    with progress_bar("imagine", 0, config.replays) as show:
+        for begin in range(0, config.replays, batch):
+            rows = slice(begin, begin + batch)
+            seed = config.seed * 1_000_003 + begin
+            latents, _ = replay(model, data, first[rows], start[rows], config.chunks, seed)
+            pictures.append(to_uint8(model.decode(latents.to(model.device))).cpu().numpy())
+            show(min(begin + batch, config.replays))
+    images = np.concatenate(pictures)
+    frames = images.shape[1]
+    ahead = (1 + np.arange(frames)) * model.size.stride
+    shown = shows[first.numpy()[:, None] + ahead]
+    index = np.array([instructions.index(row.instruction) for row in data.rows])
+    return SuccessFrames(
+        images.reshape(-1, *images.shape[2:]),
+        shown.reshape(-1),
+        np.repeat(index[episode], frames),
+        np.repeat(np.arange(config.replays), frames),
+        np.repeat(episode, frames),
+        instructions,
+    )
+
+
+def new_success_model(
+    config: SuccessConfig, instructions: tuple[str, ...], cameras: tuple[str, ...]
+) -> SuccessModel:
+    """An untrained classifier."""
+    torch.manual_seed(config.seed)
+    return SuccessModel(
+        config.size, instructions, cameras, consecutive=config.consecutive, stride=config.stride
+    )
+
+
+def train_success(
+    config: SuccessConfig,
+    model: SuccessModel,
+    frames: SuccessFrames,
+    imagined: SuccessFrames | None,
+    directory: Path,
+    resume: bool = False,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Fit `model` in place, choose its threshold; returns the held-out figures.
+
+    Raises `DatasetError` where no frame that may be trained on shows a success, or where the
+    pictures have another size.
+    """
+    if frames.images.shape[2:4] != (model.image_size, model.image_size):
+        raise DatasetError(
+            f"pictures are {frames.images.shape[3]}x{frames.images.shape[2]} pixels, expected "
+            f"{model.image_size}x{model.image_size}; set success.size.image_size"
+        )
+    if frames.episode.max() < 3:
+        raise DatasetError("fewer than 4 episodes; two are held out, so collect more")
+    held_out = held_out_episodes(config, frames)
+    training = ~np.isin(frames.episode, held_out)
+    if not frames.success[training].any() or frames.success[training].all():
+        raise DatasetError("the training frames are all alike; collect more, with --linger 8")
+    sources = [(frames, kinds_of_frames(frames, training, config.near))]
+    if imagined is not None:
+        known = ~np.isin(imagined.episode, held_out)
+        near = config.near // config.stride
+        sources.append((imagined, kinds_of_frames(imagined, known, near)))
+    network = model.network.to(device)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), config.learning_rate, weight_decay=config.weight_decay
+    )
+    average = averaged(network, config.ema_decay)
+    models = torch.nn.ModuleList([network, average])
+    run = TrainingRun(directory, resume)
+    first = run.restore(models, optimizer)
+    with progress_bar("success", first, config.steps) as show:
+        for step in range(first, config.steps):
+            pictures, instruction, success = _batch(config, sources, step, device)
+            rate = learning_rate_factor(step, config.warmup_steps, config.steps)
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * rate
+            network.train()
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(
+                model.logits(pictures, instruction), success
+            )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            average.update_parameters(network)
+            show(step + 1, f"loss {loss.item():.4f}")
+            if (step + 1) % 20 == 0:
+                run.record(step + 1, {"loss": loss.item()})
+            if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+                run.save(step + 1, models, optimizer)
+    run.close()
+    network.load_state_dict(average.module.state_dict())
+    network.eval()
+    return choose_threshold(model, frames, imagined, held_out)
+
+
+def averaged(network: torch.nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:
+    """A moving average of weights and batch statistics.
+
+    It keeps less in the first updates, so that a refinement of few updates moves it, too.
+    """
+
+    def mean(kept: torch.Tensor, new: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
+        keep = min(decay, (1 + int(count)) / (10 + int(count)))
+        return keep * kept + (1 - keep) * new
+
+    return torch.optim.swa_utils.AveragedModel(network, avg_fn=mean, use_buffers=True)
+
+
+def held_out_episodes(config: SuccessConfig, frames: SuccessFrames) -> np.ndarray:
+    """Numbers of the episodes that are never trained on, in a random order."""
+    order = np.random.default_rng(config.seed).permutation(int(frames.episode.max()) + 1)
+    return np.asarray(order[: max(2, round(config.held_out * len(order)))])
+
+
+def kinds_of_frames(frames: SuccessFrames, chosen: np.ndarray, near: int) -> list[np.ndarray]:
+    """Rows of `chosen` (N,) bool: those that show success, those up to `near` before, all others.
+
+    Where a kind has no frame, all chosen rows stand in for it.
+    """
+    soon = np.zeros(len(chosen), dtype=bool)
+    for row in np.flatnonzero(frames.success[1:] & ~frames.success[:-1]) + 1:
+        before = slice(max(0, row - near), row)
+        soon[before] |= frames.clip[before] == frames.clip[row]
+    soon &= ~frames.success
+    kinds = (frames.success, soon, ~frames.success & ~soon)
+    rows = [np.flatnonzero(kind & chosen) for kind in kinds]
+    return [part if len(part) else np.flatnonzero(chosen) for part in rows]
+
+
+def _batch(
+    config: SuccessConfig,
+    sources: list[tuple[SuccessFrames, list[np.ndarray]]],
+    step: int,
+    device: str = "cpu",
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Shifted pictures, instruction and label of a batch drawn from the seed and `step`."""
+    rng = np.random.default_rng((config.seed, step))
+    few = round(config.imagined_share * config.batch_size) if len(sources) > 1 else 0
+    parts = []
+    for (frames, kinds), count in zip(sources, (config.batch_size - few, few), strict=False):
+        shares = (config.success_share, config.near_share)
+        counts = [round(share * count) for share in shares]
+        counts.append(count - sum(counts))
+        chosen = np.concatenate([rng.choice(k, n) for k, n in zip(kinds, counts, strict=True)])
+        parts.append((frames.images[chosen], frames.instruction[chosen], frames.success[chosen]))
+    images, instruction, success = (np.concatenate(c) for c in zip(*parts, strict=True))
+    pictures = _shifted(to_unit(torch.from_numpy(images).to(device)), config.shift, rng)
+    shape = (len(pictures), 1, 1, 1, 1)
+    contrast, brightness = (
+        torch.from_numpy(config.jitter * rng.uniform(-1, 1, shape)).float().to(device)
+        for _ in range(2)
+    )
+    pictures = (pictures * (1 + contrast) + brightness).clamp(-1, 1)
+    label = torch.from_numpy(success).float().to(device)
+    return pictures, torch.from_numpy(instruction).to(device), label
+
+
+def _shifted(pictures: torch.Tensor, most: int, rng: np.random.Generator) -> torch.Tensor:
+    """Each sample moved by up to `most` pixels, all its cameras alike; edges are repeated."""
+    side = pictures.shape[-1]
+    corners = most + rng.integers(-most, most + 1, (len(pictures), 2))
+    wide = torch.nn.functional.pad(pictures.flatten(1, 2), (most,) * 4, mode="replicate")
+    moved = [p[:, y : y + side, x : x + side] for p, (y, x) in zip(wide, corners, strict=True)]
+    return torch.stack(moved).unflatten(1, pictures.shape[1:3])
+
+
+def choose_threshold(
+    model: SuccessModel, real: SuccessFrames, imagined: SuccessFrames | None, held_out: np.ndarray
+) -> dict[str, Any]:
+    """Set the thresholds of best F1 on half of the held-out episodes; measure on the other half.
+
+    The figures go into `model.validation`, too: {"real": ..., "imagined": ...} as from
+    `success_figures`, with the thresholds.
+    """
+    tune, test = held_out[::2], held_out[1::2]
+    figures: dict[str, Any] = {"consecutive": model.consecutive}
+    sources = {"real": real} if imagined is None else {"real": real, "imagined": imagined}
+    model.imagined_threshold = None
+    for name, frames in sources.items():
+        chosen = frames.of(np.isin(frames.episode, tune))
+        threshold = best_threshold(chosen.success, frame_probability(model, chosen))
+        if name == "real":
+            model.threshold = threshold
+        elif len(chosen.success):
+            model.imagined_threshold = threshold
+        chosen = frames.of(np.isin(frames.episode, test))
+        if len(chosen.success):
+            probability = frame_probability(model, chosen)
+            figures[name] = success_figures(model, chosen, probability, name == "imagined")
+    figures["threshold"] = model.threshold
+    figures["imagined_threshold"] = model.imagined_threshold
+    model.validation = figures
+    return figures
+
+
+def match_rate(
+    model: SuccessModel, scores: np.ndarray, success: np.ndarray, policy: str
+) -> dict[str, Any]:
+    """Set the threshold for imagined frames so that as many trials of a policy succeed as did.
+
+    scores: (N,), up to which threshold each trial succeeds in imagination; success: (N,) bool, in
+    the simulator. Returns, and puts into `model.validation` beside the threshold, how far the
+    scores tell the trials apart.
+    """
+    model.imagined_threshold = rate_threshold(scores, success)
+    figures: dict[str, Any] = {"policy": policy, "trials": len(success)}
+    figures["success"] = float(success.mean())
+    if success.any() and not success.all():
+        figures["auroc"] = float(roc_auc_score(success, scores))
+    model.validation |= {"imagined_threshold": model.imagined_threshold, "matched": figures}
+    return figures
+
+
+def frame_probability(model: SuccessModel, frames: SuccessFrames, batch: int = 256) -> np.ndarray:
+    """(N,) P(success) of each frame."""
+    parts = [np.zeros(0)]
+    for start in range(0, len(frames.success), batch):
+        pictures = to_unit(torch.from_numpy(frames.images[start : start + batch]))
+        asked = [frames.instructions[i] for i in frames.instruction[start : start + batch]]
+        parts.append(model.probability(pictures, asked).cpu().numpy().astype(np.float64))
+    return np.concatenate(parts)
+
+
+def best_threshold(truth: np.ndarray, probability: np.ndarray) -> float:
+    """The threshold of best F1, the middle one where several are equally good; 0.5 without truth.
+
+    truth (N,) bool, probability (N,).
+    """
+    if not truth.any():
+        return 0.5
+    over = probability[:, None] >= THRESHOLDS
+    hits = (over & truth[:, None]).sum(0)
+    scores = 2 * hits / (over.sum(0) + truth.sum())
+    best = np.flatnonzero(scores >= scores.max() - 1e-12)
+    return float(THRESHOLDS[best[len(best) // 2]])
+
+
+def success_figures(
+    model: SuccessModel, frames: SuccessFrames, probability: np.ndarray, imagined: bool
+) -> dict[str, float]:
+    """How often the classifier is right, frame by frame and by the decision rule.
+
+    probability: (N,); imagined frames are as far apart as the rule looks at them, recorded ones
+    follow each other. false_success_rate: of frames without success, taken for one;
+    false_success_clips: of clips without success, called one by the rule; missed_success_clips: of
+    clips with as many frames of success as the rule needs, not called one. Figures without a case
+    are left out.
+    """
+    truth, over = frames.success, model.over(probability, imagined)
+    apart = 1 if imagined else model.stride
+    result = {
+        "frames": float(len(truth)),
+        "success_frames": float(truth.sum()),
+        "accuracy": float(accuracy_score(truth, over)),
+    }
+    if truth.any() and not truth.all():
+        result["f1"] = float(f1_score(truth, over))
+        result["kappa"] = float(cohen_kappa_score(truth, over))
+    if not truth.all():
+        result["false_success_rate"] = float(over[~truth].mean())
+    called: dict[str, list[bool]] = {"without": [], "with": []}
+    for clip in np.unique(frames.clip):
+        rows = np.flatnonzero(frames.clip == clip)[::-1][::apart][::-1]
+        by_rule = bool(sustained(over[rows], model.consecutive).any())
+        if not truth[frames.clip == clip].any():
+            called["without"].append(by_rule)
+        elif sustained(truth[rows], model.consecutive).any():
+            called["with"].append(by_rule)
+    result |= {"clips_without": float(len(called["without"]))}
+    result |= {"clips_with": float(len(called["with"]))}
+    if called["without"]:
+        result["false_success_clips"] = float(np.mean(called["without"]))
+    if called["with"]:
+        result["missed_success_clips"] = 1.0 - float(np.mean(called["with"]))
+    return result

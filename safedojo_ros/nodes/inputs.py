@@ -1,0 +1,104 @@
+"""Subscriptions that fill an `ObservationWindow`; the same for the policy and the safety node."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import PoseStamped
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
+
+from safedojo_ros.core.errors import ObservationRejected
+from safedojo_ros.nodes.conversion import (
+    fingers_from_joint_state,
+    picture_from_image,
+    pose_from_message,
+    robot_state,
+    to_nanoseconds,
+)
+from safedojo_ros.nodes.lifecycle import LATCHED, NEWEST, PICTURES, DojoNode, Setting
+from safedojo_ros.robot.observation_window import ObservationWindow, WindowConfig
+
+WINDOW_SETTINGS = (
+    Setting("max_age", 0.1, "Age at which a picture or the arm's state is stale (s).", 0.05, 5.0),
+    Setting("max_skew", 0.03, "How far pictures and state may lie apart (s).", 0.0, 1.0),
+    Setting("frozen_frames", 8, "Identical pictures in a row that may mean a freeze ...", 2, 1000),
+    Setting("frozen_motion", 0.02, "... if the arm moved so far meanwhile (m).", 0.001, 1.0),
+    Setting("max_instruction", 200, "Longest instruction (characters).", 1, 10_000),
+)
+
+
+def window_config(node: DojoNode, cameras: tuple[str, ...], image_size: int) -> WindowConfig:
+    """The window that a node's parameters and its model ask for."""
+    return WindowConfig(
+        cameras=cameras,
+        image_size=image_size,
+        **{setting.name: node.setting(setting.name) for setting in WINDOW_SETTINGS},
+    )
+
+
+class ObservationInputs:
+    """Listens to the cameras, `joint_states`, `ee_pose` and `instruction` while it is open."""
+
+    def __init__(
+        self,
+        node: DojoNode,
+        config: WindowConfig,
+        on_change: Callable[[], None] = lambda: None,
+        on_instruction: Callable[[], None] = lambda: None,
+    ) -> None:
+        """on_change: called after every picture and pose; on_instruction: after a new one."""
+        self.window = ObservationWindow(config)
+        self._node, self._on_change, self._on_instruction = node, on_change, on_instruction
+        self._fingers: np.ndarray | None = None
+        self._subscriptions: list[Any] = [
+            node.create_subscription(
+                Image, f"camera/{name}/image_raw", partial(self._image, name), PICTURES
+            )
+            for name in config.cameras
+        ]
+        self._subscriptions += [
+            node.create_subscription(JointState, "joint_states", self._joints, NEWEST),
+            node.create_subscription(PoseStamped, "ee_pose", self._pose, NEWEST),
+            node.create_subscription(String, "instruction", self._text, LATCHED),
+        ]
+
+    def close(self) -> None:
+        """Stop listening."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions = []
+
+    def _image(self, camera: str, message: Image) -> None:
+        now = self._node.now()
+        try:
+            picture = picture_from_image(message)
+        except ObservationRejected as error:
+            self.window.reject_picture(camera, str(error), now)
+            return
+        stamp = to_nanoseconds(message.header.stamp)
+        self.window.add_picture(camera, picture, stamp, now, message.encoding)
+        self._on_change()
+
+    def _joints(self, message: JointState) -> None:
+        try:
+            self._fingers = fingers_from_joint_state(message)
+        except ObservationRejected as error:
+            self._node.get_logger().warning(str(error), throttle_duration_sec=1.0)
+
+    def _pose(self, message: PoseStamped) -> None:
+        if self._fingers is None:
+            return
+        try:
+            position, axis_angle = pose_from_message(message)
+        except ObservationRejected as error:
+            self._node.get_logger().warning(str(error), throttle_duration_sec=1.0)
+            return
+        state = robot_state(position, axis_angle, self._fingers)
+        self.window.add_state(state, to_nanoseconds(message.header.stamp))
+        self._on_change()
+
+    def _text(self, message: String) -> None:
+        if self.window.set_instruction(message.data):
+            self._on_instruction()

@@ -1,0 +1,1 @@
+"""Which nodes make a stack, and how they are started, spun, watched and ended."""

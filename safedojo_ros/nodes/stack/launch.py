@@ -1,0 +1,70 @@
+"""From the table of nodes to launch actions; needs the launch packages of a ROS installation."""
+
+import sys
+from typing import Any
+
+from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction
+from launch.launch_context import LaunchContext
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+from safedojo_ros.nodes.stack.registry import Stack
+from safedojo_ros.nodes.stack.ros_environment import prepare_environment
+
+PACKAGE = "safedojo_ros"
+
+
+def stack_actions(stack: Stack) -> list[Any]:
+    """The launch arguments of a stack, and what starts its nodes."""
+    prepare_environment()
+    return [
+        DeclareLaunchArgument(
+            "parameters", default_value="", description="A parameters file on top of the default."
+        ),
+        DeclareLaunchArgument(
+            "composed", default_value="false", description="All nodes in one process."
+        ),
+        DeclareLaunchArgument(
+            "arm", default_value="false", description="Arm as soon as the arm can be armed."
+        ),
+        OpaqueFunction(function=lambda context: _processes(stack, context)),
+    ]
+
+
+def _processes(stack: Stack, context: LaunchContext) -> list[Any]:
+    files = [str(stack.parameters_file)]
+    extra = LaunchConfiguration("parameters").perform(context)
+    if extra:
+        files.append(extra)
+    actions: list[Any]
+    if LaunchConfiguration("composed").perform(context).lower() == "true":
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "safedojo_ros.nodes.stack.composed",
+            stack.name,
+            "--ros-args",
+        ]
+        for file in files:
+            command += ["--params-file", file]
+        actions = [ExecuteProcess(cmd=command, output="screen", name="composed")]
+    else:
+        actions = [
+            Node(
+                package=PACKAGE,
+                executable=entry.executable,
+                name=entry.name,
+                parameters=files,
+                remappings=list(entry.remappings),
+                respawn=entry.respawn,
+                respawn_delay=1.0,
+                output="screen",
+                additional_env={"OMP_NUM_THREADS": "1"},
+            )
+            for entry in stack.nodes
+        ]
+    if LaunchConfiguration("arm").perform(context).lower() == "true":
+        command = [sys.executable, "-P", "-m", "safedojo_ros.nodes.stack.arming"]
+        actions.append(ExecuteProcess(cmd=command, output="screen", name="arming"))
+    return actions

@@ -1,0 +1,1 @@
+"""The Franka Control Interface: client, and an emulated robot that speaks it."""

@@ -1,0 +1,1 @@
+"""Which action chunks may reach the arm: freshness, cost, detours."""

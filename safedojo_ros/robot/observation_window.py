@@ -1,0 +1,225 @@
+"""The newest pictures, state and instruction as one checked observation. No ROS, injected time.
+
+Policy and safety node share it, so that both say the same about a camera that stops, freezes or
+changes, about a silent arm, and about an instruction that cannot be one.
+"""
+
+import zlib
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from safedojo_ros.core.errors import ConfigError, ObservationRejected
+from safedojo_ros.core.types import Observation
+from safedojo_ros.data.images import resize_picture
+
+SECOND = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class WindowConfig:
+    """What counts as a usable observation."""
+
+    cameras: tuple[str, ...]
+    image_size: int
+    """Side of the square pictures that the model wants, pixels."""
+    max_age: float = 0.1
+    """Seconds after which a picture or the arm's state is stale: at 20 Hz one control period after
+    the next one was due. Slower or later cameras need more."""
+    max_skew: float = 0.03
+    """Seconds that the pictures and the state of one observation may lie apart."""
+    future_tolerance: float = 0.05
+    """Seconds that a stamp may lie ahead of the clock."""
+    frozen_frames: int = 8
+    """So many identical pictures in a row ..."""
+    frozen_motion: float = 0.02
+    """... while the end-effector moved this far (m) mean a frozen camera."""
+    max_instruction: int = 200
+    """Longest instruction, characters."""
+    memory: int = 40
+    """How many observations are kept for `at`."""
+
+    def __post_init__(self) -> None:
+        if not self.cameras or len(set(self.cameras)) != len(self.cameras):
+            raise ConfigError(f"cameras are {self.cameras}, expected distinct names")
+
+
+@dataclass
+class _Camera:
+    """What is known of one camera."""
+
+    stamp: int = 0
+    heard_at: int = 0
+    kind: tuple[int, int, str] | None = None
+    fault: str = ""
+    checksum: int = 0
+    same: int = 0
+    same_since: int = 0
+
+
+class ObservationWindow:
+    """Feed it what arrives; it hands out observations or raises `ObservationRejected`."""
+
+    def __init__(self, config: WindowConfig) -> None:
+        self.config = config
+        self.instruction = ""
+        self._instruction_fault = "no instruction has been heard yet"
+        self._cameras = {name: _Camera() for name in config.cameras}
+        self._pictures: dict[str, deque[tuple[int, np.ndarray]]] = {
+            name: deque(maxlen=config.memory) for name in config.cameras
+        }
+        self._states: deque[tuple[int, np.ndarray]] = deque(maxlen=config.memory)
+
+    # ---------------------------------------------------------------- what arrives
+
+    def add_picture(
+        self, camera: str, picture: np.ndarray, stamp: int, now: int, encoding: str = "rgb8"
+    ) -> None:
+        """Take an (H, W, 3) uint8 picture; a faulty one is remembered as the camera's fault."""
+        known = self._cameras[camera]
+        known.heard_at = now
+        kind = (picture.shape[1], picture.shape[0], encoding)
+        if known.kind is None:
+            known.kind = kind
+        if kind != known.kind:
+            known.fault = (
+                f"changed from {_kind(known.kind)} to {_kind(kind)}; "
+                "set it back, or deactivate and activate this node"
+            )
+            return
+        ahead = (stamp - now) / SECOND
+        if ahead > self.config.future_tolerance:
+            known.fault = f"gives stamps {ahead:.2f} s in the future; synchronise the clocks"
+            return
+        if stamp <= known.stamp:
+            known.fault = "sends pictures whose stamp does not advance"
+            return
+        known.stamp, known.fault = stamp, ""
+        self._watch_for_freeze(known, picture)
+        side = self.config.image_size
+        self._pictures[camera].append((stamp, resize_picture(picture, side, side)))
+
+    def reject_picture(self, camera: str, reason: str, now: int) -> None:
+        """A message of this camera could not be read at all."""
+        self._cameras[camera].heard_at, self._cameras[camera].fault = now, reason
+
+    def add_state(self, state: np.ndarray, stamp: int) -> None:
+        """Take the arm's state (8,), validated by the caller."""
+        if not self._states or stamp > self._states[-1][0]:
+            self._states.append((stamp, state))
+
+    def set_instruction(self, text: str) -> bool:
+        """Take an instruction; returns whether it is a new, usable one."""
+        limit = self.config.max_instruction
+        cleaned = " ".join(text.split())
+        fault = ""
+        if not cleaned:
+            fault = "the instruction is empty; publish a sentence"
+        elif len(cleaned) > limit:
+            fault = f"the instruction has {len(cleaned)} characters, the limit is {limit}"
+        elif not cleaned.isprintable():
+            fault = "the instruction holds unprintable characters"
+        changed = not fault and (cleaned != self.instruction or bool(self._instruction_fault))
+        self._instruction_fault = fault
+        if not fault:
+            self.instruction = cleaned
+        return changed
+
+    # ---------------------------------------------------------------- what is handed out
+
+    def fault(self, now: int) -> str:
+        """Why no observation can be made now, or ""."""
+        if self._instruction_fault:
+            return self._instruction_fault
+        for name, camera in self._cameras.items():
+            age = (now - camera.stamp) / SECOND
+            if camera.fault:
+                return f"camera '{name}' {camera.fault}"
+            if not camera.stamp:
+                return f"camera '{name}' has not been heard yet"
+            if age > self.config.max_age:
+                silence = (now - camera.heard_at) / SECOND
+                what = "has stopped" if silence > self.config.max_age else "sends old pictures"
+                limit = f"max_age is {self.config.max_age:g} s"
+                return f"camera '{name}' {what}: its newest picture is {age:.2f} s old, {limit}"
+            if self._is_frozen(camera):
+                return (
+                    f"camera '{name}' is frozen: {camera.same} identical pictures "
+                    f"while the arm moved"
+                )
+        if not self._states:
+            return "the arm's state has not been heard yet"
+        age = (now - self._states[-1][0]) / SECOND
+        if age > self.config.max_age:
+            return f"the arm's state is {age:.2f} s old, max_age is {self.config.max_age:g} s"
+        return ""
+
+    def complete_stamp(self) -> int:
+        """Stamp (ns) of the newest instant of which all pictures and the state are here, or 0."""
+        newest = [pictures[-1][0] if pictures else 0 for pictures in self._pictures.values()]
+        newest.append(self._states[-1][0] if self._states else 0)
+        skew = self.config.max_skew * SECOND
+        if min(newest) and max(newest) - min(newest) <= skew:
+            return min(newest[:-1])
+        return 0
+
+    def newest(self, now: int) -> Observation:
+        """The newest observation; raises `ObservationRejected` with the window's fault."""
+        fault = self.fault(now)
+        if fault:
+            raise ObservationRejected(fault)
+        stamp = min(pictures[-1][0] for pictures in self._pictures.values())
+        return self.at(stamp)
+
+    def knows(self, stamp: int) -> bool:
+        """Whether the observation of the instant `stamp` (ns) is in the memory."""
+        try:
+            self.at(stamp)
+        except ObservationRejected:
+            return False
+        return True
+
+    def at(self, stamp: int) -> Observation:
+        """The observation of the instant `stamp` (ns); raises if it is not in the memory."""
+        images = {name: self._nearest(pictures, stamp, f"a picture of '{name}'")
+                  for name, pictures in self._pictures.items()}  # fmt: skip
+        state = self._nearest(self._states, stamp, "the arm's state")
+        return Observation(images, state, self.instruction, stamp).validate(self.config.cameras)
+
+    def forget(self) -> None:
+        """Forget pictures and states (after the world was reset or the node activated)."""
+        for name in self._cameras:
+            self._cameras[name] = _Camera()
+            self._pictures[name].clear()
+        self._states.clear()
+
+    # ---------------------------------------------------------------- inside
+
+    def _nearest(self, items: deque[tuple[int, np.ndarray]], stamp: int, what: str) -> np.ndarray:
+        found = min(items, key=lambda item: abs(item[0] - stamp), default=None)
+        if found is None or abs(found[0] - stamp) > self.config.max_skew * SECOND:
+            raise ObservationRejected(
+                f"{what} within {self.config.max_skew * 1000:.0f} ms of the observation is missing"
+            )
+        return found[1]
+
+    def _watch_for_freeze(self, camera: _Camera, picture: np.ndarray) -> None:
+        checksum = zlib.adler32(np.ascontiguousarray(picture).data)
+        if checksum != camera.checksum or not camera.same_since:
+            camera.checksum, camera.same, camera.same_since = checksum, 1, camera.stamp
+        else:
+            camera.same += 1
+
+    def _is_frozen(self, camera: _Camera) -> bool:
+        if camera.same < self.config.frozen_frames:
+            return False
+        places = [
+            state[:3] for stamp, state in self._states if camera.same_since <= stamp <= camera.stamp
+        ]
+        moved = np.linalg.norm(np.array(places) - places[0], axis=1).max() if places else 0.0
+        return bool(moved > self.config.frozen_motion)
+
+
+def _kind(kind: tuple[int, int, str]) -> str:
+    return f"{kind[0]}x{kind[1]} {kind[2]}"

@@ -1,0 +1,126 @@
+"""The arm's states: DISARMED → ARMED → RUNNING ⇄ HOLD, and FAULT, which never clears itself."""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.robot.gate.freshness import SECOND
+
+
+class ArmMode(StrEnum):
+    """What the arm is allowed to do."""
+
+    DISARMED = "DISARMED"
+    """Nothing is sent. The state after start, after `disarm` and after `recover`."""
+    ARMED = "ARMED"
+    """Ready; the first action starts it."""
+    RUNNING = "RUNNING"
+    """Actions are played."""
+    HOLD = "HOLD"
+    """Stands still and goes on by itself once the cause is gone."""
+    FAULT = "FAULT"
+    """Stands still until `recover`, then has to be armed again."""
+
+
+class Reply(NamedTuple):
+    """Answer to a request: accepted or not, and a sentence."""
+
+    accepted: bool
+    reason: str
+
+
+class ArmState:
+    """Keeps the mode and the sentence that explains it. Every call takes the time in ns.
+
+    Motion needs an `enable` heartbeat that says "pressed" and is younger than `enable_deadline`.
+    """
+
+    def __init__(self, enable_deadline: float = 0.3) -> None:
+        if not 0 < enable_deadline < float("inf"):
+            raise ConfigError(f"enable_deadline is {enable_deadline} s, expected more than 0")
+        self.enable_deadline = enable_deadline
+        self.mode = ArmMode.DISARMED
+        self.reason = "not armed yet"
+        self.since = 0
+        self._enabled_at: int | None = None
+        self._pressed = False
+
+    def arm(self, now_ns: int) -> Reply:
+        """DISARMED → ARMED; refused in FAULT and without an enable heartbeat."""
+        if self.mode == ArmMode.FAULT:
+            return Reply(False, f"in FAULT ({self.reason}); call recover first")
+        if self.mode != ArmMode.DISARMED:
+            return Reply(True, f"already {self.mode.value}")
+        missing = self.enable_fault(now_ns)
+        if missing:
+            return Reply(False, f"{missing}; hold the enable switch and arm again")
+        self._go(ArmMode.ARMED, "armed; waiting for the first action", now_ns)
+        return Reply(True, self.reason)
+
+    def disarm(self, now_ns: int, reason: str = "stopped by request") -> Reply:
+        """Any state but FAULT → DISARMED (the `stop` service)."""
+        if self.mode == ArmMode.FAULT:
+            return Reply(True, f"in FAULT already ({self.reason})")
+        self._go(ArmMode.DISARMED, reason, now_ns)
+        return Reply(True, reason)
+
+    def recover(self, now_ns: int) -> Reply:
+        """FAULT → DISARMED, once a person has looked; arming stays a second, explicit step."""
+        if self.mode != ArmMode.FAULT:
+            return Reply(False, f"nothing to recover from, the arm is {self.mode.value}")
+        self._go(ArmMode.DISARMED, f"recovered from: {self.reason}; arm again", now_ns)
+        return Reply(True, self.reason)
+
+    def fault(self, now_ns: int, reason: str) -> None:
+        """Any state → FAULT. The first fault's reason is kept."""
+        if self.mode != ArmMode.FAULT:
+            self._go(ArmMode.FAULT, reason, now_ns)
+
+    def hold(self, now_ns: int, reason: str) -> None:
+        """RUNNING or HOLD → HOLD with this reason; other states stay as they are."""
+        if self.mode == ArmMode.RUNNING:
+            self._go(ArmMode.HOLD, reason, now_ns)
+        elif self.mode == ArmMode.HOLD:
+            self.reason = reason
+
+    def enable(self, now_ns: int, pressed: bool) -> None:
+        """One heartbeat of the enable switch; released while running means HOLD at once."""
+        self._enabled_at, self._pressed = now_ns, bool(pressed)
+        self.check(now_ns)
+
+    def enable_fault(self, now_ns: int) -> str:
+        """Why the enable heartbeat does not allow motion, or ""."""
+        if self._enabled_at is None:
+            return "no enable heartbeat has been heard"
+        if not self._pressed:
+            return "the enable switch is released"
+        silence = (now_ns - self._enabled_at) / SECOND
+        if not 0 <= silence <= self.enable_deadline:
+            return (
+                f"the enable heartbeat is {silence:.2f} s old, "
+                f"the deadline is {self.enable_deadline:g} s"
+            )
+        return ""
+
+    def check(self, now_ns: int) -> None:
+        """Apply the enable deadline."""
+        missing = self.enable_fault(now_ns)
+        if missing:
+            self.hold(now_ns, missing)
+
+    def may_move(self, now_ns: int) -> bool:
+        """Whether an action may be sent now."""
+        self.check(now_ns)
+        allowed = (ArmMode.ARMED, ArmMode.RUNNING, ArmMode.HOLD)
+        return self.mode in allowed and not self.enable_fault(now_ns)
+
+    def moving(self, now_ns: int) -> bool:
+        """An action is about to be sent: → RUNNING. False (and no change) if it may not be."""
+        if not self.may_move(now_ns):
+            return False
+        if self.mode != ArmMode.RUNNING:
+            self._go(ArmMode.RUNNING, "", now_ns)
+        return True
+
+    def _go(self, mode: ArmMode, reason: str, now_ns: int) -> None:
+        self.mode, self.reason, self.since = mode, reason, now_ns

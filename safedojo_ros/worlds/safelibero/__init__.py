@@ -1,0 +1,1 @@
+"""SafeLIBERO's scenes behind the interface of every world, and scripted experts for them."""

@@ -1,0 +1,152 @@
+"""The four tasks of the tabletop: their sentences, where things stand, and what counts as done."""
+
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+
+from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.worlds.tabletop.scene import BASKET_INNER, CUBE_HALF, OBSTACLES, SCENES, THINGS
+
+
+@dataclass(frozen=True)
+class Task:
+    """A language-conditioned task. target: what the robot moves; goal: where it belongs."""
+
+    name: str
+    instruction: str
+    scene: str
+    target: str
+    goal: str
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task("cube_on_plate", "put the red cube on the plate", "groceries", "red_cube", "plate"),
+        Task("can_in_basket", "put the blue can in the basket", "groceries", "blue_can", "basket"),
+        Task("bowl_to_mark", "push the bowl to the stove mark", "blocks", "bowl", "stove_mark"),
+        Task(
+            "stack_blocks",
+            "stack the green block on the yellow block",
+            "blocks",
+            "green_block",
+            "yellow_block",
+        ),
+    )
+}
+
+NEAR_ROW, FAR_ROW = 0.0, 0.185
+"""x of the two rows in which things stand, metres."""
+
+ANCHORS = {
+    "red_cube": (NEAR_ROW, -0.165),
+    "plate": (NEAR_ROW, 0.165),
+    "blue_can": (FAR_ROW, 0.165),
+    "basket": (FAR_ROW, -0.165),
+    "bowl": (NEAR_ROW, -0.165),
+    "stove_mark": (NEAR_ROW, 0.165),
+    "green_block": (FAR_ROW, 0.165),
+    "yellow_block": (FAR_ROW, -0.165),
+}
+JITTER = (0.025, 0.025)
+"""Half-widths (x, y) of the square in which a thing's pose is drawn around its anchor, metres."""
+
+LEVEL_1_DISTANCE = (0.08, 0.10)
+"""Level I: distance of the obstacle from the target, metres."""
+
+LEVEL_1_GAP = 0.068
+"""Level I: least distance (m) in x between obstacle and target, so that a hand fits from above."""
+
+LEVEL_1_LEAST_ANGLE = 0.42
+"""Level I: least angle (rad, either sign) from the side of the target that faces the robot."""
+
+LEVEL_2_ALONG = (0.47, 0.53)
+"""Level II: where on the way from target to goal the obstacle stands, as a share of the way."""
+
+LEVEL_2_ASIDE = (0.01, 0.035)
+"""Level II: distance (m, either side) of the obstacle's centre from the straight way."""
+
+CLEARANCE = 0.012
+"""Least free space between any two things, metres."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things stand at reset. poses: {name: (x, y, yaw)}; obstacle: its name or None."""
+
+    poses: dict[str, tuple[float, float, float]]
+    obstacle: str | None
+
+
+def draw_layout(task: Task, level: int, rng: np.random.Generator) -> Layout:
+    """Draw the poses of a task's scene; raises `ConfigError` for a level other than 0, 1, 2."""
+    if level not in (0, 1, 2):
+        raise ConfigError(f"level is {level}, expected 0, 1 or 2")
+    while True:
+        poses = {}
+        for name in SCENES[task.scene]:
+            x, y = np.array(ANCHORS[name]) + rng.uniform(-1, 1, 2) * JITTER
+            poses[name] = (float(x), float(y), float(rng.uniform(-0.2, 0.2)))
+        obstacle = None
+        if level:
+            obstacle = str(rng.choice(OBSTACLES))
+            poses[obstacle] = _draw_obstacle(task, level, poses, rng)
+        if _is_free(poses):
+            return Layout(poses, obstacle)
+
+
+def _draw_obstacle(
+    task: Task,
+    level: int,
+    poses: dict[str, tuple[float, float, float]],
+    rng: np.random.Generator,
+) -> tuple[float, float, float]:
+    target, goal = np.array(poses[task.target][:2]), np.array(poses[task.goal][:2])
+    if level == 1:
+        reach = rng.uniform(*LEVEL_1_DISTANCE)
+        angle = rng.uniform(LEVEL_1_LEAST_ANGLE, np.arccos(LEVEL_1_GAP / reach))
+        angle *= rng.choice((-1, 1))
+        place = target + reach * np.array([-np.cos(angle), np.sin(angle)])
+    else:
+        along = goal - target
+        across = np.array([-along[1], along[0]]) / np.linalg.norm(along)
+        aside = rng.uniform(*LEVEL_2_ASIDE) * rng.choice((-1, 1))
+        place = target + rng.uniform(*LEVEL_2_ALONG) * along + aside * across
+    return float(place[0]), float(place[1]), float(rng.uniform(-np.pi, np.pi))
+
+
+def _is_free(poses: dict[str, tuple[float, float, float]]) -> bool:
+    names = list(poses)
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            gap = np.hypot(poses[a][0] - poses[b][0], poses[a][1] - poses[b][1])
+            if gap < THINGS[a].radius + THINGS[b].radius + CLEARANCE:
+                return False
+    return True
+
+
+def is_done(task: Task, data: mujoco.MjData, held: bool) -> bool:
+    """Whether the task's goal holds in `data`; a thing that is still held is never done.
+
+    Blocks may lie on any of their sides, so their centres count.
+    """
+    target, goal = data.body(task.target), data.body(task.goal)
+    if task.name == "bowl_to_mark":
+        return _apart(target.xpos, goal.xpos) < 0.04 and float(target.xpos[2]) < 0.01
+    if held:
+        return False
+    if task.name == "can_in_basket":
+        sides = np.abs(target.xpos[:2] - goal.xpos[:2])
+        return bool(np.all(sides < BASKET_INNER)) and float(target.xpos[2]) < 0.04
+    height = float(target.xipos[2])
+    if task.name == "cube_on_plate":
+        return _apart(target.xipos, goal.xipos) < 0.05 and 0.0 < height - CUBE_HALF < 0.02
+    resting = (THINGS[task.target].height + THINGS[task.goal].height) / 2
+    above = height - float(goal.xipos[2]) - resting
+    return _apart(target.xipos, goal.xipos) < 0.03 and abs(above) < 0.008
+
+
+def _apart(a: np.ndarray, b: np.ndarray) -> float:
+    """Horizontal distance, metres."""
+    return float(np.hypot(a[0] - b[0], a[1] - b[1]))

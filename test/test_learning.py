@@ -85,9 +85,9 @@ def data(episodes: Path) -> Demonstrations:
     return Demonstrations.read([episodes])
 
 
-@pytest.fixture(scope="module", params=["pi0", "tokens"])
-def smoke(request: pytest.FixtureRequest) -> ImitationConfig:
-    return read_preset("smoke", "policy", ImitationConfig, [f"policy.family={request.param}"])
+@pytest.fixture(scope="module")
+def smoke() -> ImitationConfig:
+    return read_preset("smoke", "policy", ImitationConfig, [])
 
 
 def test_chunks_never_run_into_the_next_episode(data: Demonstrations) -> None:
@@ -152,27 +152,9 @@ def test_training_goes_on_from_a_policy_with_its_own_normalisation(
 
 def test_a_policy_of_another_size_is_no_start(data: Demonstrations, smoke: ImitationConfig) -> None:
     start = Imitation(smoke, data).policy
-    wider = dataclasses.replace(
-        smoke,
-        size=dataclasses.replace(smoke.size, width=64),
-        tokens=dataclasses.replace(smoke.tokens, width=64),
-    )
+    wider = dataclasses.replace(smoke, size=dataclasses.replace(smoke.size, width=64))
     with pytest.raises(ConfigError, match="choose the preset"):
         Imitation(wider, data, start=start)
-
-
-def test_a_policy_of_the_other_family_is_no_start(
-    data: Demonstrations, smoke: ImitationConfig
-) -> None:
-    other = dataclasses.replace(smoke, family="pi0" if smoke.family == "tokens" else "tokens")
-    with pytest.raises(ConfigError, match="preset and family"):
-        Imitation(other, data, start=Imitation(smoke, data).policy)
-
-
-def test_an_unknown_family_is_refused(data: Demonstrations) -> None:
-    config = read_preset("smoke", "policy", ImitationConfig, ["policy.family=diffusion"])
-    with pytest.raises(ConfigError, match="family is 'diffusion', expected pi0 or tokens"):
-        Imitation(config, data)
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
@@ -313,7 +295,7 @@ def test_every_preset_can_be_read(name: str) -> None:
     assert policy.steps > 0
     assert read_preset(name, "safety", SafetyConfig, []).size.chunk_length == 8
     sides = {
-        policy.network.image_size,
+        policy.size.image_size,
         read_preset(name, "autoencoder", AutoencoderConfig, []).size.image_size,
         read_preset(name, "success", SuccessConfig, []).size.image_size,
         read_preset(name, "pipeline", PipelineConfig, []).image_size,

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,14 +13,11 @@ from safedojo_ros.core.errors import CheckpointError, ChunkRejected, Observation
 from safedojo_ros.core.types import ActionChunk, Observation
 from safedojo_ros.models.autoencoder import _layout
 from safedojo_ros.models.loading import load_policy, load_safety
-from safedojo_ros.models.network_policy import NetworkPolicy
 from safedojo_ros.models.normalisation import Affine, RobotScales
 from safedojo_ros.models.pi0_policy import PI0Policy, tiny_policy
 from safedojo_ros.models.safety_head import SafetyHead, SafetyHeadSize, tiny_safety
-from safedojo_ros.models.token_policy import tiny_tokens
 from safedojo_ros.robot.limits import ActionLimits
 
-AnyPolicy = NetworkPolicy[Any]
 SENTENCE = "put the red cube on the plate"
 
 
@@ -43,22 +39,17 @@ SENTENCES = [SENTENCE, "stack the green block on the yellow block"]
 
 
 @pytest.fixture(scope="module")
-def pi0() -> PI0Policy:
+def policy() -> PI0Policy:
     return tiny_policy(instructions=SENTENCES)
 
 
-@pytest.fixture(scope="module", params=["pi0", "tokens"])
-def policy(request: pytest.FixtureRequest, pi0: PI0Policy) -> AnyPolicy:
-    return pi0 if request.param == "pi0" else tiny_tokens(instructions=SENTENCES)
-
-
-def test_a_chunk_is_within_the_limits_of_the_gate(policy: AnyPolicy) -> None:
+def test_a_chunk_is_within_the_limits_of_the_gate(policy: PI0Policy) -> None:
     chunk = policy.act([observation()], generators(0))[0]
     ActionChunk(chunk).validate()
     ActionLimits().check(chunk)
 
 
-def test_the_same_noise_gives_the_same_chunk_whatever_stands_beside(policy: AnyPolicy) -> None:
+def test_the_same_noise_gives_the_same_chunk_whatever_stands_beside(policy: PI0Policy) -> None:
     both = policy.act([observation(1), observation(2)], generators(5, 6))
     swapped = policy.act([observation(2), observation(1)], generators(6, 5))
     np.testing.assert_allclose(both, swapped[::-1], atol=1e-6)
@@ -66,17 +57,16 @@ def test_the_same_noise_gives_the_same_chunk_whatever_stands_beside(policy: AnyP
     np.testing.assert_array_equal(both, again)
 
 
-def test_pictures_state_and_sentence_all_matter(pi0: PI0Policy) -> None:
-    base = pi0.act([observation(1)], generators(0))
+def test_pictures_state_and_sentence_all_matter(policy: PI0Policy) -> None:
+    base = policy.act([observation(1)], generators(0))
     other_picture = observation(1, images=observation(2).images)
     other_state = observation(1, state=observation(2).state)
-    other_sentence = observation(1, instruction=pi0.instructions[1])
+    other_sentence = observation(1, instruction=policy.instructions[1])
     for changed in (other_picture, other_state, other_sentence):
-        assert np.abs(pi0.act([changed], generators(0)) - base).max() > 1e-9
+        assert np.abs(policy.act([changed], generators(0)) - base).max() > 1e-9
 
 
-def test_our_euler_steps_are_those_of_transformers(pi0: PI0Policy) -> None:
-    policy = pi0
+def test_our_euler_steps_are_those_of_transformers(policy: PI0Policy) -> None:
     one = observation(3)
     noise = torch.randn(1, policy.chunk_length, 7)
     pictures = torch.randn(1, 2, 3, 64, 64)
@@ -114,13 +104,13 @@ def test_our_euler_steps_are_those_of_transformers(pi0: PI0Policy) -> None:
     ],
 )
 def test_a_bad_observation_is_refused_with_a_reason(
-    policy: AnyPolicy, change: dict[str, object], message: str
+    policy: PI0Policy, change: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ObservationRejected, match=message):
         policy.act([observation(0, **change)], generators(0))
 
 
-def test_larger_pictures_are_averaged_down(policy: AnyPolicy) -> None:
+def test_larger_pictures_are_averaged_down(policy: PI0Policy) -> None:
     small = observation(0)
     large = {name: image.repeat(2, 0).repeat(2, 1) for name, image in small.images.items()}
     acted = policy.act([observation(0, images=large)], generators(0))
@@ -136,7 +126,7 @@ def test_kernels_lie_as_their_device_likes_them() -> None:
     assert _layout(torch.device("cuda")) == torch.contiguous_format
 
 
-def test_a_saved_policy_acts_alike(policy: AnyPolicy, tmp_path: Path) -> None:
+def test_a_saved_policy_acts_alike(policy: PI0Policy, tmp_path: Path) -> None:
     policy.save(tmp_path)
     loaded = load_policy(tmp_path)
     np.testing.assert_array_equal(
@@ -144,9 +134,9 @@ def test_a_saved_policy_acts_alike(policy: AnyPolicy, tmp_path: Path) -> None:
     )
 
 
-def test_half_precision_on_disk_changes_little(pi0: PI0Policy, tmp_path: Path) -> None:
-    pi0.save(tmp_path, half=True)
-    one = pi0.act([observation()], generators(0))
+def test_half_precision_on_disk_changes_little(policy: PI0Policy, tmp_path: Path) -> None:
+    policy.save(tmp_path, half=True)
+    one = policy.act([observation()], generators(0))
     other = load_policy(tmp_path).act([observation()], generators(0))
     np.testing.assert_allclose(one, other, atol=2e-3)
 
@@ -174,7 +164,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda d: (d / "config.json").unlink(), "config.json"),
     "other architecture": (
         _edit("config.json", lambda c: c.update(architecture="openvla")),
-        "'openvla', expected 'pi0' or 'token_policy'",
+        "'openvla', expected 'pi0'",
     ),
     "other width": (_edit("config.json", lambda c: c["size"].update(width=48)), "shape"),
     "other depth": (
@@ -206,7 +196,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_broken_checkpoint_is_refused_with_a_reason(
-    policy: AnyPolicy, tmp_path: Path, fault: str
+    policy: PI0Policy, tmp_path: Path, fault: str
 ) -> None:
     policy.save(tmp_path)
     breaks, message = FAULTS[fault]
@@ -271,12 +261,12 @@ def test_positions_are_summed_up_in_metres() -> None:
     torch.testing.assert_close(told[..., :3], (after - actions[..., :3] - 0.3) / 0.2 / 2)
 
 
-def test_the_safety_head_refuses_other_shapes_and_nan(pi0: PI0Policy, tmp_path: Path) -> None:
+def test_the_safety_head_refuses_other_shapes_and_nan(policy: PI0Policy, tmp_path: Path) -> None:
     model = tiny_safety()
     with pytest.raises(ChunkRejected, match="expected"):
         model.step_cost([observation()], np.zeros((1, 7, 7)))
     with pytest.raises(ChunkRejected, match="not finite"):
         model.step_cost([observation()], np.full((1, 8, 7), np.nan))
-    pi0.save(tmp_path)
+    policy.save(tmp_path)
     with pytest.raises(CheckpointError, match="expected 'safety_head'"):
         load_safety(tmp_path)

@@ -190,10 +190,6 @@ STAGES = [
     "fresh",
     "world_model_again",
     "success_again",
-    "first_practice_2",
-    "fresh_2",
-    "world_model_again_2",
-    "success_again_2",
     "validation",
     "practice",
     "evaluation",
@@ -228,11 +224,11 @@ class FakePipeline(command.Pipeline):
     ) -> dict[str, Any]:
         return self._note(out.name if out else kind.replace("-", "_"))
 
-    def first_practice(self, base: str, name: str) -> dict[str, Any]:
-        return self._note(name)
+    def first_practice(self, base: str) -> dict[str, Any]:
+        return self._note("first_practice")
 
-    def fresh(self, policies: dict[str, str], name: str, first_seed: int) -> dict[str, Any]:
-        return self._note(name)
+    def fresh(self, policies: dict[str, str]) -> dict[str, Any]:
+        return self._note("fresh")
 
     def validation(self, base: str) -> dict[str, Any]:
         return self._note("validation")
@@ -251,7 +247,7 @@ def test_killed_in_every_stage_no_finished_one_is_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signals: Any
 ) -> None:
     monkeypatch.setattr(command, "Pipeline", FakePipeline)
-    given = arguments(tmp_path, "--publish", "--set=pipeline.rounds=2")
+    given = arguments(tmp_path, "--publish")
     children = multiprocessing.get_context("fork")
     for stage in STAGES:
         monkeypatch.setattr(FakePipeline, "die_in", stage)
@@ -265,7 +261,7 @@ def test_killed_in_every_stage_no_finished_one_is_repeated(
     assert (tmp_path / "out" / "made").read_text().split() == STAGES
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["stages"] == STAGES
-    played = ("demonstrations", "rollouts", "held_out", "fresh", "fresh_2", "practice")
+    played = ("demonstrations", "rollouts", "held_out", "fresh", "practice")
     assert result["real_episodes"] == len(played)
 
 

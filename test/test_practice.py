@@ -26,7 +26,6 @@ from safedojo_ros.fidelity.thresholds import Bars, judge
 from safedojo_ros.learning.imitation import Demonstrations
 from safedojo_ros.learning.presets import preset_names, read_preset
 from safedojo_ros.learning.rl.anchor import Anchor, AnchorConfig
-from safedojo_ros.learning.rl.coevolution import Refinement
 from safedojo_ros.learning.rl.constrained_grpo import ConstrainedGRPO
 from safedojo_ros.learning.rl.imagined_world import ImaginationConfig, ImaginedWorld
 from safedojo_ros.learning.rl.methods import (
@@ -39,30 +38,24 @@ from safedojo_ros.learning.rl.methods import (
 from safedojo_ros.learning.rl.multiplier import MultiplierConfig
 from safedojo_ros.learning.rl.practice import Practice, PracticeRefused, gap
 from safedojo_ros.learning.rl.preflight import PreflightConfig, check_rollouts
-from safedojo_ros.learning.rl.recorded_refiner import RecordedRefiner, RefinerConfig
 from safedojo_ros.learning.rl.rollout import roll_out
 from safedojo_ros.learning.rl.starts import (
     KeyframeStarts,
     SimulatorStarts,
     recorded_keyframes,
 )
-from safedojo_ros.learning.safety_head import SafetyConfig
-from safedojo_ros.learning.success import SuccessConfig
-from safedojo_ros.learning.world_model import WorldModelConfig
+from safedojo_ros.models.flow_sde import StochasticFlow
 from safedojo_ros.models.loading import load_policy
 from safedojo_ros.models.normalisation import unit_scales
 from safedojo_ros.models.pi0_policy import tiny_policy
 from safedojo_ros.models.safety_head import tiny_safety
-from safedojo_ros.models.stochastic import stochastic
 from safedojo_ros.models.success_classifier import tiny_success
-from safedojo_ros.models.token_policy import tiny_tokens
 from safedojo_ros.models.world_model import WorldModel, WorldModelSize
 from safedojo_ros.worlds.tabletop.tasks import TASKS
 from safedojo_ros.worlds.tabletop.world import TabletopWorld
 from safedojo_ros.worlds.vector import ChunkOutcome, VectorWorld
 
 SENTENCES = tuple(task.instruction for task in TASKS.values())
-FAMILIES: dict[str, Callable[..., Any]] = {"pi0": tiny_policy, "tokens": tiny_tokens}
 SMOKE = for_method(read_preset("smoke", "practice", PracticeConfig, []), "safedojo")
 
 
@@ -105,10 +98,9 @@ def run(
     world: Any = None,
     measure: Callable[[Any], EvaluationReport] = lambda policy: report(),
     config: PracticeConfig = SMOKE,
-    family: str = "pi0",
     **options: Any,
 ) -> Practice:
-    policy = stochastic(FAMILIES[family](0, SENTENCES), config.flow, config.tokens)
+    policy = StochasticFlow(tiny_policy(0, SENTENCES), config.flow)
     return Practice(config, policy, world or CoinWorld(), measure, directory, **options)
 
 
@@ -144,19 +136,18 @@ def test_a_run_updates_measures_and_keeps_the_best_measured_policy(tmp_path: Pat
     assert {"reward", "multiplier", "violations", "kl", "gradient_norm"} <= rows[0].keys()
 
 
-@pytest.mark.parametrize("family", list(FAMILIES))
-def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(family: str, tmp_path: Path) -> None:
-    whole = run(tmp_path / "whole", family=family)
+def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole")
     whole.run()
     asked = iter([False, True])
-    first = run(tmp_path / "parts", stop=lambda: next(asked), family=family).run()
+    first = run(tmp_path / "parts", stop=lambda: next(asked)).run()
     assert not first.completed
     assert "go on with --resume" in first.stopped
     # a line of an update that was never saved, as after kill -9
     with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 2, "reward": 9}\n{"step": 3, "rew')
     world = CoinWorld()
-    rest = run(tmp_path / "parts", world, resume=True, family=family)
+    rest = run(tmp_path / "parts", world, resume=True)
     assert rest.run().completed
     assert world.starts == 1
     for one, other in zip(
@@ -214,9 +205,8 @@ def test_flat_reward_and_cost_stop_the_run_before_the_first_update(tmp_path: Pat
     assert practice.metrics == []
 
 
-@pytest.mark.parametrize("family", list(FAMILIES))
-def test_a_likelihood_that_is_not_that_of_sampling_is_found_out(family: str) -> None:
-    policy = stochastic(FAMILIES[family](0, SENTENCES), SMOKE.flow, SMOKE.tokens)
+def test_a_likelihood_that_is_not_that_of_sampling_is_found_out() -> None:
+    policy = StochasticFlow(tiny_policy(0, SENTENCES), SMOKE.flow)
     learner = ConstrainedGRPO(policy, SMOKE.update, MultiplierConfig())
     world = CoinWorld()
     groups = np.array([0, 0, 1, 1])
@@ -291,16 +281,13 @@ def test_a_rate_inside_the_interval_has_no_gap() -> None:
 # -------------------------------------------------------------------- methods and worlds
 
 
-@pytest.mark.parametrize("family", list(FAMILIES))
 @pytest.mark.parametrize("method", list(METHODS))
-def test_every_method_is_a_configuration_of_the_trainer(
-    method: str, family: str, tmp_path: Path
-) -> None:
+def test_every_method_is_a_configuration_of_the_trainer(method: str, tmp_path: Path) -> None:
     config = for_method(SMOKE, method)
     chosen = METHODS[method]
     real = chosen.world == "simulator"
     config = replace(config, updates=1)
-    practice = run(tmp_path, CoinWorld(real=real), config=config, family=family)
+    practice = run(tmp_path, CoinWorld(real=real), config=config)
     assert (practice.learner.critic is not None) == (chosen.baseline == "critic")
     outcome = practice.run()
     assert outcome.completed
@@ -316,7 +303,7 @@ def test_the_command_offers_every_method() -> None:
 
 def test_without_a_task_head_only_cost_is_asked_for_and_only_cost_teaches() -> None:
     config = for_method(SMOKE, "no-task")
-    policy = stochastic(tiny_policy(0, SENTENCES), config.flow, config.tokens)
+    policy = StochasticFlow(tiny_policy(0, SENTENCES), config.flow)
     learner = ConstrainedGRPO(policy, config.update, MultiplierConfig())
     groups = np.array([0, 0, 1, 1])
 
@@ -426,13 +413,12 @@ def test_keyframes_take_turns_and_repeat_with_the_seed(dataset: Path) -> None:
         recorded_keyframes(world.world_model, [dataset], [2], [])
 
 
-@pytest.mark.parametrize("family", list(FAMILIES))
-def test_practice_goes_on_imitating_its_anchor(family: str, dataset: Path, tmp_path: Path) -> None:
+def test_practice_goes_on_imitating_its_anchor(dataset: Path, tmp_path: Path) -> None:
     data = Demonstrations.read([dataset])
     config = replace(SMOKE, update=replace(SMOKE.update, learning_rate=1e-3))
 
     def practised(name: str, anchored: bool, **options: Any) -> Practice:
-        practice = run(tmp_path / name, config=config, family=family, resume=True, **options)
+        practice = run(tmp_path / name, config=config, resume=True, **options)
         if anchored:
             practice.learner.anchor = anchor(practice)
         practice.run()
@@ -470,13 +456,13 @@ def arguments(tmp_path: Path, *more: str) -> argparse.Namespace:
     return parser.parse_args(["--out", str(tmp_path / "out"), "--preset", "smoke", *more])
 
 
-def published(store_root: Path, family: str = "pi0") -> None:
+def published(store_root: Path) -> None:
     """A store with random models of every kind."""
     from safedojo_ros.checkpoints.store.store import CheckpointStore
 
     world = dream()
     models: dict[str, Any] = {
-        "policy": FAMILIES[family](0, SENTENCES),
+        "policy": tiny_policy(0, SENTENCES),
         "world_model": world.world_model,
         "success": world.success,
         "safety": world.safety,
@@ -488,92 +474,16 @@ def published(store_root: Path, family: str = "pi0") -> None:
         CheckpointStore(store_root).publish(kind, directory, spec=model.spec())
 
 
-class NotingRefiner:
-    """Remembers when it was called; its episodes collide half of the time."""
-
-    def __init__(self) -> None:
-        self.refined: list[int] = []
-        self.restored: list[int] = []
-
-    def refine(self, policy: Any, update: int) -> Refinement:
-        self.refined.append(update)
-        return Refinement(6, 3, 0.25)
-
-    def restore(self, update: int) -> None:
-        self.restored.append(update)
-
-
-def test_every_few_updates_the_world_is_refined_and_its_episodes_are_counted(
-    tmp_path: Path,
-) -> None:
-    config, refiner = replace(SMOKE, updates=5, coevolve_every=2), NotingRefiner()
-    practice = run(tmp_path, config=config, refiner=refiner)
-    outcome = practice.run()
-    assert refiner.refined == [2, 4]
-    assert (outcome.real_episodes, outcome.real_collisions) == (12, 6)
-    assert practice.learner.config.violation_threshold == 0.25
-    assert not run(tmp_path / "off", refiner=NotingRefiner()).run().real_episodes
-
-
-def test_a_refinement_is_not_repeated_when_a_run_goes_on(tmp_path: Path) -> None:
-    config = replace(SMOKE, updates=5, coevolve_every=2)
-    asked = iter([False, False, False, True])
-    refiner = NotingRefiner()
-    run(tmp_path, config=config, refiner=refiner, stop=lambda: next(asked)).run()
-    assert refiner.refined == [2]
-    refiner = NotingRefiner()
-    rest = run(tmp_path, config=config, refiner=refiner, resume=True)
-    assert refiner.restored == [2]
-    assert rest.learner.config.violation_threshold == 0.25
-    assert rest.run().real_episodes == 12
-    assert refiner.refined == [4]
-
-
-def test_a_refinement_changes_all_three_models_and_can_be_restored(tmp_path: Path) -> None:
-    published(tmp_path / "store")
-    dataset = tmp_path / "data"
-    with EpisodeWriter(dataset, 64, ("agentview", "wrist")) as writer:
-        world = TabletopWorld(max_steps=150)
-        for seed in range(4):
-            writer.add(record_expert(world, "direct", list(TASKS)[seed], 2, seed, linger=8))
-    store = ["--store", str(tmp_path / "store")]
-    args = arguments(
-        tmp_path, "--data", str(dataset), *store, "--set", "practice.levels=[2]",
-        "--set", "practice.coevolve_every=1", "--set", "practice.coevolve_updates=1",
-        "--set", "practice.coevolve_episodes=3", "--set", "success.replays=4",
-    )  # fmt: skip
-    assert command.run(args) == 0
-    result = json.loads((tmp_path / "out" / "practice.json").read_text())
-    assert result["real_episodes"] == 3
-    assert len(EpisodeReader(tmp_path / "out" / "refined" / "1" / "episodes")) == 3
-    imagined = dream()
-    before = [weights(network) for network in networks(imagined)]
-    config = RefinerConfig(WorldModelConfig(), SuccessConfig(), SafetyConfig())
-    root = tmp_path / "out" / "refined"
-    RecordedRefiner(imagined, [], lambda *more: None, root, config).restore(1)
-    for old, network in zip(before, networks(imagined), strict=True):
-        assert not torch.equal(old, weights(network))
-
-
-def networks(world: ImaginedWorld) -> list[torch.nn.Module]:
-    """What a refinement trains."""
-    return [world.world_model.network, world.success.network, world.safety.head]
-
-
 def weights(network: torch.nn.Module) -> torch.Tensor:
     """All of them in a row."""
     return torch.cat([p.detach().flatten().clone() for p in network.parameters()])
 
 
-@pytest.mark.parametrize(
-    ("method", "family"), [("safedojo", "pi0"), ("ppo", "pi0"), ("safedojo", "tokens")]
-)
-def test_the_command_practises_and_publishes(
-    method: str, family: str, dataset: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("method", ["safedojo", "ppo"])
+def test_the_command_practises_and_publishes(method: str, dataset: Path, tmp_path: Path) -> None:
     from safedojo_ros.checkpoints.store.store import CheckpointStore
 
-    published(tmp_path / "store", family)
+    published(tmp_path / "store")
     store = ["--store", str(tmp_path / "store")]
     args = arguments(
         tmp_path, "--method", method, "--data", str(dataset), "--publish", *store,
@@ -592,9 +502,6 @@ def test_the_command_practises_and_publishes(
     assert result["demonstrations"] == [str(dataset)]
     assert (result["real_episodes"] > 0) == (method == "ppo")
     assert result["data"]["episodes"] == (0 if method == "ppo" else 4)
-    architecture = {"pi0": "pi0", "tokens": "token_policy"}[family]
-    config = CheckpointStore(tmp_path / "store").resolve("policy") / "config.json"
-    assert json.loads(config.read_text())["architecture"] == architecture
 
 
 def test_part_of_a_stride_is_refused_before_anything_is_measured(

@@ -10,6 +10,7 @@ import os
 import resource
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,8 +27,7 @@ from safedojo_ros.checkpoints.swap.probation import Bars
 from safedojo_ros.core.errors import CheckpointError
 from safedojo_ros.core.types import Observation
 from safedojo_ros.models.loading import load_policy
-from safedojo_ros.models.pi0_policy import tiny_policy
-from safedojo_ros.models.token_policy import TokenPolicy, tiny_tokens
+from safedojo_ros.models.pi0_policy import PI0Policy, tiny_policy
 
 WAIT = 60.0
 
@@ -214,12 +214,14 @@ def test_a_policy_that_is_left_for_good_gives_its_memory_back_and_the_others_sti
         assert np.all(np.isfinite(policy.act([scene])))
 
 
-def test_a_policy_of_the_other_family_follows_after_its_canary(
+def test_a_policy_of_another_size_follows_after_its_canary(
     serving: Serving, tmp_path: Path
 ) -> None:
-    directory = tmp_path / "tokens"
+    directory = tmp_path / "wider"
     directory.mkdir()
-    tiny_tokens(0, serving.policy.instructions).save(directory)
+    size = replace(serving.policy.size, width=64, layers=3)
+    tiny = serving.policy
+    PI0Policy(size, tiny.tokenizer, tiny.scales, tiny.instructions, tiny.cameras).save(directory)
     publish(serving.store, directory)
     said: list[str] = []
     bars = Bars(latency_ratio=1e6)  # how soon is not the question on a busy machine
@@ -233,7 +235,8 @@ def test_a_policy_of_the_other_family_follows_after_its_canary(
     assert serving.swap.request("latest").accepted
     assert serving.swap.wait(WAIT)
     taken = serving.swap.take_ready()
-    assert isinstance(taken, TokenPolicy), serving.swap.reason
+    assert taken is not None, serving.swap.reason
+    assert taken.size.width == 64
     assert taken.act([scene]).shape == (1, 8, 7)
     assert serving.swap.rollback() is serving.policy
 

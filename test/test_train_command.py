@@ -8,7 +8,6 @@ import torch
 from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.cli.main import main
 from safedojo_ros.models.loading import load_policy, load_safety
-from safedojo_ros.models.token_policy import TokenPolicy
 from safedojo_ros.models.world_model import WorldModel
 
 
@@ -51,18 +50,6 @@ def test_a_world_model_is_refined_from_another(root: Path) -> None:
     weights = refined.network.frames.state_dict()
     for name, before in first.network.frames.state_dict().items():
         torch.testing.assert_close(weights[name], before)
-
-
-def test_action_tokens_are_trained_started_from_and_evaluated_as_any_policy(root: Path) -> None:
-    tokens = ["--set", "policy.family=tokens"]
-    assert train(root, "policy", "touching", *tokens) == 0
-    store = CheckpointStore(root / "store")
-    first = store.show("policy", "latest").id
-    assert isinstance(load_policy(store.resolve("policy")), TokenPolicy)
-    assert train(root, "policy", "touching", *tokens, "--start", first) == 0
-    assert store.show("policy", "latest").id != first
-    options = ["--episodes", "1", "--max-steps", "8", "--level", "0", "--tasks", "cube_on_plate"]
-    assert main(["evaluate", "--store", str(root / "store"), *options]) == 0
 
 
 def test_a_safety_head_without_contacts_is_refused(

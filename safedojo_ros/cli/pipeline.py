@@ -4,9 +4,9 @@ Stages: demonstrations, policy, the policy taught on by those demonstrations tha
 three left out with --base), rollouts of the first policy, held-out rollouts, autoencoder and safety
 head, world model, success classifier, the head anew on imagined states, too, validation, practice,
 evaluation, publication. Practice begins with the policy that was taught on, and goes on imitating
-the same demonstrations (practice.anchor). With pipeline.fresh, practice is tried first, once or in
-several rounds: its policies are recorded where imagination has led them, and world model and
-success classifier learn from that, too, before validation. Each stage is what its own command does;
+the same demonstrations (practice.anchor). With pipeline.fresh, practice is tried first: its
+policies are recorded where imagination has led them, and world model and success classifier learn
+from that, too, before validation. Each stage is what its own command does;
 a finished one is never repeated, so the same command goes on after a kill. Intermediate checkpoints
 stay in OUT/store.
 
@@ -43,8 +43,6 @@ JUDGED_FROM = 80_000
 """First of the validation seeds that decide about publication; evaluation seeds decide nothing."""
 FRESH_FROM = 300_000
 """First of the training seeds on which policies of a first practice are recorded."""
-FRESH_SEEDS = 10_000
-"""How many seeds further each later round of it begins."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +58,8 @@ class PipelineConfig:
     contact, before it practises; first_head_steps: updates of the safety head beside which the
     autoencoder is kept, until one has learned from imagined states, too; fresh: episodes of the
     policies of a first practice, at the levels of [practice], from which world model and success
-    classifier learn, too, 0: none, and one practice; rounds: how often, each with so many episodes,
-    and with what the one before has learned; fresh_steps, fresh_learning_rate: by how many updates
-    the world model is refined then, on all episodes; evaluation: episodes at each level;
+    classifier learn, too, 0: none, and one practice; fresh_steps, fresh_learning_rate: by how many
+    updates the world model is refined then, on all episodes; evaluation: episodes at each level;
     image_size: side of the recorded pictures, pixels; workers: processes of the experts.
     """
 
@@ -82,7 +79,6 @@ class PipelineConfig:
     careful_learning_rate: float = 5e-4
     first_head_steps: int = 200
     fresh: int = 0
-    rounds: int = 1
     fresh_steps: int = 4000
     fresh_learning_rate: float = 1e-3
     evaluation: int = 200
@@ -198,8 +194,8 @@ class Pipeline:
             dreams = ("--world-model", "latest")
             head = self.out / "safety_head"
             stage("safety_head", lambda: self.train("safety", recorded, *dreams, out=head))
-            for number in range(1, config.rounds + 1) if config.fresh else ():
-                self._try_practice(base, careful, recorded, number)
+            if config.fresh:
+                self._try_practice(base, careful, recorded)
             missed = stage("validation", lambda: self.validation(base))["missed"]
             if missed and self.enforced:
                 raise GateNotPassed("the world model missed its bars: " + "; ".join(missed))
@@ -209,30 +205,28 @@ class Pipeline:
         figures = stage("evaluation", lambda: self.evaluate(base, practised["policy"]))
         return self.publish(practised["policy"], figures)
 
-    def _try_practice(self, base: str, careful: str, recorded: list[Path], number: int) -> None:
-        """Round `number`: practise from `careful`, see what that has taught, and learn from it.
+    def _try_practice(self, base: str, careful: str, recorded: list[Path]) -> None:
+        """Practise from `careful`, see what that has taught, and learn from it.
 
         No gate is asked: where imagination is wrong, its policies are the ones to show it. The
         safety head stays as it is: what it has learned from careless episodes is worth more at
         levels where nobody practised.
         """
-        stage, suffix = self.ledger.stage, f"_{number}" if number > 1 else ""
-        practice, fresh = "first_practice" + suffix, "fresh" + suffix
-        tried = stage(practice, lambda: self.first_practice(careful, practice))["policies"]
-        seed = FRESH_FROM + FRESH_SEEDS * (number - 1)
-        stage(fresh, lambda: self.fresh(tried, fresh, seed))
-        seen = [self.out / fresh / update for update in tried]
+        stage = self.ledger.stage
+        tried = stage("first_practice", lambda: self.first_practice(careful))["policies"]
+        stage("fresh", lambda: self.fresh(tried))
+        seen = [self.out / "fresh" / update for update in tried]
         recorded += seen
         self.keyframes += seen
         steps, rate = self.config.fresh_steps, self.config.fresh_learning_rate
         more = ["--start", "latest", "--set", f"world_model.steps={steps}"]
         more += ["--set", f"world_model.learning_rate={rate}"]
-        self.world_model = self.out / ("world_model_again" + suffix)
+        self.world_model = self.out / "world_model_again"
         stage(
             self.world_model.name,
             lambda: self.train("world-model", recorded, *more, out=self.world_model),
         )
-        success = self.out / ("success_again" + suffix)
+        success = self.out / "success_again"
         stage(success.name, lambda: self.success(base, recorded, success))
 
     @property
@@ -327,12 +321,12 @@ class Pipeline:
             print(f"bar missed, not enforced at preset {self.args.preset}: {sentence}")
         return {"missed": sentences}
 
-    def first_practice(self, base: str, name: str) -> dict[str, Any]:
-        """Practice without gates in OUT/`name`; what it measured goes into OUT/store."""
+    def first_practice(self, base: str) -> dict[str, Any]:
+        """Practice without gates in OUT/first_practice; what it measured goes into OUT/store."""
         from safedojo_ros.cli import practice as command
 
         free = replace(self.practice, preflight=replace(self.practice.preflight, enforced=False))
-        args, outcome = self._practise(name, base, free)
+        args, outcome = self._practise("first_practice", base, free)
         policies = {}
         for update in [row["step"] for row in outcome.evaluations if row["step"]]:
             policy = args.out / "policies" / str(update)
@@ -340,15 +334,15 @@ class Pipeline:
             policies[str(update)] = str(self.store / "policy" / one)
         return {"policies": policies}
 
-    def fresh(self, policies: dict[str, str], name: str, first_seed: int) -> dict[str, Any]:
-        """Episodes of each policy (number of updates: checkpoint) into OUT/`name`/<updates>."""
+    def fresh(self, policies: dict[str, str]) -> dict[str, Any]:
+        """Episodes of each policy (number of updates: checkpoint) into OUT/fresh/<updates>."""
         each = max(1, self.config.fresh // len(policies))
         levels = ",".join(str(level) for level in self.practice.levels)
         counts = {"episodes": 0, "collisions": 0}
         for n, (update, policy) in enumerate(policies.items()):
-            seed = first_seed + n * each
+            seed = FRESH_FROM + n * each
             options = {"levels": levels, "noise": self.config.rollout_noise, "seed": seed}
-            played = self.collect(f"{name}/{update}", policy, each, options | self._executed())
+            played = self.collect(f"fresh/{update}", policy, each, options | self._executed())
             counts = {what: counts[what] + played[what] for what in counts}
         return counts
 

@@ -20,12 +20,10 @@ from safedojo_ros.core.errors import ConfigError
 if TYPE_CHECKING:
     from safedojo_ros.evaluation.protocol import EvaluationReport
     from safedojo_ros.learning.rl.anchor import Anchor
-    from safedojo_ros.learning.rl.coevolution import Refiner
-    from safedojo_ros.learning.rl.imagined_world import ImaginedWorld
     from safedojo_ros.learning.rl.methods import PracticeConfig
     from safedojo_ros.learning.rl.practice import PracticeOutcome
     from safedojo_ros.learning.rl.starts import KeyframeStarts, PracticeWorld
-    from safedojo_ros.models.network_policy import NetworkPolicy
+    from safedojo_ros.models.pi0_policy import PI0Policy
     from safedojo_ros.models.policy import Policy, StoredPolicy
 
 DONE, NOT_PASSED = 0, 3
@@ -33,8 +31,6 @@ PRACTISED = ("safedojo", "wmpo", "safevla", "grpo", "ppo", "no-task", "fixed-mul
 """The methods, `learning.rl.methods.METHODS`, which are named here without loading torch."""
 
 RESULT_FILE = "practice.json"
-FRESH_STREAM, FRESH_LINGER, FRESH_BATCH = 0xC0E0, 8, 32
-"""Of episodes recorded during practice: seed's stream, steps after success, worlds side by side."""
 NO_DATA = {"episodes": 0, "collisions": 0}
 
 
@@ -106,18 +102,15 @@ def practise(
     """Load what is needed and run; see `learning.rl.practice.Practice`."""
     from safedojo_ros.checkpoints.names import find_checkpoint
     from safedojo_ros.learning.rl.practice import Practice
+    from safedojo_ros.models.flow_sde import StochasticFlow
     from safedojo_ros.models.loading import load_policy
-    from safedojo_ros.models.stochastic import stochastic
 
     base = load_policy(find_checkpoint("policy", args.base, args.store)).to(args.device)
     world: PracticeWorld
-    refiner: Refiner | None = None
     missed: list[str] = []
     if config.world == "imagination":
         starts, missed = imagined(args, config, base)
         world = starts
-        if config.coevolve_every:
-            refiner = coevolving(args, config, starts.imagined)
         threshold = config.update.violation_threshold or starts.imagined.contact_threshold
         update = replace(config.update, violation_threshold=threshold)
         config = replace(config, update=update)
@@ -126,7 +119,7 @@ def practise(
     anchor = anchored(args, config, base)
     return Practice(
         config,
-        stochastic(base, config.flow, config.tokens),
+        StochasticFlow(base, config.flow),
         world,
         lambda policy: measured(policy, config),
         args.out,
@@ -134,13 +127,12 @@ def practise(
         missed,
         stop,
         progress,
-        refiner,
         anchor,
     ).run()
 
 
 def anchored(
-    args: argparse.Namespace, config: "PracticeConfig", base: "NetworkPolicy[Any]"
+    args: argparse.Namespace, config: "PracticeConfig", base: "PI0Policy"
 ) -> "Anchor | None":
     """What the policy goes on imitating: the demonstrations of `args`, where there are any."""
     from safedojo_ros.learning.imitation import Demonstrations
@@ -199,66 +191,6 @@ def imagined(
     starts = KeyframeStarts(world, keyframes, config.groups, config.group_size, config.seed)
     readers = {kind: directories[kind].name for kind in ("success", "safety")}
     return starts, missed_gates(fidelity, readers)
-
-
-def coevolving(
-    args: argparse.Namespace, config: "PracticeConfig", imagined: "ImaginedWorld"
-) -> "Refiner":
-    """What refines the imagined world on rollouts of the policy that practises in it."""
-    from safedojo_ros.learning.presets import read_preset
-    from safedojo_ros.learning.rl.recorded_refiner import RecordedRefiner, RefinerConfig
-    from safedojo_ros.learning.safety_head import SafetyConfig
-    from safedojo_ros.learning.success import SuccessConfig
-    from safedojo_ros.learning.world_model import WorldModelConfig
-
-    trained = RefinerConfig(
-        read_preset(args.preset, "world_model", WorldModelConfig, args.set),
-        read_preset(args.preset, "success", SuccessConfig, args.set),
-        read_preset(args.preset, "safety", SafetyConfig, args.set),
-        config.update.violation_threshold,
-    )
-    return RecordedRefiner(
-        imagined,
-        args.data,
-        lambda policy, update, directory: record(
-            policy, config, update, directory, imagined.image_size
-        ),
-        args.out / "refined",
-        trained.gentle(config.coevolve_updates),
-    )
-
-
-def record(
-    policy: "StoredPolicy",
-    config: "PracticeConfig",
-    update: int,
-    directory: Path,
-    image_size: int,
-) -> None:
-    """Fresh episodes of `policy` on training seeds, at the levels and of the tasks of practice."""
-    import numpy as np
-
-    from safedojo_ros.data.lerobot.writer import EpisodeWriter
-    from safedojo_ros.evaluation.recording import record_policy
-    from safedojo_ros.worlds.seeds import TRAINING
-    from safedojo_ros.worlds.vector import VectorWorld
-
-    tasks, count = practice_tasks(config, policy), config.coevolve_episodes
-    rng = np.random.default_rng([config.seed, update, FRESH_STREAM])
-    seeds = rng.integers(TRAINING.start, TRAINING.stop, count).tolist()
-    cells = [(task, level) for level in config.levels for task in tasks]
-    steps = steps_of(config, policy)
-    vector = VectorWorld(image_size, steps, tuple(policy.cameras), FRESH_LINGER)
-    with EpisodeWriter(directory, image_size, tuple(policy.cameras)) as writer:
-        for first in range(0, count, FRESH_BATCH):
-            numbers = range(first, min(first + FRESH_BATCH, count))
-            chosen = [cells[n % len(cells)] for n in numbers]
-            played = [seeds[n] for n in numbers]
-            names, levels = [task for task, _ in chosen], [level for _, level in chosen]
-            for episode in record_policy(
-                policy, vector, played, names, levels, execute=config.execute or None
-            ):
-                writer.add(episode)
 
 
 def measured(policy: "StoredPolicy", config: "PracticeConfig") -> "EvaluationReport":

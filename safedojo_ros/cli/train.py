@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from safedojo_ros.models.autoencoder import FrameAutoencoder
-    from safedojo_ros.models.network_policy import NetworkPolicy
+    from safedojo_ros.models.pi0_policy import PI0Policy
     from safedojo_ros.models.safety_head import SafetyModel
     from safedojo_ros.models.success_classifier import SuccessModel
     from safedojo_ros.models.world_model import WorldModel
 
 STAGES = {
-    "policy": "imitate recorded episodes: π0, or action tokens with --set policy.family=tokens",
+    "policy": "imitate recorded episodes by flow matching (π0)",
     "safety": "fit the frame autoencoder, then the safety head, to recorded contacts; with "
     "--world-model the head alone, to imagined states, too",
     "world-model": "fit the video world model, over the autoencoder of a safety checkpoint",
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     use_processor(args.threads)
     if args.device == "auto":
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
-    model: NetworkPolicy[Any] | SafetyModel | WorldModel | SuccessModel
+    model: PI0Policy | SafetyModel | WorldModel | SuccessModel
     figures: dict[str, Any] = {}
     if args.stage == "policy":
         model = train_policy_stage(args)
@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def train_policy_stage(args: argparse.Namespace) -> "NetworkPolicy[Any]":
+def train_policy_stage(args: argparse.Namespace) -> "PI0Policy":
     """Imitation."""
     from safedojo_ros.checkpoints.names import find_checkpoint
     from safedojo_ros.learning.imitation import Demonstrations, ImitationConfig, train_policy

@@ -1,9 +1,8 @@
-"""Imitation: fit a policy of either family to recorded episodes."""
+"""Imitation: fit the policy to recorded episodes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,25 +12,21 @@ from safedojo_ros.data.lerobot.reader import EpisodeReader
 from safedojo_ros.learning.policy_losses import PolicyBatch, imitation_loss
 from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor, progress_bar
 from safedojo_ros.models.images import to_unit
-from safedojo_ros.models.network_policy import NetworkPolicy, train_tokenizer
+from safedojo_ros.models.network_policy import train_tokenizer
 from safedojo_ros.models.normalisation import RobotScales
 from safedojo_ros.models.pi0_policy import PI0Policy, PI0Size
-from safedojo_ros.models.token_policy import TokenPolicy, TokenPolicySize
 
 
 @dataclass(frozen=True)
 class ImitationConfig:
     """How the policy is trained.
 
-    family: "pi0", by flow matching, or "tokens", by cross-entropy of binned actions; size: of the
-    π0 network; tokens: of the token network; noise_draws: (time, noise) pairs that flow matching
-    draws for each observation. only_safe: leave out episodes with a contact or displacement.
+    size: of the π0 network; noise_draws: (time, noise) pairs that flow matching draws for each
+    observation; only_safe: leave out episodes with a contact or displacement;
     colour_jitter: relative change of brightness and contrast.
     """
 
-    family: Literal["pi0", "tokens"] = "pi0"
     size: PI0Size = field(default_factory=PI0Size)
-    tokens: TokenPolicySize = field(default_factory=TokenPolicySize)
     steps: int = 9000
     batch_size: int = 64
     noise_draws: int = 4
@@ -44,13 +39,6 @@ class ImitationConfig:
     gradient_clip: float = 1.0
     save_every: int = 250
     seed: int = 0
-
-    @property
-    def network(self) -> PI0Size | TokenPolicySize:
-        """The size of the chosen family; raises `ConfigError` for an unknown one."""
-        if self.family not in ("pi0", "tokens"):
-            raise ConfigError(f"policy.family is '{self.family}', expected pi0 or tokens")
-        return self.tokens if self.family == "tokens" else self.size
 
 
 @dataclass
@@ -131,14 +119,14 @@ class Imitation:
         config: ImitationConfig,
         data: Demonstrations,
         device: str = "cpu",
-        start: NetworkPolicy[Any] | None = None,
+        start: PI0Policy | None = None,
     ) -> None:
         """start: a policy whose weights, tokenizer and normalisation are gone on from."""
         torch.manual_seed(config.seed)
         self.config, self.data = config, data
         if start is not None:
-            check_start(start, config.network, data)
-        self.policy = (start or new_policy(config.network, data)).to(device)
+            check_start(start, config.size, data)
+        self.policy = (start or new_policy(config.size, data)).to(device)
         self.network = self.policy.network
         self.average = torch.optim.swa_utils.AveragedModel(
             self.network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema_decay)
@@ -172,13 +160,13 @@ class Imitation:
             "learning_rate": config.learning_rate * rate,
         }
 
-    def averaged_policy(self) -> NetworkPolicy[Any]:
+    def averaged_policy(self) -> PI0Policy:
         """The policy with the moving average of the weights: what is saved and evaluated."""
-        return self.policy.copied(self.average.module.state_dict(), self.config.network)
+        return self.policy.copied(self.average.module.state_dict(), self.config.size)
 
 
 def demonstrated_batch(
-    policy: NetworkPolicy[Any],
+    policy: PI0Policy,
     data: Demonstrations,
     frames: torch.Tensor,
     colour_jitter: float,
@@ -198,14 +186,12 @@ def demonstrated_batch(
     )
 
 
-def check_start(
-    start: NetworkPolicy[Any], size: PI0Size | TokenPolicySize, data: Demonstrations
-) -> None:
+def check_start(start: PI0Policy, size: PI0Size, data: Demonstrations) -> None:
     """Raise `ConfigError` unless training may go on from `start` with this size and data."""
     if size.trained() != start.size.trained():
         raise ConfigError(
             f"policy {start.checkpoint_id} is of {start.size}, the preset of {size}; choose the "
-            "preset and family that it was trained with"
+            "preset that it was trained with"
         )
     strange = sorted(set(data.instructions) - set(start.instructions))
     if strange or data.cameras != start.cameras:
@@ -215,13 +201,10 @@ def check_start(
         )
 
 
-def new_policy(size: PI0Size | TokenPolicySize, data: Demonstrations) -> NetworkPolicy[Any]:
+def new_policy(size: PI0Size, data: Demonstrations) -> PI0Policy:
     """A fresh policy with the data's instructions, cameras and normalisation."""
     state, actions = data.state.numpy(), data.actions.numpy()
     words, sentences = train_tokenizer(data.instructions), data.instructions
-    if isinstance(size, TokenPolicySize):
-        scales = RobotScales.from_quantiles(state, actions)
-        return TokenPolicy(size, words, scales, sentences, data.cameras)
     return PI0Policy(size, words, RobotScales.from_data(state, actions), sentences, data.cameras)
 
 
@@ -239,8 +222,8 @@ def train_policy(
     directory: Path,
     resume: bool = False,
     device: str = "cpu",
-    start: NetworkPolicy[Any] | None = None,
-) -> NetworkPolicy[Any]:
+    start: PI0Policy | None = None,
+) -> PI0Policy:
     """Train in `directory` and leave the averaged policy in `directory`/checkpoint.
 
     start: a policy to go on from, instead of random weights.
@@ -263,7 +246,7 @@ def train_policy(
     return trainer.averaged_policy()
 
 
-def write_checkpoint(policy: NetworkPolicy[Any], directory: Path) -> None:
+def write_checkpoint(policy: PI0Policy, directory: Path) -> None:
     """Save into `directory`, made when it is missing."""
     directory.mkdir(parents=True, exist_ok=True)
     policy.save(directory)

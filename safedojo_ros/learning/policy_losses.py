@@ -1,15 +1,11 @@
-"""What imitation minimises, for each policy family."""
+"""What imitation minimises."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import ACTION_SIZE
-from safedojo_ros.models.network_policy import NetworkPolicy
 from safedojo_ros.models.pi0_policy import PI0Policy
-from safedojo_ros.models.token_policy import TokenPolicy, to_bins
 
 
 @dataclass(frozen=True)
@@ -28,20 +24,6 @@ class PolicyBatch:
 
 
 def imitation_loss(
-    policy: NetworkPolicy[Any], batch: PolicyBatch, draws: int, generator: torch.Generator
-) -> torch.Tensor:
-    """The loss of the policy's family; `draws` and `generator` are flow matching's.
-
-    Raises `ConfigError` for a family that cannot imitate.
-    """
-    if isinstance(policy, PI0Policy):
-        return flow_loss(policy, batch, draws, generator)
-    if isinstance(policy, TokenPolicy):
-        return token_loss(policy, batch)
-    raise ConfigError(f"there is no imitation loss of a {type(policy).__name__}")
-
-
-def flow_loss(
     policy: PI0Policy, batch: PolicyBatch, draws: int, generator: torch.Generator
 ) -> torch.Tensor:
     """Mean squared error of the velocity, at `draws` (time, noise) pairs for each moment.
@@ -61,14 +43,3 @@ def flow_loss(
     error = policy.velocity(prefix, state, noisy, time) - (noise - actions)
     weight = batch.exists.repeat_interleave(draws, 0)[..., None].float()
     return (error.square() * weight).sum() / (weight.sum() * ACTION_SIZE)
-
-
-def token_loss(policy: TokenPolicy, batch: PolicyBatch) -> torch.Tensor:
-    """Mean cross-entropy of the demonstrated bins (nats)."""
-    logits, _ = policy.network(batch.pictures, batch.tokens, batch.state)
-    wanted = to_bins(batch.actions, policy.size.bins)
-    surprise = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 2), wanted.flatten(), reduction="none"
-    )
-    weight = batch.exists[..., None].expand(wanted.shape).float()
-    return (surprise.view(wanted.shape) * weight).sum() / weight.sum()

@@ -86,13 +86,6 @@ class RobotScales:
 
         return RobotScales(scale(state), scale(actions))
 
-    @staticmethod
-    def from_quantiles(state: np.ndarray, actions: np.ndarray) -> "RobotScales":
-        """States as `from_data`; actions from their 1st to their 99th percentile to [−1, 1]."""
-        low, high = np.quantile(np.asarray(actions, dtype=np.float64), [0.01, 0.99], axis=0)
-        action = Affine.from_statistics(((low + high) / 2).tolist(), ((high - low) / 2).tolist())
-        return RobotScales(RobotScales.from_data(state, actions).state, action)
-
 
 def unit_scales() -> RobotScales:
     """States as they are, actions of about a centimetre: for models with random weights."""

@@ -5,7 +5,6 @@ beside the objective holds it there, as in DAPG (arXiv 1709.10087).
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ import torch
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.learning.imitation import Demonstrations, check_start, demonstrated_batch
 from safedojo_ros.learning.policy_losses import imitation_loss
-from safedojo_ros.models.network_policy import NetworkPolicy
+from safedojo_ros.models.pi0_policy import PI0Policy
 
 
 @dataclass(frozen=True)
@@ -32,9 +31,7 @@ class AnchorConfig:
 class Anchor:
     """The weighted imitation loss of a policy on random moments of demonstrations."""
 
-    def __init__(
-        self, config: AnchorConfig, policy: NetworkPolicy[Any], data: Demonstrations
-    ) -> None:
+    def __init__(self, config: AnchorConfig, policy: PI0Policy, data: Demonstrations) -> None:
         """Raises `ConfigError` for data of other cameras or unknown sentences, or a bad weight."""
         if config.weight < 0.0 or config.batch_size < 1:
             raise ConfigError(

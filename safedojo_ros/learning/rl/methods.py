@@ -10,7 +10,6 @@ from safedojo_ros.learning.rl.imagined_world import ImaginationConfig
 from safedojo_ros.learning.rl.multiplier import MultiplierConfig
 from safedojo_ros.learning.rl.preflight import PreflightConfig
 from safedojo_ros.models.flow_sde import FlowConfig
-from safedojo_ros.models.token_sampling import TokenSampling
 
 
 @dataclass(frozen=True)
@@ -36,11 +35,8 @@ class PracticeConfig:
     imagined rate may lie outside the measured one's 95 % interval; real_episodes: budget of a run
     in the simulator, which ends with the last update that it pays for (0: without end); blend: how
     much of what practice changed is in the policy that is measured and kept, the rest is as in the
-    base policy; coevolve_every: updates in imagination between two refinements of world model and
-    readers, 0 for none, each on coevolve_episodes new real episodes and coevolve_updates updates of
-    each model; flow, tokens: how a policy of either family explores; anchor: how it goes on
-    imitating demonstrations, where there are some; simulator: what the methods that play there have
-    instead.
+    base policy; flow: how the policy explores; anchor: how it goes on imitating demonstrations,
+    where there are some; simulator: what the methods that play there have instead.
     """
 
     world: Literal["imagination", "simulator"] = "imagination"
@@ -56,13 +52,9 @@ class PracticeConfig:
     gap_bar: float = 0.15
     real_episodes: int = 1500
     blend: float = 1.0
-    coevolve_every: int = 0
-    coevolve_episodes: int = 64
-    coevolve_updates: int = 100
     seed: int = 0
     imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
-    tokens: TokenSampling = field(default_factory=TokenSampling)
     update: UpdateConfig = field(default_factory=UpdateConfig)
     multiplier: MultiplierConfig = field(default_factory=MultiplierConfig)
     anchor: AnchorConfig = field(default_factory=AnchorConfig)
@@ -114,13 +106,7 @@ def for_method(config: PracticeConfig, method: str) -> PracticeConfig:
     for name in ("updates", "groups", "max_chunks", "evaluate_every", "evaluation_episodes"):
         if getattr(config, name) < 1:
             raise ConfigError(f"practice.{name} is {getattr(config, name)}, expected at least 1")
-    for name in (
-        "execute",
-        "real_episodes",
-        "coevolve_every",
-        "coevolve_episodes",
-        "coevolve_updates",
-    ):
+    for name in ("execute", "real_episodes"):
         if getattr(config, name) < 0:
             raise ConfigError(f"practice.{name} is {getattr(config, name)}, expected 0 or more")
     if not 0.0 < config.blend <= 1.0:

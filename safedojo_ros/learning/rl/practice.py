@@ -1,8 +1,7 @@
 """Practice: pre-flight, updates, measured evaluation, stop and roll back, resumable.
 
-Directory: what `TrainingRun` keeps, evaluations.jsonl (a line a measured evaluation),
-policies/<update>, the policy that was evaluated after so many updates, and with co-evolution
-refinements.jsonl (a line a refinement).
+Directory: what `TrainingRun` keeps, evaluations.jsonl (a line a measured evaluation) and
+policies/<update>, the policy that was evaluated after so many updates.
 
 What is measured, and kept, may be a blend of the base policy's weights and the practised ones, as
 WiSE-FT does (arXiv 2109.01903): scenes that practice did not show keep more of what the base knew.
@@ -12,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from safedojo_ros.core.errors import SafeDojoError
 from safedojo_ros.evaluation.protocol import EvaluationReport
 from safedojo_ros.evaluation.statistics import Estimate, wilson
 from safedojo_ros.learning.rl.anchor import Anchor
-from safedojo_ros.learning.rl.coevolution import Refiner
 from safedojo_ros.learning.rl.constrained_grpo import ConstrainedGRPO
 from safedojo_ros.learning.rl.methods import PracticeConfig, updates_of
 from safedojo_ros.learning.rl.preflight import check_rollouts
@@ -32,7 +30,7 @@ from safedojo_ros.learning.rl.starts import PracticeWorld
 from safedojo_ros.learning.training_run import METRICS_FILE, TrainingRun, progress_bar
 from safedojo_ros.models.policy import StochasticPolicy, StoredPolicy
 
-EVALUATIONS_FILE, REFINEMENTS_FILE = "evaluations.jsonl", "refinements.jsonl"
+EVALUATIONS_FILE = "evaluations.jsonl"
 IMAGINED_WINDOW = 3
 """Updates over which an imagined rate is averaged before it is compared with a measured one."""
 
@@ -69,8 +67,7 @@ class Practice:
 
     measure: judges a policy in the real world on validation seeds; missed_gates: sentences of
     the world model's gates that were missed; stop: asked before every update, true: save and end;
-    refiner: of the imagined world, called every config.coevolve_every updates; anchor: what the
-    policy goes on imitating.
+    anchor: what the policy goes on imitating.
     Raises `PracticeRefused`, or `ConfigError` when the directory holds another run.
     """
 
@@ -85,7 +82,6 @@ class Practice:
         missed_gates: list[str] | None = None,
         stop: Callable[[], bool] = lambda: False,
         progress: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
-        refiner: Refiner | None = None,
         anchor: Anchor | None = None,
     ) -> None:
         self.config, self.policy, self.world = config, policy, world
@@ -99,11 +95,6 @@ class Practice:
         self.first = self.run_state.restore(self.learner.modules, self.learner.optimizer)
         self.metrics = _rewind(directory / METRICS_FILE, self.first)
         self.evaluations = _rewind(directory / EVALUATIONS_FILE, self.first)
-        self.refiner = refiner if config.coevolve_every else None
-        self.refinements = _rewind(directory / REFINEMENTS_FILE, self.first)
-        if self.refiner and self.refinements:
-            self.refiner.restore(self.refinements[-1]["step"])
-            self._judge_by(self.refinements[-1]["violation_threshold"])
         self.missed_gates = missed_gates or []
         self.unenforced: list[str] = []
 
@@ -122,7 +113,6 @@ class Practice:
                 if self.stop():
                     stopped = f"asked to stop after {step} updates; go on with --resume"
                     break
-                self._refine(step)
                 metrics = self._update(step)
                 step += 1
                 show(
@@ -143,23 +133,6 @@ class Practice:
         self.metrics.append({"step": step + 1} | metrics)
         self.run_state.save(step + 1, self.learner.modules, self.learner.optimizer)
         return metrics
-
-    def _refine(self, step: int) -> None:
-        """Every so many updates, once: world model and readers learn from the present policy."""
-        done = [row["step"] for row in self.refinements]
-        if not self.refiner or step == 0 or step % self.config.coevolve_every or step in done:
-            return
-        refinement = self.refiner.refine(self.policy.policy, step)
-        row = {"step": step} | asdict(refinement)
-        with (self.directory / REFINEMENTS_FILE).open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        self.refinements.append(row)
-        self._judge_by(refinement.violation_threshold)
-        # it has trained other networks; from here on this run is the one that is trained again
-        self.run_state.restore(self.learner.modules, self.learner.optimizer)
-
-    def _judge_by(self, threshold: float) -> None:
-        self.learner.config = replace(self.learner.config, violation_threshold=threshold)
 
     def _roll_out(self, step: int) -> Rollouts:
         config = self.config
@@ -251,12 +224,10 @@ class Practice:
     def _outcome(self, completed: bool, stopped: str) -> PracticeOutcome:
         trusted = [row for row in self.evaluations if row["trusted"]] or self.evaluations[:1]
         best = max(trusted, key=lambda row: (row["measured"]["safe_success"]["value"], row["step"]))
-        each = len(self.groups)
-        played = sum(row["episodes"] for row in self.refinements)
-        collided = sum(row["collisions"] for row in self.refinements)
+        each, played, collided = len(self.groups), 0, 0
         if self.world.real:
-            played += each * len(self.metrics)
-            collided += sum(round(each * row["violations"]) for row in self.metrics)
+            played = each * len(self.metrics)
+            collided = sum(round(each * row["violations"]) for row in self.metrics)
         return PracticeOutcome(
             completed,
             stopped,

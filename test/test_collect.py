@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from safedojo_ros.cli import collect
+from safedojo_ros.cli import collect as command
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.types import MAX_DELTA_POSITION, Episode, Observation
 from safedojo_ros.data.lerobot.reader import EpisodeReader
@@ -19,6 +19,7 @@ from safedojo_ros.evaluation.recording import (
     record_policy,
     record_takeover,
 )
+from safedojo_ros.pipeline.collect import Collection
 from safedojo_ros.worlds.tabletop.tasks import TASKS
 from safedojo_ros.worlds.tabletop.world import TabletopWorld
 from safedojo_ros.worlds.vector import VectorWorld
@@ -26,10 +27,10 @@ from safedojo_ros.worlds.vector import VectorWorld
 
 def run(out: Path, *options: str, episodes: int = 4) -> EpisodeReader:
     parser = argparse.ArgumentParser()
-    collect.configure(parser)
+    command.configure(parser)
     small = ("--image-size", "32", "--max-steps", "40", "--tasks", "can_in_basket,bowl_to_mark")
     given = ("--out", str(out), "--episodes", str(episodes), *small, *options)
-    assert collect.run(parser.parse_args(given)) == 0
+    assert command.run(parser.parse_args(given)) == 0
     return EpisodeReader(out)
 
 
@@ -122,7 +123,7 @@ def test_episodes_that_touch_something_can_be_dropped(tmp_path: Path) -> None:
 
 
 def test_the_plan_is_balanced_and_keeps_the_share_of_styles() -> None:
-    plan = collect.make_plan(list(range(1200)), list(TASKS), [0, 1, 2], "mixed", 0.9, 0.0)
+    plan = Collection(Path("out"), episodes=1200, style="mixed").plan()
     cells = collections.Counter((a.task, a.level) for a in plan)
     assert len(cells) == 12
     assert set(cells.values()) == {100}
@@ -130,9 +131,9 @@ def test_the_plan_is_balanced_and_keeps_the_share_of_styles() -> None:
     assert all(9 <= safe[cell] <= 11 for cell in cells)
     assert len({a.seed for a in plan}) == 1200
     with pytest.raises(ConfigError, match="--direct-share is 1.5"):
-        collect.make_plan([0], list(TASKS), [0], "mixed", 1.5, 0.0)
+        Collection(Path("out"), direct_share=1.5)
     with pytest.raises(ConfigError, match="--noise is 0.2"):
-        collect.make_plan([0], list(TASKS), [0], "direct", 0.9, 0.2)
+        Collection(Path("out"), noise=0.2)
 
 
 def test_noise_comes_in_bursts_in_about_half_of_the_episodes() -> None:

@@ -1,0 +1,103 @@
+"""Options of a command from the dataclass that its stage is called with, and what many share.
+
+A field is an option of the same name: its type and default are the option's, the text under it in
+the source is its help. A field whose metadata has "parse" reads its text by that; a field that is
+itself such a dataclass gives its own fields.
+"""
+
+import argparse
+import ast
+import dataclasses
+import inspect
+import textwrap
+import types
+import typing
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from safedojo_ros.pipeline.recipe import Recipe
+
+T = TypeVar("T")
+
+
+def add_options(parser: argparse.ArgumentParser, cls: type[Any]) -> None:
+    """An option for each field of the dataclass `cls`."""
+    hints, texts = typing.get_type_hints(cls), field_texts(cls)
+    for field in dataclasses.fields(cls):
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            add_options(parser, typing.cast("type[Any]", hint))
+            continue
+        required = field.default is dataclasses.MISSING
+        how: dict[str, Any] = {"help": texts[field.name].replace("%", "%%")}
+        how |= {"required": True} if required else {"default": field.default}
+        if typing.get_origin(hint) in (typing.Union, types.UnionType):
+            hint = next(a for a in typing.get_args(hint) if a is not type(None))
+        if "parse" in field.metadata:
+            how["type"] = field.metadata["parse"]
+        elif hint is bool:
+            how = {"help": how["help"], "action": "store_true"}
+        elif typing.get_origin(hint) is typing.Literal:
+            how["choices"] = typing.get_args(hint)
+        elif typing.get_origin(hint) is tuple:
+            how |= {"nargs": "+", "type": typing.get_args(hint)[0]}
+        else:
+            how["type"] = hint
+        parser.add_argument(f"--{field.name.replace('_', '-')}", **how)
+
+
+def from_options(cls: type[T], args: argparse.Namespace) -> T:
+    """The dataclass `cls`, filled from the options that `add_options` declared."""
+    values: dict[str, Any] = {}
+    for name, hint in typing.get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            values[name] = from_options(typing.cast("type[Any]", hint), args)
+        else:
+            value = getattr(args, name)
+            values[name] = tuple(value) if isinstance(value, list) else value
+    return cls(**values)
+
+
+def field_texts(cls: type[Any]) -> dict[str, str]:
+    """{field: the text under it in the source of the dataclass `cls` or of its bases}."""
+    texts: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if not dataclasses.is_dataclass(base):
+            continue
+        definition = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        for field, below in pairwise(typing.cast("ast.ClassDef", definition).body):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(below, ast.Expr)
+                and isinstance(below.value, ast.Constant)
+            ):
+                texts[field.target.id] = " ".join(str(below.value.value).split())
+    return texts
+
+
+def add_recipe_options(parser: argparse.ArgumentParser, threads: bool = True) -> None:
+    """--preset and --set, and --threads where the command itself computes."""
+    parser.add_argument(
+        "--preset", default="tiny", help="smoke, tiny, small or a TOML file (default: tiny)"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="change one value of the preset, for instance practice.multiplier.limit=0.1",
+    )
+    if threads:
+        parser.add_argument("--threads", type=int, default=0, help="torch threads; 0: torch's own")
+
+
+def recipe_of(args: argparse.Namespace) -> "Recipe":
+    """What --preset and --set ask for; torch is given its threads."""
+    from safedojo_ros.models.threads import use_processor
+    from safedojo_ros.pipeline.recipe import read_recipe
+
+    use_processor(getattr(args, "threads", 0))
+    return read_recipe(args.preset, args.set)

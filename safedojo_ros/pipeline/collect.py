@@ -1,0 +1,292 @@
+"""Stage: episodes of scripted experts or of a policy, recorded as a data set."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from safedojo_ros.checkpoints.names import find_checkpoint
+from safedojo_ros.core.errors import ConfigError, DatasetError
+from safedojo_ros.core.types import Episode
+from safedojo_ros.data.lerobot import layout
+from safedojo_ros.data.lerobot.reader import EpisodeReader
+from safedojo_ros.data.lerobot.writer import EpisodeWriter
+from safedojo_ros.evaluation.filters.gate import GatedPolicy
+from safedojo_ros.evaluation.recording import record_expert, record_policy, record_takeover
+from safedojo_ros.pipeline.filters import RunTimeFilter
+from safedojo_ros.pipeline.scenes import check_counts, chosen_tasks, level_numbers, task_names
+from safedojo_ros.worlds.seeds import split_seeds
+from safedojo_ros.worlds.tabletop.experts import Style
+from safedojo_ros.worlds.tabletop.world import TabletopWorld
+from safedojo_ros.worlds.vector import VectorWorld
+
+if TYPE_CHECKING:
+    from safedojo_ros.models.policy import Policy
+    from safedojo_ros.models.safety_head import SafetyModel
+
+CAMERAS = ("agentview", "wrist")
+COLLECTION_PATH = "meta/collection.json"
+"""How the episodes were recorded: the options, and how many episodes were dropped."""
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What is played, and which of it is kept."""
+
+    out: Path
+    """directory of the dataset"""
+    episodes: int = 400
+    """how many to play"""
+    seed: int = 0
+    """first seed within the split"""
+    split: Literal["training", "validation", "evaluation"] = "training"
+    """seeds that the scenes are drawn from"""
+    style: Literal["direct", "safe", "mixed"] = "direct"
+    """how the expert moves: direct ones ignore the obstacle"""
+    direct_share: float = 0.9
+    """share of direct episodes where mixed"""
+    policy: str = ""
+    """play this checkpoint (name, id, directory), no expert"""
+    take_over: bool = False
+    """with --policy: the expert of --style takes over at a random moment; keep its steps"""
+    filter: RunTimeFilter = field(default_factory=RunTimeFilter)
+    execute: int | None = None
+    """actions of a chunk between two inferences (default: all)"""
+    batch: int = 8
+    """worlds side by side, with --policy"""
+    levels: tuple[int, ...] = field(default=(), metadata={"parse": level_numbers})
+    """0, I, II, several by comma, or all (default)"""
+    tasks: tuple[str, ...] = field(default=(), metadata={"parse": task_names})
+    """names of tasks by comma, or all (default)"""
+    noise: float = 0.0
+    """sigma of noise bursts, m a step"""
+    linger: int = 0
+    """control steps recorded after success; a success classifier needs some (8)"""
+    max_steps: int = 150
+    """control steps an episode"""
+    image_size: int = 64
+    """side of the images, pixels; a policy sees them averaged down to its own"""
+    video: bool = False
+    """keep images as mp4, not as PNG"""
+    only_successes: bool = False
+    """keep successes only"""
+    only_safe: bool = False
+    """keep only successes whose recorded steps touch nothing"""
+    workers: int = 2
+    """processes that play experts"""
+    resume: bool = False
+    """go on where --out stopped"""
+    store: Path | None = None
+    """root of the checkpoint store (default: the user's)"""
+
+    def __post_init__(self) -> None:
+        check_counts(self, "episodes", "batch", "execute", "max_steps", "image_size", "workers")
+        if self.filter.filter == "cbf-oracle":
+            raise ConfigError("--filter cbf-oracle stands before evaluated worlds alone")
+        if self.filter.filter and not self.policy:
+            raise ConfigError("--filter needs --policy: it stands between a policy and the world")
+        if self.take_over and not self.policy:
+            raise ConfigError("--take-over needs --policy: it is the policy that plays first")
+        if self.take_over and self.resume:
+            raise ConfigError("--take-over cannot be resumed; collect into a new --out")
+        if not 0.0 <= self.direct_share <= 1.0:
+            raise ConfigError(f"--direct-share is {self.direct_share}, expected 0 to 1")
+        if self.linger < 0:
+            raise ConfigError(f"--linger is {self.linger} control steps, expected 0 or more")
+        if not 0.0 <= self.noise <= 0.05:
+            raise ConfigError(f"--noise is {self.noise} m a step, expected 0 to 0.05")
+
+    def wants(self, episode: Episode) -> bool:
+        """Whether it is kept."""
+        if self.only_safe:
+            return episode.succeeded and not np.any(episode.cost)
+        return episode.succeeded or not self.only_successes
+
+    def plan(self) -> "list[Assignment]":
+        """One assignment for each seed: tasks and levels in turn, styles in their share in each."""
+        levels = self.levels or (0, 1, 2)
+        cells = [(task, level) for task in chosen_tasks(self.tasks) for level in levels]
+        plan = []
+        for number, seed in enumerate(split_seeds(self.split, self.seed, self.episodes)):
+            turn, cell = divmod(number, len(cells))
+            direct = self.style == "direct"
+            if self.style == "mixed":
+                direct = _due(turn, cell, self.direct_share)
+            plan.append(Assignment(seed, *cells[cell], "direct" if direct else "safe"))
+        return plan
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One episode to record; style: of the expert, where one plays."""
+
+    seed: int
+    task: str
+    level: int
+    style: Style
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The data set. episodes: kept, this time and before; collisions: those of them that touched
+    something; frames: their control steps; played, dropped: over all calls.
+    """
+
+    data: Path
+    episodes: int
+    collisions: int
+    frames: int
+    played: int
+    dropped: int
+
+
+def collect(
+    wanted: Collection, progress: Callable[[int, int, int], None] = lambda *counts: None
+) -> Collected:
+    """Record what is asked for. progress: is told (played, kept, all that are to be played).
+
+    Raises `ConfigError`, `CheckpointError`, or `DatasetError` where `out` holds other episodes.
+    """
+    policy = _policy(wanted) if wanted.policy else None
+    plan = wanted.plan()
+    done = finished_part(wanted, plan, f"policy:{policy.checkpoint_id}" if policy else "")
+    left = plan[done:]
+    played_now = play_policy(policy, left, wanted) if policy else play_experts(left, wanted)
+    size, played = wanted.image_size, done
+    with EpisodeWriter(wanted.out, size, CAMERAS, video=wanted.video) as writer:
+        kept = writer.episodes
+        progress(played, kept, len(plan))
+        for episode in played_now:
+            played += 1
+            if episode and wanted.wants(episode):
+                writer.add(episode)
+                kept += 1
+            progress(played, kept, len(plan))
+    collection = {
+        "split": wanted.split,
+        "first_seed": wanted.seed,
+        "noise": wanted.noise,
+        "linger": wanted.linger,
+        "max_steps": wanted.max_steps,
+        "only_successes": wanted.only_successes,
+        "only_safe": wanted.only_safe,
+        "played": played,
+        "kept": kept,
+        "dropped": played - kept,
+    }
+    layout.write_json(wanted.out / COLLECTION_PATH, collection)
+    reader = EpisodeReader(wanted.out)
+    touched = sum(row.touched for row in reader.rows)
+    return Collected(
+        wanted.out, len(reader), touched, reader.frames, played, played - kept
+    )
+
+
+def _due(turn: int, cell: int, share: float) -> bool:
+    """Spreads `share` of the turns evenly; the cells are out of step with each other."""
+    phase = cell * 0.6180339887498949 % 1.0
+    return int((turn + 1) * share + phase) > int(turn * share + phase)
+
+
+def finished_part(wanted: Collection, plan: list[Assignment], source: str = "") -> int:
+    """How many assignments of the plan an earlier run has done; raises `DatasetError`.
+
+    source: what the episodes name as theirs (default: the expert of the assignment's style).
+    """
+    out = wanted.out
+    if not (out / layout.INFO_PATH).exists():
+        return 0
+    reader = EpisodeReader(out)
+    if len(reader) == 0:
+        return 0
+    if not wanted.resume:
+        raise DatasetError(
+            f"{out} holds {len(reader)} episodes; pass --resume to go on, or choose another --out"
+        )
+    places = {
+        (a.seed, a.task, a.level, source or f"expert:{a.style}"): i for i, a in enumerate(plan)
+    }
+    done = -1
+    for row in reader.rows:
+        place = places.get((row.seed, row.task, row.level, row.source), -1)
+        if place <= done:
+            raise DatasetError(
+                f"{out}: episode {row.number} (seed {row.seed}, {row.task}, level {row.level}, "
+                f"{row.source}) is not of this plan; resume with the options of the first run"
+            )
+        done = place
+    return done + 1
+
+
+def play_experts(plan: list[Assignment], wanted: Collection) -> Iterator[Episode]:
+    """The plan's episodes in its order, whatever the number of worker processes."""
+    jobs = [(assignment, wanted) for assignment in plan]
+    if wanted.workers <= 1 or len(jobs) <= 1:
+        yield from map(_play, jobs)
+        return
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with multiprocessing.get_context("spawn").Pool(wanted.workers) as pool:
+        yield from pool.imap(_play, jobs)
+
+
+_world: TabletopWorld | None = None
+"""Each worker process keeps its world, and with it its GL context."""
+
+
+def _play(job: tuple[Assignment, Collection]) -> Episode:
+    global _world
+    a, wanted = job
+    if _world is None or (_world.image_size, _world.max_steps) != (
+        wanted.image_size,
+        wanted.max_steps,
+    ):
+        _world = TabletopWorld(wanted.image_size, CAMERAS, wanted.max_steps)
+    return record_expert(_world, a.style, a.task, a.level, a.seed, wanted.noise, wanted.linger)
+
+
+def play_policy(
+    policy: "Policy", plan: list[Assignment], wanted: Collection
+) -> Iterator[Episode | None]:
+    """The plan's episodes in its order, `batch` of them side by side.
+
+    Where the expert takes over: what it did after the policy; None where that succeeded before.
+    """
+    linger = 0 if wanted.take_over else wanted.linger
+    vector = VectorWorld(wanted.image_size, wanted.max_steps, CAMERAS, linger)
+    noise, execute = wanted.noise, wanted.execute
+    for first in range(0, len(plan), wanted.batch):
+        group = plan[first : first + wanted.batch]
+        seeds, tasks, levels = [a.seed for a in group], [a.task for a in group], [a.level for a in group]
+        if wanted.take_over:
+            styles = [a.style for a in group]
+            taken = record_takeover(policy, vector, seeds, tasks, levels, styles, noise, execute)
+            yield from taken
+            yield from [None] * (len(group) - len(taken))
+        else:
+            yield from record_policy(policy, vector, seeds, tasks, levels, noise, execute)
+
+
+def _policy(wanted: Collection) -> "Policy":
+    """The policy that plays, behind its filter."""
+    from safedojo_ros.models.loading import load_policy
+
+    policy = load_policy(find_checkpoint("policy", wanted.policy, wanted.store))
+    _check_images(wanted, policy)
+    filtered = wanted.filter.before(policy, wanted.execute, wanted.store)
+    if isinstance(filtered, GatedPolicy):
+        _check_images(wanted, filtered.safety)
+    return filtered
+
+
+def _check_images(wanted: Collection, model: "Policy | SafetyModel") -> None:
+    if wanted.image_size % model.image_size or set(model.cameras) - set(CAMERAS):
+        raise ConfigError(
+            f"{model.checkpoint_id} sees {tuple(model.cameras)} of {model.image_size} pixels, "
+            f"the recording {CAMERAS} of {wanted.image_size}; pass --image-size "
+            f"{model.image_size} or a multiple of it"
+        )

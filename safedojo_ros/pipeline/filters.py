@@ -1,0 +1,84 @@
+"""What may stand between a policy and the world, in evaluation and collection."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from safedojo_ros.checkpoints.names import find_checkpoint
+from safedojo_ros.core.types import Decision
+from safedojo_ros.evaluation.filters.gate import PROPOSALS, GatedPolicy
+from safedojo_ros.pipeline.scenes import check_counts
+from safedojo_ros.robot.gate.detour import DETOUR_RATIO, MEMORY
+from safedojo_ros.robot.gate.gate import GateConfig
+
+if TYPE_CHECKING:
+    from safedojo_ros.models.policy import Policy
+
+
+@dataclass(frozen=True)
+class RunTimeFilter:
+    """Which filter, and how it decides. Raises `ConfigError` for less than one proposal or frame."""
+
+    filter: Literal["cbf", "cbf-oracle", "gate", "detour"] | None = None
+    """before the world: a CBF filter, obstacle seen in the images or as it truly stands (evaluation
+    alone); or the safety head's gate, which holds, or also takes detours"""
+    safety: str = "latest"
+    """safety head of the filters gate and detour: name, id or directory (default: latest)"""
+    proposals: int = PROPOSALS
+    """chunks that the policy may propose to the gate before each of its decisions"""
+    memory: int | None = None
+    """frames of an episode whose images the gate's head judges by (default: 1, the newest; with
+    detours as many as the robot's)"""
+    detour_ratio: float = DETOUR_RATIO
+    """share of the cost limit from which on detours are taken"""
+
+    def __post_init__(self) -> None:
+        check_counts(self, "proposals", "memory")
+
+    def before(self, policy: "Policy", execute: int | None, store: Path | None) -> "Policy":
+        """`policy` behind this filter; as it is for none, and for `cbf-oracle`: see `CbfWorld`.
+
+        execute: actions of a chunk between two inferences. Raises `CheckpointError` where the
+        safety head cannot be loaded or does not fit the policy.
+        """
+        from safedojo_ros.models.loading import load_safety
+
+        if self.filter in (None, "cbf-oracle"):
+            return policy
+        if self.filter == "cbf":
+            from safedojo_ros.evaluation.filters.cbf import CbfPolicy
+
+            return cast("Policy", CbfPolicy(policy))
+        detours = self.filter == "detour"
+        safety = load_safety(find_checkpoint("safety", self.safety, store))
+        config = GateConfig(detour_ratio=self.detour_ratio if detours else 0.0)
+        memory = self.memory or (MEMORY if detours else 1)
+        return cast(
+            "Policy", GatedPolicy(policy, safety, execute, self.proposals, config, memory)
+        )
+
+
+def gate_figures(policy: GatedPolicy) -> dict[str, Any]:
+    """What the gate was, and how it decided over all chunks of the evaluation."""
+    return {
+        "safety": policy.safety.checkpoint_id,
+        "limit": policy.safety.cost_limit,
+        "proposals": policy.proposals,
+        "memory": policy.memory,
+        "detour_ratio": policy.config.detour_ratio,
+        "proposed": policy.proposed,
+        "detours": policy.detours if policy.config.detour_ratio else None,
+        "decisions": {d.name: policy.decisions[d.name] for d in Decision},
+    }
+
+
+def gate_sentence(gate: dict[str, Any]) -> str:
+    """For people."""
+    counts = gate["decisions"]
+    total = sum(counts.values())
+    shares = ", ".join(f"{name} {100 * n / total:.0f} %" for name, n in counts.items())
+    return (
+        f"gate of safety head {gate['safety']}, limit {gate['limit']:g}: {shares} of {total} "
+        f"chunks; {gate['proposed'] / total:.2f} proposals a chunk, at most {gate['proposals']}"
+        + ("" if gate["detours"] is None else f"; {100 * gate['detours'] / total:.0f} % detours")
+    )

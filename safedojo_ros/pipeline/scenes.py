@@ -1,0 +1,53 @@
+"""Which tasks and levels a stage is asked for, in words and by name; counts that make sense."""
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.worlds.tabletop.tasks import TASKS
+
+if TYPE_CHECKING:
+    from safedojo_ros.models.policy import StoredPolicy
+
+LEVELS = {"0": 0, "1": 1, "2": 2, "I": 1, "II": 2}
+
+
+def level_numbers(text: str) -> tuple[int, ...]:
+    """Levels separated by commas, each 0, 1, 2 or 0, I, II; none for all; raises `ConfigError`."""
+    parts = [part.strip() for part in text.split(",")] if text != "all" else []
+    for part in parts:
+        if part not in LEVELS:
+            raise ConfigError(f"unknown level '{part}'; choose all or of 0, I, II")
+    return tuple(LEVELS[part] for part in parts)
+
+
+def task_names(text: str) -> tuple[str, ...]:
+    """Tasks separated by commas; none for all."""
+    return tuple(part.strip() for part in text.split(",")) if text != "all" else ()
+
+
+def chosen_tasks(names: Collection[str], known: Collection[str] = TASKS) -> list[str]:
+    """`names`, or all that are `known` where there are none; raises `ConfigError`."""
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"unknown task '{name}'; choose all or of {', '.join(known)}")
+    return list(names or known)
+
+
+def tasks_of(policy: "StoredPolicy") -> list[str]:
+    """The tabletop's tasks whose sentence `policy` knows; raises `ConfigError` for none."""
+    known = [name for name, task in TASKS.items() if task.instruction in policy.instructions]
+    if not known:
+        raise ConfigError(
+            f"policy {policy.checkpoint_id} knows {list(policy.instructions)}, no sentence of the "
+            "tabletop's tasks"
+        )
+    return known
+
+
+def check_counts(asked: object, *names: str) -> None:
+    """Raise `ConfigError` unless these attributes are at least 1, or None."""
+    for name in names:
+        value = getattr(asked, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}, expected at least 1")

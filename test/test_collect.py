@@ -20,7 +20,6 @@ from safedojo_ros.evaluation.recording import (
     record_takeover,
 )
 from safedojo_ros.pipeline.collect import Collection
-from safedojo_ros.worlds.tabletop.tasks import TASKS
 from safedojo_ros.worlds.tabletop.world import TabletopWorld
 from safedojo_ros.worlds.vector import VectorWorld
 
@@ -131,7 +130,7 @@ def test_the_plan_is_balanced_and_keeps_the_share_of_styles() -> None:
     assert all(9 <= safe[cell] <= 11 for cell in cells)
     assert len({a.seed for a in plan}) == 1200
     with pytest.raises(ConfigError, match="--direct-share is 1.5"):
-        Collection(Path("out"), direct_share=1.5)
+        Collection(Path("out"), style="mixed", direct_share=1.5)
     with pytest.raises(ConfigError, match="--noise is 0.2"):
         Collection(Path("out"), noise=0.2)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from safedojo_ros.cli import evaluate as command
+from safedojo_ros.cli.tables import task_labels
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import Observation
 from safedojo_ros.evaluation.protocol import (
@@ -203,10 +204,8 @@ def test_a_wrong_option_is_named(options: tuple[str, ...], message: str) -> None
 
 def test_tasks_are_labelled_by_what_tells_them_apart() -> None:
     tasks = ["pick_up_the_bowl_on_the_stove_and_leave", "pick_up_the_bowl_beside_it_and_leave"]
-    assert [*command.task_labels(tasks).values()] == ["on_the_stove", "beside_it"]
-    assert command.task_labels(["a_b", "a_b_c"]) == {"a_b": "b", "a_b_c": "b_c"}
+    assert [*task_labels(tasks).values()] == ["on_the_stove", "beside_it"]
+    assert task_labels(["a_b", "a_b_c"]) == {"a_b": "b", "a_b_c": "b_c"}
     long = "put_both_the_soup_and_the_cream_cheese_in_the_basket"
-    assert command.task_labels([long]) == {long: long.replace("_", " ")}
-    assert (
-        command.task_labels(["cube_on_plate", "can_in_basket"])["cube_on_plate"] == "cube_on_plate"
-    )
+    assert task_labels([long]) == {long: long.replace("_", " ")}
+    assert task_labels(["cube_on_plate", "can_in_basket"])["cube_on_plate"] == "cube_on_plate"

@@ -24,6 +24,11 @@ FORBIDDEN = {
     "evaluation": {f"{PACKAGE}.learning", f"{PACKAGE}.fidelity"},
     "learning": {f"{PACKAGE}.fidelity"},
 }
+EDGES = {"pipeline": {"nodes", "cli"}, "nodes": {"cli"}, "cli": set()}
+"""The upper rooms, each with those that may import it; no other room does."""
+for room in ROOMS:
+    above = {edge for edge, users in EDGES.items() if room not in users | {edge}}
+    FORBIDDEN[room] = FORBIDDEN.get(room, set()) | {f"{PACKAGE}.{edge}" for edge in above}
 MAY_USE_ROS = {"nodes"}
 
 

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from safedojo_ros.cli import practice as command
-from safedojo_ros.cli.collect import COLLECTION_PATH
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import Observation
 from safedojo_ros.data.lerobot.reader import EpisodeReader
@@ -51,6 +50,7 @@ from safedojo_ros.models.pi0_policy import tiny_policy
 from safedojo_ros.models.safety_head import tiny_safety
 from safedojo_ros.models.success_classifier import tiny_success
 from safedojo_ros.models.world_model import WorldModel, WorldModelSize
+from safedojo_ros.pipeline.collect import COLLECTION_PATH
 from safedojo_ros.worlds.tabletop.tasks import TASKS
 from safedojo_ros.worlds.tabletop.world import TabletopWorld
 from safedojo_ros.worlds.vector import ChunkOutcome, VectorWorld

@@ -14,8 +14,8 @@ import select
 import sys
 import time
 
-from safedojo_ros.cli.interruption import stop_on_signal
 from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.pipeline.interruption import stop_on_signal
 from safedojo_ros.worlds.tabletop.tasks import TASKS
 
 REPORT_PERIOD = 5.0

@@ -1,8 +1,8 @@
 """Options of a command from the dataclass that its stage is called with, and what many share.
 
 A field is an option of the same name: its type and default are the option's, the text under it in
-the source is its help. A field whose metadata has "parse" reads its text by that; a field that is
-itself such a dataclass gives its own fields.
+the source is its help. A field's metadata may have "choices", and "parse", which reads its text; a
+field that is itself such a dataclass gives its own fields.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import textwrap
 import types
 import typing
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -39,8 +38,8 @@ def add_options(parser: argparse.ArgumentParser, cls: type[Any]) -> None:
             how["type"] = field.metadata["parse"]
         elif hint is bool:
             how = {"help": how["help"], "action": "store_true"}
-        elif typing.get_origin(hint) is typing.Literal:
-            how["choices"] = typing.get_args(hint)
+        elif typing.get_origin(hint) is typing.Literal or "choices" in field.metadata:
+            how["choices"] = field.metadata.get("choices") or typing.get_args(hint)
         elif typing.get_origin(hint) is tuple:
             how |= {"nargs": "+", "type": typing.get_args(hint)[0]}
         else:

@@ -23,8 +23,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safedojo_ros.cli.interruption import Interrupted, interrupt_on_signal
 from safedojo_ros.core.errors import SafeDojoError
+from safedojo_ros.pipeline.interruption import Interrupted, interrupt_on_signal
 
 if TYPE_CHECKING:
     from safedojo_ros.learning.rl.methods import PracticeConfig
@@ -467,10 +467,10 @@ class Pipeline:
         return [text for setting in self.args.set for text in ("--set", setting)]
 
     def _tasks(self, policy: str) -> str:
-        from safedojo_ros.cli.practice import known_tasks
         from safedojo_ros.models.loading import load_policy
+        from safedojo_ros.pipeline.scenes import tasks_of
 
-        return ",".join(known_tasks(load_policy(Path(policy))))
+        return ",".join(tasks_of(load_policy(Path(policy))))
 
     def _latest(self, kind: str) -> Path:
         from safedojo_ros.checkpoints.names import find_checkpoint

@@ -14,8 +14,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safedojo_ros.cli.interruption import stop_on_signal
 from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.pipeline.interruption import stop_on_signal
+from safedojo_ros.pipeline.scenes import chosen_tasks, tasks_of
 
 if TYPE_CHECKING:
     from safedojo_ros.evaluation.protocol import EvaluationReport
@@ -214,22 +215,7 @@ def steps_of(config: "PracticeConfig", policy: "Policy") -> int:
 
 def practice_tasks(config: "PracticeConfig", policy: "StoredPolicy") -> list[str]:
     """The tasks of the starts; raises `ConfigError` for an unknown one."""
-    from safedojo_ros.cli.collect import chosen_tasks
-
-    return chosen_tasks(",".join(config.tasks)) if config.tasks else known_tasks(policy)
-
-
-def known_tasks(policy: "StoredPolicy") -> list[str]:
-    """The tabletop's tasks whose sentence `policy` was taught; raises `ConfigError` for none."""
-    from safedojo_ros.worlds.tabletop.tasks import TASKS
-
-    known = [name for name, task in TASKS.items() if task.instruction in policy.instructions]
-    if not known:
-        raise ConfigError(
-            f"policy {policy.checkpoint_id} knows {list(policy.instructions)}, no sentence of the "
-            "tabletop's tasks"
-        )
-    return known
+    return chosen_tasks(config.tasks) if config.tasks else tasks_of(policy)
 
 
 def publish(args: argparse.Namespace, config: "PracticeConfig", outcome: "PracticeOutcome") -> str:
@@ -287,8 +273,8 @@ def data_cost(directories: Sequence[Path]) -> dict[str, int]:
 
     Episodes that were played and dropped count, too; whether they touched it is not recorded.
     """
-    from safedojo_ros.cli.collect import COLLECTION_PATH
     from safedojo_ros.data.lerobot.reader import EpisodeReader
+    from safedojo_ros.pipeline.collect import COLLECTION_PATH
 
     episodes = collisions = 0
     for directory in directories:

@@ -18,8 +18,14 @@ from safedojo_ros.data.lerobot.writer import EpisodeWriter
 from safedojo_ros.evaluation.filters.gate import GatedPolicy
 from safedojo_ros.evaluation.recording import record_expert, record_policy, record_takeover
 from safedojo_ros.pipeline.filters import RunTimeFilter
-from safedojo_ros.pipeline.scenes import check_counts, chosen_tasks, level_numbers, task_names
-from safedojo_ros.worlds.seeds import split_seeds
+from safedojo_ros.pipeline.scenes import (
+    check_counts,
+    check_unused,
+    chosen_tasks,
+    level_numbers,
+    task_names,
+)
+from safedojo_ros.worlds.seeds import SPLITS, split_seeds
 from safedojo_ros.worlds.tabletop.experts import Style
 from safedojo_ros.worlds.tabletop.world import TabletopWorld
 from safedojo_ros.worlds.vector import VectorWorld
@@ -43,7 +49,7 @@ class Collection:
     """how many to play"""
     seed: int = 0
     """first seed within the split"""
-    split: Literal["training", "validation", "evaluation"] = "training"
+    split: str = field(default="training", metadata={"choices": tuple(SPLITS)})
     """seeds that the scenes are drawn from"""
     style: Literal["direct", "safe", "mixed"] = "direct"
     """how the expert moves: direct ones ignore the obstacle"""
@@ -89,6 +95,13 @@ class Collection:
             raise ConfigError("--filter cbf-oracle stands before evaluated worlds alone")
         if self.filter.filter and not self.policy:
             raise ConfigError("--filter needs --policy: it stands between a policy and the world")
+        if not self.policy:
+            check_unused(self, "needs --policy, which it is about", "execute", "batch")
+        elif not self.take_over:
+            why = "is about experts; with --policy none plays"
+            check_unused(self, why, "style", "direct_share", "workers")
+        if self.style != "mixed":
+            check_unused(self, "needs --style mixed", "direct_share")
         if self.take_over and not self.policy:
             raise ConfigError("--take-over needs --policy: it is the policy that plays first")
         if self.take_over and self.resume:
@@ -181,9 +194,7 @@ def collect(
     layout.write_json(wanted.out / COLLECTION_PATH, collection)
     reader = EpisodeReader(wanted.out)
     touched = sum(row.touched for row in reader.rows)
-    return Collected(
-        wanted.out, len(reader), touched, reader.frames, played, played - kept
-    )
+    return Collected(wanted.out, len(reader), touched, reader.frames, played, played - kept)
 
 
 def _due(turn: int, cell: int, share: float) -> bool:
@@ -261,7 +272,11 @@ def play_policy(
     noise, execute = wanted.noise, wanted.execute
     for first in range(0, len(plan), wanted.batch):
         group = plan[first : first + wanted.batch]
-        seeds, tasks, levels = [a.seed for a in group], [a.task for a in group], [a.level for a in group]
+        seeds, tasks, levels = (
+            [a.seed for a in group],
+            [a.task for a in group],
+            [a.level for a in group],
+        )
         if wanted.take_over:
             styles = [a.style for a in group]
             taken = record_takeover(policy, vector, seeds, tasks, levels, styles, noise, execute)

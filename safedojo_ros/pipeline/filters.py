@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.core.types import Decision
 from safedojo_ros.evaluation.filters.gate import PROPOSALS, GatedPolicy
-from safedojo_ros.pipeline.scenes import check_counts
+from safedojo_ros.pipeline.scenes import check_counts, check_unused
 from safedojo_ros.robot.gate.detour import DETOUR_RATIO, MEMORY
 from safedojo_ros.robot.gate.gate import GateConfig
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunTimeFilter:
-    """Which filter, and how it decides. Raises `ConfigError` for less than one proposal or frame."""
+    """Which filter, and how it decides. Raises `ConfigError` for what does not belong to it."""
 
     filter: Literal["cbf", "cbf-oracle", "gate", "detour"] | None = None
     """before the world: a CBF filter, obstacle seen in the images or as it truly stands (evaluation
@@ -34,6 +34,11 @@ class RunTimeFilter:
 
     def __post_init__(self) -> None:
         check_counts(self, "proposals", "memory")
+        if self.filter not in ("gate", "detour"):
+            why = "is of --filter gate and --filter detour"
+            check_unused(self, why, "safety", "proposals", "memory", "detour_ratio")
+        if self.filter != "detour":
+            check_unused(self, "is of --filter detour", "detour_ratio")
 
     def before(self, policy: "Policy", execute: int | None, store: Path | None) -> "Policy":
         """`policy` behind this filter; as it is for none, and for `cbf-oracle`: see `CbfWorld`.
@@ -53,9 +58,7 @@ class RunTimeFilter:
         safety = load_safety(find_checkpoint("safety", self.safety, store))
         config = GateConfig(detour_ratio=self.detour_ratio if detours else 0.0)
         memory = self.memory or (MEMORY if detours else 1)
-        return cast(
-            "Policy", GatedPolicy(policy, safety, execute, self.proposals, config, memory)
-        )
+        return cast("Policy", GatedPolicy(policy, safety, execute, self.proposals, config, memory))
 
 
 def gate_figures(policy: GatedPolicy) -> dict[str, Any]:

@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import IO
 
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.nodes.stack.processes import PR_SET_PDEATHSIG
 from safedojo_ros.pipeline.goal import TrainingGoal
 from safedojo_ros.pipeline.runs import LOG, RunFolder
 
 COMMAND = (sys.executable, "-P", "-m", "safedojo_ros.cli.main", "pipeline")
 LOCK = ".running"
+
+PR_SET_PDEATHSIG = 1
+"""Of prctl(2): which signal follows the parent's death."""
 
 IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
 """Numbers of the system call, which glibc does not wrap."""

@@ -1,0 +1,173 @@
+"""Stage: success and safety of a policy or a scripted expert on held-out seeds."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from safedojo_ros.checkpoints.names import find_checkpoint
+from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.evaluation.film import film_strip, write_picture
+from safedojo_ros.evaluation.filters.gate import GatedPolicy
+from safedojo_ros.evaluation.latency import LatePolicy
+from safedojo_ros.evaluation.protocol import (
+    LEVEL_NAMES,
+    EvaluationReport,
+    Trial,
+    TrialResult,
+    evaluate_expert,
+    make_trials,
+    state_trials,
+)
+from safedojo_ros.evaluation.protocol import evaluate as evaluate_policy
+from safedojo_ros.pipeline.filters import RunTimeFilter, gate_figures
+from safedojo_ros.pipeline.scenes import (
+    check_counts,
+    check_unused,
+    chosen_tasks,
+    level_numbers,
+    task_names,
+)
+from safedojo_ros.worlds.seeds import SPLITS, split_seeds
+from safedojo_ros.worlds.vector import VectorWorld
+from safedojo_ros.worlds.world import WORLDS, known_tasks, step_limit
+
+if TYPE_CHECKING:
+    from safedojo_ros.models.policy import Policy
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is judged, in which scenes, and where the figures go."""
+
+    checkpoint: str = "latest"
+    """policy: name, id or directory (default: latest)"""
+    policy: Literal["expert:direct", "expert:safe"] | None = None
+    """judge a scripted expert instead of --checkpoint"""
+    world: str = field(default="tabletop", metadata={"choices": WORLDS})
+    """the embedded one (default) or a suite of SafeLIBERO, whose scenes are the user's own:
+    SAFELIBERO_ROOT names their folder; 200 episodes at each level are its protocol"""
+    level: tuple[int, ...] = field(default=(), metadata={"parse": level_numbers})
+    """0, I, II, several by comma, or all (default)"""
+    tasks: tuple[str, ...] = field(default=(), metadata={"parse": task_names})
+    """names of the world's tasks by comma, or all (default)"""
+    episodes: int = 100
+    """at each level, tasks in turn"""
+    seed: int = 0
+    """first seed within the split"""
+    split: str = field(default="evaluation", metadata={"choices": tuple(SPLITS)})
+    """seeds that the scenes are drawn from"""
+    filter: RunTimeFilter = field(default_factory=RunTimeFilter)
+    execute: int | None = None
+    """actions of a chunk between two inferences (default: all)"""
+    latency: int = 0
+    """execute chunks as the robot does, this many control steps late (default: the world waits)"""
+    max_steps: int | None = None
+    """control steps an episode (default: the world's, 150 to 550)"""
+    batch: int = 8
+    """worlds side by side"""
+    json: Path | None = None
+    """write the figures and every episode here"""
+    film: Path | None = None
+    """draw the first episode as a film strip, PNG"""
+    store: Path | None = None
+    """root of the checkpoint store (default: the user's)"""
+
+    def __post_init__(self) -> None:
+        check_counts(self, "episodes", "batch", "max_steps", "execute")
+        if self.policy:
+            why = "is about a checkpoint; --policy plays an expert"
+            check_unused(self, why, "checkpoint", "execute", "latency", "film", "batch")
+            if self.filter.filter:
+                raise ConfigError(f"--filter {why}")
+        if self.latency < 0:
+            raise ConfigError(f"--latency is {self.latency}, expected 0 or more control steps")
+        if self.film and self.filter.filter == "cbf-oracle":
+            raise ConfigError("--film plays the policy alone, without the oracle before its world")
+        if self.filter.filter in ("cbf", "cbf-oracle") and self.world != "tabletop":
+            raise ConfigError(f"--filter {self.filter.filter} knows the tabletop's obstacles only")
+
+    @property
+    def steps(self) -> int:
+        """Control steps an episode."""
+        return self.max_steps or step_limit(self.world)
+
+    def trials(self) -> list[Trial]:
+        """What world, levels, tasks and seeds ask for; raises `ConfigError`."""
+        seeds = split_seeds(self.split, self.seed, self.episodes)
+        levels = list(self.level or LEVEL_NAMES)
+        if self.world == "tabletop":
+            return make_trials(seeds, chosen_tasks(self.tasks), levels)
+        tasks = {}
+        for level in levels:
+            known = known_tasks(self.world, level)
+            if known:
+                tasks[level] = chosen_tasks(self.tasks, known)
+            elif self.level:
+                name = LEVEL_NAMES[level]
+                raise ConfigError(f"{self.world} has no Level {name}; it has I and II")
+        return state_trials(seeds, tasks)
+
+
+def evaluate(
+    asked: Evaluation, progress: Callable[[TrialResult], None] = lambda result: None
+) -> EvaluationReport:
+    """Play every trial; write the files that are asked for. progress: is told of every episode.
+
+    Raises `ConfigError`, or `CheckpointError` where a policy or safety head does not fit.
+    """
+    trials, policy = asked.trials(), None
+    settings: dict[str, Any] = {
+        "split": asked.split,
+        "first_seed": asked.seed,
+        "episodes": asked.episodes,
+    }
+    common: dict[str, Any] = {"settings": settings, "progress": progress}
+    if asked.policy:
+        style: Any = asked.policy.removeprefix("expert:")
+        limit = asked.steps
+        report = evaluate_expert(style, trials, world=asked.world, max_steps=limit, **common)
+    else:
+        policy = _policy(asked)
+        report = _evaluate_policy(asked, policy, trials, common)
+    if asked.json:
+        asked.json.parent.mkdir(parents=True, exist_ok=True)
+        asked.json.write_text(json.dumps(report.to_json(), indent=1) + "\n")
+    if asked.film and policy is not None:
+        asked.film.parent.mkdir(parents=True, exist_ok=True)
+        cameras = tuple(policy.cameras)
+        vector = VectorWorld(policy.image_size, asked.steps, cameras, world=asked.world)
+        write_picture(str(asked.film), film_strip(policy, trials[0], vector, asked.execute))
+    return report
+
+
+def _policy(asked: Evaluation) -> "Policy":
+    from safedojo_ros.models.loading import load_policy
+
+    policy = load_policy(find_checkpoint("policy", asked.checkpoint, asked.store))
+    return asked.filter.before(policy, asked.execute, asked.store)
+
+
+def _evaluate_policy(
+    asked: Evaluation, policy: "Policy", trials: list[Trial], common: dict[str, Any]
+) -> EvaluationReport:
+    settings = common["settings"]
+    if asked.filter.filter:
+        settings["filter"] = asked.filter.filter
+    # a head may see more than its policy
+    size = (policy.safety if isinstance(policy, GatedPolicy) else policy).image_size
+    vector = VectorWorld(size, asked.steps, tuple(policy.cameras), world=asked.world)
+    if asked.filter.filter == "cbf-oracle":
+        from safedojo_ros.evaluation.filters.cbf import CbfWorld
+
+        vector = cast("VectorWorld", CbfWorld(vector))
+    played, execute = policy, asked.execute
+    if asked.latency:
+        late = LatePolicy(policy, asked.latency, execute)
+        played, execute = cast("Policy", late), late.execute
+        settings["latency"] = asked.latency
+    report = evaluate_policy(played, trials, vector, execute=execute, batch=asked.batch, **common)
+    if isinstance(policy, GatedPolicy):
+        report.settings["gate"] = gate_figures(policy)
+    return report

@@ -6,6 +6,7 @@ from pathlib import Path
 from safedojo_ros.checkpoints.manifest import verify
 from safedojo_ros.checkpoints.store.store import LATEST, CheckpointStore
 from safedojo_ros.core.errors import CheckpointError
+from safedojo_ros.core.files import expand_home
 
 
 def released_store() -> CheckpointStore:
@@ -43,7 +44,7 @@ def find_checkpoint(kind: str, name: str, store_root: Path | None = None) -> Pat
     if name == LATEST:
         return (store if store.latest(kind) else released).resolve(kind)
     if "/" in name:
-        path = Path(name).expanduser()
+        path = expand_home(name)
         manifest = verify(path)
         if manifest.kind != kind:
             raise CheckpointError(f"{path} is of kind '{manifest.kind}', expected '{kind}'")

@@ -1,7 +1,6 @@
 """What every training shares: a directory that can be resumed, metrics, a progress bar."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.tensorboard import SummaryWriter
 
 from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.core.files import replacing
 
 STATE_FILE = "training_state.safetensors"
 METRICS_FILE = "metrics.jsonl"
@@ -87,9 +87,9 @@ class TrainingRun:
             for name, value in values.items():
                 tensors[f"optimizer.{index}.{name}"] = value.detach().clone().contiguous()
         tensors["step"] = torch.tensor(step)
-        beside = self.directory / (STATE_FILE + ".new")
-        save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, str(beside))
-        os.replace(beside, self.directory / STATE_FILE)
+        path = self.directory / STATE_FILE
+        with replacing(path) as partial:
+            save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, str(partial))
 
     def record(self, step: int, metrics: dict[str, float]) -> None:
         """Append a line of metrics, and TensorBoard scalars."""

@@ -24,6 +24,7 @@ from safedojo_ros.checkpoints.swap.hot_swap import HotSwap, fits_robot, free_wei
 from safedojo_ros.checkpoints.swap.policy_canary import PolicyCanary
 from safedojo_ros.checkpoints.swap.probation import Bars
 from safedojo_ros.core.errors import CheckpointError, ObservationRejected
+from safedojo_ros.core.files import expand_home
 from safedojo_ros.core.types import (
     ACTION_SIZE,
     CONTROL_PERIOD,
@@ -109,7 +110,7 @@ class PolicyNode(DojoNode):
         """Load the checkpoint and try it, so that every fault of it shows before anything moves."""
         self._period = CONTROL_PERIOD / float(self.setting("realtime_factor"))
         root = self.setting("store")
-        self._store = Path(root).expanduser() if root else None
+        self._store = expand_home(root) if root else None
         bars = Bars(
             chunks=int(self.setting("probation_chunks")),
             latency_ratio=float(self.setting("latency_ratio")),

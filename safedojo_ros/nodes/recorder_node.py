@@ -25,6 +25,7 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 from std_msgs.msg import Bool
 
 from safedojo_ros.core.errors import ConfigError, DatasetError
+from safedojo_ros.core.files import expand_home
 from safedojo_ros.data.bags.recorder import BagBounds, EpisodeBags, RecorderThread
 from safedojo_ros.data.bags.retention import space_fault
 from safedojo_ros.data.bags.schemas import SchemaBook
@@ -70,7 +71,7 @@ class RecorderNode(DojoNode):
         exclude = [text for text in self.setting("exclude") if text]
         self._unwanted = [self._pattern("exclude", text) for text in exclude]
         self._enable = str(self.setting("enable_topic")).strip("/")
-        root = Path(str(self.setting("root"))).expanduser().absolute()
+        root = expand_home(str(self.setting("root"))).absolute()
         self._bounds = BagBounds(
             root,
             max_bag=int(self.setting("max_bag_mb") * 1e6),

@@ -29,6 +29,7 @@ from safedojo_ros.checkpoints.swap.head_canary import judge_head
 from safedojo_ros.checkpoints.swap.hot_swap import HotSwap, free_weights
 from safedojo_ros.checkpoints.swap.probation import Bars, Reference
 from safedojo_ros.core.errors import ChunkRejected, SafeDojoError
+from safedojo_ros.core.files import expand_home
 from safedojo_ros.core.types import CONTROL_PERIOD, ActionChunk, Decision, Observation
 from safedojo_ros.msg import ActionChunk as ActionChunkMessage
 from safedojo_ros.msg import CheckpointInfo, SafetyCost, SafetyState
@@ -120,7 +121,7 @@ class SafetyNode(DojoNode):
         """Load the safety head and build the gate."""
         self._period = CONTROL_PERIOD / float(self.setting("realtime_factor"))
         root = self.setting("store")
-        store = Path(root).expanduser() if root else None
+        store = expand_home(root) if root else None
         self._swap = HotSwap(
             limited(self, self._load),
             partial(find_checkpoint, "safety", store_root=store),

@@ -21,6 +21,7 @@ from safedojo_ros.action import Train
 from safedojo_ros.checkpoints.names import user_store
 from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.core.errors import ConfigError, SafeDojoError
+from safedojo_ros.core.files import expand_home
 from safedojo_ros.msg import TrainingProgress
 from safedojo_ros.nodes.lifecycle import LATCHED, OK, WARN, DojoNode, Setting
 from safedojo_ros.nodes.stack.spinning import run_node
@@ -73,7 +74,7 @@ class TrainerNode(DojoNode):
         self._root = self._folder("root")
         self._data_root = self._folder("data_root")
         store = str(self.setting("store"))
-        self._store = Path(store).expanduser().absolute() if store else user_store().root
+        self._store = expand_home(store).absolute() if store else user_store().root
         try:
             self._root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -101,7 +102,7 @@ class TrainerNode(DojoNode):
         )
 
     def _folder(self, name: str) -> Path:
-        return Path(str(self.setting(name))).expanduser().absolute()
+        return expand_home(str(self.setting(name))).absolute()
 
     def activate(self) -> None:
         """Go on with what was interrupted, and look after the pipeline from now on."""

@@ -6,7 +6,6 @@ line {"time", "stage", "step", "total", "metrics"} now and then; result.json: wr
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.core.files import write_whole
 from safedojo_ros.learning.training_run import observed
 
 STAGES_FILE = "stages.json"
@@ -127,9 +127,4 @@ class StageLedger:
             yield
 
     def _write(self, name: str, values: dict[str, Any]) -> None:
-        beside = self.directory / f"{name}.new"
-        with beside.open("w") as file:
-            file.write(json.dumps(values, indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, self.directory / name)
+        write_whole(self.directory / name, json.dumps(values, indent=1) + "\n")

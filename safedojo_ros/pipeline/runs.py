@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from safedojo_ros.core.errors import ConfigError, SafeDojoError
+from safedojo_ros.core.files import write_whole
 from safedojo_ros.pipeline.goal import TrainingGoal
 
 GOAL, ENDED, LOG, OUT = "goal.json", "ended.json", "pipeline.log", "pipeline"
@@ -167,16 +168,6 @@ def run_to_resume(root: Path, goal: TrainingGoal) -> RunFolder | None:
         return newest[0] if newest[0].goal() == goal else None
     except ConfigError:
         return None
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Put a small file in place, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 # ---------------------------------------------------------------- what the pipeline says

@@ -16,6 +16,7 @@ from typing import Any
 
 from safedojo_ros.checkpoints.manifest import check_safetensors, open_regular
 from safedojo_ros.core.errors import CheckpointError
+from safedojo_ros.core.files import sync_directory
 
 COPY_BYTES = 1024 * 1024
 LOCK_TIMEOUT = 60.0
@@ -42,27 +43,10 @@ def copy_file(source: Path, target: Path) -> dict[str, Any]:
     return {"size": size, "sha256": digest.hexdigest()}
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a new file and sync it."""
-    with open(path, "xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def sync_tree(directory: Path) -> None:
     """Sync the names in a directory and in all below it."""
     for current, _, _ in os.walk(directory, topdown=False):
         sync_directory(Path(current))
-
-
-def sync_directory(directory: Path) -> None:
-    """Sync the names in a directory."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def make_directory(directory: Path) -> None:

@@ -1,6 +1,5 @@
 """Which checkpoints stay: pins, and pruning that never takes what is still needed."""
 
-import contextlib
 import os
 import secrets
 import shutil
@@ -8,9 +7,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from safedojo_ros.checkpoints.manifest import IDENTIFIER, Manifest
-from safedojo_ros.checkpoints.store.durable import make_directory, sync_directory, write_file
+from safedojo_ros.checkpoints.store.durable import make_directory
 from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.core.errors import CheckpointError
+from safedojo_ros.core.files import sync_directory
 
 PINNED = ".pinned"
 """Folder beside the checkpoints of a kind, with an empty file for each pinned id."""
@@ -22,8 +22,7 @@ def pin(store: CheckpointStore, kind: str, name: str = "latest") -> str:
         identifier = store.show(kind, name).id
         folder = store.root / kind / PINNED
         make_directory(folder)
-        with contextlib.suppress(FileExistsError):
-            write_file(folder / identifier, b"")
+        (folder / identifier).touch()
         sync_directory(folder)
     return identifier
 

@@ -36,13 +36,12 @@ from safedojo_ros.checkpoints.store.durable import (
     copy_file,
     exclusive,
     make_directory,
-    sync_directory,
     sync_tree,
     together,
     words_of,
-    write_file,
 )
 from safedojo_ros.core.errors import CheckpointError
+from safedojo_ros.core.files import expand_home, replacing, sync_directory, write_whole
 
 LATEST = "latest"
 STAGING = ".staging"
@@ -59,7 +58,7 @@ class CheckpointStore:
 
     def __init__(self, root: Path, clock: Callable[[], float] = time.time) -> None:
         """clock: seconds since the epoch."""
-        self.root = Path(root).expanduser()
+        self.root = expand_home(root)
         self._clock = clock
 
     # ---------------------------------------------------------------- reading
@@ -248,8 +247,7 @@ class CheckpointStore:
                         manifest = describe(files)
                         text = manifest.to_json()
                         manifest = parse_manifest(text, "the new manifest")
-                        write_file(staged / MANIFEST, text.encode())
-                        sync_directory(staged)
+                        write_whole(staged / MANIFEST, text)
                         make_directory(shelf)
                         target = shelf / manifest.id
                         if target.exists():
@@ -275,12 +273,8 @@ class CheckpointStore:
     def _point(self, kind: str, identifier: str) -> None:
         pointer = self.root / kind / LATEST
         beside = self.root / STAGING / f"{LATEST}-{secrets.token_hex(8)}"
-        try:
-            write_file(beside, f"{identifier}\n".encode())
-            os.replace(beside, pointer)
-            sync_directory(pointer.parent)
-        finally:
-            beside.unlink(missing_ok=True)
+        with replacing(pointer, beside) as partial:
+            partial.write_bytes(f"{identifier}\n".encode())
 
     @contextlib.contextmanager
     def _staging(self) -> Iterator[Path]:

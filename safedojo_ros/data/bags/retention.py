@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from safedojo_ros.core.files import PARTIAL_SUFFIX
 from safedojo_ros.data.bags.writer import METADATA
 
 BAG_NAME = re.compile(r"episode_\d{8}T\d{6}_\d{6}")
@@ -76,5 +77,5 @@ def space_fault(
 
 
 def _files(bag: Path) -> Iterator[Path]:
-    for pattern in ("*.mcap", METADATA, f"{METADATA}.partial"):
+    for pattern in ("*.mcap", METADATA, f".{METADATA}.*{PARTIAL_SUFFIX}"):
         yield from (path for path in bag.glob(pattern) if not path.is_dir())

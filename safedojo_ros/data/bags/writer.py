@@ -15,6 +15,7 @@ import yaml
 from mcap.writer import CompressionType, Writer
 
 from safedojo_ros.core.errors import DatasetError
+from safedojo_ros.core.files import write_whole
 from safedojo_ros.data.bags.schemas import Schema
 
 METADATA = "metadata.yaml"
@@ -184,9 +185,5 @@ def bag_metadata(
 
 def write_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:
     """Put metadata.yaml in place, whole or not at all."""
-    partial = folder / f"{METADATA}.partial"
-    with partial.open("w") as file:
-        yaml.safe_dump({"rosbag2_bagfile_information": dict(metadata)}, file, sort_keys=False)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(folder / METADATA)
+    content = {"rosbag2_bagfile_information": dict(metadata)}
+    write_whole(folder / METADATA, yaml.safe_dump(content, sort_keys=False))

@@ -12,7 +12,6 @@ episode rows name is whole; a file that no episode row names is a leftover of an
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from safedojo_ros.core.errors import DatasetError
+from safedojo_ros.core.files import write_whole
 from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE
 
 VERSION = "v3.0"
@@ -31,7 +31,6 @@ INFO_PATH = "meta/info.json"
 STATS_PATH = "meta/stats.json"
 TASKS_PATH = "meta/tasks.parquet"
 CAMERA_PREFIX = "observation.images."
-PARTIAL_SUFFIX = ".partial"
 
 STATE_NAMES = ["x", "y", "z", "rx", "ry", "rz", "finger_left", "finger_right"]
 ACTION_NAMES = ["dx", "dy", "dz", "drx", "dry", "drz", "gripper"]
@@ -183,24 +182,4 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write a JSON object so that a reader sees the old file or the new one, whole."""
-    partial = partial_path(path)
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    put_in_place(partial, path)
-
-
-def partial_path(path: Path) -> Path:
-    """Where a file is written before `put_in_place` gives it its name; makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(path.name + PARTIAL_SUFFIX)
-
-
-def put_in_place(partial: Path, path: Path) -> None:
-    """Make `partial` durable and rename it to `path` in one step."""
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_whole(path, json.dumps(value, indent=2) + "\n")

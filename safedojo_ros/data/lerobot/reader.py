@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from safedojo_ros.core.errors import DatasetError
+from safedojo_ros.core.files import PARTIAL_SUFFIX
 from safedojo_ros.core.types import Episode
 from safedojo_ros.data.lerobot import layout
 from safedojo_ros.data.lerobot.video import read_video
@@ -304,7 +305,7 @@ class EpisodeReader(Sequence[Episode]):
     def _find_leftovers(self) -> list[Path]:
         known = {row.data_path for row in self.rows}
         known |= {video for row in self.rows for video, _ in row.video_places.values()}
-        found = {p for p in self.root.rglob("*") if p.name.endswith(layout.PARTIAL_SUFFIX)}
+        found = {p for p in self.root.rglob("*") if p.name.endswith(PARTIAL_SUFFIX)}
         found |= set((self.root / "data").rglob("*.parquet")) - known
         found |= set((self.root / "videos").rglob("*.mp4")) - known
         return sorted(found)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from safedojo_ros.core.errors import DatasetError
+from safedojo_ros.core.files import replacing
 from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE, Episode
 from safedojo_ros.data.lerobot import layout
 from safedojo_ros.data.lerobot.reader import EpisodeReader
@@ -96,9 +97,8 @@ class EpisodeWriter:
         for name in self.cameras if self._video else ():
             key = layout.CAMERA_PREFIX + name
             path = self.root / layout.VIDEO_PATH.format(video_key=key, **place)
-            partial = layout.partial_path(path)
-            write_video(partial, [e.images[name] for e in self._waiting], self.fps)
-            layout.put_in_place(partial, path)
+            with replacing(path) as partial:
+                write_video(partial, [e.images[name] for e in self._waiting], self.fps)
         self._write_table(self.root / layout.TASKS_PATH, layout.tasks_table(self._sentences))
         rows = self._episode_rows(place)
         schema = layout.episodes_schema(self._features)
@@ -203,15 +203,16 @@ class EpisodeWriter:
     def _write_data(self, path: Path) -> None:
         """One row group for each episode, so that one episode can be read alone."""
         schema = layout.data_schema(self._features)
-        partial = layout.partial_path(path)
         first = self.frames
-        with pq.ParquetWriter(partial, schema, compression="snappy") as file:
+        with (
+            replacing(path) as partial,
+            pq.ParquetWriter(partial, schema, compression="snappy") as file,
+        ):
             for number, episode in enumerate(self._waiting):
                 columns = self._columns(episode, self.episodes + number, first)
                 arrays = [columns[name] for name in schema.names]
                 file.write_table(pa.Table.from_arrays(arrays, schema=schema))
                 first += len(episode)
-        layout.put_in_place(partial, path)
 
     def _columns(self, episode: Episode, number: int, first: int) -> dict[str, pa.Array]:
         length = len(episode)
@@ -266,9 +267,8 @@ class EpisodeWriter:
         return rows
 
     def _write_table(self, path: Path, table: pa.Table) -> None:
-        partial = layout.partial_path(path)
-        pq.write_table(table, partial)
-        layout.put_in_place(partial, path)
+        with replacing(path) as partial:
+            pq.write_table(table, partial)
 
     # ---------------------------------------------------------------- checking
 

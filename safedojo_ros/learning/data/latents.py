@@ -1,13 +1,14 @@
 """Latents of recorded pictures, kept beside the data set: several stages see the same ones."""
 
+import contextlib
 import hashlib
-import os
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from safedojo_ros.core.files import replacing
 from safedojo_ros.data.lerobot.reader import EpisodeReader
 from safedojo_ros.learning.training_run import progress_bar
 from safedojo_ros.models.autoencoder import FrameAutoencoder
@@ -35,13 +36,8 @@ def recorded_latents(
     except (OSError, SafetensorError):
         images = torch.from_numpy(reader.load_arrays().images)
         latents = encode(images, autoencoder, device)
-    beside = path.with_suffix(f".{os.getpid()}")
-    try:
-        path.parent.mkdir(exist_ok=True)
-        save_file({"latents": latents}, str(beside))
-        os.replace(beside, path)
-    except OSError:
-        beside.unlink(missing_ok=True)
+    with contextlib.suppress(OSError, SafetensorError), replacing(path) as partial:
+        save_file({"latents": latents}, str(partial))
     return latents
 
 

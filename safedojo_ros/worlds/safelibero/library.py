@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.core.files import expand_home
 
 SAFELIBERO_ROOT = "SAFELIBERO_ROOT"
 """Environment variable: the folder with SafeLIBERO's `assets`, `bddl_files` and `init_files`."""
@@ -42,7 +43,7 @@ def scene_root(root: Path | None = None) -> Path:
             f"where are SafeLIBERO's scenes? Set {SAFELIBERO_ROOT} to the folder that holds its "
             "assets, bddl_files and init_files (safelibero/libero/libero of vlsa-aegis)"
         )
-    root = (root or Path(str(text))).expanduser().resolve()
+    root = expand_home(root or str(text)).resolve()
     missing = [
         name for name in (OBSTACLE_FOLDER, "bddl_files", "init_files") if not (root / name).is_dir()
     ]

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from safedojo_ros.cli.pipeline import PipelineConfig
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.types import Episode
 from safedojo_ros.data.lerobot.writer import EpisodeWriter
@@ -44,6 +43,7 @@ from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
 from safedojo_ros.models.loading import load_policy
 from safedojo_ros.models.safety_head import SafetyHeadSize
 from safedojo_ros.models.world_model import WorldModelSize
+from safedojo_ros.pipeline.recipe import PipelineConfig
 
 CAMERAS = ("agentview", "wrist")
 

@@ -19,6 +19,7 @@ from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.learning.training_run import TrainingRun, progress_bar, training_now
 from safedojo_ros.pipeline.interruption import Interrupted, interrupt_on_signal
 from safedojo_ros.pipeline.ledger import StageLedger
+from safedojo_ros.pipeline.recipe import PipelineConfig
 from safedojo_ros.worlds.seeds import VALIDATION
 
 KILLED_IN_THE_SECOND_STAGE = """
@@ -179,7 +180,7 @@ def arguments(tmp_path: Path, *more: str) -> argparse.Namespace:
 STAGES = [
     "demonstrations",
     "policy",
-    "careful_policy",
+    "safe_policy",
     "rollouts",
     "held_out",
     "safety",
@@ -338,7 +339,7 @@ def test_a_policy_that_is_not_safer_is_not_published(tmp_path: Path) -> None:
     args = arguments(tmp_path, "--publish", "--set=practice.preflight.enforced=true")
     ledger = StageLedger(tmp_path / "out", {})
     practice = argparse.Namespace(preflight=argparse.Namespace(enforced=True))
-    pipeline = command.Pipeline(args, command.PipelineConfig(), practice, ledger)  # type: ignore[arg-type]
+    pipeline = command.Pipeline(args, PipelineConfig(), practice, ledger)  # type: ignore[arg-type]
     rate = {name: {"value": 0.5} for name in ("tsr", "car", "ssr")} | {"episodes": 4}
     figures = {"base": {"overall": rate}, "practised": {"overall": rate}}
     with pytest.raises(command.GateNotPassed, match="not safer than its base: SSR 50.0%"):

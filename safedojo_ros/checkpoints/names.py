@@ -24,8 +24,10 @@ def shipped_policies() -> dict[str, CheckpointStore]:
     return {name: CheckpointStore(here / name) for name in ("practised", "coached")}
 
 
-def user_store() -> CheckpointStore:
-    """The user's store: `SAFEDOJO_STORE`, or `~/.safedojo/checkpoints`."""
+def user_store(root: Path | None = None) -> CheckpointStore:
+    """The store at `root`; by default the user's, `SAFEDOJO_STORE` or `~/.safedojo/checkpoints`."""
+    if root is not None:
+        return CheckpointStore(root)
     return CheckpointStore(Path(os.environ.get("SAFEDOJO_STORE") or "~/.safedojo/checkpoints"))
 
 
@@ -36,7 +38,7 @@ def find_checkpoint(kind: str, name: str, store_root: Path | None = None) -> Pat
     the user's store, or released when that one is empty); an id in any of these stores; or the path
     of a checkpoint directory anywhere, recognised by a "/" in it. Raises `CheckpointError`.
     """
-    store = CheckpointStore(store_root) if store_root is not None else user_store()
+    store = user_store(store_root)
     released = released_store()
     shipped = {"released": released} | shipped_policies()
     if name in shipped:

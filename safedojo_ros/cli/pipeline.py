@@ -19,7 +19,7 @@ import argparse
 import importlib
 import json
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from safedojo_ros.learning.rl.methods import PracticeConfig
     from safedojo_ros.learning.rl.practice import PracticeOutcome
     from safedojo_ros.pipeline.ledger import StageLedger
+    from safedojo_ros.pipeline.recipe import PipelineConfig
 
 DONE, GATE, INTERRUPTED = 0, 3, 130
 IMAGINATION = ("safety", "world_model", "success")
@@ -43,46 +44,6 @@ JUDGED_FROM = 80_000
 """First of the validation seeds that decide about publication; evaluation seeds decide nothing."""
 FRESH_FROM = 300_000
 """First of the training seeds on which policies of a first practice are recorded."""
-
-
-@dataclass(frozen=True)
-class PipelineConfig:
-    """How much a pipeline collects and evaluates.
-
-    demonstrations: episodes of the experts, of which direct_share ignore the obstacle, with bursts
-    of noise of demonstration_noise m a step; only_successes: keep no other of them; rollouts:
-    episodes of the base policy for the world model and its readers, at rollout_levels, with
-    rollout_noise; held_out: further ones for validation, from the validation split; linger,
-    demonstration_linger: control steps recorded after success; careful_steps,
-    careful_learning_rate: by how many updates the policy is taught on by demonstrations without a
-    contact, before it practises; first_head_steps: updates of the safety head beside which the
-    autoencoder is kept, until one has learned from imagined states, too; fresh: episodes of the
-    policies of a first practice, at the levels of [practice], from which world model and success
-    classifier learn, too, 0: none, and one practice; fresh_steps, fresh_learning_rate: by how many
-    updates the world model is refined then, on all episodes; evaluation: episodes at each level;
-    image_size: side of the recorded pictures, pixels; workers: processes of the experts.
-    """
-
-    demonstrations: int = 1500
-    direct_share: float = 0.8
-    demonstration_noise: float = 0.015
-    demonstration_linger: int = 0
-    only_successes: bool = True
-    rollouts: int = 1500
-    rollout_levels: str = "I"
-    rollout_noise: float = 0.01
-    held_out: int = 150
-    linger: int = 8
-    max_steps: int = 150
-    image_size: int = 64
-    careful_steps: int = 0
-    careful_learning_rate: float = 5e-4
-    first_head_steps: int = 200
-    fresh: int = 0
-    fresh_steps: int = 4000
-    fresh_learning_rate: float = 1e-3
-    evaluation: int = 200
-    workers: int = 2
 
 
 class GateNotPassed(Exception):
@@ -113,16 +74,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what is left to do."""
-    from safedojo_ros.learning.presets import read_preset
-    from safedojo_ros.learning.rl.methods import PracticeConfig, for_method
+    from safedojo_ros.learning.rl.methods import for_method
     from safedojo_ros.models.threads import use_processor
     from safedojo_ros.pipeline.ledger import StageLedger
+    from safedojo_ros.pipeline.recipe import read_recipe
 
     use_processor(args.threads)
-    config = read_preset(args.preset, "pipeline", PipelineConfig, args.set)
-    practice = for_method(
-        read_preset(args.preset, "practice", PracticeConfig, args.set), args.method
-    )
+    recipe = read_recipe(args.preset, args.set)
+    config, practice = recipe.pipeline, for_method(recipe.practice, args.method)
     plan = {
         "preset": args.preset,
         "settings": args.set,
@@ -157,7 +116,7 @@ class Pipeline:
     def __init__(
         self,
         args: argparse.Namespace,
-        config: PipelineConfig,
+        config: "PipelineConfig",
         practice: "PracticeConfig",
         ledger: "StageLedger",
     ) -> None:
@@ -178,13 +137,14 @@ class Pipeline:
         demonstrations = [self.out / "demonstrations"] if self._demonstrate else []
         if self._demonstrate:
             stage("demonstrations", self.demonstrations)
-        base = careful = stage("policy", self.base)["policy"]
-        if self.taught and config.careful_steps:
-            careful = stage("careful_policy", lambda: self.careful(base))["checkpoint"]
+        base = safe = stage("policy", self.base)["policy"]
+        if self.taught and config.safe_steps:
+            safe = stage("safe_policy", lambda: self.safe(base))["checkpoint"]
         recorded = [self.out / "rollouts", *self.args.data, *demonstrations]
-        rollouts = {"levels": config.rollout_levels, "noise": config.rollout_noise}
+        levels = ",".join(map(str, config.rollout_levels))
+        rollouts = {"levels": levels, "noise": config.rollout_noise}
         stage("rollouts", lambda: self.collect("rollouts", base, config.rollouts, rollouts))
-        held = {"levels": config.rollout_levels, "split": "validation", "seed": 50_000}
+        held = {"levels": levels, "split": "validation", "seed": 50_000}
         stage("held_out", lambda: self.collect("held_out", base, config.held_out, held))
         if self.practice.world == "imagination":
             short = ("--set", f"safety.steps={config.first_head_steps}")
@@ -195,25 +155,25 @@ class Pipeline:
             head = self.out / "safety_head"
             stage("safety_head", lambda: self.train("safety", recorded, *dreams, out=head))
             if config.fresh:
-                self._try_practice(base, careful, recorded)
+                self._try_practice(base, safe, recorded)
             missed = stage("validation", lambda: self.validation(base))["missed"]
             if missed and self.enforced:
                 raise GateNotPassed("the world model missed its bars: " + "; ".join(missed))
-        practised = stage("practice", lambda: self.practise(careful))
+        practised = stage("practice", lambda: self.practise(safe))
         if not practised["completed"]:
             raise GateNotPassed(practised["stopped"])
         figures = stage("evaluation", lambda: self.evaluate(base, practised["policy"]))
         return self.publish(practised["policy"], figures)
 
-    def _try_practice(self, base: str, careful: str, recorded: list[Path]) -> None:
-        """Practise from `careful`, see what that has taught, and learn from it.
+    def _try_practice(self, base: str, safe: str, recorded: list[Path]) -> None:
+        """Practise from `safe`, see what that has taught, and learn from it.
 
         No gate is asked: where imagination is wrong, its policies are the ones to show it. The
-        safety head stays as it is: what it has learned from careless episodes is worth more at
+        safety head stays as it is: what it has learned from unsafe episodes is worth more at
         levels where nobody practised.
         """
         stage = self.ledger.stage
-        tried = stage("first_practice", lambda: self.first_practice(careful))["policies"]
+        tried = stage("first_practice", lambda: self.first_practice(safe))["policies"]
         stage("fresh", lambda: self.fresh(tried))
         seen = [self.out / "fresh" / update for update in tried]
         recorded += seen
@@ -257,16 +217,16 @@ class Pipeline:
             return {"policy": str(path.resolve())}
         return {"policy": self.train("policy", self.taught)["checkpoint"]}
 
-    def careful(self, base: str) -> dict[str, Any]:
+    def safe(self, base: str) -> dict[str, Any]:
         """The base, taught on by demonstrations without a contact alone."""
         config = self.config
         settings = {
             "only_safe": "true",
-            "steps": config.careful_steps,
-            "learning_rate": config.careful_learning_rate,
+            "steps": config.safe_steps,
+            "learning_rate": config.safe_learning_rate,
         }
         changed = [text for k, v in settings.items() for text in ("--set", f"policy.{k}={v}")]
-        out = self.out / "careful_policy"
+        out = self.out / "safe_policy"
         return self.train("policy", self.taught, "--start", base, *changed, out=out)
 
     def collect(

@@ -29,3 +29,10 @@ def use_processor(threads: int = 0) -> None:
     if exact and "Intel" not in known.get("cpu_name", ""):
         torch.set_float32_matmul_precision("medium")
         torch.backends.cuda.enable_flash_sdp(False)
+
+
+def chosen_device(name: str) -> str:
+    """`name`, or for "auto" the GPU where there is one."""
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"

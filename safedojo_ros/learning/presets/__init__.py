@@ -14,13 +14,17 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in Path(__file__).parent.glob("*.toml"))
 
 
-def read_preset(name: str, section: str, cls: type[T], overrides: list[str]) -> T:
-    """The `section` of a preset (a known name or the path of a TOML file) as the dataclass `cls`.
+def preset_values(name: str, overrides: list[str]) -> dict[str, Any]:
+    """{section: its values} of a preset, a known name or the path of a TOML file.
 
-    overrides: "section.key=value" strings. Raises `ConfigError` for an unknown preset or key.
+    overrides: "section.key=value" strings. Raises `ConfigError` for an unknown preset.
     """
     path = Path(name) if name.endswith(".toml") else Path(__file__).parent / f"{name}.toml"
     if not path.is_file():
         raise ConfigError(f"unknown preset '{name}'; choose {', '.join(preset_names())} or a file")
-    values: dict[str, Any] = with_overrides(read_toml(path), overrides)
-    return from_mapping(cls, values.get(section, {}), f"{section}.")
+    return with_overrides(read_toml(path), overrides)
+
+
+def read_preset(name: str, section: str, cls: type[T], overrides: list[str]) -> T:
+    """The `section` of a preset as the dataclass `cls`; raises `ConfigError`."""
+    return from_mapping(cls, preset_values(name, overrides).get(section, {}), f"{section}.")

@@ -1,0 +1,275 @@
+"""Stages: policy, safety head, world model and success classifier, each trained on episodes."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from safedojo_ros.checkpoints.names import find_checkpoint, user_store
+from safedojo_ros.core.errors import ConfigError, DatasetError
+from safedojo_ros.pipeline.scenes import check_unused
+
+if TYPE_CHECKING:
+    from safedojo_ros.models.pi0_policy import PI0Policy
+    from safedojo_ros.models.safety_head import SafetyModel
+    from safedojo_ros.models.success_classifier import SuccessModel
+    from safedojo_ros.models.world_model import WorldModel
+    from safedojo_ros.pipeline.recipe import Recipe
+
+Kind = Literal["policy", "safety", "world_model", "success"]
+Say = Callable[[str], None]
+"""Is given sentences for people."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What every training is given."""
+
+    data: tuple[Path, ...]
+    """directories of episodes (safedojo collect)"""
+    out: Path
+    """directory of this run"""
+    resume: bool = False
+    """go on from the last save"""
+    device: str = "auto"
+    """cpu, cuda or auto (default)"""
+    publish: bool = False
+    """put the result into the checkpoint store"""
+    half: bool = False
+    """store the result as float16, as what ships is"""
+    store: Path | None = None
+    """root of the store (default: the user's)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPolicy(Training):
+    """Imitation."""
+
+    start: str = ""
+    """fine-tune this checkpoint, do not begin at random"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSafety(Training):
+    """Autoencoder and safety head; or with a world model the head alone."""
+
+    world_model: str = ""
+    """learn from what this checkpoint imagines, too"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainWorldModel(Training):
+    """World model over the autoencoder of a safety checkpoint."""
+
+    start: str = ""
+    """fine-tune this checkpoint, do not begin at random"""
+    safety: str = "latest"
+    """safety checkpoint whose autoencoder is used, without --start"""
+
+    def __post_init__(self) -> None:
+        if self.start:
+            check_unused(self, "is not used with --start", "safety")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSuccess(Training):
+    """Success classifier."""
+
+    world_model: str = ""
+    """learn from what this checkpoint imagines, too"""
+    policy: str = ""
+    """choose the threshold for imagined frames so that this policy succeeds as often in the
+    --world-model as in --played"""
+    played: Path | None = None
+    """episodes that it played (collect --policy, without --noise)"""
+    safety: str = "latest"
+    """safety checkpoint to imagine with, for --policy"""
+
+    def __post_init__(self) -> None:
+        if self.policy and not (self.world_model and self.played):
+            raise ConfigError("--policy needs --world-model, and --played, what this policy played")
+        if not self.policy:
+            check_unused(self, "needs --policy", "played", "safety")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of a training. checkpoint: in the store where it was published, else in OUT;
+    published: its id there, or ""; figures: of held-out episodes.
+    """
+
+    checkpoint: Path
+    published: str
+    figures: dict[str, Any]
+
+
+def train_policy(recipe: "Recipe", task: TrainPolicy, say: Say = print) -> Trained:
+    """Imitate recorded episodes."""
+    from safedojo_ros.learning import imitation
+    from safedojo_ros.models.loading import load_policy
+    from safedojo_ros.models.threads import chosen_device
+
+    data = imitation.Demonstrations.read(task.data, recipe.policy.only_safe)
+    say(
+        f"{len(data.state)} frames, {len(data.taught)} of them imitated, "
+        f"{len(data.instructions)} instructions"
+    )
+    start = load_policy(find_checkpoint("policy", task.start, task.store)) if task.start else None
+    device = chosen_device(task.device)
+    model = imitation.train_policy(recipe.policy, data, task.out, task.resume, device, start)
+    return _finished("policy", task, model, {}, say)
+
+
+def train_safety(recipe: "Recipe", task: TrainSafety, say: Say = print) -> Trained:
+    """Fit the frame autoencoder, then the safety head, to recorded contacts.
+
+    With a world model: the head alone, over its autoencoder, to imagined states, too.
+    """
+    from safedojo_ros.learning import autoencoder, safety_head
+    from safedojo_ros.learning.data import imagined_contacts
+    from safedojo_ros.learning.world_model import LatentEpisodes
+    from safedojo_ros.models.loading import load_world_model
+    from safedojo_ros.models.threads import chosen_device
+
+    config, device, data = recipe.safety, chosen_device(task.device), list(task.data)
+    imagined = None
+    if task.world_model:
+        world = load_world_model(find_checkpoint("world_model", task.world_model, task.store))
+        world.parts.to(device)
+        model = safety_head.new_safety_model(world.autoencoder, config, data[0])
+        latents = LatentEpisodes.read(data, world, device)
+        imagined = imagined_contacts.imagined_contact_frames(config, model, world, latents)
+        say(f"{len(imagined.episode)} imagined states")
+    else:
+        images = autoencoder.recorded_pictures(data, recipe.autoencoder.moments)
+        encoder = autoencoder.train_autoencoder(
+            recipe.autoencoder, images, task.out / "autoencoder", task.resume, device
+        )
+        model = safety_head.new_safety_model(encoder, config, data[0])
+    frames = safety_head.contact_frames(data, model, device)
+    figures = safety_head.train_safety_head(
+        config, model, frames, task.out / "head", task.resume, device, imagined
+    )
+    if imagined is not None:
+        figures["imagined"] |= imagined_contacts.calibrate_threshold(config, model, world, latents)
+    model.network.cpu()
+    for source, values in (("", figures), ("imagined states of ", figures.get("imagined", {}))):
+        said = ", ".join(f"{k} {v:.4g}" for k, v in values.items() if k != "imagined")
+        if said:
+            say(f"{source}held-out episodes: {said}")
+    return _finished("safety", task, model, figures, say)
+
+
+def train_world_model(recipe: "Recipe", task: TrainWorldModel, say: Say = print) -> Trained:
+    """Fit the video world model to latents; its figures are errors by horizon."""
+    from safedojo_ros.fidelity.replay_error import replay_errors
+    from safedojo_ros.learning import world_model
+    from safedojo_ros.models.loading import load_safety, load_world_model
+    from safedojo_ros.models.threads import chosen_device
+
+    config, device, data = recipe.world_model, chosen_device(task.device), list(task.data)
+    if task.start:
+        model = load_world_model(find_checkpoint("world_model", task.start, task.store))
+        config = replace(config, size=model.size)
+    else:
+        safety = load_safety(find_checkpoint("safety", task.safety, task.store))
+        model = world_model.new_world_model(safety.autoencoder, config.size, data)
+    model.parts.to(device)
+    latents = world_model.LatentEpisodes.read(data, model, device)
+    world_model.train_world_model(config, model, latents, task.out, task.resume, device)
+    errors = replay_errors(model, latents, latents.held_out(config.held_out, config.seed))
+    model.parts.cpu()
+    for error in errors:
+        say(
+            f"after {error.steps:2} steps ({error.count} held-out replays): "
+            f"mse {error.mse[0]:.5f}, copying {error.copying[0]:.5f}, "
+            f"permuted actions {error.permuted[0]:.5f}, state {error.state_cm[0]:.2f} cm"
+        )
+    figures = {"by_horizon": [asdict(error) for error in errors]}
+    return _finished("world_model", task, model, figures, say)
+
+
+def train_success(recipe: "Recipe", task: TrainSuccess, say: Say = print) -> Trained:
+    """Fit the success classifier to recorded frames, and to imagined ones beside them."""
+    from safedojo_ros.data.lerobot.reader import EpisodeReader
+    from safedojo_ros.learning import success
+    from safedojo_ros.learning.world_model import LatentEpisodes
+    from safedojo_ros.models.loading import load_world_model
+    from safedojo_ros.models.threads import chosen_device
+
+    config, device, data = recipe.success, chosen_device(task.device), list(task.data)
+    frames = success.recorded_frames(data)
+    say(f"{len(frames.success)} frames, {int(frames.success.sum())} of them show success")
+    cameras = EpisodeReader(data[0]).cameras
+    imagined = None
+    if task.world_model:
+        world = load_world_model(find_checkpoint("world_model", task.world_model, task.store))
+        if world.cameras != cameras:
+            raise DatasetError(f"cameras are {cameras}, the world model's are {world.cameras}")
+        world.parts.to(device)
+        latents = LatentEpisodes.read(data, world, device)
+        imagined = success.imagined_frames(config, world, latents, frames.instructions)
+        say(f"{len(imagined.success)} imagined, {int(imagined.success.sum())} show success")
+    model = success.new_success_model(config, frames.instructions, cameras)
+    figures = success.train_success(config, model, frames, imagined, task.out, task.resume, device)
+    if task.policy:
+        _match_success_rate(recipe, task, model, world)
+    model.network.cpu()
+    say(
+        f"threshold {model.threshold:.2f}, for imagined frames "
+        f"{model.imagined_threshold or model.threshold:.2f}, "
+        f"{model.consecutive} consecutive frames"
+    )
+    for source in ("real", "imagined"):
+        if source in figures:
+            values = ", ".join(f"{k} {v:.4g}" for k, v in figures[source].items())
+            say(f"{source} frames of held-out episodes: {values}")
+    return _finished("success", task, model, figures, say)
+
+
+def _match_success_rate(
+    recipe: "Recipe", task: TrainSuccess, model: "SuccessModel", world: "WorldModel"
+) -> None:
+    """Set the threshold for imagined frames by what a policy did in the world."""
+    from safedojo_ros.fidelity.imagined_rates import read_played, success_scores
+    from safedojo_ros.learning.rl.imagined_world import ImaginationConfig, ImaginedWorld
+    from safedojo_ros.learning.success import match_rate
+    from safedojo_ros.models.loading import load_policy, load_safety
+
+    assert task.played is not None
+    policy = load_policy(find_checkpoint("policy", task.policy, task.store))
+    safety = load_safety(find_checkpoint("safety", task.safety, task.store))
+    trials, succeeded = read_played(task.played, policy.checkpoint_id)
+    imagination = ImaginationConfig(max_steps=recipe.validation.max_steps)
+    imagined = ImaginedWorld(world, model, safety, imagination)
+    scores = success_scores(policy, imagined, trials)
+    match_rate(model, scores, succeeded, policy.checkpoint_id)
+
+
+def _finished(
+    kind: Kind,
+    task: Training,
+    model: "PI0Policy | SafetyModel | WorldModel | SuccessModel",
+    figures: dict[str, Any],
+    say: Say,
+) -> Trained:
+    """Leave OUT/checkpoint and OUT/details.json, and publish where that is asked for."""
+    directory = task.out / "checkpoint"
+    directory.mkdir(parents=True, exist_ok=True)
+    model.save(directory, half=task.half)
+    scales = getattr(model, "scales", None)  # a success classifier reads images alone
+    normalisation = scales.to_json() if scales else {}
+    details: dict[str, Any] = {
+        "spec": model.spec(),
+        "normalisation": normalisation,
+        "fidelity": figures,
+    }
+    (task.out / "details.json").write_text(json.dumps(details, indent=1) + "\n")
+    say(f"{kind.replace('_', '-')} checkpoint in {directory}")
+    if not task.publish:
+        return Trained(directory, "", figures)
+    store = user_store(task.store)
+    manifest = store.publish(kind, directory, **details)
+    say(f"published {kind} {manifest.id} in {store.root}")
+    return Trained(store.resolve(kind, manifest.id), manifest.id, figures)

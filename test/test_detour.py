@@ -1,5 +1,6 @@
-"""Detours: near, never downwards, never beyond a limit, and only for what is sound but careless."""
+"""Detours: near, never downwards, never beyond a limit, and only for what is sound but unsafe."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +12,11 @@ from hypothesis.extra.numpy import arrays
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import MAX_DELTA_POSITION, ActionChunk, Decision
 from safedojo_ros.robot.gate.detour import LENGTHS, OFFSETS, chosen_detour, detours, progress
-from safedojo_ros.robot.gate.gate import GateConfig, SafetyGate
+from safedojo_ros.robot.gate.gate import GateConfig, GateResult, SafetyGate
 
 LIMIT, PASSING = 0.5, 0.3
 MS = 1_000_000
+Head = Callable[[np.ndarray], np.ndarray]
 NOW = 1_000 * MS
 
 
@@ -34,42 +36,54 @@ def gate(ratio: float = 0.6, mode: str = "gate") -> SafetyGate:
     return SafetyGate(GateConfig(detour_ratio=ratio, mode=mode))  # type: ignore[arg-type]
 
 
-def test_the_nearest_detour_that_passes_is_played_and_named() -> None:
-    judge = gate()
-    chunk, cost, why = judge.detoured(ahead(), wall(ahead().actions), LIMIT, wall)
-    np.testing.assert_allclose(chunk.actions[:, :3], [[0.01, 0.0, 0.01]] * 8)
-    np.testing.assert_array_equal(chunk.actions[:, 3:], ahead().actions[:, 3:])
-    assert why == "detour by (0.0, 0.0, 1.0) cm a step: predicted cost was 0.90"
-    verdict = judge.judge(chunk, cost, LIMIT, NOW, detour=why)
-    assert (verdict.decision, verdict.reason) == (Decision.ALLOW, why)
-    assert verdict.chunk is chunk
+def decided(
+    head: Head,
+    judge: SafetyGate | None = None,
+    chunk: ActionChunk | None = None,
+    cost: np.ndarray | None = None,
+) -> GateResult:
+    """What becomes of a chunk; cost: (H,) what the head says of it and not of its detours."""
+
+    def ask(chunks: np.ndarray) -> np.ndarray:
+        return cost[None] if cost is not None and len(chunks) == 1 else head(chunks)
+
+    return (judge or gate()).decide([chunk or ahead()], ask, LIMIT, lambda: NOW)
+
+
+def flat(cost: float) -> Head:
+    """The same cost of every chunk."""
+    return lambda chunks: np.full(chunks.shape[:-1], cost)
+
+
+def test_the_nearest_detour_that_passes_is_executed_and_named() -> None:
+    result = decided(wall)
+    assert result.forwarded is result.judged
+    np.testing.assert_allclose(result.judged.actions[:, :3], [[0.01, 0.0, 0.01]] * 8)
+    np.testing.assert_array_equal(result.judged.actions[:, 3:], ahead().actions[:, 3:])
+    why = "detour by (0.0, 0.0, 1.0) cm a step: predicted cost was 0.90"
+    assert (result.decision, result.reason, result.detour) == (Decision.ALLOW, why, True)
+    assert result.estimate.chunk_cost == pytest.approx(0.05)
+    assert (result.proposed.chunk_cost, result.proposed.reason) == (pytest.approx(0.9), why)
+    np.testing.assert_array_equal(result.proposed.step_cost, [0.9] * 8)
 
 
 def test_detours_may_begin_before_the_gate_slows_and_not_after() -> None:
-    early, late = gate(ratio=0.2), gate(ratio=1.0)
-    cost = np.full(8, 0.2)  # below SLOW at 0.3
-    assert early.detoured(ahead(), cost, LIMIT, wall)[2]
-    assert not late.detoured(ahead(), cost, LIMIT, wall)[2]
-    assert late.detoured(ahead(), np.full(8, 0.4), LIMIT, wall)[2]
+    low = np.full(8, 0.2)  # below SLOW at 0.3
+    assert decided(wall, gate(ratio=0.2), cost=low).detour
+    assert not decided(wall, gate(ratio=1.0), cost=low).detour
+    assert decided(wall, gate(ratio=1.0), cost=np.full(8, 0.4)).detour
     with pytest.raises(ConfigError, match="detour_ratio is 2"):
         GateConfig(detour_ratio=2.0)
 
 
 def test_without_a_way_around_the_chunk_is_held() -> None:
-    judge = gate()
-    blocked = lambda chunks: np.full(chunks.shape[:-1], 0.9)  # noqa: E731
-    chunk, cost, why = judge.detoured(ahead(), np.full(8, 0.9), LIMIT, blocked)
-    assert why == ""
-    assert judge.judge(chunk, cost, LIMIT, NOW, detour=why).decision == Decision.HOLD
+    result = decided(flat(0.9))
+    assert (result.decision, result.detour, result.forwarded) == (Decision.HOLD, False, None)
 
 
 def test_a_detour_that_still_costs_too_much_does_not_pass() -> None:
-    judge = gate()
-    better = lambda chunks: np.full(chunks.shape[:-1], 0.6)  # noqa: E731
-    chunk, cost, why = judge.detoured(ahead(), np.full(8, 0.9), LIMIT, better)
-    assert why
-    verdict = judge.judge(chunk, cost, LIMIT, NOW, detour=why)
-    assert (verdict.decision, verdict.chunk) == (Decision.HOLD, None)
+    result = decided(flat(0.6), cost=np.full(8, 0.9))
+    assert (result.decision, result.detour, result.forwarded) == (Decision.HOLD, True, None)
 
 
 @pytest.mark.parametrize(
@@ -100,29 +114,31 @@ def test_a_detour_that_still_costs_too_much_does_not_pass() -> None:
 def test_what_needs_no_detour_or_deserves_none_stays_as_it_is(
     judge: SafetyGate, chunk: ActionChunk, cost: np.ndarray
 ) -> None:
-    assert judge.detoured(chunk, cost, LIMIT, wall)[0] is chunk
+    result = decided(wall, judge, chunk, cost)
+    assert result.judged is chunk
+    assert not result.detour
 
 
 def test_a_stale_chunk_stays_stale() -> None:
-    judge, late = gate(), ahead(observed_at=NOW - 2_000 * MS)
-    chunk, cost, why = judge.detoured(late, wall(late.actions), LIMIT, wall)
-    verdict = judge.judge(chunk, cost, LIMIT, NOW, detour=why)
-    assert (verdict.decision, verdict.chunk) == (Decision.HOLD, None)
-    assert "ago" in verdict.reason
+    result = decided(wall, chunk=ahead(observed_at=NOW - 2_000 * MS))
+    assert (result.decision, result.forwarded) == (Decision.HOLD, None)
+    assert "ago" in result.reason
 
 
-def test_a_head_that_answers_nonsense_leads_nowhere() -> None:
-    broken = lambda chunks: np.full(chunks.shape[:-1], np.nan)  # noqa: E731
-    assert gate().detoured(ahead(), np.full(8, 0.9), LIMIT, broken)[2] == ""
+def test_a_head_that_answers_nonsense_about_detours_holds() -> None:
+    result = decided(flat(np.nan), gate(ratio=0.2), cost=np.full(8, 0.2))
+    assert (result.decision, result.detour, result.forwarded) == (Decision.HOLD, False, None)
+    assert "not a probability" in result.reason
+    assert result.proposed.chunk_cost == pytest.approx(0.2)
 
 
 @given(arrays(np.float64, (8, 7), elements=st.floats(-0.05, 0.05)))
 def test_a_detour_never_leads_down_nor_beyond_a_limit(actions: np.ndarray) -> None:
-    ways = detours(actions)
-    assert ways.shape == (len(OFFSETS), 8, 7)
-    assert np.all(np.abs(ways[..., :3]) <= MAX_DELTA_POSITION)
-    assert np.all(ways[..., 2] >= actions[:, 2])
-    np.testing.assert_array_equal(ways[..., 3:], np.broadcast_to(actions[:, 3:], (68, 8, 4)))
+    shifted = detours(actions)
+    assert shifted.shape == (len(OFFSETS), 8, 7)
+    assert np.all(np.abs(shifted[..., :3]) <= MAX_DELTA_POSITION)
+    assert np.all(shifted[..., 2] >= actions[:, 2])
+    np.testing.assert_array_equal(shifted[..., 3:], np.broadcast_to(actions[:, 3:], (68, 8, 4)))
 
 
 def test_taking_the_motion_back_before_the_obstacle_is_the_last_choice() -> None:
@@ -131,14 +147,14 @@ def test_taking_the_motion_back_before_the_obstacle_is_the_last_choice() -> None
         (chunks[..., 0] > 0.004) & (np.abs(chunks[..., 1]) < 0.015), 0.9, 0.05
     )
     floor = lambda chunks: np.where(chunks[..., 2] > 0.001, 0.9, post(chunks))  # noqa: E731
-    chunk, _, why = gate().detoured(ahead(), floor(ahead().actions), LIMIT, floor)
-    assert why
-    assert chunk.actions[0, 0] == pytest.approx(0.01)
-    assert abs(chunk.actions[0, 1]) == pytest.approx(0.02)
+    around = decided(floor)
+    assert around.detour
+    assert around.judged.actions[0, 0] == pytest.approx(0.01)
+    assert abs(around.judged.actions[0, 1]) == pytest.approx(0.02)
     shut = lambda chunks: np.where(chunks[..., 0] > 0.004, 0.9, 0.05)  # noqa: E731
-    still, _, why = gate().detoured(ahead(), shut(ahead().actions), LIMIT, shut)
-    assert why
-    assert still.actions[0, 0] < 0.004
+    still = decided(shut)
+    assert still.detour
+    assert still.judged.actions[0, 0] < 0.004
 
 
 def test_progress_is_counted_in_the_chunks_own_direction_over_its_first_half() -> None:
@@ -159,8 +175,8 @@ def test_progress_is_counted_in_the_chunks_own_direction_over_its_first_half() -
 def test_the_choice_is_the_nearest_that_passes_and_goes_on_or_the_cheapest(
     costs: np.ndarray, cost: float, onward: np.ndarray
 ) -> None:
-    taken = chosen_detour(costs, 2, cost, PASSING, onward)
     totals = np.sort(costs)[:, -2:].mean(1)
+    taken = chosen_detour(totals, cost, PASSING, onward)
     passing = totals < PASSING
     if passing.any():
         assert taken is not None

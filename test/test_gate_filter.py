@@ -1,4 +1,4 @@
-"""The gate before the world: what is played, proposed and held, and that neighbours have no say."""
+"""The gate before the world: what is executed, proposed, held; neighbours have no say."""
 
 import argparse
 import json
@@ -29,13 +29,19 @@ CAMERAS = ("agentview", "wrist")
 LIMIT = 0.5
 
 
-class Foreseer:
-    """P(contact) of a step is 100 times its way in metres."""
+class FormulaHead:
+    """P(contact) of a step is 100 times how far it goes in metres."""
 
-    checkpoint_id, chunk_length, image_size, cameras = "foreseer", 8, 64, CAMERAS
+    checkpoint_id, chunk_length, image_size, cameras = "formula", 8, 64, CAMERAS
     cost_m, cost_limit = 4, LIMIT
 
-    def step_cost(self, observations: list[Observation], actions: np.ndarray) -> np.ndarray:
+    def contexts(self, observations: list[Observation]) -> torch.Tensor:
+        return torch.zeros(len(observations), 1)
+
+    def judged(
+        self, contexts: torch.Tensor, observations: list[Observation], actions: np.ndarray
+    ) -> np.ndarray:
+        assert len(contexts) == len(observations) == len(actions)
         return np.clip(100 * actions[..., 0], 0.0, 1.0)
 
 
@@ -49,10 +55,10 @@ def seen(count: int = 1) -> list[Observation]:
 
 def gated(*script: float, proposals: int = 1, execute: int | None = None) -> GatedPolicy:
     config = GateConfig(release_after=1)
-    return GatedPolicy(Proposer(*script), Foreseer(), execute, proposals, config)  # type: ignore[arg-type]
+    return GatedPolicy(Proposer(*script), FormulaHead(), execute, proposals, config)  # type: ignore[arg-type]
 
 
-def ways(policy: GatedPolicy, calls: int) -> list[float]:
+def moves(policy: GatedPolicy, calls: int) -> list[float]:
     """What each chunk of one episode moves in its first step, in cm."""
     generator = torch.Generator()
     return [round(100 * policy.act(seen(), [generator])[0, 0, 0], 6) for _ in range(calls)]
@@ -60,39 +66,39 @@ def ways(policy: GatedPolicy, calls: int) -> list[float]:
 
 def test_a_chunk_is_played_slowed_or_held_by_its_cost() -> None:
     policy = gated(0.1, 0.4, 0.6, 0.1, 0.1)
-    assert ways(policy, 5) == [0.1, 0.4 * SLOW_FACTOR, 0.0, 0.1, 0.1]
+    assert moves(policy, 5) == [0.1, 0.4 * SLOW_FACTOR, 0.0, 0.1, 0.1]
     assert policy.decisions == {"ALLOW": 3, "SLOW": 1, "HOLD": 1}
 
 
 def test_a_hold_is_kept_until_the_cost_has_stayed_low_as_on_the_robot() -> None:
-    policy = GatedPolicy(Proposer(0.6, 0.1, 0.1, 0.1), Foreseer(), None, 1)  # type: ignore[arg-type]
-    assert ways(policy, 4) == [0.0, 0.0, 0.0, 0.1]
+    policy = GatedPolicy(Proposer(0.6, 0.1, 0.1, 0.1), FormulaHead(), None, 1)  # type: ignore[arg-type]
+    assert moves(policy, 4) == [0.0, 0.0, 0.0, 0.1]
 
 
 def test_a_stop_lasts_to_the_end_of_its_episode_and_not_longer() -> None:
     policy = gated(0.99, 0.1, 0.1, 0.1)
-    assert ways(policy, 3) == [0.0, 0.0, 0.0]
+    assert moves(policy, 3) == [0.0, 0.0, 0.0]
     assert policy.decisions == {"STOP": 3}
-    assert ways(policy, 1) == [0.1]
+    assert moves(policy, 1) == [0.1]
 
 
 def test_the_first_proposal_that_passes_is_played() -> None:
     policy = gated(0.9, 0.2, 0.7, 0.1, proposals=3)
-    assert ways(policy, 1) == [0.2]
+    assert moves(policy, 1) == [0.2]
     assert policy.proposed == 2
     assert policy.policy.script == [0.7, 0.1]  # type: ignore[attr-defined]
 
 
 def test_where_none_passes_the_cheapest_is_judged() -> None:
     policy = gated(0.9, 0.4, 0.7, proposals=3)
-    assert ways(policy, 1) == [0.4 * SLOW_FACTOR]
+    assert moves(policy, 1) == [0.4 * SLOW_FACTOR]
     policy = gated(0.9, 0.8, 0.7, proposals=3)
-    assert ways(policy, 1) == [0.0]
+    assert moves(policy, 1) == [0.0]
 
 
 def test_a_chunk_that_would_not_pass_takes_a_detour_where_there_is_one() -> None:
     config = GateConfig(detour_ratio=0.6)
-    policy = GatedPolicy(Proposer(0.6, 0.1), Foreseer(), None, 1, config)  # type: ignore[arg-type]
+    policy = GatedPolicy(Proposer(0.6, 0.1), FormulaHead(), None, 1, config)  # type: ignore[arg-type]
     generator = torch.Generator()
     around, straight = (policy.act(seen(), [generator])[0] for _ in range(2))
     assert around[0, 0] < 0.3 * LIMIT / 100 < straight[0, 0] + 0.001
@@ -113,12 +119,12 @@ def test_while_it_holds_the_gripper_stays_as_it_was_played_last() -> None:
 def test_a_head_for_other_chunks_or_pictures_is_refused() -> None:
     with pytest.raises(ConfigError, match="0 proposals"):
         gated(proposals=0)
-    with pytest.raises(ConfigError, match="a memory of 0 moments"):
-        GatedPolicy(Proposer(), Foreseer(), memory=0)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="a memory of 0 frames"):
+        GatedPolicy(Proposer(), FormulaHead(), memory=0)  # type: ignore[arg-type]
     for name, value in (("chunk_length", 4), ("image_size", 32), ("cameras", ("side",))):
-        head = Foreseer()
+        head = FormulaHead()
         setattr(head, name, value)
-        with pytest.raises(CheckpointError, match="foreseer"):
+        with pytest.raises(CheckpointError, match="formula"):
             GatedPolicy(Proposer(), head)  # type: ignore[arg-type]
 
 
@@ -155,7 +161,11 @@ def test_a_memory_is_of_one_episode_and_asked_by_its_earlier_pictures() -> None:
     for generator in (first, other, first):
         policy.act(seen(), [generator])
     memories = [policy._episode(generator).memory for generator in (first, other)]
-    assert [len(memory._seen) for memory in memories if memory] == [2, 1]
+    assert [len(memory._seen) for memory in memories] == [2, 1]
+    policy = GatedPolicy(Proposer(*[0.1] * 2), safety, None, 1)  # type: ignore[arg-type]
+    for _ in range(2):
+        policy.act(seen(), [first])
+    assert len(policy._episode(first).memory._seen) == 1, "the newest alone"
 
 
 def small_store(root: Path) -> Path:

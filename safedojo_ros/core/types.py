@@ -27,6 +27,10 @@ CONTROL_PERIOD = 0.05
 """Seconds between two control steps (20 Hz)."""
 
 
+COST_M = 2
+"""How many of the largest step costs make a chunk's cost, where a checkpoint does not say it."""
+
+
 def checked_action(action: np.ndarray) -> np.ndarray:
     """`action` as (7,) float64; raises `ConfigError` for a wrong shape or a non-finite value."""
     action = np.asarray(action, dtype=np.float64)

@@ -19,8 +19,8 @@ LONGEST = 256
 class SceneMemory:
     """What `model` has seen of one scene; it is asked by at most `moments` of that.
 
-    The first and the newest moment are always among them, the others spread over all that are kept.
-    Another scene needs another memory.
+    The first and the newest moment are always among them, the others spread over all that are kept;
+    with one it is the newest. Another scene needs another memory.
     """
 
     def __init__(self, model: SafetyModel, moments: int) -> None:
@@ -29,6 +29,8 @@ class SceneMemory:
 
     def look(self, observation: Observation) -> None:
         """Remember a moment; raises `ObservationRejected` for pictures that do not fit."""
+        if self.moments == 1:
+            self._seen.clear()
         self._seen.append(self.model.contexts([observation])[0])
         if len(self._seen) > LONGEST:
             del self._seen[1:-1:2]

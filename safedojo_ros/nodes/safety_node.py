@@ -14,7 +14,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,14 @@ from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.checkpoints.swap.head_canary import judge_head
 from safedojo_ros.checkpoints.swap.hot_swap import HotSwap, free_weights
 from safedojo_ros.checkpoints.swap.probation import Bars, Reference
-from safedojo_ros.core.errors import ChunkRejected, SafeDojoError
+from safedojo_ros.core.errors import (
+    CheckpointError,
+    ChunkRejected,
+    ObservationRejected,
+    SafeDojoError,
+)
 from safedojo_ros.core.files import expand_home
-from safedojo_ros.core.types import CONTROL_PERIOD, ActionChunk, Decision, Observation
+from safedojo_ros.core.types import CONTROL_PERIOD, COST_M, ActionChunk, Decision, Observation
 from safedojo_ros.msg import ActionChunk as ActionChunkMessage
 from safedojo_ros.msg import CheckpointInfo, SafetyCost, SafetyState
 from safedojo_ros.nodes.checkpoint_exchange import (
@@ -43,14 +48,13 @@ from safedojo_ros.nodes.conversion import (
     message_from_chunk,
     to_nanoseconds,
 )
-from safedojo_ros.nodes.foresight import Foresight, foresee
 from safedojo_ros.nodes.inputs import (
     WINDOW_SETTINGS,
     ObservationInputs,
     window_config,
 )
 from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, NEWEST, OK, WARN, DojoNode, Setting
-from safedojo_ros.nodes.markers import path_markers
+from safedojo_ros.nodes.messages import cost_message, path_markers, state_message
 from safedojo_ros.nodes.model_loading import (
     MemoryLike,
     SafetyLike,
@@ -58,11 +62,10 @@ from safedojo_ros.nodes.model_loading import (
     load_released_safety,
     scene_memory,
 )
-from safedojo_ros.nodes.safety_messages import cost_message, state_message
 from safedojo_ros.nodes.stack.scheduling import change_niceness
 from safedojo_ros.nodes.stack.spinning import run_node
 from safedojo_ros.robot.gate.freshness import FreshnessConfig
-from safedojo_ros.robot.gate.gate import MODES, GateConfig, SafetyGate, Verdict
+from safedojo_ros.robot.gate.gate import MODES, GateConfig, GateResult, SafetyGate
 
 SECOND = 1_000_000_000
 PATIENCE = 0.03
@@ -96,6 +99,20 @@ SETTINGS = (
 )  # fmt: skip
 
 
+@dataclass
+class _Asked:
+    """What came of asking the safety head about one chunk.
+
+    fault: why the head itself should be left, or ""; seconds: of computing.
+    """
+
+    observation: Observation | None = None
+    head: SafetyLike | MemoryLike | None = None
+    answered: bool = False
+    fault: str = ""
+    seconds: float = 0.0
+
+
 class SafetyNode(DojoNode):
     """Converts, measures the time, and leaves every decision to `robot.gate.gate`."""
 
@@ -108,7 +125,7 @@ class SafetyNode(DojoNode):
         self._swap: HotSwap[SafetyLike] | None = None
         self._exchange: CheckpointExchange[SafetyLike] | None = None
         self._recent: deque[tuple[Observation, np.ndarray]] = deque(maxlen=CANARY_CHUNKS)
-        self._asked_for = self._head_fault = ""
+        self._asked_for = ""
         self._memory: MemoryLike | None = None
         self._ours: list[Any] = []
         self._inputs: ObservationInputs | None = None
@@ -135,7 +152,7 @@ class SafetyNode(DojoNode):
         self._gate = SafetyGate(
             GateConfig(
                 mode=self.setting("mode"),
-                cost_m=self._model.cost_m if self._model else 1,
+                cost_m=self._model.cost_m if self._model else COST_M,
                 slow_ratio=float(self.setting("slow_ratio")),
                 stop_cost=float(self.setting("stop_cost")),
                 detour_ratio=float(self.setting("detour_ratio")),
@@ -302,73 +319,77 @@ class SafetyNode(DojoNode):
 
     def _judge(self, message: ActionChunkMessage) -> None:
         self._take_ready()
-        proposed = chunk_from_message(message)
-        foresight = self._foresee(proposed)
-        if self._exchange is not None and self._exchange.weigh(self._head_fault):
-            self._renew()
-            foresight = self._foresee(proposed)
+        chunk, asked = chunk_from_message(message), _Asked()
+        ask = partial(self._ask, asked, chunk)
+        result = self._gate.decide((chunk,), ask, self._limit, self.now)
         now = self._heard_at = self.now()
-        why = foresight.why
-        verdict = self._gate.judge(
-            foresight.chunk, foresight.step_cost, self._limit, now, failure=why, detour=why
-        )
-        computed = foresight.seconds + float(message.compute_time)
-        self._latency = (now - proposed.observed_at) / SECOND - computed
+        computed = asked.seconds + float(message.compute_time)
+        self._latency = (now - chunk.observed_at) / SECOND - computed
         self._publish_state()
-        if verdict.chunk is not None:
-            self._gated.publish(message_from_chunk(verdict.chunk, now, float(message.compute_time)))
-        self._publish_cost(foresight, verdict)
-        if verdict.decision == Decision.ALLOW and not verdict.reason:
+        if result.forwarded is not None:
+            gated = message_from_chunk(result.forwarded, now, float(message.compute_time))
+            self._gated.publish(gated)
+        self._publish_cost(result, asked.seconds)
+        if result.decision == Decision.ALLOW and not result.reason:
             self.say("")
         else:
-            self._log(verdict.decision, verdict.reason)
+            self._log(result.decision, result.reason)
+        self._check_head(chunk, asked)
 
-    def _foresee(self, chunk: ActionChunk) -> Foresight:
-        """What the safety head says of `chunk`, and of a detour where the gate takes one.
-
-        `_head_fault` then says why the head itself should be left, or "".
-        """
-        self._head_fault = ""
-        if self._model is None:
-            return Foresight(chunk, None, why="no safety head is loaded")
-        assert self._inputs is not None
-        model, started = self._model, time.monotonic()
-
-        def nothing(why: str) -> Foresight:
-            return Foresight(chunk, None, why=why, seconds=time.monotonic() - started)
-
+    def _ask(self, asked: _Asked, chunk: ActionChunk, candidates: np.ndarray) -> np.ndarray:
+        """What the safety head says of `candidates` for the observation of `chunk`: see `Ask`."""
+        model, window = self._model, self._inputs.window if self._inputs is not None else None
+        if model is None or window is None:
+            raise CheckpointError("no safety head is loaded")
+        started = time.monotonic()
         try:
-            chunk.validate()
-            fault = self._inputs.window.fault(self.now())
-            if fault:
-                return Foresight(chunk, None, why=fault)
-            observation = self._inputs.window.at(chunk.observed_at)
-            found = foresee(
-                model, self._gate, observation, chunk, self._limit, self._memory_of(model)
-            )
-        except (ChunkRejected, SafeDojoError) as error:
-            return nothing(str(error))
-        except Exception as error:  # a network that fails means hold, never a dead gate
-            self._head_fault = f"the safety head failed: {type(error).__name__}: {error}"
-            self.get_logger().error(self._head_fault)
-            return nothing(f"the safety head failed: {error}")
-        seconds = time.monotonic() - started
-        self._compute_times.append(seconds)
-        self._recent.append((observation, chunk.actions))
-        probation = self._exchange.probation if self._exchange is not None else None
-        if probation is not None:
-            fault = "" if found.finite else "its costs are not finite"
-            self._head_fault = fault or probation.chunk(seconds)
+            if asked.observation is None or asked.head is None:
+                fault = window.fault(self.now())
+                if fault:
+                    raise ObservationRejected(fault)
+                asked.observation = window.at(chunk.observed_at)
+                asked.head = self._looking(model, asked.observation)
+            answer = asked.head.step_cost([asked.observation], candidates[None])
+            costs = np.asarray(answer, dtype=np.float64)[0]
+        except SafeDojoError:
+            raise
+        except Exception as error:
+            asked.fault = f"the safety head failed: {type(error).__name__}: {error}"
+            self.get_logger().error(asked.fault)
+            raise
+        finally:
+            asked.seconds += time.monotonic() - started
+        asked.answered = True
+        if not np.all(np.isfinite(costs)):
+            asked.fault = "its costs are not finite"
         deadline = float(self.setting("deadline"))
-        if seconds > deadline:
-            return nothing(f"judging took {seconds:.3f} s, the deadline is {deadline:g} s")
-        return replace(found, seconds=seconds)
+        if asked.seconds > deadline:
+            raise ChunkRejected(
+                f"judging took {asked.seconds:.3f} s, the deadline is {deadline:g} s"
+            )
+        return costs
 
-    def _memory_of(self, model: SafetyLike) -> MemoryLike | None:
-        """What is remembered of this scene, by the head that judges now."""
-        moments = int(self.setting("memory"))
-        if moments > 1 and (self._memory is None or self._memory.model is not model):
-            self._memory = scene_memory(model, moments)
+    def _check_head(self, chunk: ActionChunk, asked: _Asked) -> None:
+        """Remember what the head did; leave one on probation that failed."""
+        if asked.answered and asked.observation is not None:
+            self._compute_times.append(asked.seconds)
+            self._recent.append((asked.observation, chunk.actions))
+        if self._exchange is None:
+            return
+        fault, probation = asked.fault, self._exchange.probation
+        if probation is not None and asked.answered and not fault:
+            fault = probation.chunk(asked.seconds)
+        if self._exchange.weigh(fault):
+            self._renew()
+
+    def _looking(self, model: SafetyLike, observation: Observation) -> SafetyLike | MemoryLike:
+        """The head, or with a `memory` what it remembers of this scene, with this observation."""
+        frames = int(self.setting("memory"))
+        if frames == 1:
+            return model
+        if self._memory is None or self._memory.model is not model:
+            self._memory = scene_memory(model, frames)
+        self._memory.look(observation)
         return self._memory
 
     def _on_new_scene(self, _: String | None = None) -> None:
@@ -400,16 +421,12 @@ class SafetyNode(DojoNode):
     def _publish_state(self) -> None:
         self._states.publish(state_message(self._gate, self._latency, self.now()))
 
-    def _publish_cost(self, foresight: Foresight, verdict: Verdict) -> None:
-        """The cost of what the policy proposed, and the path of what is played."""
-        chunk = foresight.chunk
-        estimate = foresight.reported(verdict.estimate, self._gate.config.cost_m)
-        message = cost_message(
-            chunk.sequence, estimate, self._model_id, foresight.seconds, self.now()
-        )
+    def _publish_cost(self, result: GateResult, seconds: float) -> None:
+        """The cost of what the policy proposed, and the path of what was judged."""
+        chunk, step_cost = result.judged, result.estimate.step_cost
+        message = cost_message(chunk.sequence, result.proposed, self._model_id, seconds, self.now())
         self._costs.publish(message)
-        step_cost = verdict.estimate.step_cost
-        if len(step_cost) != len(chunk):
+        if not len(step_cost):
             return
         self._bare.publish(Float32(data=message.chunk_cost))
         assert self._inputs is not None

@@ -1,8 +1,10 @@
 """Parameters that cannot be are refused at configuration, with a sentence; nothing ever moves."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 
 rclpy = pytest.importorskip("rclpy")
@@ -14,6 +16,7 @@ from rclpy.parameter import Parameter  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
+from safedojo_ros.core.types import Observation  # noqa: E402
 from safedojo_ros.nodes.camera_node import CameraNode  # noqa: E402
 from safedojo_ros.nodes.franka_node import FrankaNode  # noqa: E402
 from safedojo_ros.nodes.policy_node import PolicyNode  # noqa: E402
@@ -113,16 +116,18 @@ def test_a_scene_is_remembered_until_another_begins(context: Context) -> None:
         assert node.start()
         model = node._model
         assert model is not None
-        memory = node._memory_of(model)
-        assert memory is not None
-        assert node._memory_of(model) is memory
+        pictures = {name: np.zeros((64, 64, 3), np.uint8) for name in ("agentview", "wrist")}
+        seen = partial(node._looking, model, Observation(pictures, np.zeros(8), "go"))
+        memory = seen()
+        assert memory is not model
+        assert seen() is memory
         for begins in (
             lambda: node._on_new_scene(String(data="put the red cube on the plate")),
             lambda: node._on_recover(Trigger.Request(), Trigger.Response()),
         ):
-            before = node._memory_of(model)
+            before = seen()
             begins()
-            assert node._memory_of(model) is not before
+            assert seen() is not before
     finally:
         node.shut_down()
         node.destroy_node()

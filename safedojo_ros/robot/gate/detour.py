@@ -1,35 +1,31 @@
 """Detours: the same chunk moved a little in every step, where it passes the gate and the chunk not.
 
-A careless chunk need not be held. All steps of it are shifted alike, sideways or up, by a few
-distances; the safety head judges these in one batch, and the nearest that passes is played. What
-the policy wanted is kept otherwise: the order of its motions, rotations, the gripper. Downwards no
-detour leads: the head foresees contact with obstacles, not with the table. One that takes the
-motion back is the last choice: it passes, for who stands still touches nothing, and the arm would
+An unsafe chunk need not be held. All steps of it are shifted alike, sideways or up, by a few
+distances; the safety head judges these in one batch, and the nearest that passes is executed. What
+the policy wanted is kept otherwise: the order of its motions, rotations, the gripper. No detour
+leads downwards: the head predicts contact with obstacles, not with the table. One that takes the
+motion back is the last choice: it passes, for what stands still touches nothing, and the arm would
 stand before the obstacle for ever.
 """
 
-from collections.abc import Callable
 from itertools import product
 
 import numpy as np
 
-from safedojo_ros.core.types import MAX_DELTA_POSITION, top_m_mean
+from safedojo_ros.core.types import MAX_DELTA_POSITION
 
 SHIFTS = (0.005, 0.01, 0.02, 0.03)
 """Distances by which each step of a chunk may be shifted, metres."""
 
 LEAST_PROGRESS = 0.5
-"""Share of the chunk's way, in its own direction, that a detour should go at least."""
+"""Share of the chunk's path, in its own direction, that a detour should go at least."""
 
 DETOUR_RATIO = 0.2
 """A `GateConfig.detour_ratio` for those who want detours: chosen on validation seeds, among 0.1 to
-0.4, for policies that make up to four proposals and play four steps of a chunk."""
+0.4, for policies that make up to four proposals and execute four steps of a chunk."""
 
 MEMORY = 8
-"""Moments of a scene by which the safety head should judge detours: chosen with `DETOUR_RATIO`."""
-
-Judge = Callable[[np.ndarray], np.ndarray]
-"""(K, H, 7) chunks → (K, H) P(contact), all answers to the same observation."""
+"""Frames of a scene by which the safety head should judge detours: chosen with `DETOUR_RATIO`."""
 
 
 def _offsets() -> np.ndarray:
@@ -52,33 +48,28 @@ def detours(actions: np.ndarray) -> np.ndarray:
     return shifted
 
 
-def progress(actions: np.ndarray, ways: np.ndarray) -> np.ndarray:
-    """(K,) share of the way of `actions` (H, 7) that `ways` (K, H, 7) go in the same direction.
+def progress(actions: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """(K,) share of the path of `actions` (H, 7) that `candidates` (K, H, 7) go in its direction.
 
-    Of the first half of the steps, since what comes later is mostly replaced before it is played;
+    Of the first half of the steps, since what comes later is mostly replaced before it is executed;
     1 for a chunk that goes nowhere.
     """
     half = (len(actions) + 1) // 2
     wanted = np.asarray(actions, dtype=np.float64)[:half, :3].sum(0)
     square = float(wanted @ wanted)
     if square < 1e-12:
-        return np.ones(len(ways))
-    return np.asarray(ways[:, :half, :3].sum(1) @ wanted / square)
+        return np.ones(len(candidates))
+    return np.asarray(candidates[:, :half, :3].sum(1) @ wanted / square)
 
 
-def chosen_detour(
-    step_costs: np.ndarray, m: int, cost: float, passing: float, onward: np.ndarray
-) -> int | None:
+def chosen_detour(costs: np.ndarray, cost: float, passing: float, onward: np.ndarray) -> int | None:
     """Which of the K detours to take, None to stay with the chunk itself.
 
-    step_costs: (K, H) of the detours; cost: of the chunk; both count the mean of the `m` largest
-    step costs; onward: (K,) their `progress`. Of those below `passing` the nearest that makes
-    enough of it, or the nearest where none does, and of the nearest the cheapest; where none
-    passes, the cheapest of all, provided that it costs less than the chunk.
+    costs: (K,) chunk costs of the detours; cost: of the chunk; onward: (K,) their `progress`. Of
+    those below `passing` the nearest that makes enough of it, or the nearest where none does, and
+    of the nearest the cheapest; where none passes, the cheapest of all, provided that it costs less
+    than the chunk.
     """
-    costs = np.array([top_m_mean(each, m) for each in step_costs])
-    if not np.all(np.isfinite(costs)):
-        return None
     passes = costs < passing
     if np.any(passes):
         enough = passes & (onward >= LEAST_PROGRESS)

@@ -67,7 +67,7 @@ class ChunkFreshness:
         )
         if last is None or restarted or chunk.sequence > last:
             self.last_sequence = int(chunk.sequence)
-        self._check_content(chunk)
+        self.check_content(chunk)
         self._check_time(chunk, now_ns)
         if last is not None and not restarted and chunk.sequence <= last:
             raise ChunkRejected(
@@ -89,7 +89,8 @@ class ChunkFreshness:
     def _newer(self, chunk: ActionChunk) -> bool:
         return self.last_observed_at is None or chunk.observed_at > self.last_observed_at
 
-    def _check_content(self, chunk: ActionChunk) -> None:
+    def check_content(self, chunk: ActionChunk) -> None:
+        """Raise `ChunkRejected` for what is wrong with `chunk` whenever it comes."""
         try:
             actions = np.asarray(chunk.actions, dtype=np.float64)
         except (TypeError, ValueError):

@@ -1,17 +1,18 @@
-"""The gate: one action chunk and its predicted cost in, ALLOW / SLOW / HOLD / STOP out.
+"""The gate: the chunks that a policy proposes in, ALLOW / SLOW / HOLD / STOP and one chunk out.
 
 Not safety-rated. Emergency stop, enabling device, force and speed limiting belong to the robot's
-controller and its cell; the gate only keeps a policy's foreseen contacts from being played.
+controller and its cell; the gate only keeps chunks with predicted contacts from the arm.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
-from safedojo_ros.core.errors import ChunkRejected, ConfigError
-from safedojo_ros.core.types import ActionChunk, CostEstimate, Decision, top_m_mean
-from safedojo_ros.robot.gate.detour import OFFSETS, Judge, chosen_detour, detours, progress
+from safedojo_ros.core.errors import ChunkRejected, ConfigError, SafeDojoError
+from safedojo_ros.core.types import COST_M, ActionChunk, CostEstimate, Decision, top_m_mean
+from safedojo_ros.robot.gate.detour import OFFSETS, chosen_detour, detours, progress
 from safedojo_ros.robot.gate.freshness import ChunkFreshness, FreshnessConfig
 
 Mode = Literal["gate", "monitor"]
@@ -20,6 +21,9 @@ MODES: tuple[Mode, ...] = ("gate", "monitor")
 SLOW_FACTOR = 0.5
 """What SLOW multiplies translations and rotations with; the gripper command stays."""
 
+Ask = Callable[[np.ndarray], np.ndarray]
+"""The safety head, for one observation: (K, H, 7) chunks → (K, H) P(contact) of each step."""
+
 
 @dataclass(frozen=True)
 class GateConfig:
@@ -27,20 +31,18 @@ class GateConfig:
 
     mode: Mode = "gate"
     """`gate` enforces the decision; `monitor` forwards well-formed chunks and only reports."""
-    cost_m: int = 3
-    """How many of the largest step costs the chunk cost averages."""
+    cost_m: int = COST_M
+    """How many of the largest step costs the chunk cost averages; the safety head's own."""
     slow_ratio: float = 0.6
-    """SLOW from this share of the cost limit on."""
-    hold_ratio: float = 1.0
-    """HOLD from this share of the cost limit on."""
+    """SLOW from this share of the cost limit on; HOLD from the limit itself on."""
     stop_cost: float = 0.98
-    """STOP from this cost on (never below the HOLD threshold); above 1 it never stops by itself."""
+    """STOP from this cost on (never below the cost limit); above 1 it never stops by itself."""
     release_ratio: float = 0.8
     """A level is left only below this share of its own threshold ..."""
     release_after: int = 3
     """... for this many chunks in a row."""
     detour_ratio: float = 0.0
-    """From this share of the cost limit on (from SLOW on at the latest) a way around is sought that
+    """From this share of the cost limit on (from SLOW on at the latest) a detour is sought that
     costs less; 0: never."""
     freshness: FreshnessConfig = field(default_factory=FreshnessConfig)
 
@@ -51,11 +53,8 @@ class GateConfig:
             raise ConfigError(
                 f"cost_m is {self.cost_m} and release_after {self.release_after}, expected >= 1"
             )
-        if not 0.0 < self.slow_ratio <= self.hold_ratio:
-            raise ConfigError(
-                f"slow_ratio {self.slow_ratio} and hold_ratio {self.hold_ratio}: "
-                "expected 0 < slow_ratio <= hold_ratio"
-            )
+        if not 0.0 < self.slow_ratio <= 1.0:
+            raise ConfigError(f"slow_ratio is {self.slow_ratio}, expected within (0, 1]")
         if not 0.0 < self.release_ratio <= 1.0:
             raise ConfigError(f"release_ratio is {self.release_ratio}, expected within (0, 1]")
         if not self.stop_cost > 0.0:
@@ -65,27 +64,34 @@ class GateConfig:
 
     @property
     def passing_ratio(self) -> float:
-        """Share of the cost limit below which a chunk is played as it is."""
+        """Share of the cost limit below which a chunk is executed as it is."""
         return min(self.slow_ratio, self.detour_ratio or self.slow_ratio)
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What the gate did with one chunk.
+class GateResult:
+    """What the gate did with the proposals of one inference.
 
-    decision: what is enforced (SafetyState); chunk: what to forward, None for HOLD and STOP;
-    estimate: what the cost says, with the advised decision (SafetyCost). In `monitor` mode the
-    two decisions may differ.
+    In `monitor` mode the enforced and the advised decision may differ.
     """
 
     decision: Decision
+    """What is enforced (SafetyState)."""
     reason: str
+    judged: ActionChunk
+    """The proposal that was chosen, or its detour."""
+    forwarded: ActionChunk | None
+    """What the arm may execute; None for HOLD and STOP."""
     estimate: CostEstimate
-    chunk: ActionChunk | None = None
+    """The cost of `judged` and the decision that it advises."""
+    proposed: CostEstimate
+    """The same with the cost of the policy's own chunk (SafetyCost)."""
+    detour: bool
+    """Whether `judged` is a detour."""
 
 
 class SafetyGate:
-    """Judges the chunks of one policy, one after the other, and finds a way around where it can.
+    """Decides about the chunks of one policy, one inference after the other.
 
     A chunk that is malformed, stale, replayed, out of limits or that comes after a gap in the
     sequence, or one whose cost is missing or not a probability, is a HOLD for that chunk alone.
@@ -115,89 +121,112 @@ class SafetyGate:
         self.mode = mode
         self._level, self._calm = Decision.ALLOW, 0
 
-    def stop(self, reason: str) -> None:
-        """Latch STOP by hand, in either mode."""
-        self._stopped = reason or "stopped by request"
-        self._set(Decision.STOP, self._stopped)
-
     def recover(self) -> None:
         """Release a latched STOP; the gate holds until the next chunk is judged."""
         self._stopped = ""
         self._level, self._calm = Decision.ALLOW, 0
         self._freshness.forget()
-        self._set(Decision.HOLD, "recovered; waiting for a chunk")
+        self.decision, self.reason = Decision.HOLD, "recovered; waiting for a chunk"
 
     def silence(self, reason: str) -> Decision:
         """Report that chunks or estimates have stopped coming: HOLD (a latched STOP stays)."""
         if not self._stopped:
-            self._set(Decision.HOLD, reason)
+            self.decision, self.reason = Decision.HOLD, reason
         return self.decision
 
-    def detoured(
-        self, chunk: ActionChunk, step_cost: np.ndarray, limit: float, judge: Judge
-    ) -> tuple[ActionChunk, np.ndarray, str]:
-        """What is to be judged: `chunk` with its (H,) costs, or a detour of it that costs less.
+    def decide(
+        self, proposals: Iterable[ActionChunk], ask: Ask, limit: float, now: Callable[[], int]
+    ) -> GateResult:
+        """Choose among `proposals`, seek a detour where none passes, and decide.
 
-        judge: the safety head, for the same observation. The sentence says which detour it is, ""
-        for none: without a `detour_ratio`, in `monitor` mode, for a chunk that passes as it is, and
-        for what no detour may mend, a chunk that is malformed or beyond a limit and costs that are
-        not probabilities.
+        proposals: at least one, of one inference; drawn until one costs less than the gate's
+        thresholds, else the cheapest is taken. ask: what it raises is a HOLD, and so is an answer
+        that is not a probability for every step. limit: the cost limit in (0, 1]. now: the clock
+        (ns), read after the head has answered. Never raises for bad data: that is what HOLD is for.
         """
-        config = self.config
-        if not config.detour_ratio or self.mode != "gate" or np.shape(step_cost) != (len(chunk),):
-            return chunk, step_cost, ""
-        cost, passing = top_m_mean(step_cost, config.cost_m), config.passing_ratio * limit
-        if not cost >= passing or not np.all((step_cost >= 0.0) & (step_cost <= 1.0)):
-            return chunk, step_cost, ""
+        chunk, proposed = self._cheapest(proposals, ask, limit)
+        judged, estimate, detour = self._around(chunk, proposed, ask)
+        fault = self._fault(judged, now())
+        if fault or estimate.reason:
+            estimate = _held(estimate, estimate.reason or fault)
+        else:
+            estimate = self._advised(estimate)
+        self.decision, self.reason = self._enforced(estimate, fault, detour)
+        forwarded = None
+        if self.decision <= Decision.SLOW:
+            forwarded = slowed(judged) if self.decision == Decision.SLOW else judged
+        reported = replace(
+            estimate,
+            step_cost=proposed.step_cost,
+            chunk_cost=proposed.chunk_cost,
+            reason=estimate.reason or detour,
+        )
+        return GateResult(
+            self.decision, self.reason, judged, forwarded, estimate, reported, bool(detour)
+        )
+
+    # ---------------------------------------------------------------- what the head says
+
+    def _cheapest(
+        self, proposals: Iterable[ActionChunk], ask: Ask, limit: float
+    ) -> tuple[ActionChunk, CostEstimate]:
+        """The first proposal that passes, or the one that costs least, or that has no estimate."""
+        best: tuple[ActionChunk, CostEstimate] | None = None
+        for chunk in proposals:
+            estimate = self._estimate(chunk, ask, limit)
+            if best is None or estimate.reason or estimate.chunk_cost < best[1].chunk_cost:
+                best = chunk, estimate
+            if estimate.reason or self._passes(estimate):
+                break
+        if best is None:
+            raise ValueError("the gate was given no proposal")
+        return best
+
+    def _estimate(self, chunk: ActionChunk, ask: Ask, limit: float) -> CostEstimate:
+        """The cost of `chunk`; where there is none, HOLD and the reason."""
+        unknown = CostEstimate(np.zeros(0), float("nan"), limit)
         try:
-            config.freshness.limits.check(chunk.validate().actions)
-        except ChunkRejected:
-            return chunk, step_cost, ""
-        ways = detours(chunk.actions)
-        costs = np.asarray(judge(ways), dtype=np.float64)
-        onward = progress(chunk.actions, ways)
-        taken = chosen_detour(costs, config.cost_m, cost, passing, onward)
-        if taken is None:
-            return chunk, step_cost, ""
-        x, y, z = OFFSETS[taken] * 100.0
-        why = f"detour by ({x:.1f}, {y:.1f}, {z:.1f}) cm a step: predicted cost was {cost:.2f}"
-        return replace(chunk, actions=ways[taken]), costs[taken], why
+            self._freshness.check_content(chunk)
+            if not 0.0 < limit <= 1.0:
+                raise ChunkRejected(f"the cost limit is {limit}, expected within (0, 1]")
+            costs = asked(ask, np.asarray(chunk.actions, dtype=np.float64)[None])[0]
+        except ChunkRejected as error:
+            return _held(unknown, str(error))
+        return CostEstimate(costs, top_m_mean(costs, self.config.cost_m), limit)
 
-    def judge(
-        self,
-        chunk: ActionChunk,
-        step_cost: np.ndarray | None,
-        limit: float,
-        now_ns: int,
-        failure: str = "",
-        detour: str = "",
-    ) -> Verdict:
-        """Decide about `chunk`.
+    def _passes(self, estimate: CostEstimate) -> bool:
+        return estimate.chunk_cost < self.config.passing_ratio * estimate.limit
 
-        step_cost: (H,) P(contact) per step, or None when the safety model gave none (then
-        `failure` says why); limit: the cost limit in (0, 1]; detour: what `detoured` said of it.
-        Never raises for bad data: that is what HOLD is for.
+    def _around(
+        self, chunk: ActionChunk, estimate: CostEstimate, ask: Ask
+    ) -> tuple[ActionChunk, CostEstimate, str]:
+        """A detour of `chunk` that costs less, with its cost and a sentence that says which; else
+        `chunk` itself: in `monitor` mode, without a `detour_ratio`, and where it passes as it is.
         """
-        fault = self._fault(chunk, now_ns)
-        estimate, missing = self._estimate(chunk, step_cost, limit, failure)
-        if not missing and not fault:
-            estimate = self._advise(estimate)
-        elif not missing:
-            estimate = replace(estimate, decision=Decision.HOLD, reason=fault)
-        if self.mode == "gate" and estimate.decision == Decision.STOP and not self._stopped:
-            self._stopped = estimate.reason
-        if self._stopped:
-            return self._verdict(Decision.STOP, f"{self._stopped}; waiting for recover", estimate)
-        if fault:
-            return self._verdict(Decision.HOLD, fault, estimate)
-        if self.mode == "monitor":
-            note = "" if estimate.decision == Decision.ALLOW else f"monitor: {estimate.reason}"
-            return self._verdict(Decision.ALLOW, note, estimate, chunk)
-        if estimate.decision == Decision.ALLOW:
-            return self._verdict(Decision.ALLOW, detour, estimate, chunk)
-        if estimate.decision == Decision.SLOW:
-            return self._verdict(Decision.SLOW, estimate.reason, estimate, slowed(chunk))
-        return self._verdict(estimate.decision, estimate.reason, estimate)
+        config, cost = self.config, estimate.chunk_cost
+        if self.mode != "gate" or not config.detour_ratio or estimate.reason:
+            return chunk, estimate, ""
+        if self._passes(estimate):
+            return chunk, estimate, ""
+        actions = np.asarray(chunk.actions, dtype=np.float64)
+        candidates = detours(actions)
+        try:
+            costs = asked(ask, candidates)
+        except ChunkRejected as error:
+            return chunk, _held(estimate, str(error)), ""
+        chunk_costs = np.array([top_m_mean(each, config.cost_m) for each in costs])
+        passing = config.passing_ratio * estimate.limit
+        taken = chosen_detour(chunk_costs, cost, passing, progress(actions, candidates))
+        if taken is None:
+            return chunk, estimate, ""
+        x, y, z = OFFSETS[taken] * 100.0
+        return (
+            replace(chunk, actions=candidates[taken]),
+            replace(estimate, step_cost=costs[taken], chunk_cost=float(chunk_costs[taken])),
+            f"detour by ({x:.1f}, {y:.1f}, {z:.1f}) cm a step: predicted cost was {cost:.2f}",
+        )
+
+    # ---------------------------------------------------------------- what follows from it
 
     def _fault(self, chunk: ActionChunk, now_ns: int) -> str:
         try:
@@ -208,36 +237,13 @@ class SafetyGate:
             return f"{skipped} chunk(s) before sequence {chunk.sequence} were lost"
         return ""
 
-    def _estimate(
-        self, chunk: ActionChunk, step_cost: np.ndarray | None, limit: float, failure: str
-    ) -> tuple[CostEstimate, bool]:
-        """The estimate without a decision by cost, and whether it is unusable (then HOLD)."""
-        why, costs = "", np.zeros(0)
-        if step_cost is None:
-            why = f"no safety estimate: {failure or 'the safety model gave none'}"
-        else:
-            try:
-                costs = np.asarray(step_cost, dtype=np.float64)
-            except (TypeError, ValueError):
-                costs = np.full(len(chunk), np.nan)
-            if costs.shape != (len(chunk),):
-                why = f"the safety estimate has shape {costs.shape}, expected ({len(chunk)},)"
-            elif not (np.all(np.isfinite(costs)) and np.all((costs >= 0.0) & (costs <= 1.0))):
-                why = f"the safety estimate is not a probability in every step: {costs.tolist()}"
-        if not why and not 0.0 < limit <= 1.0:
-            why = f"the cost limit is {limit}, expected within (0, 1]"
-        if why:
-            return CostEstimate(np.zeros(0), float("nan"), limit, Decision.HOLD, why), True
-        return CostEstimate(costs, top_m_mean(costs, self.config.cost_m), limit), False
-
-    def _advise(self, estimate: CostEstimate) -> CostEstimate:
+    def _advised(self, estimate: CostEstimate) -> CostEstimate:
         """Add the decision by cost, with hysteresis."""
         cost, limit, config = estimate.chunk_cost, estimate.limit, self.config
-        hold_at = config.hold_ratio * limit
         thresholds = {
             Decision.SLOW: config.slow_ratio * limit,
-            Decision.HOLD: hold_at,
-            Decision.STOP: max(config.stop_cost, hold_at),
+            Decision.HOLD: limit,
+            Decision.STOP: max(config.stop_cost, limit),
         }
         level = max((d for d, t in thresholds.items() if cost >= t), default=Decision.ALLOW)
         if level >= self._level:
@@ -251,7 +257,7 @@ class SafetyGate:
                 self._calm, self._level = 0, level
         decision = max(level, self._level)
         if decision == Decision.ALLOW:
-            return replace(estimate, decision=decision)
+            return estimate
         if level == decision:
             why = f"predicted cost {cost:.2f} reaches {thresholds[decision]:.2f} (limit {limit:g})"
         else:
@@ -262,18 +268,42 @@ class SafetyGate:
             )
         return replace(estimate, decision=decision, reason=why)
 
-    def _verdict(
-        self,
-        decision: Decision,
-        reason: str,
-        estimate: CostEstimate,
-        chunk: ActionChunk | None = None,
-    ) -> Verdict:
-        self._set(decision, reason)
-        return Verdict(decision, reason, estimate, chunk)
+    def _enforced(self, estimate: CostEstimate, fault: str, detour: str) -> tuple[Decision, str]:
+        """What becomes of the advice in this mode, and why."""
+        if self.mode == "gate" and estimate.decision == Decision.STOP and not self._stopped:
+            self._stopped = estimate.reason
+        if self._stopped:
+            return Decision.STOP, f"{self._stopped}; waiting for recover"
+        if fault:
+            return Decision.HOLD, fault
+        if self.mode == "monitor":
+            return Decision.ALLOW, f"monitor: {estimate.reason}" if estimate.reason else ""
+        return estimate.decision, estimate.reason or detour
 
-    def _set(self, decision: Decision, reason: str) -> None:
-        self.decision, self.reason = decision, reason
+
+def asked(ask: Ask, chunks: np.ndarray) -> np.ndarray:
+    """(K, H) P(contact) of `chunks` (K, H, 7); raises `ChunkRejected` where there is none."""
+    try:
+        costs = np.asarray(ask(chunks), dtype=np.float64)
+    except SafeDojoError as error:
+        raise ChunkRejected(f"no safety estimate: {error}") from error
+    except Exception as error:  # a network that fails means hold, never a dead gate
+        raise ChunkRejected(
+            f"no safety estimate: the safety head failed: {type(error).__name__}: {error}"
+        ) from error
+    if costs.shape != chunks.shape[:2]:
+        raise ChunkRejected(
+            f"the safety estimate has shape {costs.shape}, expected {chunks.shape[:2]}"
+        )
+    wrong = ~((costs >= 0.0) & (costs <= 1.0)).all(axis=1)  # a NaN is neither
+    if wrong.any():
+        first = costs[wrong][0].tolist()
+        raise ChunkRejected(f"the safety estimate is not a probability in every step: {first}")
+    return costs
+
+
+def _held(estimate: CostEstimate, reason: str) -> CostEstimate:
+    return replace(estimate, decision=Decision.HOLD, reason=reason)
 
 
 def slowed(chunk: ActionChunk) -> ActionChunk:

@@ -16,7 +16,8 @@ import torch
 from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.cli import pipeline as command
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.learning.training_run import TrainingRun, progress_bar, training_now
+from safedojo_ros.learning.progress import progress_bar
+from safedojo_ros.learning.training_run import TrainingRun, training_now
 from safedojo_ros.pipeline.interruption import Interrupted, interrupt_on_signal
 from safedojo_ros.pipeline.ledger import StageLedger
 from safedojo_ros.pipeline.recipe import PipelineConfig

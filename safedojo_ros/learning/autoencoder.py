@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from safedojo_ros.data.lerobot.reader import EpisodeReader
-from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor, progress_bar
+from safedojo_ros.learning.progress import progress_bar
+from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor
 from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
 from safedojo_ros.models.images import to_unit
 

@@ -10,7 +10,8 @@ import torch
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.data.lerobot.reader import EpisodeReader
 from safedojo_ros.learning.policy_losses import PolicyBatch, imitation_loss
-from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor, progress_bar
+from safedojo_ros.learning.progress import progress_bar
+from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor
 from safedojo_ros.models.images import to_unit
 from safedojo_ros.models.network_policy import train_tokenizer
 from safedojo_ros.models.normalisation import RobotScales

@@ -16,7 +16,8 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.data.lerobot.reader import EpisodeReader
 from safedojo_ros.learning.data.latents import recorded_latents
-from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor, progress_bar
+from safedojo_ros.learning.progress import progress_bar
+from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor
 from safedojo_ros.models.autoencoder import FrameAutoencoder
 from safedojo_ros.models.normalisation import RobotScales
 from safedojo_ros.models.safety_head import SafetyHeadSize, SafetyModel

@@ -12,8 +12,9 @@ from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score, roc_auc
 from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.data.lerobot.reader import EpisodeReader
 from safedojo_ros.learning.data.replay import draw_starts, replay
+from safedojo_ros.learning.progress import progress_bar
 from safedojo_ros.learning.safety_head import rate_threshold
-from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor, progress_bar
+from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor
 from safedojo_ros.learning.world_model import LatentEpisodes
 from safedojo_ros.models.images import to_uint8, to_unit
 from safedojo_ros.models.success_classifier import SuccessModel, SuccessSize, sustained

@@ -1,27 +1,21 @@
-"""What every training shares: a directory that can be resumed, metrics, a progress bar."""
+"""What every training shares: a directory that can be resumed, and metrics."""
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from torch.utils.tensorboard import SummaryWriter
 
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.files import replacing
+from safedojo_ros.learning.progress import report
 
 STATE_FILE = "training_state.safetensors"
 METRICS_FILE = "metrics.jsonl"
 
-Observer = Callable[[int, int | None, dict[str, float]], None]
-"""Is told (step, total or None, metrics) of whatever is trained."""
-
-_observers: list[Observer] = []
 _live: "list[tuple[TrainingRun, torch.nn.Module, torch.optim.Optimizer]]" = []
 """The run that is being trained, if one is."""
 
@@ -35,16 +29,6 @@ def save_now(step: int) -> None:
     """Save the run that is being trained; for an observer, which is called between two steps."""
     for run, module, optimizer in _live:
         run.save(step, module, optimizer)
-
-
-@contextmanager
-def observed(observer: Observer) -> Iterator[None]:
-    """Inside, `observer` is told of every step that a bar shows and of all metrics."""
-    _observers.append(observer)
-    try:
-        yield
-    finally:
-        _observers.remove(observer)
 
 
 class TrainingRun:
@@ -98,34 +82,12 @@ class TrainingRun:
             file.write(json.dumps(row | metrics) + "\n")
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)
-        for observer in _observers:
-            observer(step, None, metrics)
+        report(step, None, metrics)
 
     def close(self) -> None:
         """Flush the TensorBoard events; the training is over."""
         _live.clear()
         self._events.close()
-
-
-@contextmanager
-def progress_bar(what: str, done: int, total: int) -> Iterator[Any]:
-    """A bar; call what it yields with (step, text) after each step."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns) as progress:
-        task = progress.add_task(what, total=total, completed=done, note="")
-
-        def show(step: int, note: str = "") -> None:
-            progress.update(task, completed=step, note=note)
-            for observer in _observers:
-                observer(step, total, {})
-
-        yield show
 
 
 def learning_rate_factor(step: int, warmup: int, total: int) -> float:

@@ -11,7 +11,8 @@ import torch
 from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.data.lerobot.reader import EpisodeReader, FrameArrays
 from safedojo_ros.learning.data.latents import encode, recorded_latents
-from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor, progress_bar
+from safedojo_ros.learning.progress import progress_bar
+from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor
 from safedojo_ros.models.autoencoder import FrameAutoencoder
 from safedojo_ros.models.normalisation import RobotScales
 from safedojo_ros.models.world_model import WorldModel, WorldModelSize

@@ -14,7 +14,7 @@ from typing import Any
 
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.files import write_whole
-from safedojo_ros.learning.training_run import observed
+from safedojo_ros.learning.progress import observed
 
 STAGES_FILE = "stages.json"
 PROGRESS_FILE = "progress.jsonl"

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from safedojo_ros.core.files import replacing
 from safedojo_ros.data.lerobot.reader import EpisodeReader
-from safedojo_ros.learning.training_run import progress_bar
+from safedojo_ros.learning.progress import progress_bar
 from safedojo_ros.models.autoencoder import FrameAutoencoder
 from safedojo_ros.models.images import to_unit
 

@@ -21,13 +21,14 @@ import torch
 from safedojo_ros.core.errors import SafeDojoError
 from safedojo_ros.evaluation.protocol import EvaluationReport
 from safedojo_ros.evaluation.statistics import Estimate, wilson
+from safedojo_ros.learning.progress import progress_bar
 from safedojo_ros.learning.rl.anchor import Anchor
 from safedojo_ros.learning.rl.constrained_grpo import ConstrainedGRPO
 from safedojo_ros.learning.rl.methods import PracticeConfig, updates_of
 from safedojo_ros.learning.rl.preflight import check_rollouts
 from safedojo_ros.learning.rl.rollout import Rollouts, roll_out
 from safedojo_ros.learning.rl.starts import PracticeWorld
-from safedojo_ros.learning.training_run import METRICS_FILE, TrainingRun, progress_bar
+from safedojo_ros.learning.training_run import METRICS_FILE, TrainingRun
 from safedojo_ros.models.policy import StochasticPolicy, StoredPolicy
 
 EVALUATIONS_FILE = "evaluations.jsonl"

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from safedojo_ros.core.rotation import quaternion_of
 from safedojo_ros.core.types import CONTROL_PERIOD
 from safedojo_ros.robot.fci.client import FrankaArm, FrankaConfig
 from safedojo_ros.robot.fci.emulator import FciEmulator
 from safedojo_ros.robot.fci.protocol import ROBOT_COMMAND, ROBOT_STATE
-from safedojo_ros.robot.playback.target import Target, quaternion_of
+from safedojo_ros.robot.playback.target import Target
 from safedojo_ros.worlds.tabletop.robot import TabletopRobot
 from safedojo_ros.worlds.tabletop.scene import ARM_X
 from safedojo_ros.worlds.tabletop.world import TabletopWorld

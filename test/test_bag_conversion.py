@@ -11,15 +11,15 @@ import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from safedojo_ros.cli.main import main
+from safedojo_ros.core.rotation import quaternion_of
 from safedojo_ros.core.types import Episode
+from safedojo_ros.core.units import SECOND
 from safedojo_ros.data.bags.conversion import ConversionReport, all_findings, convert
 from safedojo_ros.data.bags.episodes import ConversionConfig, executed_action
-from safedojo_ros.data.bags.series import SECOND
 from safedojo_ros.data.bags.takes import ArmTarget
 from safedojo_ros.data.bags.writer import BagWriter, Topic
 from safedojo_ros.data.lerobot.reader import EpisodeReader
 from safedojo_ros.data.lerobot.writer import EpisodeWriter
-from safedojo_ros.worlds.tabletop.arm_control import axis_angle_to_quaternion
 from safedojo_ros.worlds.tabletop.experts import Expert
 from safedojo_ros.worlds.tabletop.world import TabletopWorld
 
@@ -115,7 +115,7 @@ class Played:
 
     def _observe(self, now: int, observation: dict[str, np.ndarray]) -> None:
         state = observation["state"].astype(np.float64)
-        quaternion = axis_angle_to_quaternion(state[3:6])
+        quaternion = quaternion_of(state[3:6])
         self._say("joint_states", now + MS, bag_messages.joints(now, state[6:]))
         self._say("ee_pose", now + MS, bag_messages.pose(now, state[:3], quaternion))
         for name in CAMERAS:

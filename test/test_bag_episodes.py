@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from safedojo_ros.core.units import SECOND
 from safedojo_ros.data.bags.episodes import ConversionConfig, episodes_of
-from safedojo_ros.data.bags.series import SECOND, ClockWatch, Series
+from safedojo_ros.data.bags.series import ClockWatch, Series
 from safedojo_ros.data.bags.takes import ArmTarget, Take, Truth
 
 MS = 1_000_000

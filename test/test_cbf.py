@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safedojo_ros.core.types import MAX_DELTA_POSITION, Observation
+from safedojo_ros.core.bounds import MAX_DELTA_POSITION
+from safedojo_ros.core.rotation import matrix_of
+from safedojo_ros.core.types import Observation
 from safedojo_ros.evaluation.filters.barrier import (
     HAND,
     CbfConfig,
@@ -13,7 +15,6 @@ from safedojo_ros.evaluation.filters.barrier import (
     barrier,
     filtered_chunk,
     nearest_step,
-    rotation_matrix,
 )
 from safedojo_ros.evaluation.filters.cbf import (
     CbfPolicy,
@@ -36,7 +37,7 @@ def state(x: float, y: float, z: float) -> np.ndarray:
 
 def least_barrier(start: np.ndarray, chunk: np.ndarray, obstacle: Obstacle) -> float:
     """The smallest h of any ball of the hand after any step."""
-    turn = rotation_matrix(start[3:6])
+    turn = matrix_of(start[3:6])
     path = start[:3] + np.cumsum(chunk[:, :3], axis=0)
     return min(
         barrier(point + turn @ np.array(centre), obstacle, radius)[0]

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from safedojo_ros.cli import collect as command
+from safedojo_ros.core.bounds import MAX_DELTA_POSITION
 from safedojo_ros.core.errors import ConfigError, DatasetError
-from safedojo_ros.core.types import MAX_DELTA_POSITION, Episode, Observation
+from safedojo_ros.core.types import Episode, Observation
 from safedojo_ros.data.lerobot.reader import EpisodeReader
 from safedojo_ros.evaluation.recording import (
     NoiseBursts,

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from safedojo_ros.core.bounds import MAX_DELTA_POSITION
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.core.types import MAX_DELTA_POSITION, ActionChunk, Decision
+from safedojo_ros.core.types import ActionChunk, Decision
 from safedojo_ros.robot.gate.detour import LENGTHS, OFFSETS, chosen_detour, detours, progress
 from safedojo_ros.robot.gate.gate import GateConfig, GateResult, SafetyGate
 

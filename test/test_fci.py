@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.core.rotation import quaternion_of
 from safedojo_ros.robot.fci import protocol as fci
 from safedojo_ros.robot.fci.client import FrankaArm, FrankaConfig
 from safedojo_ros.robot.fci.controller import LOST_IN_A_ROW, FciController
 from safedojo_ros.robot.fci.emulator import FciEmulator
 from safedojo_ros.robot.fci.gripper import MAX_WIDTH, GripperController
-from safedojo_ros.robot.fci.motion import MotionBroken, MotionGenerator, rotation_of, turn_between
+from safedojo_ros.robot.fci.motion import MotionBroken, MotionGenerator
 from safedojo_ros.robot.fci.protocol import (
     CYCLE,
     Controller,
@@ -30,7 +31,7 @@ from safedojo_ros.robot.fci.protocol import (
 )
 from safedojo_ros.robot.fci.urdf import fr3_urdf
 from safedojo_ros.robot.kinematics import Kinematics
-from safedojo_ros.robot.playback.target import Target, quaternion_of
+from safedojo_ros.robot.playback.target import Target
 from safedojo_ros.worlds.tabletop.robot import TabletopRobot
 from safedojo_ros.worlds.tabletop.scene import ARM_X, HOME_JOINTS
 from safedojo_ros.worlds.tabletop.world import TabletopWorld
@@ -111,13 +112,6 @@ def test_the_model_that_clients_are_given_has_the_same_kinematics() -> None:
     rotation, position, _ = flange.forward(HOME_JOINTS)
     np.testing.assert_allclose(data.body("link8").xpos, position, atol=1e-9)
     np.testing.assert_allclose(data.body("link8").xmat.reshape(3, 3), rotation, atol=1e-9)
-
-
-@pytest.mark.parametrize("turn", [[0.1, -0.2, 0.3], [0, 0, 1e-12], [0, 1.4, 0], [0, 0, 0]])
-def test_a_turn_comes_back(turn: list[float]) -> None:
-    start = rotation_of(np.array([0.3, 0.2, -0.9]))
-    turned = rotation_of(np.array(turn)) @ start
-    np.testing.assert_allclose(turn_between(start, turned), turn, atol=1e-12)
 
 
 # ---------------------------------------------------------------- motions

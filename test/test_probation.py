@@ -12,8 +12,8 @@ from safedojo_ros.checkpoints.swap.probation import (
     judge_canary,
     saturated_share,
 )
+from safedojo_ros.core.bounds import MAX_DELTA_POSITION, MAX_DELTA_ROTATION
 from safedojo_ros.core.errors import CheckpointError, ConfigError
-from safedojo_ros.core.types import MAX_DELTA_POSITION, MAX_DELTA_ROTATION
 
 CALM = np.full((8, 7), 0.01)
 NOT_A_NUMBER = np.where(np.arange(7) == 3, np.nan, CALM)

@@ -9,7 +9,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from safedojo_ros.core.errors import ChunkRejected, ConfigError, ObservationRejected
+from safedojo_ros.core.errors import ChunkRejected, ObservationRejected
 
 STATE_SIZE = 8
 """End-effector position (3, m), axis-angle (3, rad), two finger positions (2, m)."""
@@ -17,26 +17,12 @@ STATE_SIZE = 8
 ACTION_SIZE = 7
 """Delta position (3, m), delta axis-angle (3, rad), gripper in [-1 open, +1 close]."""
 
-MAX_DELTA_POSITION = 0.05
-"""Largest commanded translation per control step and axis, metres (LIBERO's convention)."""
-
-MAX_DELTA_ROTATION = 0.5
-"""Largest commanded rotation per control step and axis, radians (LIBERO's convention)."""
-
 CONTROL_PERIOD = 0.05
 """Seconds between two control steps (20 Hz)."""
 
 
 COST_M = 2
 """How many of the largest step costs make a chunk's cost, where a checkpoint does not say it."""
-
-
-def checked_action(action: np.ndarray) -> np.ndarray:
-    """`action` as (7,) float64; raises `ConfigError` for a wrong shape or a non-finite value."""
-    action = np.asarray(action, dtype=np.float64)
-    if action.shape != (ACTION_SIZE,) or not np.all(np.isfinite(action)):
-        raise ConfigError(f"action is {action!r}, expected {ACTION_SIZE} finite numbers")
-    return action
 
 
 class Decision(IntEnum):

@@ -4,13 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from safedojo_ros.core.types import (
-    ACTION_SIZE,
-    MAX_DELTA_POSITION,
-    MAX_DELTA_ROTATION,
-    Episode,
-    Observation,
-)
+from safedojo_ros.core.bounds import ACTION_BOUND, MAX_DELTA_POSITION
+from safedojo_ros.core.types import ACTION_SIZE, Episode, Observation
 from safedojo_ros.worlds.tabletop.experts import Style
 from safedojo_ros.worlds.vector import observe
 from safedojo_ros.worlds.world import World, expert_for
@@ -239,7 +234,7 @@ def record_policy(
     bursts = [NoiseBursts(noise, seed) for seed in seeds]
     recorded = [EpisodeSteps() for _ in seeds]
     instructions = [o.instruction for o in observations]
-    limit = np.array([MAX_DELTA_POSITION] * 3 + [MAX_DELTA_ROTATION] * 3 + [1.0], np.float32)
+    limit = ACTION_BOUND.astype(np.float32)
     running = list(range(len(seeds)))
     while running:
         clean = np.zeros((len(seeds), horizon, ACTION_SIZE), np.float32)

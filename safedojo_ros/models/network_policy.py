@@ -15,8 +15,9 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.trainers import WordLevelTrainer
 
+from safedojo_ros.core.bounds import within_bounds
 from safedojo_ros.core.errors import CheckpointError, ObservationRejected
-from safedojo_ros.core.types import MAX_DELTA_POSITION, MAX_DELTA_ROTATION, Observation
+from safedojo_ros.core.types import Observation
 from safedojo_ros.models.images import stack_pictures
 from safedojo_ros.models.normalisation import RobotScales
 from safedojo_ros.models.weights import (
@@ -59,12 +60,6 @@ class BackboneSize:
 
 
 SizeT = TypeVar("SizeT", bound=BackboneSize)
-
-
-def within_limits(actions: np.ndarray) -> np.ndarray:
-    """Clip actions (..., 7) to the action space; the gate rejects whatever leaves it."""
-    bound = np.array([MAX_DELTA_POSITION] * 3 + [MAX_DELTA_ROTATION] * 3 + [1.0])
-    return np.clip(actions.astype(np.float64), -bound, bound)
 
 
 def train_tokenizer(instructions: Sequence[str]) -> Tokenizer:
@@ -172,7 +167,7 @@ class NetworkPolicy(ABC, Generic[SizeT]):
 
     def physical(self, chunks: torch.Tensor) -> np.ndarray:
         """(B, H, 7) normalised chunks → metres and radians, within limits."""
-        return within_limits(self.scales.action.restore(chunks.cpu()).numpy())
+        return within_bounds(self.scales.action.restore(chunks.cpu()).numpy())
 
     def tokenise(self, instructions: Sequence[str]) -> torch.Tensor:
         """(B, text_tokens) int64; raises `ObservationRejected` for a sentence it was not taught."""

@@ -19,6 +19,7 @@ import numpy as np
 from sensor_msgs.msg import CameraInfo, Image
 
 from safedojo_ros.core.errors import ConfigError, ObservationRejected
+from safedojo_ros.core.units import SECOND
 from safedojo_ros.data.images import resize_picture
 from safedojo_ros.nodes.conversion import (
     camera_info,
@@ -30,7 +31,6 @@ from safedojo_ros.nodes.conversion import (
 from safedojo_ros.nodes.lifecycle import OK, PICTURES, WARN, DojoNode, Setting
 from safedojo_ros.nodes.stack.spinning import run_node
 
-SECOND = 1_000_000_000
 SILENCE = 1.0
 """Seconds without a picture after which diagnostics call a camera silent."""
 

@@ -12,17 +12,15 @@ from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import CameraInfo, Image, JointState
 
 from safedojo_ros.core.errors import ObservationRejected
+from safedojo_ros.core.rotation import POINTING_DOWN, axis_angle_of, quaternion_of
 from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE, ActionChunk
+from safedojo_ros.core.units import SECOND
 from safedojo_ros.data.images import CHANNELS, decode_picture
 from safedojo_ros.msg import ActionChunk as ActionChunkMessage
 
 BASE_FRAME = "base"
 ARM_JOINTS = tuple(f"fr3_joint{i}" for i in range(1, 8))
 FINGER_JOINTS = ("fr3_finger_joint1", "fr3_finger_joint2")
-
-POINTING_DOWN = np.array([np.pi, 0.0, 0.0])
-"""Axis-angle (rad) of a gripper that points down; of two equal axis-angles the one nearer to it
-is used, as in the episodes that policies learn from."""
 
 
 def cv_bridge_decoder() -> Callable[..., np.ndarray] | None:
@@ -39,12 +37,12 @@ _CV_BRIDGE = cv_bridge_decoder()
 
 def to_nanoseconds(stamp: Time) -> int:
     """A message's stamp in nanoseconds."""
-    return stamp.sec * 1_000_000_000 + stamp.nanosec
+    return stamp.sec * SECOND + stamp.nanosec
 
 
 def to_stamp(nanoseconds: int) -> Time:
     """Nanoseconds as a message's stamp."""
-    return Time(sec=nanoseconds // 1_000_000_000, nanosec=nanoseconds % 1_000_000_000)
+    return Time(sec=nanoseconds // SECOND, nanosec=nanoseconds % SECOND)
 
 
 # ---------------------------------------------------------------- pictures
@@ -168,10 +166,7 @@ def pose_message(position: np.ndarray, axis_angle: np.ndarray, stamp: int) -> Po
     message.header.frame_id = BASE_FRAME
     point, turn = message.pose.position, message.pose.orientation
     point.x, point.y, point.z = (float(v) for v in position)
-    angle = float(np.linalg.norm(axis_angle))
-    axis = np.asarray(axis_angle, np.float64) / angle if angle > 1e-9 else np.zeros(3)
-    turn.x, turn.y, turn.z = (float(v) for v in axis * np.sin(angle / 2.0))
-    turn.w = float(np.cos(angle / 2.0))
+    turn.w, turn.x, turn.y, turn.z = (float(v) for v in quaternion_of(axis_angle))
     return message
 
 
@@ -179,20 +174,13 @@ def pose_from_message(message: PoseStamped) -> tuple[np.ndarray, np.ndarray]:
     """Position (3,) m, axis-angle (3,) rad; raises `ObservationRejected` unless a finite pose."""
     point, turn = message.pose.position, message.pose.orientation
     position = np.array([point.x, point.y, point.z])
-    vector = np.array([turn.x, turn.y, turn.z])
-    norm = float(np.sqrt(vector @ vector + turn.w**2))
+    quaternion = np.array([turn.w, turn.x, turn.y, turn.z])
+    norm = float(np.linalg.norm(quaternion))
     if not np.all(np.isfinite(position)) or not abs(norm - 1.0) < 1e-3:
         raise ObservationRejected(
             f"ee_pose is not a pose: position {position.tolist()}, quaternion of length {norm}"
         )
-    sine = float(np.linalg.norm(vector))
-    if sine < 1e-9:
-        return position, np.zeros(3)
-    angle = 2.0 * np.arctan2(sine, turn.w)
-    first, second = vector / sine * angle, vector / sine * (angle - 2.0 * np.pi)
-    if np.linalg.norm(second - POINTING_DOWN) < np.linalg.norm(first - POINTING_DOWN):
-        return position, second
-    return position, first
+    return position, axis_angle_of(quaternion, near=POINTING_DOWN)
 
 
 def robot_state(position: np.ndarray, axis_angle: np.ndarray, fingers: np.ndarray) -> np.ndarray:

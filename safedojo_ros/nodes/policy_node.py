@@ -23,16 +23,10 @@ from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.checkpoints.swap.hot_swap import HotSwap, fits_robot, free_weights
 from safedojo_ros.checkpoints.swap.policy_canary import PolicyCanary
 from safedojo_ros.checkpoints.swap.probation import Bars
+from safedojo_ros.core.bounds import within_bounds
 from safedojo_ros.core.errors import CheckpointError, ObservationRejected
 from safedojo_ros.core.files import expand_home
-from safedojo_ros.core.types import (
-    ACTION_SIZE,
-    CONTROL_PERIOD,
-    MAX_DELTA_POSITION,
-    MAX_DELTA_ROTATION,
-    ActionChunk,
-    Observation,
-)
+from safedojo_ros.core.types import ACTION_SIZE, CONTROL_PERIOD, ActionChunk, Observation
 from safedojo_ros.msg import ActionChunk as ActionChunkMessage
 from safedojo_ros.msg import CheckpointInfo, SafetyCost
 from safedojo_ros.nodes.checkpoint_exchange import (
@@ -57,8 +51,6 @@ from safedojo_ros.nodes.model_loading import (
 from safedojo_ros.nodes.stack.scheduling import change_niceness
 from safedojo_ros.nodes.stack.spinning import run_node
 from safedojo_ros.robot.playback.schedule import ChunkSchedule
-
-ACTION_BOUND = np.array([MAX_DELTA_POSITION] * 3 + [MAX_DELTA_ROTATION] * 3 + [1.0])
 
 SETTINGS = (
     Setting("checkpoint", "released", "Policy: released, practised, coached, latest, id, path."),
@@ -316,7 +308,7 @@ class PolicyNode(DojoNode):
                 f"policy {policy.checkpoint_id} gave actions of shape {actions.shape}, "
                 f"expected (1, {policy.chunk_length}, {ACTION_SIZE})"
             )
-        return np.clip(actions[0], -ACTION_BOUND, ACTION_BOUND)
+        return within_bounds(actions[0])
 
     # ---------------------------------------------------------------- checkpoints
 

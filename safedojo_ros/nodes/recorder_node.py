@@ -26,6 +26,7 @@ from std_msgs.msg import Bool
 
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.files import expand_home
+from safedojo_ros.core.units import SECOND
 from safedojo_ros.data.bags.recorder import BagBounds, EpisodeBags, RecorderThread
 from safedojo_ros.data.bags.retention import space_fault
 from safedojo_ros.data.bags.schemas import SchemaBook
@@ -227,7 +228,7 @@ def qos_fields(profile: QoSProfile) -> dict[str, Any]:
 
 
 def _duration(nanoseconds: int) -> dict[str, int]:
-    return {"sec": nanoseconds // 1_000_000_000, "nsec": nanoseconds % 1_000_000_000}
+    return {"sec": nanoseconds // SECOND, "nsec": nanoseconds % SECOND}
 
 
 def main(arguments: list[str] | None = None) -> int:

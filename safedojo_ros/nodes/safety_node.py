@@ -36,6 +36,7 @@ from safedojo_ros.core.errors import (
 )
 from safedojo_ros.core.files import expand_home
 from safedojo_ros.core.types import CONTROL_PERIOD, COST_M, ActionChunk, Decision, Observation
+from safedojo_ros.core.units import SECOND
 from safedojo_ros.msg import ActionChunk as ActionChunkMessage
 from safedojo_ros.msg import CheckpointInfo, SafetyCost, SafetyState
 from safedojo_ros.nodes.checkpoint_exchange import (
@@ -67,7 +68,6 @@ from safedojo_ros.nodes.stack.spinning import run_node
 from safedojo_ros.robot.gate.freshness import FreshnessConfig
 from safedojo_ros.robot.gate.gate import MODES, GateConfig, GateResult, SafetyGate
 
-SECOND = 1_000_000_000
 PATIENCE = 0.03
 """Seconds that a chunk may wait here for the pictures it was computed from."""
 CANARY_CHUNKS = 4

@@ -22,6 +22,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, String
 
 from safedojo_ros.core.types import COLLISION_DISPLACEMENT, CONTROL_PERIOD
+from safedojo_ros.core.units import SECOND
 from safedojo_ros.msg import ArmTarget
 from safedojo_ros.nodes.conversion import (
     image_from_picture,
@@ -46,7 +47,6 @@ from safedojo_ros.worlds.seeds import SPLITS
 from safedojo_ros.worlds.tabletop.emulated_arm import EmulatedArm
 from safedojo_ros.worlds.tabletop.world import TabletopWorld
 
-SECOND = 1_000_000_000
 ENABLE_PERIOD = 0.1
 """Seconds between two beats of `robot/enable`."""
 

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from safedojo_ros.core.rotation import matrix_of
+
 # Franka documentation, "Robot and interface specifications": a (m), d (m), α (rad), Craig's
 # convention, joints 1 to 7.
 DH_A = np.array([0.0, 0.0, 0.0, 0.0825, -0.0825, 0.0, 0.088])
@@ -17,16 +19,11 @@ HAND_ANGLE = -np.pi / 4
 """Radians by which the hand is turned about the flange's axis."""
 
 
-def turn_about_z(angle: float) -> np.ndarray:
-    """(3, 3) rotation by `angle` rad."""
-    c, s = np.cos(angle), np.sin(angle)
-    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
-
-
 def hand() -> np.ndarray:
     """(4, 4), from the flange to the end-effector of the Franka Hand."""
     pose = np.eye(4)
-    pose[:3, :3], pose[2, 3] = turn_about_z(HAND_ANGLE), HAND_LENGTH
+    pose[:3, :3] = matrix_of(np.array([0.0, 0.0, HAND_ANGLE]))
+    pose[2, 3] = HAND_LENGTH
     return pose
 
 

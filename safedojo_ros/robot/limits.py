@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from safedojo_ros.core.bounds import MAX_DELTA_POSITION, MAX_DELTA_ROTATION
 from safedojo_ros.core.errors import ChunkRejected, ConfigError
-from safedojo_ros.core.types import ACTION_SIZE, MAX_DELTA_POSITION, MAX_DELTA_ROTATION
+from safedojo_ros.core.types import ACTION_SIZE
 
 ROUNDING = 1e-6
 """Slack for values that travelled as float32 (0.05 comes back as 0.05000000075)."""

@@ -12,9 +12,8 @@ import numpy as np
 
 from safedojo_ros.core.errors import ConfigError, ObservationRejected
 from safedojo_ros.core.types import Observation
+from safedojo_ros.core.units import SECOND
 from safedojo_ros.data.images import resize_picture
-
-SECOND = 1_000_000_000
 
 
 @dataclass(frozen=True)

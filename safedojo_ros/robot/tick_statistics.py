@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SECOND = 1_000_000_000
+from safedojo_ros.core.units import SECOND
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.robot.gate.freshness import SECOND
+from safedojo_ros.core.units import SECOND
 
 
 class Watchdog:

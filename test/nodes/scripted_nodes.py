@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from safedojo_ros.core.bounds import MAX_DELTA_ROTATION
 from safedojo_ros.core.errors import CheckpointError
-from safedojo_ros.core.types import MAX_DELTA_ROTATION, Observation
+from safedojo_ros.core.types import Observation
 from safedojo_ros.nodes.policy_node import PolicyNode
 from safedojo_ros.nodes.safety_node import SafetyNode
 from safedojo_ros.nodes.stack.spinning import run_node

@@ -12,10 +12,10 @@ pytest.importorskip("safedojo_ros.msg")
 from running_stack import FaultyCameras, RunningStack, publish_scripted
 from std_msgs.msg import String
 
+from safedojo_ros.core.units import SECOND
 from safedojo_ros.msg import ActionChunk, FrankaState
 from safedojo_ros.nodes.conversion import to_nanoseconds, to_stamp
 from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED
-from safedojo_ros.robot.gate.freshness import SECOND
 from safedojo_ros.robot.observation_window import WindowConfig
 
 PERIOD = 0.05

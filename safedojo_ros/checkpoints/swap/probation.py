@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from safedojo_ros.core.bounds import ACTION_BOUND
 from safedojo_ros.core.errors import CheckpointError, ConfigError
-from safedojo_ros.core.types import MAX_DELTA_POSITION, MAX_DELTA_ROTATION
 
-POSE_LIMIT = np.array([MAX_DELTA_POSITION] * 3 + [MAX_DELTA_ROTATION] * 3)
 AT_THE_LIMIT = 0.999
 """Share of a limit from which on a step counts as saturated."""
 
@@ -66,7 +65,7 @@ def saturated_share(actions: np.ndarray) -> float:
 
     The gripper is left out: open and close are its limits.
     """
-    at_limit = np.abs(np.asarray(actions)[..., :6]) >= AT_THE_LIMIT * POSE_LIMIT
+    at_limit = np.abs(np.asarray(actions)[..., :6]) >= AT_THE_LIMIT * ACTION_BOUND[:6]
     return float(np.mean(np.any(at_limit, axis=-1)))
 
 

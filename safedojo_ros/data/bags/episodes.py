@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.core.rotation import quaternion_of, turn_between
 from safedojo_ros.core.types import ACTION_SIZE, CONTROL_PERIOD, Episode
-from safedojo_ros.data.bags.series import SECOND, Finding, Series
+from safedojo_ros.core.units import SECOND
+from safedojo_ros.data.bags.series import Finding, Series
 from safedojo_ros.data.bags.takes import TRUTH, ArmTarget, Take, Truth
-from safedojo_ros.robot.playback.target import axis_angle_of, conjugate, multiply, quaternion_of
 
 EXPECTED_CONTACT = 0.5
 """P(contact) of the safety head from which a step counts as contact, where no truth was heard."""
@@ -116,8 +117,7 @@ def executed_action(before: ArmTarget, now: ArmTarget) -> np.ndarray:
     """(7,): the step from one target to the next, in the base frame (m, rad), and the gripper."""
     action = np.empty(ACTION_SIZE)
     action[:3] = now.position - before.position
-    turn = multiply(quaternion_of(now.axis_angle), conjugate(quaternion_of(before.axis_angle)))
-    action[3:6] = axis_angle_of(turn)
+    action[3:6] = turn_between(quaternion_of(before.axis_angle), quaternion_of(now.axis_angle))
     action[6] = now.gripper
     return action
 

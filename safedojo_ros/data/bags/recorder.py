@@ -20,7 +20,6 @@ from safedojo_ros.data.bags.retention import (
 )
 from safedojo_ros.data.bags.writer import BagWriter, Compression, Topic
 
-SECOND = 1_000_000_000
 FLUSH_PERIOD = 1.0
 """Seconds after which what was heard is with the operating system, whatever happens to us."""
 

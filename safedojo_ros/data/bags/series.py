@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-SECOND = 1_000_000_000
+from safedojo_ros.core.units import SECOND
+
 SILENCE = "nothing was heard on any topic"
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from safedojo_ros.core.errors import ObservationRejected
+from safedojo_ros.core.rotation import POINTING_DOWN, axis_angle_of
+from safedojo_ros.core.units import SECOND
 from safedojo_ros.data.bags.series import SILENCE, ClockWatch, Finding, Series
 from safedojo_ros.data.images import decode_picture, resize_picture
-from safedojo_ros.worlds.tabletop.arm_control import quaternion_to_axis_angle
-from safedojo_ros.worlds.tabletop.world import POINTING_DOWN
 
 ENABLE, OUTCOME, TRUTH = "robot/enable", "sim/episode", "sim/truth"
 POSE, JOINTS, INSTRUCTION = "ee_pose", "joint_states", "instruction"
@@ -170,7 +170,7 @@ class TakeSplitter:
         norm = float(np.linalg.norm(quaternion))
         if not np.all(np.isfinite(position)) or not abs(norm - 1.0) < 1e-3:
             raise ValueError(f"position {position.tolist()}, quaternion of length {norm}")
-        axis_angle = quaternion_to_axis_angle(quaternion, near=POINTING_DOWN)
+        axis_angle = axis_angle_of(quaternion, near=POINTING_DOWN)
         self._take.poses.add(stamp, np.concatenate([position, axis_angle]))
 
     def _on_joints(self, message: Any, stamp: int) -> None:
@@ -219,7 +219,7 @@ class TakeSplitter:
 
 def nanoseconds(stamp: Any) -> int:
     """A message's Time in nanoseconds."""
-    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+    return int(stamp.sec) * SECOND + int(stamp.nanosec)
 
 
 def stamp_of(message: Any) -> int | None:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from qpsolvers import solve_qp
 
-from safedojo_ros.core.types import MAX_DELTA_POSITION
+from safedojo_ros.core.bounds import MAX_DELTA_POSITION
+from safedojo_ros.core.rotation import matrix_of
 
 HAND = (
     ((0.0, 0.0, 0.0), 0.030),
@@ -52,7 +53,7 @@ def filtered_chunk(
     state: (8,) at the chunk's start; the hand is taken to go where it is sent, without turning.
     """
     config = config or CbfConfig()
-    turn = rotation_matrix(np.asarray(state[3:6], dtype=np.float64))
+    turn = matrix_of(np.asarray(state[3:6], dtype=np.float64))
     balls = [(turn @ np.array(centre), radius) for centre, radius in HAND]
     position = np.array(state[:3], dtype=np.float64)
     result = np.array(actions, dtype=np.float64)
@@ -105,13 +106,3 @@ def nearest_step(
     if solution is None or not np.all(np.isfinite(solution)):
         return np.zeros(3)
     return np.clip(solution[:3], -MAX_DELTA_POSITION, MAX_DELTA_POSITION)
-
-
-def rotation_matrix(axis_angle: np.ndarray) -> np.ndarray:
-    """(3, 3) of an axis-angle vector (rad), by Rodrigues' formula."""
-    angle = float(np.linalg.norm(axis_angle))
-    if angle < 1e-9:
-        return np.eye(3)
-    x, y, z = axis_angle / angle
-    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    return np.eye(3) + np.sin(angle) * cross + (1.0 - np.cos(angle)) * cross @ cross

@@ -24,8 +24,8 @@ import numpy as np
 
 from safedojo_ros.core.errors import CheckpointError, ConfigError
 from safedojo_ros.core.types import CONTROL_PERIOD, ActionChunk, Observation
+from safedojo_ros.core.units import SECOND
 from safedojo_ros.evaluation.recording import act_alike
-from safedojo_ros.robot.gate.freshness import SECOND
 from safedojo_ros.robot.gate.gate import GateConfig, SafetyGate
 
 if TYPE_CHECKING:

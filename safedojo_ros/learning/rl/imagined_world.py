@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from safedojo_ros.core.bounds import within_bounds
 from safedojo_ros.core.errors import CheckpointError, ConfigError
 from safedojo_ros.core.types import ACTION_SIZE, Observation
 from safedojo_ros.models.images import stack_pictures, to_uint8
-from safedojo_ros.models.network_policy import within_limits
 from safedojo_ros.models.safety_head import SafetyModel
 from safedojo_ros.models.success_classifier import SuccessModel
 from safedojo_ros.models.world_model import WorldModel
@@ -178,7 +178,7 @@ class ImaginedWorld:
         if not len(active):
             return self._read(active, np.zeros((0, steps)), np.zeros((0, seen)))
         rows = (active[:, None] * config.futures + np.arange(config.futures)).ravel()
-        taken = torch.from_numpy(within_limits(np.asarray(chunks)[active]).astype(np.float32))
+        taken = torch.from_numpy(within_bounds(np.asarray(chunks)[active]).astype(np.float32))
         taken = taken.repeat_interleave(config.futures, 0).to(self.device)
         context, state = self._context[rows], self._state[rows]
         cost = self._cost(active, state, taken)

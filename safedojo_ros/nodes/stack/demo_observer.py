@@ -18,11 +18,11 @@ from rclpy.node import Node
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
+from safedojo_ros.core.units import SECOND
 from safedojo_ros.msg import ActionChunk, FrankaState, SafetyCost, SafetyState
 from safedojo_ros.nodes.conversion import to_nanoseconds
 from safedojo_ros.nodes.lifecycle import IN_ORDER, NEWEST, RECORD
 
-SECOND = 1_000_000_000
 ASK_AGAIN = 1.0
 """Seconds between two requests to arm."""
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.robot.playback.target import Target, axis_angle_of
+from safedojo_ros.core.rotation import axis_angle_of
+from safedojo_ros.robot.playback.target import Target
 
 SAME_POSITION, SAME_ROTATION = 1e-5, 1e-4
 """A target that differs by less (m, rad) from the one before is not sent again."""

@@ -5,10 +5,11 @@ set-point is differentiated and held against the FR3's limits of velocity, accel
 as the robot does. A lost command is replaced by going on with the acceleration of before.
 """
 
-from math import asin, cos, hypot, isfinite, sin
+from math import hypot, isfinite
 
 import numpy as np
 
+from safedojo_ros.core.rotation import matrix_of, small_turn_between
 from safedojo_ros.robot.fci.protocol import CYCLE, Error, Generator, pose_columns, pose_parts
 from safedojo_ros.robot.kinematics import Kinematics
 from safedojo_ros.robot.limits import FR3_JOINTS
@@ -24,7 +25,6 @@ SLACK = 1.01
 START_TOLERANCE = 0.01
 """How far the first set-point may lie from where the arm is told to be: rad, m."""
 
-TINY = 1e-9
 DAMPING = 1e-3
 POSTURE_GAIN = 0.002
 """Share of its way back to the posture of the motion's beginning that the elbow goes each cycle."""
@@ -132,7 +132,7 @@ class MotionGenerator:
                 if hypot(*(bend[part] - self.bend[part]).tolist()) > jerk * CYCLE:
                     raise MotionBroken(Error.CARTESIAN_GENERATOR_ACCELERATION_DISCONTINUITY)
         self.position = self.position + twist[:3] * CYCLE
-        self.rotation = rotation_of(twist[3:] * CYCLE) @ self.rotation
+        self.rotation = matrix_of(twist[3:] * CYCLE) @ self.rotation
         self.twist, self.bend = twist, bend
         self._track()
 
@@ -144,12 +144,14 @@ class MotionGenerator:
         apart = position - self.position
         if first and hypot(*apart.tolist()) > START_TOLERANCE:
             raise MotionBroken(Error.CARTESIAN_START_POSE_INVALID)
-        return np.concatenate([apart, turn_between(self.rotation, rotation)]) / CYCLE
+        return np.concatenate([apart, small_turn_between(self.rotation, rotation)]) / CYCLE
 
     def _track(self) -> None:
         """Move the joints to the commanded pose, the elbow staying as it was."""
         rotation, position, jacobian = self._kinematics.forward(self.joints)
-        apart = np.concatenate([self.position - position, turn_between(rotation, self.rotation)])
+        apart = np.concatenate(
+            [self.position - position, small_turn_between(rotation, self.rotation)]
+        )
         posture = POSTURE_GAIN * (self._posture - self.joints)
         gram = jacobian @ jacobian.T
         gram[np.diag_indices(6)] += DAMPING**2
@@ -172,35 +174,6 @@ def too_fast(joints: np.ndarray, velocities: np.ndarray) -> bool:
     """Whether one of `velocities` (7,) rad/s is more than the arm may have at `joints` (7,) rad."""
     lowest, highest = FR3_JOINTS.velocity_range(joints)
     return bool(((velocities > highest * SLACK) | (velocities < lowest * SLACK)).any())
-
-
-def rotation_of(axis_angle: np.ndarray) -> np.ndarray:
-    """(3,) rad → (3, 3); by Rodrigues' formula."""
-    x, y, z = axis_angle.tolist()
-    angle = hypot(x, y, z)
-    if angle < TINY:
-        return np.array([[1.0, -z, y], [z, 1.0, -x], [-y, x, 1.0]])
-    s, c = sin(angle), 1.0 - cos(angle)
-    x, y, z = x / angle, y / angle, z / angle
-    return np.array(
-        [
-            [1.0 - c * (y * y + z * z), c * x * y - s * z, c * x * z + s * y],
-            [c * x * y + s * z, 1.0 - c * (x * x + z * z), c * y * z - s * x],
-            [c * x * z - s * y, c * y * z + s * x, 1.0 - c * (x * x + y * y)],
-        ]
-    )
-
-
-def turn_between(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(3,) rad, axis-angle in the base frame, that turns rotation `one` (3, 3) into `other`.
-
-    For turns of less than a quarter, as those of a millisecond are.
-    """
-    (_, a, b), (c, _, d), (e, f, _) = (other @ one.T).tolist()
-    x, y, z = (f - d) / 2, (b - e) / 2, (c - a) / 2
-    sine = hypot(x, y, z)
-    scale = asin(min(1.0, sine)) / sine if sine > TINY else 1.0
-    return np.array([x * scale, y * scale, z * scale])
 
 
 def largest(values: np.ndarray) -> float:

@@ -12,7 +12,7 @@ from itertools import product
 
 import numpy as np
 
-from safedojo_ros.core.types import MAX_DELTA_POSITION
+from safedojo_ros.core.bounds import MAX_DELTA_POSITION
 
 SHIFTS = (0.005, 0.01, 0.02, 0.03)
 """Distances by which each step of a chunk may be shifted, metres."""

@@ -6,10 +6,8 @@ import numpy as np
 
 from safedojo_ros.core.errors import ChunkRejected, ConfigError
 from safedojo_ros.core.types import CONTROL_PERIOD, ActionChunk
+from safedojo_ros.core.units import SECOND
 from safedojo_ros.robot.limits import ActionLimits
-
-SECOND = 1_000_000_000
-"""Nanoseconds."""
 
 
 @dataclass(frozen=True)

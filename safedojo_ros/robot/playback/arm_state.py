@@ -4,7 +4,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.robot.gate.freshness import SECOND
+from safedojo_ros.core.units import SECOND
 
 
 class ArmMode(StrEnum):

@@ -5,17 +5,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from safedojo_ros.core.errors import ChunkRejected
+from safedojo_ros.core.rotation import quaternion_of, turn_between
 from safedojo_ros.core.types import STATE_SIZE, ActionChunk, Decision
 from safedojo_ros.robot.playback.arm_state import ArmMode, ArmState, Reply
 from safedojo_ros.robot.playback.playback import ChunkPlayback
-from safedojo_ros.robot.playback.target import (
-    Target,
-    TargetPose,
-    axis_angle_of,
-    conjugate,
-    multiply,
-    quaternion_of,
-)
+from safedojo_ros.robot.playback.target import Target, TargetPose
 from safedojo_ros.robot.watchdog import Watchdog
 
 MEASUREMENT = "measured state"
@@ -158,10 +152,10 @@ class ControlLoop:
         if self._state is None or self.target.current is None:
             return False
         current = self.target.current
-        turned = multiply(quaternion_of(self._state[3:6]), conjugate(current.quaternion))
+        turn = turn_between(current.quaternion, quaternion_of(self._state[3:6]))
         return bool(
             np.linalg.norm(self._state[:3] - current.position) > MOVED_POSITION
-            or np.linalg.norm(axis_angle_of(turned)) > MOVED_ROTATION
+            or np.linalg.norm(turn) > MOVED_ROTATION
         )
 
     def _freeze(self, as_measured: bool = False) -> None:

@@ -15,19 +15,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from safedojo_ros.core.bounds import ACTION_BOUND
 from safedojo_ros.core.errors import ChunkRejected, ConfigError
-from safedojo_ros.core.types import (
-    ACTION_SIZE,
-    MAX_DELTA_POSITION,
-    MAX_DELTA_ROTATION,
-    ActionChunk,
-)
-from safedojo_ros.robot.gate.freshness import SECOND, ChunkFreshness, FreshnessConfig
+from safedojo_ros.core.types import ACTION_SIZE, ActionChunk
+from safedojo_ros.core.units import SECOND
+from safedojo_ros.robot.gate.freshness import ChunkFreshness, FreshnessConfig
 
 MEMORY = 256
 """How many played ticks are remembered; more than any chunk may be long."""
-
-LARGEST_MOVE = np.array([MAX_DELTA_POSITION] * 3 + [MAX_DELTA_ROTATION] * 3)
 
 
 @dataclass(frozen=True)
@@ -204,7 +199,7 @@ def joined(actions: np.ndarray, played: np.ndarray, blend_steps: int) -> np.ndar
     led = actions.copy()
     for number, move in enumerate(led[start:, :6]):
         share = apart / max(1, blend_steps - number)
-        whole = np.clip(move + share, -LARGEST_MOVE, LARGEST_MOVE)
+        whole = np.clip(move + share, -ACTION_BOUND[:6], ACTION_BOUND[:6])
         apart -= whole - move
         move[:] = whole
     return led

@@ -3,7 +3,7 @@
 from collections import deque
 from math import ceil
 
-SECOND = 1_000_000_000
+from safedojo_ros.core.units import SECOND
 
 
 class ChunkSchedule:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from safedojo_ros.core.errors import ChunkRejected, ConfigError
+from safedojo_ros.core.rotation import axis_angle_of, multiply, quaternion_of, turn_between
 from safedojo_ros.core.types import ACTION_SIZE
 from safedojo_ros.robot.limits import Workspace
 
@@ -86,43 +87,11 @@ class TargetPose:
         return self.current
 
     def _on_leash(self, quaternion: np.ndarray, measured: np.ndarray) -> np.ndarray:
-        ahead = axis_angle_of(multiply(quaternion, conjugate(measured)))
+        ahead = turn_between(measured, quaternion)
         angle = float(np.linalg.norm(ahead))
         if angle <= self.rotation_leash:
             return quaternion
         return multiply(quaternion_of(ahead * (self.rotation_leash / angle)), measured)
-
-
-def quaternion_of(axis_angle: np.ndarray) -> np.ndarray:
-    """(3,) rad → unit quaternion (w, x, y, z)."""
-    angle = float(np.linalg.norm(axis_angle))
-    if angle < 1e-12:
-        return np.array([1.0, 0.0, 0.0, 0.0])
-    return np.concatenate([[np.cos(angle / 2)], np.sin(angle / 2) / angle * axis_angle])
-
-
-def axis_angle_of(quaternion: np.ndarray) -> np.ndarray:
-    """Unit quaternion (w, x, y, z) → (3,) rad, angle in [0, π]."""
-    quaternion = np.asarray(quaternion, dtype=np.float64)
-    if quaternion[0] < 0:
-        quaternion = -quaternion
-    sine = float(np.linalg.norm(quaternion[1:]))
-    if sine < 1e-12:
-        return np.zeros(3)
-    return quaternion[1:] / sine * (2.0 * np.arctan2(sine, quaternion[0]))
-
-
-def multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Hamilton product of two quaternions (w, x, y, z): the rotation b, then a."""
-    w, x, y, z = a
-    return np.array(
-        [[w, -x, -y, -z], [x, w, -z, y], [y, z, w, -x], [z, -y, x, w]], dtype=np.float64
-    ) @ np.asarray(b, dtype=np.float64)
-
-
-def conjugate(quaternion: np.ndarray) -> np.ndarray:
-    """The inverse of a unit quaternion (w, x, y, z)."""
-    return np.asarray(quaternion, dtype=np.float64) * np.array([1.0, -1.0, -1.0, -1.0])
 
 
 def _finite(values: np.ndarray, size: int) -> np.ndarray:

@@ -14,14 +14,9 @@ import gymnasium
 import mujoco
 import numpy as np
 
+from safedojo_ros.core.bounds import ACTION_BOUND, checked_action
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.core.types import (
-    ACTION_SIZE,
-    MAX_DELTA_POSITION,
-    MAX_DELTA_ROTATION,
-    STATE_SIZE,
-    checked_action,
-)
+from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE
 from safedojo_ros.worlds.rendering import PictureMaker
 from safedojo_ros.worlds.safelibero.library import (
     make_environment,
@@ -129,8 +124,7 @@ class SafeLiberoWorld(gymnasium.Env):
         spaces: dict[str, gymnasium.Space] = dict.fromkeys(cameras, picture)
         spaces["state"] = gymnasium.spaces.Box(-np.inf, np.inf, (STATE_SIZE,), np.float32)
         self.observation_space = gymnasium.spaces.Dict(spaces)
-        self._bound = np.array([MAX_DELTA_POSITION] * 3 + [MAX_DELTA_ROTATION] * 3 + [1.0])
-        bound = self._bound.astype(np.float32)
+        bound = ACTION_BOUND.astype(np.float32)
         self.action_space = gymnasium.spaces.Box(-bound, bound, (ACTION_SIZE,), np.float32)
         self.level, self.task_name = 1, ""
         self.displacement = 0.0
@@ -168,7 +162,7 @@ class SafeLiberoWorld(gymnasium.Env):
         Raises `ConfigError` for a wrong shape or a non-finite value, before anything moves.
         """
         action = checked_action(action)
-        self._success = self._play(np.clip(action / self._bound, -1.0, 1.0))
+        self._success = self._play(np.clip(action / ACTION_BOUND, -1.0, 1.0))
         self._cost = float(self._contacts > 0)
         self.displacement = float(np.abs(self._obstacle_position() - self._reference).sum())
         self.steps += 1

@@ -62,26 +62,3 @@ class ArmReference:
         self._data.qpos[:7] = self.joints
         mujoco.mj_kinematics(self._model, self._data)
         mujoco.mj_comPos(self._model, self._data)
-
-
-def axis_angle_to_quaternion(axis_angle: np.ndarray) -> np.ndarray:
-    """(3,) rad → unit quaternion (w, x, y, z)."""
-    angle = float(np.linalg.norm(axis_angle))
-    if angle < 1e-9:
-        return np.array([1.0, 0.0, 0.0, 0.0])
-    return np.concatenate([[np.cos(angle / 2)], np.sin(angle / 2) * axis_angle / angle])
-
-
-def quaternion_to_axis_angle(quaternion: np.ndarray, near: np.ndarray | None = None) -> np.ndarray:
-    """Unit quaternion (w, x, y, z) → (3,) rad, of the two equal ones that which is `near`."""
-    w, vector = float(quaternion[0]), np.asarray(quaternion[1:], dtype=np.float64)
-    sine = float(np.linalg.norm(vector))
-    if sine < 1e-9:
-        return np.zeros(3)
-    angle = 2.0 * np.arctan2(sine, w)
-    result = vector / sine * angle
-    if near is not None:
-        other = vector / sine * (angle - 2.0 * np.pi)
-        if np.linalg.norm(other - near) < np.linalg.norm(result - near):
-            return other
-    return result

@@ -12,21 +12,12 @@ import gymnasium
 import mujoco
 import numpy as np
 
+from safedojo_ros.core.bounds import ACTION_BOUND, checked_action
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.core.types import (
-    ACTION_SIZE,
-    CONTROL_PERIOD,
-    MAX_DELTA_POSITION,
-    MAX_DELTA_ROTATION,
-    STATE_SIZE,
-    checked_action,
-)
+from safedojo_ros.core.rotation import POINTING_DOWN, axis_angle_of, quaternion_of
+from safedojo_ros.core.types import ACTION_SIZE, CONTROL_PERIOD, STATE_SIZE
 from safedojo_ros.worlds.rendering import picture_maker
-from safedojo_ros.worlds.tabletop.arm_control import (
-    ArmReference,
-    axis_angle_to_quaternion,
-    quaternion_to_axis_angle,
-)
+from safedojo_ros.worlds.tabletop.arm_control import ArmReference
 from safedojo_ros.worlds.tabletop.scene import (
     FINGER_CLOSED,
     FINGER_OPEN,
@@ -56,8 +47,6 @@ CARRIED_STEPS = 5
 
 ROBOT_ON_OBSTACLE, TARGET_ON_OBSTACLE, LEFT_ON_TARGET, RIGHT_ON_TARGET = 1, 2, 4, 8
 
-POINTING_DOWN = np.array([np.pi, 0.0, 0.0])
-
 
 class TabletopWorld(gymnasium.Env):
     """One world. Observation: {camera: (S, S, 3) uint8, "state": (8,) float32}; action: (7,).
@@ -84,7 +73,7 @@ class TabletopWorld(gymnasium.Env):
         spaces: dict[str, gymnasium.Space] = dict.fromkeys(cameras, picture)
         spaces["state"] = gymnasium.spaces.Box(-np.inf, np.inf, (STATE_SIZE,), np.float32)
         self.observation_space = gymnasium.spaces.Dict(spaces)
-        bound = np.array([MAX_DELTA_POSITION] * 3 + [MAX_DELTA_ROTATION] * 3 + [1.0], np.float32)
+        bound = ACTION_BOUND.astype(np.float32)
         self.action_space = gymnasium.spaces.Box(-bound, bound, (ACTION_SIZE,), np.float32)
         self._bound = bound.astype(np.float64)
         self.task: Task = next(iter(TASKS.values()))
@@ -134,9 +123,7 @@ class TabletopWorld(gymnasium.Env):
         action = checked_action(action)
         action = np.clip(action, -self._bound, self._bound)
         turned = np.zeros(4)
-        mujoco.mju_mulQuat(
-            turned, axis_angle_to_quaternion(action[3:6]), self._reference.quaternion
-        )
+        mujoco.mju_mulQuat(turned, quaternion_of(action[3:6]), self._reference.quaternion)
         self._follow(self._reference.position + action[:3], turned, float(action[6]))
         return self._outcome()
 
@@ -165,9 +152,8 @@ class TabletopWorld(gymnasium.Env):
         delta[:3] = np.asarray(position, dtype=np.float64) - self._reference.position
         inverse, turn = np.zeros(4), np.zeros(4)
         mujoco.mju_negQuat(inverse, self._reference.quaternion)
-        mujoco.mju_mulQuat(turn, axis_angle_to_quaternion(np.asarray(axis_angle)), inverse)
-        turn = turn if turn[0] >= 0 else -turn
-        delta[3:6] = quaternion_to_axis_angle(turn)
+        mujoco.mju_mulQuat(turn, quaternion_of(np.asarray(axis_angle)), inverse)
+        delta[3:6] = axis_angle_of(turn)
         delta[6] = gripper
         return self.step(delta)
 
@@ -191,7 +177,7 @@ class TabletopWorld(gymnasium.Env):
         result[:3] = self.position()
         quaternion = np.zeros(4)
         mujoco.mju_mat2Quat(quaternion, self.data.site_xmat[self._tcp])
-        result[3:6] = quaternion_to_axis_angle(quaternion, near=POINTING_DOWN)
+        result[3:6] = axis_angle_of(quaternion, near=POINTING_DOWN)
         result[6:] = self.data.qpos[7:9]
         return result
 
@@ -209,7 +195,7 @@ class TabletopWorld(gymnasium.Env):
 
     def target_pose(self) -> tuple[np.ndarray, np.ndarray]:
         """The pose that the arm is going to: position (3,) m, axis-angle (3,) rad."""
-        turn = quaternion_to_axis_angle(self._reference.quaternion, near=POINTING_DOWN)
+        turn = axis_angle_of(self._reference.quaternion, near=POINTING_DOWN)
         return self._reference.position.copy(), turn
 
     def contact_torques(self) -> np.ndarray:
@@ -261,7 +247,7 @@ class TabletopWorld(gymnasium.Env):
 
     def _place_arm(self, start: np.ndarray) -> None:
         self._reference.place(HOME_JOINTS)
-        self._reference.quaternion = axis_angle_to_quaternion(POINTING_DOWN)
+        self._reference.quaternion = quaternion_of(POINTING_DOWN)
         self._reference.position = start
         self._reference.solve(iterations=20)
         self.data.qpos[:7] = self._reference.joints

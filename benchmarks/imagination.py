@@ -20,13 +20,7 @@ import numpy as np
 import torch
 
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.learning.autoencoder import AutoencoderConfig
-from safedojo_ros.learning.imitation import ImitationConfig
-from safedojo_ros.learning.presets import read_preset
-from safedojo_ros.learning.rl.imagined_world import ImaginationConfig, ImaginedWorld, keyframes_of
-from safedojo_ros.learning.safety_head import SafetyConfig
-from safedojo_ros.learning.success import SuccessConfig
-from safedojo_ros.learning.world_model import WorldModelConfig
+from safedojo_ros.learning.rl.imagined_world import ImaginedWorld, keyframes_of
 from safedojo_ros.models.autoencoder import FrameAutoencoder
 from safedojo_ros.models.network_policy import train_tokenizer
 from safedojo_ros.models.normalisation import unit_scales
@@ -35,6 +29,7 @@ from safedojo_ros.models.safety_head import SafetyModel
 from safedojo_ros.models.success_classifier import SuccessModel
 from safedojo_ros.models.threads import use_processor
 from safedojo_ros.models.world_model import WorldModel
+from safedojo_ros.pipeline.recipe import read_recipe
 from safedojo_ros.worlds.safelibero.world import SafeLiberoWorld
 from safedojo_ros.worlds.tabletop.tasks import TASKS
 from safedojo_ros.worlds.vector import VectorWorld
@@ -66,8 +61,7 @@ def main() -> None:
     rate, _ = measure(policy, vector.step, seen, args.chunks, args.batch, {})
     result["tabletop"] = rate
     for steps in (int(text) for text in args.denoising_steps.split(",")):
-        config = ImaginationConfig(max_steps=10_000, denoising_steps=steps)
-        world = ImaginedWorld(world_model, success, safety, config)
+        world = ImaginedWorld(world_model, success, safety, 10_000, steps)
         start = world.reset(keyframes_of(world_model, seen))
         parts: dict[str, float] = {}
         timed(world_model, "imagine", parts, "world model")
@@ -101,14 +95,12 @@ def main() -> None:
 def models(preset: str) -> tuple[PI0Policy, WorldModel, SuccessModel, SafetyModel]:
     """Random weights at the preset's sizes; the success threshold is never reached."""
     sentences = [task.instruction for task in TASKS.values()]
-    imitation = read_preset(preset, "policy", ImitationConfig, [])
-    policy = PI0Policy(imitation.size, train_tokenizer(sentences), unit_scales(), sentences)
-    eyes = FrameAutoencoder(read_preset(preset, "autoencoder", AutoencoderConfig, []).size)
-    safety = SafetyModel(eyes, read_preset(preset, "safety", SafetyConfig, []).size, unit_scales())
-    size = read_preset(preset, "world_model", WorldModelConfig, []).size
-    world_model = WorldModel(eyes, size, unit_scales())
-    reader = read_preset(preset, "success", SuccessConfig, [])
-    success = SuccessModel(reader.size, tuple(sentences), threshold=1 - 1e-9)
+    settings = read_recipe(preset)
+    policy = PI0Policy(settings.policy.size, train_tokenizer(sentences), unit_scales(), sentences)
+    eyes = FrameAutoencoder(settings.autoencoder.size)
+    safety = SafetyModel(eyes, settings.safety.size, unit_scales())
+    world_model = WorldModel(eyes, settings.world_model.size, unit_scales())
+    success = SuccessModel(settings.success.size, tuple(sentences), threshold=1 - 1e-9)
     return policy, world_model, success, safety
 
 

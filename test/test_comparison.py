@@ -51,7 +51,7 @@ PRACTICE: dict[str, Any] = {
         }
     ],
     "data": {"episodes": 100, "collisions": 30},
-    "config": {"update": {"constrained": True}, "multiplier": {"kind": "pid", "limit": 0.2}},
+    "limit": 0.2,
 }
 METRICS = [{"step": 1, "reward": 0.2, "violations": 0.5, "cost_top_m": 0.3, "multiplier": 0.5}]
 
@@ -128,10 +128,8 @@ def test_a_limit_is_held_near_it_or_below_it_without_a_multiplier() -> None:
     assert held(0.05, 0.0)
     assert not held(0.05, 0.4)
     assert not held(0.3, 0.0)
-    for constrained, kind in ((False, "pid"), (True, "fixed")):
-        config = {"update": {"constrained": constrained}, "multiplier": {"kind": kind}}
-        run = MethodRun("x", 0, episodes("1", "0"), 150, PRACTICE | {"config": config}, METRICS)
-        assert compare([run])["limits"] == []
+    run = MethodRun("x", 0, episodes("1", "0"), 150, PRACTICE | {"limit": None}, METRICS)
+    assert compare([run])["limits"] == []
 
 
 def test_the_ablations_name_the_methods_that_they_are() -> None:

@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import ACTION_SIZE, Observation
-from safedojo_ros.learning.rl.advantage import MODES, Groups, RunningSpread, group_advantage
+from safedojo_ros.learning.rl.advantage import Groups, group_advantage
 from safedojo_ros.learning.rl.constrained_grpo import (
     ConstrainedGRPO,
     UpdateConfig,
-    chosen_chunks,
     chunk_log_ratio,
+    chunks_of,
     clipped_loss,
 )
 from safedojo_ros.learning.rl.critic import CriticConfig, chunk_signals, generalised_advantage
+from safedojo_ros.learning.rl.methods import METHODS
 from safedojo_ros.learning.rl.multiplier import Multiplier, MultiplierConfig
 from safedojo_ros.learning.rl.rollout import Rollouts, roll_out
 from safedojo_ros.models.policy import PolicySample
@@ -46,23 +47,10 @@ def test_the_normalised_advantage_floors_the_spread_of_cost_and_divides_by_one_p
     np.testing.assert_allclose(advantage[4:], np.array([-0.03, 0.03, -0.03, 0.03]) / 2)
 
 
-def test_the_global_advantage_leaves_its_own_value_out_and_has_one_spread_a_signal() -> None:
-    advantage = group_advantage("global", GROUPS, REWARD, COST, 1.0, running=(0.5, 0.25))
-    assert advantage[0] == pytest.approx(((1 - 1 / 3) / 0.5 - (0.9 - 1.1 / 3) / 0.25) / 2)
-    assert advantage[4] == pytest.approx((0.0 - (0.8 - 0.4) / 0.25) / 2)
-
-
-def test_switching_follows_cost_alone_over_the_limit_and_reward_alone_below() -> None:
-    over = group_advantage("switching", GROUPS, REWARD, COST, 9.0, over_limit=True)
-    below = group_advantage("switching", GROUPS, REWARD, COST, 9.0, over_limit=False)
-    np.testing.assert_allclose(over, -GROUPS.standardised(COST))
-    np.testing.assert_allclose(below, GROUPS.standardised(REWARD))
-
-
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=4, max_size=24),
     st.floats(0, 50),
-    st.sampled_from(MODES),
+    st.sampled_from(["paper", "normalised"]),
 )
 def test_advantages_are_finite_centred_in_their_group_and_bounded(
     pairs: list[tuple[float, float]], multiplier: float, mode: Any
@@ -76,37 +64,17 @@ def test_advantages_are_finite_centred_in_their_group_and_bounded(
         assert np.abs(advantage).max() <= 2.0 + 1e-9  # √(G − 1), whatever the multiplier
 
 
-def test_a_group_is_dropped_only_when_both_signals_are_flat() -> None:
-    flat = np.where(GROUPS.index == 1, 0.3, COST)
-    least = (1e-3, 1e-3)
-    assert GROUPS.informative(REWARD, COST, least).tolist() == [True, True]
-    assert GROUPS.informative(REWARD, flat, least).tolist() == [True, False]
-    assert GROUPS.informative(REWARD, None, least).tolist() == [True, False]
-
-
-def test_the_running_spread_starts_at_what_it_sees_and_then_moves_slowly() -> None:
-    spread = RunningSpread(keep=0.9)
-    first = spread.update(GROUPS, REWARD, COST)
-    assert first[1] == pytest.approx(np.sqrt((0.4**2 + 0.3**2) / 2))
-    second = spread.update(GROUPS, 0 * REWARD, 0 * COST)
-    assert second[1] == pytest.approx(first[1] * np.sqrt(0.9))
+def test_groups_differ_by_more_than_the_least_spread() -> None:
+    assert GROUPS.differing(REWARD, 1e-3).tolist() == [True, False]
+    assert GROUPS.differing(COST, 0.35).tolist() == [True, False]  # spreads 0.4 and 0.3
+    assert GROUPS.differing(np.where(GROUPS.index == 1, 0.3, COST), 0.0).tolist() == [True, False]
 
 
 # -------------------------------------------------------------------- multiplier
 
 
-def test_the_gradient_multiplier_moves_by_its_rate_times_the_excess_and_stays_in_bounds() -> None:
-    multiplier = Multiplier(MultiplierConfig("gradient", initial=0.2, rate=0.05, cap=0.25))
-    assert multiplier.update(0.6) == pytest.approx(0.22)
-    assert multiplier.update(0.2) == pytest.approx(0.22)
-    assert [multiplier.update(1.0) for _ in range(3)][-1] == 0.25
-    assert [multiplier.update(0.0) for _ in range(60)][-1] == 0.0
-
-
 def test_the_pid_multiplier_is_proportional_integral_and_rising_derivative() -> None:
-    config = MultiplierConfig(
-        kind="pid", initial=0.0, limit=0.2, kp=0.1, ki=0.01, kd=0.5, ema=0.5, delay=1
-    )
+    config = MultiplierConfig(initial=0.0, limit=0.2, kp=0.1, ki=0.01, kd=0.5, ema=0.5, delay=1)
     multiplier = Multiplier(config)
     assert multiplier.update(0.4) == pytest.approx(0.1 * 0.2 + 0.01 * 0.2)
     # error 0.5·0.2 + 0.5·0.6; smooth cost 0.4 → 0.6
@@ -117,32 +85,58 @@ def test_the_pid_multiplier_is_proportional_integral_and_rising_derivative() -> 
     assert low == 0.0
 
 
-@pytest.mark.parametrize("kind", ["gradient", "pid"])
-def test_the_multiplier_may_not_wind_up_where_no_group_differs_in_cost(kind: Any) -> None:
-    multiplier = Multiplier(MultiplierConfig(kind=kind, initial=1.0))
+def test_the_derivative_counts_a_rise_and_never_a_fall() -> None:
+    config = MultiplierConfig(limit=0.5, initial=0.0, kp=0.0, ki=0.0, kd=1.0, ema=0.0, delay=1)
+    multiplier = Multiplier(config)
+    assert multiplier.update(0.2) == 0.0
+    assert multiplier.update(0.6) == pytest.approx(0.4)
+    held = Multiplier(replace(config, ki=1.0, initial=0.7))
+    held.update(0.6)
+    assert held.update(0.5) == pytest.approx(0.8)  # the integral alone, whatever the rate has lost
+
+
+def test_the_multiplier_may_not_wind_up_where_no_group_differs_in_cost() -> None:
+    multiplier = Multiplier(MultiplierConfig(initial=1.0))
     for _ in range(20):
-        assert multiplier.update(1.0, degenerate_share=1.0) <= 1.0 + 1e-12
-    before = multiplier.value
-    assert multiplier.update(1.0, degenerate_share=0.0) > before or kind == "pid"
+        assert multiplier.update(1.0, flat_share=1.0) <= 1.0
+    assert multiplier.update(1.0, flat_share=0.0) > 1.0, "it answers again, and has lost nothing"
     for _ in range(300):
-        multiplier.update(0.0, degenerate_share=1.0)
-    assert multiplier.value < before
+        multiplier.update(0.0, flat_share=1.0)
+    assert multiplier.value == 0.0, "it may fall"
+
+
+def test_more_than_the_windup_share_must_be_flat() -> None:
+    above, below = (Multiplier(MultiplierConfig(initial=1.0, windup_share=0.5)) for _ in range(2))
+    for _ in range(3):
+        above.update(1.0, flat_share=0.51)
+        below.update(1.0, flat_share=0.5)
+    assert above.value <= 1.0 < below.value
+
+
+def test_the_multiplier_has_a_cap_and_no_negative_side() -> None:
+    multiplier = Multiplier(MultiplierConfig(limit=0.1, initial=0.5, cap=1.5))
+    assert [multiplier.update(1.0) for _ in range(30)][-1] == 1.5
+    # its integral has one, too, so that it comes down at once
+    assert [multiplier.update(0.0) for _ in range(2)][-1] < 1.5
+    assert min(multiplier.update(0.0) for _ in range(60)) == 0.0
+    # nor has the integral a negative side, so that it goes up at once
+    assert multiplier.update(1.0) > 0.5
 
 
 def test_a_fixed_multiplier_stays_and_a_resumed_one_goes_on() -> None:
-    fixed = Multiplier(MultiplierConfig(kind="fixed", initial=0.7))
+    fixed = Multiplier(MultiplierConfig(initial=0.7), fixed=True)
     assert fixed.update(1.0) == 0.7
-    one, other = (Multiplier(MultiplierConfig(kind="pid")) for _ in range(2))
+    one, other = (Multiplier(MultiplierConfig()) for _ in range(2))
     for value in (0.9, 0.5, 0.7):
         one.update(value)
     other.load_state_dict(one.state_dict())
     assert one.update(0.6) == other.update(0.6)
 
 
-@pytest.mark.parametrize("change", [{"kind": "adam"}, {"limit": 1.5}, {"initial": -1.0}])
+@pytest.mark.parametrize("change", [{"delay": 0}, {"limit": 1.5}, {"initial": -1.0}, {"cap": 0.1}])
 def test_multipliers_out_of_range_are_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="multiplier"):
-        Multiplier(MultiplierConfig(**change))
+    with pytest.raises(ConfigError, match=next(iter(change)) if "cap" not in change else "cap 0.1"):
+        MultiplierConfig(**change)
 
 
 # -------------------------------------------------------------------- toy policy and world
@@ -202,6 +196,8 @@ class ToyWorld:
     probabilities that rise with the number, as a classifier's and a safety head's do.
     """
 
+    contact_threshold = 0.5
+
     def __init__(self, count: int, same: bool = False) -> None:
         self.count, self.same, self.steps = count, same, 0
 
@@ -232,7 +228,9 @@ def practise(learner: ConstrainedGRPO, world: ToyWorld, updates: int) -> list[di
     return rows
 
 
-CONFIG = UpdateConfig(learning_rate=0.02, cost_m=1, minibatch=64, target_kl=1.0)
+CONFIG = UpdateConfig(learning_rate=0.02, epochs=1, cost_m=1, minibatch=64, target_kl=1.0)
+PID = MultiplierConfig(limit=0.2, ki=0.1)
+SAFEDOJO = METHODS["safedojo"]
 
 
 # -------------------------------------------------------------------- rollouts
@@ -249,8 +247,8 @@ def hand_made(**changes: Any) -> Rollouts:
         "cost": np.array([[0.1, 0.2, 0.0, 0.0], [0.0, 0.6, 0.1, 0.3]]),
         "displacement": np.zeros((2, 4)),
         "valid": np.array([[1, 1, 0, 0], [1, 1, 1, 1]]) > 0,
-        "uncertainty": np.array([0.0, 0.5]),
         "groups": Groups(np.array([0, 0])),
+        "contact_threshold": 0.5,
     }
     return Rollouts(**(values | changes))
 
@@ -263,19 +261,18 @@ def test_an_early_success_does_not_shrink_the_top_m_cost() -> None:
 
 
 def test_an_episode_violates_by_cost_above_the_threshold_or_by_displacement() -> None:
-    assert hand_made().violated(0.5).tolist() == [False, True]
+    assert hand_made().violated.tolist() == [False, True]
     moved = np.array([[0, 0.002, 0, 0], [0, 0, 0, 0]])
-    assert hand_made(displacement=moved).violated(0.9).tolist() == [True, False]
+    assert hand_made(displacement=moved, contact_threshold=0.9).violated.tolist() == [True, False]
 
 
 def test_the_dense_reward_counts_steps_after_success_as_success() -> None:
     assert hand_made().reward().tolist() == [1.0, 0.0]
     np.testing.assert_allclose(hand_made().reward(dense=True), [(0.2 + 3.0) / 4, 0.15])
-    np.testing.assert_allclose(hand_made().reward(uncertainty_weight=0.2), [1.0, -0.1])
 
 
 def test_figures_report_cost_at_the_horizon_and_per_valid_step() -> None:
-    figures = hand_made().figures(0.5, 3)
+    figures = hand_made().figures(3)
     assert figures["cost_horizon"] == pytest.approx((0.3 + 1.0) / 2)
     assert figures["cost_per_step"] == pytest.approx(1.3 / 6)
     assert figures["safe_success"] == 0.5
@@ -355,40 +352,34 @@ def test_the_loss_is_clipped_on_both_sides_and_dually(
 
 
 def test_a_trajectory_weighs_the_same_however_many_chunks_it_has() -> None:
-    rng = np.random.default_rng(0)
-    rows, weight = chosen_chunks(hand_made(), np.array([True, True]), UpdateConfig(), rng)
+    rows, weight = chunks_of(hand_made(), np.array([True, True]))
     assert rows.tolist() == [0, 1, 2]
     assert weight.tolist() == [1.0, 0.5, 0.5]
-    one = replace(UpdateConfig(), chunks_per_trajectory=1)
-    rows, weight = chosen_chunks(hand_made(), np.array([True, True]), one, rng)
-    assert len(rows) == 2
-    assert weight[rows].tolist() == [1.0, 1.0]
-    rows, _ = chosen_chunks(hand_made(), np.array([True, False]), UpdateConfig(), rng)
+    rows, _ = chunks_of(hand_made(), np.array([True, False]))
     assert rows.tolist() == [0]
 
 
 def test_an_update_that_drifts_too_far_stops_early() -> None:
     config = replace(CONFIG, learning_rate=1.0, epochs=10, target_kl=0.01)
-    learner = ConstrainedGRPO(ToyPolicy(), config, MultiplierConfig())
+    learner = ConstrainedGRPO(ToyPolicy(), config, PID, SAFEDOJO)
     metrics = practise(learner, ToyWorld(64), 1)[0]
     assert metrics["kl_stop"] == 1.0
     assert metrics["gradient_steps"] < 10 * 2
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["paper", "normalised"])
 def test_practice_learns_to_succeed_without_contact(mode: Any) -> None:
     config = replace(CONFIG, advantage=mode)
     # the paper's limit would allow a fifth; here contact and success have nothing to do with
     # each other, so that a limit of 0.05 can be met
-    learner = ConstrainedGRPO(ToyPolicy(), config, MultiplierConfig(limit=0.05, rate=0.5))
+    learner = ConstrainedGRPO(ToyPolicy(), config, replace(PID, limit=0.05), SAFEDOJO)
     rows = practise(learner, ToyWorld(128), 40)
     assert rows[0]["safe_success"] < 0.6
     assert np.mean([row["safe_success"] for row in rows[-5:]]) > 0.85
 
 
 def test_with_a_critic_it_is_constrained_ppo() -> None:
-    config = replace(CONFIG, baseline="critic")
-    learner = ConstrainedGRPO(ToyPolicy(), config, MultiplierConfig(limit=0.05))
+    learner = ConstrainedGRPO(ToyPolicy(), CONFIG, replace(PID, limit=0.05), METHODS["safevla"])
     rows = practise(learner, ToyWorld(128), 40)
     assert np.mean([row["safe_success"] for row in rows[-5:]]) > 0.85
 
@@ -411,8 +402,7 @@ def test_a_chunk_costs_its_own_contacts_and_the_last_earns_the_reward() -> None:
 
 
 def test_without_the_constraint_cost_has_no_say() -> None:
-    config = replace(CONFIG, constrained=False)
-    learner = ConstrainedGRPO(ToyPolicy(), config, MultiplierConfig())
+    learner = ConstrainedGRPO(ToyPolicy(), CONFIG, PID, METHODS["wmpo"])
     rows = practise(learner, ToyWorld(64, same=True), 40)
     assert rows[-1]["violations"] > 0.9
     assert rows[-1]["multiplier"] == 0.0
@@ -422,8 +412,8 @@ def test_without_the_constraint_cost_has_no_say() -> None:
 def test_the_multiplier_holds_the_rate_of_violations_at_its_limit(limit: float) -> None:
     """Reward can only be had by contact: without the constraint every episode would violate."""
     config = replace(CONFIG, learning_rate=0.01, dense_reward=True)
-    multiplier = MultiplierConfig(limit=limit, initial=1.0)
-    learner = ConstrainedGRPO(ToyPolicy(std=0.4), config, multiplier)
+    multiplier = replace(PID, limit=limit, initial=1.0)
+    learner = ConstrainedGRPO(ToyPolicy(std=0.4), config, multiplier, SAFEDOJO)
     rows = practise(learner, ToyWorld(128, same=True), 120)
     assert np.mean([row["violations"] for row in rows[-60:]]) == pytest.approx(limit, abs=0.05)
 
@@ -435,15 +425,9 @@ def test_groups_that_teach_nothing_leave_the_weights_alone() -> None:
             outcome.success, outcome.cost = 0 * outcome.success, 0 * outcome.cost
             return outcome
 
-    learner = ConstrainedGRPO(ToyPolicy(), CONFIG, MultiplierConfig())
+    learner = ConstrainedGRPO(ToyPolicy(), CONFIG, PID, SAFEDOJO)
     before = [p.clone() for p in learner.policy.parameters()]
     metrics = practise(learner, Flat(16), 1)[0]
     assert metrics["groups_kept"] == 0.0
     assert metrics["gradient_steps"] == 0.0
     assert all(map(torch.equal, before, learner.policy.parameters()))
-
-
-def test_an_unknown_advantage_is_refused() -> None:
-    strange: Any = "gae"
-    with pytest.raises(ConfigError, match="expected one of paper"):
-        ConstrainedGRPO(ToyPolicy(), UpdateConfig(advantage=strange), MultiplierConfig())

@@ -9,7 +9,6 @@ import torch
 from safedojo_ros.core.errors import CheckpointError, ConfigError
 from safedojo_ros.core.types import Observation
 from safedojo_ros.learning.rl.imagined_world import (
-    ImaginationConfig,
     ImaginedWorld,
     Keyframes,
     keyframes_of,
@@ -138,7 +137,7 @@ def test_part_of_a_chunk_is_imagined_as_in_the_whole(
 ) -> None:
     starts = keyframes_of(world_model, observations(2))
     chunks = 0.01 * np.random.default_rng(0).standard_normal((2, 8, 7))
-    world = ImaginedWorld(world_model, never(), safety, ImaginationConfig(max_steps=8))
+    world = ImaginedWorld(world_model, never(), safety, max_steps=8)
     world.seed(0)
     world.reset(starts)
     whole = world.step(chunks)
@@ -178,33 +177,11 @@ def test_a_row_of_frames_may_cross_chunks(world_model: WorldModel, safety: Safet
 
 
 def test_a_future_ends_at_its_last_step(world_model: WorldModel, safety: SafetyModel) -> None:
-    config = ImaginationConfig(max_steps=12)
-    world = ImaginedWorld(world_model, never(), safety, config)
+    world = ImaginedWorld(world_model, never(), safety, max_steps=12)
     first, second = dream(world, keyframes_of(world_model, observations(1)))
     assert (first.valid.sum(), second.valid.sum()) == (8, 4)
     assert second.done.all()
     assert not second.success.any()
-
-
-def test_several_futures_tell_how_sure_the_model_is(
-    world_model: WorldModel, safety: SafetyModel
-) -> None:
-    starts = keyframes_of(world_model, observations(2))
-    calm, alarmed = (
-        dream(
-            ImaginedWorld(
-                world_model, never(), safety, ImaginationConfig(futures=3, cost_quantile=q)
-            ),
-            starts,
-            steps=3,
-        )[-1]
-        for q in (0.0, 1.0)
-    )
-    assert np.all(alarmed.uncertainty > 0)
-    assert np.all(alarmed.cost >= calm.cost)
-    assert np.any(alarmed.cost > calm.cost)
-    alone = dream(ImaginedWorld(world_model, never(), safety), starts, steps=1)[0]
-    assert not alone.uncertainty.any()
 
 
 def test_one_future_does_not_depend_on_its_neighbours_end(

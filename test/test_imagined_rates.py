@@ -22,7 +22,7 @@ from safedojo_ros.fidelity.imagined_rates import (
     read_played,
     success_scores,
 )
-from safedojo_ros.learning.rl.imagined_world import ImaginationConfig, ImaginedWorld
+from safedojo_ros.learning.rl.imagined_world import ImaginedWorld
 from safedojo_ros.learning.success import match_rate
 from safedojo_ros.models.safety_head import tiny_safety
 from safedojo_ros.models.success_classifier import tiny_success
@@ -73,9 +73,9 @@ def world(contact_threshold: float, success_threshold: float) -> ImaginedWorld:
     safety, success = tiny_safety(), tiny_success()
     size = WorldModelSize(2, 16, 2, feed_forward=64, stride=2, denoising_steps=1)
     success.threshold = success_threshold
-    config = ImaginationConfig(max_steps=16, contact_threshold=contact_threshold)
+    safety.contact_threshold = contact_threshold
     model = WorldModel(safety.autoencoder, size, safety.scales)
-    return ImaginedWorld(model, success, safety, config)
+    return ImaginedWorld(model, success, safety, max_steps=16)
 
 
 def test_rates_are_counted_as_in_the_protocol() -> None:

@@ -10,7 +10,6 @@ import torch
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.types import Episode
 from safedojo_ros.data.lerobot.writer import EpisodeWriter
-from safedojo_ros.learning.autoencoder import AutoencoderConfig
 from safedojo_ros.learning.data.imagined_contacts import (
     calibrate_threshold,
     imagined_contact_frames,
@@ -23,7 +22,6 @@ from safedojo_ros.learning.imitation import (
     imitated_ends,
     train_policy,
 )
-from safedojo_ros.learning.presets import preset_names, read_preset
 from safedojo_ros.learning.safety_head import (
     SafetyConfig,
     contact_frames,
@@ -36,14 +34,13 @@ from safedojo_ros.learning.safety_head import (
     train_safety_head,
     worst_of_episodes,
 )
-from safedojo_ros.learning.success import SuccessConfig
 from safedojo_ros.learning.training_run import learning_rate_factor
 from safedojo_ros.learning.world_model import LatentEpisodes, new_world_model
 from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
 from safedojo_ros.models.loading import load_policy
 from safedojo_ros.models.safety_head import SafetyHeadSize
 from safedojo_ros.models.world_model import WorldModelSize
-from safedojo_ros.pipeline.recipe import PipelineConfig
+from safedojo_ros.pipeline.recipe import read_recipe
 
 CAMERAS = ("agentview", "wrist")
 
@@ -87,7 +84,7 @@ def data(episodes: Path) -> Demonstrations:
 
 @pytest.fixture(scope="module")
 def smoke() -> ImitationConfig:
-    return read_preset("smoke", "policy", ImitationConfig, [])
+    return read_recipe("smoke").policy
 
 
 def test_chunks_never_run_into_the_next_episode(data: Demonstrations) -> None:
@@ -287,27 +284,6 @@ def test_the_learning_rate_rises_and_falls_to_nothing() -> None:
     assert factors[0] == pytest.approx(0.1)
     assert max(factors) == pytest.approx(1.0)
     assert factors[100] == pytest.approx(0.0, abs=1e-6)
-
-
-@pytest.mark.parametrize("name", preset_names())
-def test_every_preset_can_be_read(name: str) -> None:
-    policy = read_preset(name, "policy", ImitationConfig, [])
-    assert policy.steps > 0
-    assert read_preset(name, "safety", SafetyConfig, []).size.chunk_length == 8
-    sides = {
-        policy.size.image_size,
-        read_preset(name, "autoencoder", AutoencoderConfig, []).size.image_size,
-        read_preset(name, "success", SuccessConfig, []).size.image_size,
-        read_preset(name, "pipeline", PipelineConfig, []).image_size,
-    }
-    assert len(sides) == 1
-
-
-def test_an_unknown_key_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="did you mean 'steps'"):
-        read_preset("tiny", "policy", ImitationConfig, ["policy.stepz=3"])
-    with pytest.raises(ConfigError, match="choose .*smoke"):
-        read_preset("huge", "policy", ImitationConfig, [])
 
 
 def test_an_episode_is_judged_at_the_frames_where_chunks_begin() -> None:

@@ -324,7 +324,7 @@ def test_the_figures_go_into_the_manifest(root: Path) -> None:
 
 def test_bars_that_are_reached_pass(root: Path, errors: str) -> None:
     report = json.loads((root / "report/fidelity.json").read_text())
-    values = bar_values(report, "camera")
+    values = bar_values(report)
     reached = Bars(**{name: value for name, value in values.items() if value is not None})
     assert all(v.passed for v in judge(reached, values, rates=False))
     missed = [line.rsplit("(", 1)[1].rstrip(")") for line in errors.splitlines()]

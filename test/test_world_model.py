@@ -14,7 +14,6 @@ from safedojo_ros.data.lerobot.writer import EpisodeWriter
 from safedojo_ros.fidelity.replay_error import replay_errors
 from safedojo_ros.learning.data.latents import recorded_latents
 from safedojo_ros.learning.data.replay import replay
-from safedojo_ros.learning.presets import read_preset
 from safedojo_ros.learning.world_model import (
     LatentEpisodes,
     WorldModelConfig,
@@ -27,6 +26,7 @@ from safedojo_ros.learning.world_model import (
 )
 from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
 from safedojo_ros.models.world_model import WorldModel, WorldModelSize
+from safedojo_ros.pipeline.recipe import read_recipe
 
 CAMERAS = ("agentview", "wrist")
 SIZE = WorldModelSize(heads=2, head_dim=16, layers=2, feed_forward=64)
@@ -312,7 +312,7 @@ def test_training_lowers_the_error_and_reports_by_horizon(
     assert trainer.fit_state() < 0.05
     losses = [trainer.update(step)["frame_loss"] for step in range(60)]
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
-    smoke = read_preset("smoke", "world_model", WorldModelConfig, [])
+    smoke = read_recipe("smoke").world_model
     fresh = new_world_model(model.autoencoder, smoke.size, [episodes])
     train_world_model(smoke, fresh, data, tmp_path / "run")
     errors = replay_errors(fresh, data, np.ones(12, dtype=bool), chunks=2, replays=8)

@@ -93,10 +93,14 @@ def add_recipe_options(parser: argparse.ArgumentParser, threads: bool = True) ->
         parser.add_argument("--threads", type=int, default=0, help="torch threads; 0: torch's own")
 
 
-def recipe_of(args: argparse.Namespace) -> "Recipe":
-    """What --preset and --set ask for; torch is given its threads."""
+def recipe_of(args: argparse.Namespace, *sections: str) -> "Recipe":
+    """What --preset and --set ask for; torch is given its threads.
+
+    sections: those that the command reads, none: all. Raises `ConfigError` where --set names
+    another one.
+    """
     from safedojo_ros.models.threads import use_processor
-    from safedojo_ros.pipeline.recipe import read_recipe
+    from safedojo_ros.pipeline.recipe import SECTIONS, read_recipe
 
     use_processor(getattr(args, "threads", 0))
-    return read_recipe(args.preset, args.set)
+    return read_recipe(args.preset, args.set, sections or SECTIONS)

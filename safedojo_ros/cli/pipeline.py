@@ -23,12 +23,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safedojo_ros.cli.train import READS
 from safedojo_ros.core.errors import SafeDojoError
+from safedojo_ros.learning.rl.methods import METHODS
 from safedojo_ros.pipeline.interruption import Interrupted, interrupt_on_signal
 
 if TYPE_CHECKING:
-    from safedojo_ros.learning.rl.methods import PracticeConfig
-    from safedojo_ros.learning.rl.practice import PracticeOutcome
+    from safedojo_ros.learning.rl.practice import PracticeConfig, PracticeOutcome
     from safedojo_ros.pipeline.ledger import StageLedger
     from safedojo_ros.pipeline.recipe import PipelineConfig
 
@@ -60,7 +61,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", metavar="CHECKPOINT", help="begin from this policy")
     parser.add_argument("--store", type=Path, help="store to publish to (default: the user's)")
     parser.add_argument("--publish", action="store_true", help="publish what passes the gates")
-    parser.add_argument("--method", default="safedojo", help="see safedojo practice --help")
+    parser.add_argument(
+        "--method", choices=list(METHODS), default="safedojo", help="see safedojo practice --help"
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -74,14 +77,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what is left to do."""
-    from safedojo_ros.learning.rl.methods import for_method
+    from safedojo_ros.learning.rl.practice import for_method
     from safedojo_ros.models.threads import use_processor
     from safedojo_ros.pipeline.ledger import StageLedger
     from safedojo_ros.pipeline.recipe import read_recipe
 
     use_processor(args.threads)
     recipe = read_recipe(args.preset, args.set)
-    config, practice = recipe.pipeline, for_method(recipe.practice, args.method)
+    config, practice = recipe.pipeline, for_method(recipe.practice, METHODS[args.method])
     plan = {
         "preset": args.preset,
         "settings": args.set,
@@ -146,7 +149,7 @@ class Pipeline:
         stage("rollouts", lambda: self.collect("rollouts", base, config.rollouts, rollouts))
         held = {"levels": levels, "split": "validation", "seed": 50_000}
         stage("held_out", lambda: self.collect("held_out", base, config.held_out, held))
-        if self.practice.world == "imagination":
+        if METHODS[self.args.method].world == "imagination":
             short = ("--set", f"safety.steps={config.first_head_steps}")
             stage("safety", lambda: self.train("safety", recorded, *short))
             stage("world_model", lambda: self.train("world-model", recorded))
@@ -251,7 +254,7 @@ class Pipeline:
         self._command(
             "train", kind, "--data", *data, "--out", out, "--preset", self.args.preset,
             "--resume", "--device", self.args.device, "--publish", "--store", self.store,
-            *self._settings(), *options,
+            *self._settings(*READS[kind]), *options,
         )  # fmt: skip
         return {"checkpoint": str(self._latest(kind.replace("-", "_")))}
 
@@ -268,7 +271,7 @@ class Pipeline:
         self._command(
             "validate", "--data", self.out / "held_out", "--policy", base, "--out", out, "--preset",
             self.args.preset, "--device", self.args.device, "--store", self.store,
-            *self._settings(), allowed=(0, GATE),
+            *self._settings("validation"), allowed=(0, GATE),
         )  # fmt: skip
         details = json.loads((out / "details.json").read_text())
         parent = CheckpointStore(self.store).latest("world_model")
@@ -334,7 +337,7 @@ class Pipeline:
         args = self._parsed(
             "practice", "--method", self.args.method, "--base", base, "--out", self.out / name,
             "--data", *self.keyframes, "--preset", self.args.preset, "--resume", "--device",
-            self.args.device, "--publish", "--store", self.store, *self._settings(),
+            self.args.device, "--publish", "--store", self.store, *self._settings("practice"),
             *(["--demonstrations", *self.taught] if self.taught else []),
         )  # fmt: skip
         try:
@@ -423,8 +426,9 @@ class Pipeline:
 
     # ---------------------------------------------------------------- inside
 
-    def _settings(self) -> list[str]:
-        return [text for setting in self.args.set for text in ("--set", setting)]
+    def _settings(self, *sections: str) -> list[str]:
+        mine = [text for text in self.args.set if text.partition(".")[0] in sections]
+        return [text for setting in mine for text in ("--set", setting)]
 
     def _tasks(self, policy: str) -> str:
         from safedojo_ros.models.loading import load_policy

@@ -10,27 +10,24 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.learning.rl.methods import METHODS
 from safedojo_ros.pipeline.interruption import stop_on_signal
 from safedojo_ros.pipeline.scenes import chosen_tasks, tasks_of
 
 if TYPE_CHECKING:
     from safedojo_ros.evaluation.protocol import EvaluationReport
     from safedojo_ros.learning.rl.anchor import Anchor
-    from safedojo_ros.learning.rl.methods import PracticeConfig
-    from safedojo_ros.learning.rl.practice import PracticeOutcome
+    from safedojo_ros.learning.rl.practice import PracticeConfig, PracticeOutcome
     from safedojo_ros.learning.rl.starts import KeyframeStarts, PracticeWorld
     from safedojo_ros.models.pi0_policy import PI0Policy
     from safedojo_ros.models.policy import Policy, StoredPolicy
 
 DONE, NOT_PASSED = 0, 3
-PRACTISED = ("safedojo", "wmpo", "safevla", "grpo", "ppo", "no-task", "fixed-multiplier")
-"""The methods, `learning.rl.methods.METHODS`, which are named here without loading torch."""
-
 RESULT_FILE = "practice.json"
 NO_DATA = {"episodes": 0, "collisions": 0}
 
@@ -38,7 +35,7 @@ NO_DATA = {"episodes": 0, "collisions": 0}
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "--method", choices=PRACTISED, default="safedojo", help="what is trained, see above"
+        "--method", choices=list(METHODS), default="safedojo", help="what is trained, see above"
     )
     parser.add_argument("--base", default="latest", help="policy checkpoint to begin from")
     parser.add_argument("--out", type=Path, required=True, help="directory of this run")
@@ -69,13 +66,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Practise; the outcome lies in OUT/practice.json, the best policy in OUT/policies."""
-    from safedojo_ros.learning.presets import read_preset
-    from safedojo_ros.learning.rl.methods import PracticeConfig, for_method
-    from safedojo_ros.learning.rl.practice import PracticeRefused
+    from safedojo_ros.learning.rl.practice import PracticeRefused, for_method
     from safedojo_ros.models.threads import use_processor
+    from safedojo_ros.pipeline.recipe import read_recipe
 
     use_processor(args.threads)
-    config = for_method(read_preset(args.preset, "practice", PracticeConfig, args.set), args.method)
+    recipe = read_recipe(args.preset, args.set, ("practice",))
+    config = for_method(recipe.practice, METHODS[args.method])
     try:
         outcome = practise(args, config, stop_on_signal())
     except PracticeRefused as refused:
@@ -109,17 +106,14 @@ def practise(
     base = load_policy(find_checkpoint("policy", args.base, args.store)).to(args.device)
     world: PracticeWorld
     missed: list[str] = []
-    if config.world == "imagination":
-        starts, missed = imagined(args, config, base)
-        world = starts
-        threshold = config.update.violation_threshold or starts.imagined.contact_threshold
-        update = replace(config.update, violation_threshold=threshold)
-        config = replace(config, update=update)
+    if METHODS[args.method].world == "imagination":
+        world, missed = imagined(args, config, base)
     else:
         world = simulated(config, base)
     anchor = anchored(args, config, base)
     return Practice(
         config,
+        METHODS[args.method],
         StochasticFlow(base, config.flow),
         world,
         lambda policy: measured(policy, config),
@@ -184,7 +178,7 @@ def imagined(
         model,
         load_success(directories["success"]),
         load_safety(directories["safety"]),
-        replace(config.imagination, max_steps=max_steps),
+        max_steps,
     )
     world.whole_strides(config.execute)  # refused here, before anything is measured
     tasks = practice_tasks(config, base)
@@ -256,14 +250,17 @@ def write_result(
     published: str | None,
 ) -> None:
     """OUT/practice.json, which `safedojo report` reads."""
+    method = METHODS[args.method]
+    moves = method.constrained and not method.fixed_multiplier
     values: dict[str, Any] = asdict(outcome) | {
         "policy": outcome.policy.relative_to(args.out).as_posix(),
         "method": args.method,
         "base": args.base,
         "published": published,
         "config": asdict(config),
+        "limit": config.multiplier.limit if moves else None,
         "demonstrations": [str(path) for path in args.demonstrations or []],
-        "data": data_cost(args.data) if config.world == "imagination" else NO_DATA,
+        "data": data_cost(args.data) if method.world == "imagination" else NO_DATA,
     }
     (args.out / RESULT_FILE).write_text(json.dumps(values, indent=1) + "\n")
 

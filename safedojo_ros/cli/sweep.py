@@ -23,8 +23,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from safedojo_ros.cli.practice import PRACTISED, RESULT_FILE
+from safedojo_ros.cli.practice import RESULT_FILE
 from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.learning.rl.methods import METHODS
 
 FILTERS = {
     "base": "",
@@ -34,13 +35,14 @@ FILTERS = {
     "base-detour": "detour",
 }
 """Methods without practice: the base policy as it is, or behind a filter at run time."""
+LIMITED = [name for name, m in METHODS.items() if m.constrained and not m.fixed_multiplier]
+"""Methods whose name may give another limit."""
 LEARNED = re.compile(
-    rf"(?P<learner>{'|'.join(PRACTISED)}|(safedojo|safevla)-limit(?P<limit>0\.\d+|0|1))"
+    rf"(?P<learner>({'|'.join(METHODS)})|({'|'.join(LIMITED)})-limit(?P<limit>0\.\d+|0|1))"
     "(-(?P<filter>gate|detour|cbf))?"
 )
-DEFAULT = (*FILTERS, *PRACTISED, "safedojo-gate", "safedojo-detour", "safedojo-cbf")
+DEFAULT = (*FILTERS, *METHODS, "safedojo-gate", "safedojo-detour", "safedojo-cbf")
 GATED = ("gate", "detour")
-IMAGINING = ("safedojo", "wmpo", "no-task", "fixed-multiplier")
 EVALUATION, FILM = "evaluation.json", "film.png"
 LOG = "job.log"
 INTERRUPTED = 130
@@ -177,7 +179,7 @@ def resolved(args: argparse.Namespace, jobs: Sequence[Job]) -> dict[str, str]:
     from safedojo_ros.checkpoints.names import find_checkpoint
 
     wanted = {"base": "policy"}
-    if any(job.practises and job.training[0] in IMAGINING for job in jobs):
+    if any(job.practises and METHODS[job.training[0]].world == "imagination" for job in jobs):
         wanted |= {"world_model": "world_model", "success": "success", "safety": "safety"}
     if any(job.filter in GATED for job in jobs):
         wanted |= {"safety": "safety"}

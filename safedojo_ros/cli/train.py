@@ -34,6 +34,14 @@ STAGES = {
     ),
 }
 
+READS = {
+    "policy": ("policy",),
+    "safety": ("safety", "autoencoder"),
+    "world-model": ("world_model",),
+    "success": ("success", "validation"),
+}
+"""{stage: the sections of the recipe that it reads}."""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the stages and their options."""
@@ -47,5 +55,5 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train one stage; its checkpoint lies in OUT/checkpoint."""
     task, train, _ = STAGES[args.stage]
-    train(recipe_of(args), from_options(task, args))  # type: ignore[operator]
+    train(recipe_of(args, *READS[args.stage]), from_options(task, args))  # type: ignore[operator]
     return 0

@@ -75,33 +75,33 @@ def run(args: argparse.Namespace) -> int:
     from safedojo_ros.checkpoints.names import find_checkpoint
     from safedojo_ros.fidelity.held_out import read_held_out
     from safedojo_ros.fidelity.report import report_page
-    from safedojo_ros.fidelity.thresholds import ValidationConfig, judge
+    from safedojo_ros.fidelity.thresholds import judge
     from safedojo_ros.fidelity.validation import bar_values, finite, validate
-    from safedojo_ros.learning.presets import read_preset
-    from safedojo_ros.learning.rl.imagined_world import ImaginationConfig, ImaginedWorld
+    from safedojo_ros.learning.rl.imagined_world import ImaginedWorld
     from safedojo_ros.models.loading import load_safety, load_success, load_world_model
     from safedojo_ros.models.threads import use_processor
+    from safedojo_ros.pipeline.recipe import read_recipe
 
     use_processor(args.threads)
     if args.device == "auto":
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
-    config = read_preset(args.preset, "validation", ValidationConfig, args.set)
+    config = read_recipe(args.preset, args.set, ("validation",)).validation
     world = load_world_model(find_checkpoint("world_model", args.world_model, args.store))
     success = load_success(find_checkpoint("success", args.success, args.store))
     safety = load_safety(find_checkpoint("safety", args.safety, args.store))
     world.parts.to(args.device)
     success.network.to(args.device)
-    dreams = ImaginationConfig(max_steps=config.max_steps)
     held = read_held_out(args.data, world, config.episodes, args.device)
     sections, strips = validate(config, world, success, safety, held, print)
     if args.policy or args.policies:
-        sections |= policy_sections(args, config, ImaginedWorld(world, success, safety, dreams))
+        imagined = ImaginedWorld(world, success, safety, config.max_steps)
+        sections |= policy_sections(args, config, imagined)
     names = {
         "world_model": world.checkpoint_id,
         "success": success.checkpoint_id,
         "safety": safety.checkpoint_id,
     }
-    values = bar_values(sections, config.bar_space)
+    values = bar_values(sections)
     verdicts = judge(config.bars, values, rates="rates" in sections)
     report: dict[str, Any] = {
         "schema": 1,

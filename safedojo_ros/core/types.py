@@ -120,6 +120,10 @@ class CostEstimate:
     reason: str = ""
 
 
+COST_M = 2
+"""M: how many of the largest step costs make the cost of a chunk or of a trajectory."""
+
+
 def top_m_mean(step_cost: np.ndarray, m: int) -> float:
     """Mean of the `m` largest entries of `step_cost` (H,); of all of them where H < m."""
     step_cost = np.asarray(step_cost, dtype=np.float64)

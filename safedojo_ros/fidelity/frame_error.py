@@ -82,13 +82,13 @@ def frame_errors(
     return result
 
 
-def frame_bars(entries: list[dict[str, Any]], space: str) -> dict[str, float | None]:
-    """The values of the bars that frames and states have to reach, from all episodes."""
+def frame_bars(entries: list[dict[str, Any]]) -> dict[str, float | None]:
+    """The values of the bars that frames, against the camera's, and states have to reach."""
     every = [e for e in entries if e["group"] == "all"]
     by_steps = {e["steps"]: e for e in every}
 
     def of(steps: int, name: str) -> float | None:
-        return by_steps[steps][space][name]["value"] if steps in by_steps else None
+        return by_steps[steps]["camera"][name]["value"] if steps in by_steps else None
 
     def ratio(steps: int, over: str, under: str) -> float | None:
         above, below = of(steps, over), of(steps, under)

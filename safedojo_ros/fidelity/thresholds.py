@@ -1,8 +1,10 @@
-"""What a world model and its readers must reach before anything is practised in imagination."""
+"""What a world model and its heads must reach before anything is practised in imagination."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+
+from safedojo_ros.core.config import check_ranges
 
 
 @dataclass(frozen=True)
@@ -52,27 +54,37 @@ RATES = ("tsr_apart", "ssr_apart", "car_apart")
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """How the fidelity report is made.
-
-    episodes: most held-out episodes that are read; replays: futures whose error is measured;
-    ending_replays: further ones that end with their episode, for success and contact; chunks:
-    length of a replay; seeds: noise draws of one future, for its variance; bar_space: "camera" or
-    "reconstruction", the pictures against which the frame bars are judged; rate_episodes: of a
-    policy, imagined and measured, at each level; max_steps: control steps of such an episode.
-    """
+    """How the fidelity report is made; read by `safedojo validate`."""
 
     episodes: int = 200
-    replays: int = 128
-    ending_replays: int = 96
+    """Most held-out episodes that are read, at least 1."""
+    replays: int = 256
+    """Futures whose error is measured, at least 1."""
+    ending_replays: int = 192
+    """Further ones that end with their episode, for success and contact, at least 1."""
     chunks: int = 5
+    """Length of a replay, at least 1."""
     seeds: int = 3
-    bar_space: str = "camera"
+    """Noise draws of one future, for its variance, at least 1."""
     false_alarms: float = 0.05
+    """Share of chunks without a contact that may raise an alarm, for the lead time, (0, 1)."""
     coverage: float = 0.9
-    rate_episodes: int = 32
+    """Of the conformal interval that the spread of the draws gives, (0, 1)."""
+    rate_episodes: int = 96
+    """Episodes of a policy, imagined and measured, at each level, at least 1."""
     max_steps: int = 150
+    """Control steps of such an episode, at least 1; also where `safedojo train success` matches a
+    policy's rate."""
     seed: int = 0
+    """Of all that is drawn, 0 or more."""
     bars: Bars = field(default_factory=Bars)
+    """What must be reached."""
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "replays", "ending_replays", "chunks", "seeds", "rate_episodes"):
+            check_ranges(self, **{name: "[1, inf)"})
+        check_ranges(self, max_steps="[1, inf)", seed="[0, inf)")
+        check_ranges(self, false_alarms="(0, 1)", coverage="(0, 1)")
 
 
 @dataclass(frozen=True)

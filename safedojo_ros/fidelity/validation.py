@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from safedojo_ros.core.errors import CheckpointError, ConfigError
+from safedojo_ros.core.errors import CheckpointError
 from safedojo_ros.fidelity.few_steps import few_step_errors
 from safedojo_ros.fidelity.frame_error import altered_actions, frame_bars, frame_errors
 from safedojo_ros.fidelity.heads import safety_fidelity, success_fidelity
@@ -50,11 +50,8 @@ def validate(
 
     Returns sections "data", "by_horizon", "few_steps", "uncertainty", "success" and "safety".
     Raises `DatasetError` where no episode is longer than a replay, `CheckpointError` where the
-    three see different pictures, `ConfigError` for nothing to replay.
+    three see different pictures.
     """
-    for name in ("replays", "ending_replays", "chunks", "seeds"):
-        if getattr(config, name) < 1:
-            raise ConfigError(f"validation.{name} is {getattr(config, name)}, expected 1 or more")
     side = world.autoencoder.size.image_size
     for kind, cameras, size in (
         ("success classifier", success.cameras, success.image_size),
@@ -128,7 +125,7 @@ def seed_uncertainty(
     return result
 
 
-def bar_values(sections: Mapping[str, Any], space: str) -> dict[str, float | None]:
+def bar_values(sections: Mapping[str, Any]) -> dict[str, float | None]:
     """{metric: value} of every bar that `sections` can answer; None where it cannot."""
 
     def at(*path: str) -> float | None:
@@ -137,7 +134,7 @@ def bar_values(sections: Mapping[str, Any], space: str) -> dict[str, float | Non
             value = value.get(key) if isinstance(value, Mapping) else None
         return float(value) if isinstance(value, (int, float)) else None
 
-    values = frame_bars(sections["by_horizon"], space) | {
+    values = frame_bars(sections["by_horizon"]) | {
         "success_f1_real": at("success", "real", "f1", "value"),
         "success_f1_imagined": at("success", "imagined", "f1", "value"),
         "safety_auroc_true": at("safety", "true", "auroc", "value"),

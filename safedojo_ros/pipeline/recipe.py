@@ -1,14 +1,15 @@
 """A recipe: everything that a preset sets, each stage's section as its own configuration."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, fields
 
-from safedojo_ros.core.config import from_mapping
+from safedojo_ros.core.config import check_ranges, from_mapping, nearest, with_overrides
+from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.fidelity.thresholds import ValidationConfig
 from safedojo_ros.learning.autoencoder import AutoencoderConfig
 from safedojo_ros.learning.imitation import ImitationConfig
-from safedojo_ros.learning.presets import preset_values
-from safedojo_ros.learning.rl.methods import PracticeConfig
+from safedojo_ros.learning.presets import read_preset
+from safedojo_ros.learning.rl.practice import PracticeConfig
 from safedojo_ros.learning.safety_head import SafetyConfig
 from safedojo_ros.learning.success import SuccessConfig
 from safedojo_ros.learning.world_model import WorldModelConfig
@@ -18,9 +19,9 @@ from safedojo_ros.learning.world_model import WorldModelConfig
 class PipelineConfig:
     """How much a pipeline collects and evaluates."""
 
-    demonstrations: int = 1500
+    demonstrations: int = 2400
     """Episodes of the experts."""
-    direct_share: float = 0.8
+    direct_share: float = 0.6
     """Share of them that ignore the obstacle."""
     demonstration_noise: float = 0.015
     """Sigma of the bursts of noise in them, m a step."""
@@ -42,7 +43,7 @@ class PipelineConfig:
     """Control steps of an episode, everywhere."""
     image_size: int = 64
     """Side of the recorded images, pixels."""
-    safe_steps: int = 0
+    safe_steps: int = 1500
     """Updates by which the policy is fine-tuned on demonstrations without a contact before it
     practises; 0: none."""
     safe_learning_rate: float = 5e-4
@@ -62,6 +63,17 @@ class PipelineConfig:
     workers: int = 2
     """Processes of the experts."""
 
+    def __post_init__(self) -> None:
+        for name in ("demonstrations", "rollouts", "held_out", "max_steps", "image_size"):
+            check_ranges(self, **{name: "[1, inf)"})
+        for name in ("first_head_steps", "fresh_steps", "evaluation", "workers"):
+            check_ranges(self, **{name: "[1, inf)"})
+        for name in ("demonstration_noise", "rollout_noise", "fresh", "safe_steps"):
+            check_ranges(self, **{name: "[0, inf)"})
+        check_ranges(self, demonstration_linger="[0, inf)", linger="[0, inf)")
+        check_ranges(self, safe_learning_rate="(0, inf)", fresh_learning_rate="(0, inf)")
+        check_ranges(self, direct_share="[0, 1]")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -77,9 +89,26 @@ class Recipe:
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
 
 
-def read_recipe(preset: str, settings: Sequence[str] = ()) -> Recipe:
-    """The recipe of a preset (a known name or a TOML file), changed by "section.key=value" texts.
+SECTIONS = tuple(f.name for f in fields(Recipe))
 
-    Raises `ConfigError` for an unknown preset, section or key, naming the nearest known one.
+
+def read_recipe(
+    preset: str, overrides: Iterable[str] = (), reads: Collection[str] = SECTIONS
+) -> Recipe:
+    """The recipe of a preset (a known name or a TOML file) with `overrides`, "section.key=value".
+
+    reads: the sections that the caller reads; an override of another one would do nothing.
+    Raises `ConfigError` for an unknown preset, for an unknown section or key anywhere, naming the
+    nearest known one, for a value of another type or out of range, and for such an override.
     """
-    return from_mapping(Recipe, preset_values(preset, list(settings)))
+    overrides = list(overrides)
+    for text in overrides:
+        section = text.partition("=")[0].partition(".")[0].strip()
+        if section not in SECTIONS:
+            raise ConfigError(f"--set {text}: no section '{section}'{nearest(section, SECTIONS)}")
+        if section not in reads:
+            raise ConfigError(
+                f"--set {text}: this command does not read [{section}], only "
+                f"{', '.join(f'[{name}]' for name in reads)}"
+            )
+    return from_mapping(Recipe, with_overrides(read_preset(preset), overrides))

@@ -233,7 +233,7 @@ def _match_success_rate(
 ) -> None:
     """Set the threshold for imagined frames by what a policy did in the world."""
     from safedojo_ros.fidelity.imagined_rates import read_played, success_scores
-    from safedojo_ros.learning.rl.imagined_world import ImaginationConfig, ImaginedWorld
+    from safedojo_ros.learning.rl.imagined_world import ImaginedWorld
     from safedojo_ros.learning.success import match_rate
     from safedojo_ros.models.loading import load_policy, load_safety
 
@@ -241,8 +241,7 @@ def _match_success_rate(
     policy = load_policy(find_checkpoint("policy", task.policy, task.store))
     safety = load_safety(find_checkpoint("safety", task.safety, task.store))
     trials, succeeded = read_played(task.played, policy.checkpoint_id)
-    imagination = ImaginationConfig(max_steps=recipe.validation.max_steps)
-    imagined = ImaginedWorld(world, model, safety, imagination)
+    imagined = ImaginedWorld(world, model, safety, recipe.validation.max_steps)
     scores = success_scores(policy, imagined, trials)
     match_rate(model, scores, succeeded, policy.checkpoint_id)
 

@@ -255,12 +255,9 @@ def _practised(run: MethodRun) -> list[dict[str, Any]]:
 
 def _limits(run: MethodRun) -> list[dict[str, Any]]:
     """Whether practice ended at its limit of violations, for a run whose multiplier may move."""
-    config = run.practice.get("config", {})
-    if not run.metrics or not config.get("update", {}).get("constrained"):
+    limit = run.practice.get("limit")
+    if not run.metrics or limit is None:
         return []
-    if config["multiplier"]["kind"] == "fixed":
-        return []
-    limit = float(config["multiplier"]["limit"])
     ended = float(np.mean([row["violations"] for row in run.metrics[-END_WINDOW:]]))
     multiplier = float(run.metrics[-1]["multiplier"])
     return [

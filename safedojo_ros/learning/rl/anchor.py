@@ -1,4 +1,4 @@
-"""An anchor for practice: demonstrations that the policy goes on imitating while it practises.
+"""An anchor for practice: demonstrations that the policy goes on imitating meanwhile.
 
 Practice shows a policy its own scenes only, and what it can do elsewhere fades. An imitation loss
 beside the objective holds it there, as in DAPG (arXiv 1709.10087).
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.core.config import check_ranges
 from safedojo_ros.learning.imitation import Demonstrations, check_start, demonstrated_batch
 from safedojo_ros.learning.policy_losses import imitation_loss
 from safedojo_ros.models.pi0_policy import PI0Policy
@@ -17,27 +17,29 @@ from safedojo_ros.models.pi0_policy import PI0Policy
 
 @dataclass(frozen=True)
 class AnchorConfig:
-    """weight: of the imitation loss beside the objective; batch_size: moments a gradient step;
-    noise_draws, colour_jitter, only_safe: as in `learning.imitation.ImitationConfig`.
-    """
+    """How a policy goes on imitating, where there are demonstrations; every method reads it."""
 
     weight: float = 3.0
+    """Of the imitation loss beside the objective, 0 or more; 0: no anchor."""
     batch_size: int = 64
+    """Demonstrated frames a gradient step, at least 1."""
     noise_draws: int = 2
+    """(time, noise) pairs of flow matching for each frame, at least 1."""
     colour_jitter: float = 0.1
+    """Relative change of brightness and contrast of the images, [0, 1)."""
     only_safe: bool = True
+    """Leave out episodes with a contact or a displacement of the obstacle."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, weight="[0, inf)", batch_size="[1, inf)", noise_draws="[1, inf)")
+        check_ranges(self, colour_jitter="[0, 1)")
 
 
 class Anchor:
-    """The weighted imitation loss of a policy on random moments of demonstrations."""
+    """The weighted imitation loss of a policy on random frames of demonstrations."""
 
     def __init__(self, config: AnchorConfig, policy: PI0Policy, data: Demonstrations) -> None:
-        """Raises `ConfigError` for data of other cameras or unknown sentences, or a bad weight."""
-        if config.weight < 0.0 or config.batch_size < 1:
-            raise ConfigError(
-                f"practice.anchor.weight {config.weight} must be 0 or more and batch_size "
-                f"{config.batch_size} 1 or more"
-            )
+        """Raises `ConfigError` for data of other cameras or unknown sentences."""
         check_start(policy, policy.size, data)
         self.config, self.policy, self.data = config, policy, data
 

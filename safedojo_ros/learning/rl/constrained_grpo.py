@@ -8,20 +8,16 @@ d its limit, λ the multiplier, r the likelihood ratio of a chunk.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import torch
 
-from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.learning.rl.advantage import (
-    MODES,
-    Mode,
-    RunningSpread,
-    group_advantage,
-)
+from safedojo_ros.core.config import check_ranges
+from safedojo_ros.core.types import COST_M
+from safedojo_ros.learning.rl.advantage import Mode, group_advantage
 from safedojo_ros.learning.rl.anchor import Anchor
-from safedojo_ros.learning.rl.critic import Critic, CriticConfig, chunk_signals, critic_advantage
+from safedojo_ros.learning.rl.critic import Critic, CriticConfig
+from safedojo_ros.learning.rl.methods import Method
 from safedojo_ros.learning.rl.multiplier import Multiplier, MultiplierConfig
 from safedojo_ros.learning.rl.rollout import Rollouts
 from safedojo_ros.models.policy import StochasticPolicy
@@ -29,129 +25,115 @@ from safedojo_ros.models.policy import StochasticPolicy
 
 @dataclass(frozen=True)
 class UpdateConfig:
-    """One update.
+    """One update of the policy. Every method reads it; `critic` only those that have one."""
 
-    constrained, rewarded: whether cost and reward have a say; baseline: what an advantage is
-    measured from, the group or a critic; advantage: see `learning.rl.advantage`; dense_reward: mean
-    probability of success instead of success; uncertainty_weight: of the world model's doubt;
-    cost_m: M, largest step costs that make a trajectory's cost; violation_threshold: step cost
-    above which an episode violates, in imagination 0 for the safety checkpoint's own; cost_floor:
-    σ_floor; tolerance: of `switching`; least_reward, least_cost: spreads in a group below which it
-    teaches nothing.
-    clip_low, clip_high: of the ratio below and above 1; dual_clip: most that a bad chunk's ratio
-    counts; target_kl: approximate KL of a minibatch beyond which the update stops; epochs,
-    minibatch (chunks); chunks_per_trajectory: drawn at random for the gradient, 0 for all.
-    """
-
-    constrained: bool = True
-    rewarded: bool = True
-    baseline: Literal["group", "critic"] = "group"
     advantage: Mode = "normalised"
+    """How reward and cost of a group become an advantage, see `learning.rl.advantage`."""
     dense_reward: bool = False
-    uncertainty_weight: float = 0.0
-    cost_m: int = 16
-    violation_threshold: float = 0.5
+    """R is the mean probability of success over all steps, not success."""
+    cost_m: int = COST_M
+    """M: a trajectory's cost is the mean of its M largest step costs, at least 1."""
     cost_floor: float = 0.05
-    tolerance: float = 0.05
-    least_reward: float = 1e-3
-    least_cost: float = 1e-3
+    """σ_floor: least standard deviation of C in a group that it is divided by, above 0."""
+    least_spread: float = 1e-3
+    """Groups in which neither R nor C spreads by more teach nothing and are left out, 0 or more."""
+    learning_rate: float = 1.5e-4
+    """Of Adam, above 0."""
+    epochs: int = 2
+    """Passes over an update's chunks, at least 1."""
+    minibatch: int = 384
+    """Most chunks a gradient step, at least 1. With 128, and 8 groups an update, seeds came far
+    apart."""
     clip_low: float = 0.2
+    """r counts from 1 − this on, (0, 1)."""
     clip_high: float = 0.28
+    """r counts up to 1 + this, above 0."""
     dual_clip: float = 3.0
-    target_kl: float = 0.05
-    epochs: int = 1
-    minibatch: int = 128
-    chunks_per_trajectory: int = 0
-    learning_rate: float = 5e-5
+    """Most that r of a bad chunk counts, above 1."""
+    target_kl: float = 0.3
+    """Approximate KL (nats) of a minibatch from the policy that drew it beyond which the update
+    stops, above 0."""
     gradient_clip: float = 1.0
+    """Largest norm of the gradient, above 0."""
     critic: CriticConfig = field(default_factory=CriticConfig)
+    """Of the methods that have one."""
+
+    def __post_init__(self) -> None:
+        for name in ("cost_m", "epochs", "minibatch"):
+            check_ranges(self, **{name: "[1, inf)"})
+        for name in ("cost_floor", "learning_rate", "clip_high", "target_kl", "gradient_clip"):
+            check_ranges(self, **{name: "(0, inf)"})
+        check_ranges(self, least_spread="[0, inf)", clip_low="(0, 1)", dual_clip="(1, inf)")
 
 
 class ConstrainedGRPO:
-    """The learner: policy, optimizer, multiplier and running spreads."""
+    """The learner: policy, optimizer, multiplier, and a critic where the method has one."""
 
     def __init__(
         self,
         policy: StochasticPolicy,
         config: UpdateConfig,
         multiplier: MultiplierConfig,
+        method: Method,
         anchor: Anchor | None = None,
     ) -> None:
         """anchor: what the policy goes on imitating meanwhile."""
-        if config.advantage not in MODES:
-            raise ConfigError(
-                f"advantage is '{config.advantage}', expected one of {', '.join(MODES)}"
-            )
-        if config.baseline not in ("group", "critic"):
-            raise ConfigError(f"baseline is '{config.baseline}', expected group or critic")
-        self.policy, self.config, self.anchor = policy, config, anchor
-        self.multiplier = Multiplier(multiplier)
-        self.spread = RunningSpread()
+        self.policy, self.config, self.method, self.anchor = policy, config, method, anchor
+        self.multiplier = Multiplier(multiplier, method.fixed_multiplier)
         self.optimizer = torch.optim.Adam(policy.parameters(), config.learning_rate)
         self.modules = torch.nn.ModuleDict(
-            {"policy": policy.modules, "multiplier": self.multiplier, "spread": self.spread}
+            {"policy": policy.modules, "multiplier": self.multiplier}
         )
+        """All that is saved and resumed beside the optimizer."""
         self.critic: Critic | None = None
-        if config.baseline == "critic":
+        if method.baseline == "critic":
             self.critic = Critic(policy.feature_size, config.critic)
             self.modules["critic"] = self.critic
             rate = config.critic.learning_rate
             self.optimizer.add_param_group({"params": self.critic.parameters(), "lr": rate})
-        """All that is saved and resumed beside the optimizer."""
 
     def update(self, rollouts: Rollouts, seed: tuple[int, ...]) -> dict[str, float]:
         """Improve the policy on `rollouts` of its present weights; returns the metrics."""
-        config, groups = self.config, rollouts.groups
+        config, groups, rng = self.config, rollouts.groups, np.random.default_rng(seed)
         # R, C: one number a trajectory
-        reward = rollouts.reward(config.dense_reward, config.uncertainty_weight)
-        reward = reward if config.rewarded else np.zeros_like(reward)
-        cost = rollouts.trajectory_cost(config.cost_m)
-        # λ ← [λ + rate·(J_c − d)]₊, from all rollouts, before any is dropped
-        rate = float(rollouts.violated(config.violation_threshold).mean())
-        flat = float(np.mean(groups.spread(cost) <= config.least_cost))
-        penalty, over_limit = 0.0, False
-        if config.constrained:
-            by_rate = self.multiplier.config.signal == "violations"
-            penalty = self.multiplier.update(rate if by_rate else float(cost.mean()), flat)
-            over_limit = rate > self.multiplier.config.limit + config.tolerance
+        reward, cost = self.reward(rollouts), rollouts.trajectory_cost(config.cost_m)
+        # λ: a PID on J_c − d, from all rollouts, before any is left out
+        flat = float(np.mean(~groups.differing(cost, config.least_spread)))
+        penalty = 0.0
+        if self.method.constrained:
+            penalty = self.multiplier.update(float(rollouts.violated.mean()), flat)
         # A: reward and cost standardised apart, by the group or by a critic
-        rng = np.random.default_rng(seed)
-        running = self.spread.update(groups, reward, cost)
         if self.critic is None:
-            advantage = group_advantage(
-                config.advantage,
-                groups,
-                reward,
-                cost,
-                penalty,
-                cost_floor=config.cost_floor,
-                running=running,
-                over_limit=over_limit,
-            )
-            chunk_advantage = torch.from_numpy(advantage).float()[rollouts.trajectory]
-            # groups whose members differ in neither signal teach nothing
-            least = (config.least_reward, config.least_cost)
-            kept = groups.informative(reward, cost if config.constrained else None, least)
+            mode, floor = config.advantage, config.cost_floor
+            of_trajectory = group_advantage(mode, groups, reward, cost, penalty, floor)
+            advantage = torch.from_numpy(of_trajectory).float()[rollouts.trajectory]
+            kept = groups.differing(reward, config.least_spread)
+            if self.method.constrained:  # groups that all succeed but differ in safety teach, too
+                kept |= groups.differing(cost, config.least_spread)
         else:
             features = self.policy.features(rollouts.sample).float().cpu()
-            signals = chunk_signals(rollouts, reward, config.cost_m)
-            apart = critic_advantage(
-                self.critic, self.optimizer, features, signals, rollouts.trajectory, rng
+            advantage, returns = self.critic.advantage(
+                features, rollouts, reward, config.cost_m, penalty
             )
-            chunk_advantage = (apart[:, 0] - penalty * apart[:, 1]) / (1.0 + penalty)
+            self.critic.fit(features, returns, self.optimizer, rng)
             kept = np.ones(groups.count, dtype=bool)
         # θ ← θ − ∇ of the clipped objective
-        rows, weight = chosen_chunks(rollouts, kept[groups.index], config, rng)
+        rows, weight = chunks_of(rollouts, kept[groups.index])
         return {
-            **rollouts.figures(config.violation_threshold, config.cost_m),
+            **rollouts.figures(config.cost_m),
             "reward": float(reward.mean()),
             "multiplier": penalty,
             "reward_spread": float(groups.spread(reward).mean()),
             "cost_spread": float(groups.spread(cost).mean()),
             "groups_kept": float(kept.mean()),
             "groups_without_cost_spread": flat,
-            **self.improve(rollouts, rows, weight, chunk_advantage, rng),
+            **self.improve(rollouts, rows, weight, advantage, rng),
         }
+
+    def reward(self, rollouts: Rollouts) -> np.ndarray:
+        """(B,) R; 0 for a method without a task."""
+        reward = rollouts.reward(self.config.dense_reward)
+        return reward if self.method.rewarded else np.zeros_like(reward)
 
     def improve(
         self,
@@ -162,25 +144,27 @@ class ConstrainedGRPO:
         rng: np.random.Generator,
     ) -> dict[str, float]:
         """Epochs of minibatches over the chunks `rows`, with `weight` and `advantage` (N,)."""
-        config = self.config
-        metrics: dict[str, list[float]] = {}
-        stopped = False
+        config, metrics, stopped = self.config, dict[str, list[float]](), False
         for batch in minibatches(rows, config.minibatch, config.epochs, rng):
             part, executed = rollouts.sample.select(batch), rollouts.executed[batch]
             log_ratio = chunk_log_ratio(self.policy.log_prob(part), part.log_prob, executed)
-            loss, clipped = clipped_loss(log_ratio, advantage[batch].to(log_ratio), config)
-            share = (weight[batch] / weight[batch].mean()).to(log_ratio)
             kl = float((log_ratio.exp() - 1.0 - log_ratio).mean().detach())
             if kl > config.target_kl:
                 stopped = True
                 break
+            of_chunk, clipped = clipped_loss(log_ratio, advantage[batch].to(log_ratio), config)
+            loss = (of_chunk * (weight[batch] / weight[batch].mean()).to(log_ratio)).mean()
             self.optimizer.zero_grad(set_to_none=True)
-            (loss * share).mean().backward()
-            seen = {"anchor": self._pull(rng)} if self.anchor else {}
+            loss.backward()
+            seen = {}
+            if self.anchor:
+                imitation = self.anchor.loss(rng)
+                imitation.backward()
+                seen["anchor"] = float(imitation.detach())
             norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), config.gradient_clip)
             self.optimizer.step()
             seen |= {
-                "loss": float((loss * share).mean().detach()),
+                "loss": float(loss.detach()),
                 "gradient_norm": float(norm),
                 "kl": kl,
                 "clip_share": float(clipped.float().mean()),
@@ -191,13 +175,6 @@ class ConstrainedGRPO:
         means = {name: float(np.mean(values)) for name, values in metrics.items()}
         steps = len(metrics.get("loss", []))
         return means | {"gradient_steps": float(steps), "kl_stop": float(stopped)}
-
-    def _pull(self, rng: np.random.Generator) -> float:
-        """Add the anchor's gradient; returns its loss."""
-        assert self.anchor is not None
-        loss = self.anchor.loss(rng)
-        loss.backward()
-        return float(loss.detach())
 
 
 def chunk_log_ratio(new: torch.Tensor, old: torch.Tensor, executed: torch.Tensor) -> torch.Tensor:
@@ -212,7 +189,7 @@ def chunk_log_ratio(new: torch.Tensor, old: torch.Tensor, executed: torch.Tensor
 def clipped_loss(
     log_ratio: torch.Tensor, advantage: torch.Tensor, config: UpdateConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """−min(r·A, clip(r)·A), but for A < 0 not below dual_clip·A, and where clipping had a say."""
+    """(N,) −min(r·A, clip(r)·A), for A < 0 not below dual_clip·A; and where clipping had a say."""
     ratio = log_ratio.exp()
     plain = ratio * advantage
     bounded = ratio.clamp(1.0 - config.clip_low, 1.0 + config.clip_high) * advantage
@@ -221,25 +198,14 @@ def clipped_loss(
     return -torch.maximum(objective, floor), bounded < plain
 
 
-def chosen_chunks(
-    rollouts: Rollouts, kept: np.ndarray, config: UpdateConfig, rng: np.random.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of the chunks that the gradient is taken of, and weights (N,) of all chunks.
+def chunks_of(rollouts: Rollouts, kept: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of the chunks of the trajectories `kept` (B,), and weights (N,) of all chunks.
 
-    kept: (B,) trajectories of informative groups. A trajectory weighs 1 however many chunks it
-    has, so that long ones do not drown short ones.
+    A trajectory weighs 1 however many chunks it has, so that long ones do not drown short ones.
     """
     owner = rollouts.trajectory.numpy()
-    order = rng.permutation(len(owner))
-    order = order[kept[owner[order]]]
-    if config.chunks_per_trajectory:
-        ranked = order[np.argsort(owner[order], kind="stable")]
-        mine = owner[ranked]
-        position = np.arange(len(mine)) - np.searchsorted(mine, mine)
-        order = ranked[position < config.chunks_per_trajectory]
-    counts = np.bincount(owner[order], minlength=int(owner.max()) + 1)
-    weight = 1.0 / np.maximum(counts, 1)[owner]
-    return torch.from_numpy(np.sort(order)), torch.from_numpy(weight).float()
+    weight = 1.0 / np.bincount(owner)[owner]
+    return torch.from_numpy(np.flatnonzero(kept[owner])), torch.from_numpy(weight).float()
 
 
 def minibatches(

@@ -9,20 +9,31 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from safedojo_ros.core.config import check_ranges
 from safedojo_ros.learning.rl.advantage import LEAST_SPREAD
 from safedojo_ros.learning.rl.rollout import Rollouts
 
 
 @dataclass(frozen=True)
 class CriticConfig:
-    """hidden: width; discount and trace (GAE's λ): for each chunk; epochs of fitting an update."""
+    """The critic of the methods `safevla` and `ppo`, and how it is fitted."""
 
     hidden: int = 128
+    """Width of its hidden layer."""
     discount: float = 0.99
+    """γ, for each chunk, [0, 1]."""
     trace: float = 0.95
+    """λ of generalised advantage estimation, for each chunk, [0, 1]."""
     learning_rate: float = 1e-3
+    """Of Adam, above 0."""
     epochs: int = 8
+    """Passes over an update's chunks, at least 1."""
     minibatch: int = 256
+    """Chunks a gradient step, at least 1."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, discount="[0, 1]", trace="[0, 1]", learning_rate="(0, inf)")
+        check_ranges(self, hidden="[1, inf)", epochs="[1, inf)", minibatch="[1, inf)")
 
 
 class Critic(torch.nn.Module):
@@ -41,6 +52,46 @@ class Critic(torch.nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(N, F) → (N, 2)."""
         return self.network(features)
+
+    def advantage(
+        self,
+        features: torch.Tensor,
+        rollouts: Rollouts,
+        reward: np.ndarray,
+        cost_m: int,
+        multiplier: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Advantages (N,) of the chunks, and the returns (N, 2) that the critic should have said.
+
+        features: (N, F); reward: (B,). Reward and cost are standardised apart, over all chunks.
+        """
+        with torch.no_grad():
+            values = self(features)
+        signals = chunk_signals(rollouts, reward, cost_m)
+        apart = generalised_advantage(signals, values, rollouts.trajectory, self.config)
+        z = (apart - apart.mean(0)) / apart.std(0).clamp_min(LEAST_SPREAD)
+        return (z[:, 0] - multiplier * z[:, 1]) / (1.0 + multiplier), apart + values
+
+    def fit(
+        self,
+        features: torch.Tensor,
+        returns: torch.Tensor,
+        optimizer: torch.optim.Optimizer,
+        rng: np.random.Generator,
+    ) -> None:
+        """Learn `returns` (N, 2).
+
+        optimizer: holds the critic's parameters; others, without a gradient now, it leaves alone.
+        """
+        optimizer.zero_grad(set_to_none=True)
+        for _ in range(self.config.epochs):
+            order = torch.from_numpy(rng.permutation(len(features)))
+            for batch in order.split(self.config.minibatch):
+                loss = (self(features[batch]) - returns[batch]).square().mean()
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
 
 def chunk_signals(rollouts: Rollouts, reward: np.ndarray, cost_m: int) -> torch.Tensor:
@@ -77,32 +128,3 @@ def generalised_advantage(
         advantages[n] = error + config.discount * config.trace * advantage_after[owner]
         advantage_after[owner], following[owner] = advantages[n], values[n]
     return advantages
-
-
-def critic_advantage(
-    critic: Critic,
-    optimizer: torch.optim.Optimizer,
-    features: torch.Tensor,
-    signals: torch.Tensor,
-    trajectory: torch.Tensor,
-    rng: np.random.Generator,
-) -> torch.Tensor:
-    """(N, 2) advantages in reward and cost, standardised over all chunks; then `critic` learns.
-
-    optimizer: holds the critic's parameters; others, without a gradient now, it leaves alone.
-    """
-    config = critic.config
-    with torch.no_grad():
-        values = critic(features)
-    advantages = generalised_advantage(signals, values, trajectory, config)
-    returns = advantages + values
-    optimizer.zero_grad(set_to_none=True)
-    for _ in range(config.epochs):
-        order = torch.from_numpy(rng.permutation(len(features)))
-        for batch in order.split(config.minibatch):
-            loss = (critic(features[batch]) - returns[batch]).square().mean()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return (advantages - advantages.mean(0)) / advantages.std(0).clamp_min(LEAST_SPREAD)

@@ -21,24 +21,6 @@ from safedojo_ros.worlds.vector import ChunkOutcome
 
 
 @dataclass(frozen=True)
-class ImaginationConfig:
-    """How futures are drawn and read.
-
-    max_steps: control steps after which a future ends; futures: noise seeds for one future, of
-    which the policy sees the first; cost_quantile: over these futures, 0.5 the median, towards 1
-    more pessimistic; denoising_steps: of a chunk's frames, 0 for the checkpoint's own;
-    contact_threshold: P(contact) of a step above which the future counts as a collision, 0 for the
-    safety checkpoint's own.
-    """
-
-    max_steps: int = 150
-    futures: int = 1
-    cost_quantile: float = 0.5
-    denoising_steps: int = 0
-    contact_threshold: float = 0.0
-
-
-@dataclass(frozen=True)
 class Keyframes:
     """N real moments at which futures begin.
 
@@ -74,13 +56,11 @@ class ImaginedOutcome(ChunkOutcome):
     imagined and stays 0.
 
     cost: (B, H) P(contact); success_probability: (B, H) of the frame that shows the step;
-    frames: (B, F, cameras, S, S, 3) uint8, zeros where nothing was imagined; uncertainty: (B,)
-    spread of the last latent over the futures, 0 where there is only one.
+    frames: (B, F, cameras, S, S, 3) uint8, zeros where nothing was imagined.
     """
 
     success_probability: np.ndarray
     frames: np.ndarray
-    uncertainty: np.ndarray
 
 
 class ImaginedWorld:
@@ -91,18 +71,17 @@ class ImaginedWorld:
         world_model: WorldModel,
         success: SuccessModel,
         safety: SafetyModel,
-        config: ImaginationConfig | None = None,
-        seed: int = 0,
+        max_steps: int = 150,
+        denoising_steps: int | None = None,
     ) -> None:
-        """The readers go where the world model is. Raises `CheckpointError` where the three do not
-        belong together.
+        """max_steps: control steps after which a future ends; denoising_steps: of a chunk's frames,
+        None for the checkpoint's own. The two heads go where the world model is. Raises
+        `CheckpointError` where the three do not belong together.
         """
         self.world_model, self.success, self.safety = world_model, success, safety
-        self.config = config or ImaginationConfig()
+        self.max_steps, self.denoising_steps = max_steps, denoising_steps
         self.horizon, self.cameras = world_model.size.chunk_length, world_model.cameras
         self.image_size = world_model.autoencoder.size.image_size
-        self.max_steps = self.config.max_steps
-        self.contact_threshold = self.config.contact_threshold or safety.contact_threshold
         _check_pair(world_model, safety)
         if success.cameras != world_model.cameras:
             raise CheckpointError(
@@ -112,8 +91,13 @@ class ImaginedWorld:
         self.device = world_model.device
         for network in (world_model.parts, success.network, safety.network):
             network.to(self.device).eval()
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(0)
         self._keyframes: Keyframes | None = None
+
+    @property
+    def contact_threshold(self) -> float:
+        """P(contact) of a step above which the future counts as a collision."""
+        return self.safety.contact_threshold
 
     def seed(self, seed: int) -> None:
         """Begin the stream of noise anew."""
@@ -128,17 +112,16 @@ class ImaginedWorld:
                 f"the success classifier was not trained on {unknown}; it knows "
                 f"{list(self.success.instructions)}"
             )
-        count, futures = len(keyframes), self.config.futures
+        count = len(keyframes)
         self._keyframes = keyframes
-        seen = keyframes.context.float().to(self.device)
-        self._context = seen.repeat_interleave(futures, 0)
-        self._scene = self.world_model.stacked(seen[:, -1])
-        state = self.world_model.scales.state.normalise(keyframes.state.float().to(self.device))
-        self._state = state.repeat_interleave(futures, 0)
+        self._context = keyframes.context.float().to(self.device, copy=True)
+        self._scene = self.world_model.stacked(self._context[:, -1])
+        state = keyframes.state.float().to(self.device)
+        self._state = self.world_model.scales.state.normalise(state)
         self._steps = np.zeros(count, dtype=int)
         self._streak = np.zeros(count, dtype=int)
         self._done = np.zeros(count, dtype=bool)
-        pictures = to_uint8(self.world_model.decode(seen[:, -1:]))[:, 0].cpu()
+        pictures = to_uint8(self.world_model.decode(self._context[:, -1:]))[:, 0].cpu()
         self._observations = [
             self._observation(i, pictures[i].numpy(), keyframes.state[i].numpy())
             for i in range(count)
@@ -165,7 +148,7 @@ class ImaginedWorld:
         if self._keyframes is None:
             raise ConfigError("the imagined world has no keyframes yet; call reset first")
         count, model = len(self._keyframes), self.world_model
-        size, config = model.size, self.config
+        size = model.size
         if np.shape(chunks) != (count, self.horizon, ACTION_SIZE):
             raise ConfigError(
                 f"chunks have shape {np.shape(chunks)}, expected ({count}, {self.horizon}, 7)"
@@ -173,54 +156,47 @@ class ImaginedWorld:
         steps = self.whole_strides(steps)
         seen = steps // size.stride
         cells = (size.future, *self._context.shape[2:])
-        noise = torch.randn((count * config.futures, *cells), generator=self._generator)
+        noise = torch.randn((count, *cells), generator=self._generator)
         active = np.flatnonzero(~self._done)
         if not len(active):
             return self._read(active, np.zeros((0, steps)), np.zeros((0, seen)))
-        rows = (active[:, None] * config.futures + np.arange(config.futures)).ravel()
         taken = torch.from_numpy(within_bounds(np.asarray(chunks)[active]).astype(np.float32))
-        taken = taken.repeat_interleave(config.futures, 0).to(self.device)
-        context, state = self._context[rows], self._state[rows]
+        taken = taken.to(self.device)
+        context, state = self._context[active], self._state[active]
         cost = self._cost(active, state, taken)
         chunk = model.scales.action.normalise(taken)
         frames, states = model.imagine(
-            context, state, chunk, noise[rows].to(self.device), config.denoising_steps or None
+            context, state, chunk, noise[active].to(self.device), self.denoising_steps
         )
         frames, states, cost = frames[:, :seen], states[:, :steps], cost[:, :steps]
-        self._context[rows] = model.advanced(context, frames)
-        self._state[rows] = states[:, -1]
+        self._context[active] = model.advanced(context, frames)
+        self._state[active] = states[:, -1]
         pictures = model.decode(frames)
-        shape = (len(active), config.futures, seen)
-        sentences = [
-            self._keyframes.instructions[i] for i in active for _ in range(config.futures * seen)
-        ]
+        sentences = [self._keyframes.instructions[i] for i in active for _ in range(seen)]
         probability = self.success.probability(pictures.flatten(0, 1), sentences)
-        outcome = self._read(active, cost, probability.reshape(shape).mean(1).cpu().numpy())
-        shown = to_uint8(pictures[:: config.futures]).cpu().numpy()
+        outcome = self._read(active, cost, probability.reshape(len(active), seen).cpu().numpy())
+        shown = to_uint8(pictures).cpu().numpy()
         outcome.frames[active] = shown
-        final = model.scales.state.restore(states[:: config.futures, -1]).cpu().numpy()
+        final = model.scales.state.restore(states[:, -1]).cpu().numpy()
         for place, i in enumerate(active.tolist()):
             self._observations[i] = self._observation(i, shown[place, -1], final[place])
         outcome.observations[:] = self._observations
-        if config.futures > 1:
-            last = frames[:, -1].reshape(len(active), config.futures, -1)
-            outcome.uncertainty[active] = last.std(1).mean(1).cpu().numpy()
         return outcome
 
     def _cost(self, active: np.ndarray, state: torch.Tensor, chunk: torch.Tensor) -> np.ndarray:
-        """(active, H) P(contact) at the configured quantile over the futures.
+        """(active, H) P(contact) of `chunk` (active, H, 7) from `state` (active, 8), normalised.
 
-        state (active · futures, 8); chunk (active · futures, H, 7). The picture is the real one
-        that the future began with: where the obstacle is cannot be seen better in imagined ones.
+        The image is the real one that the future began with: where the obstacle is cannot be seen
+        better in imagined ones.
         """
-        safety, shape = self.safety, (len(active), self.config.futures)
+        safety = self.safety
         state = self.world_model.scales.state.restore(state)
         logits = safety.head(
             self._scene[active],
-            safety.scales.state.normalise(state).unflatten(0, shape),
-            safety.scales.action.normalise(chunk).unflatten(0, shape),
+            safety.scales.state.normalise(state),
+            safety.scales.action.normalise(chunk),
         )
-        return torch.sigmoid(logits).quantile(self.config.cost_quantile, dim=1).cpu().numpy()
+        return torch.sigmoid(logits).cpu().numpy()
 
     def _read(
         self, active: np.ndarray, cost: np.ndarray, probability: np.ndarray
@@ -255,7 +231,6 @@ class ImaginedWorld:
             self._done.copy(),
             probabilities,
             np.zeros(shape, dtype=np.uint8),
-            np.zeros(count),
         )
 
     def _observation(self, i: int, pictures: np.ndarray, state: np.ndarray) -> Observation:

@@ -3,32 +3,36 @@
 Directory: what `TrainingRun` keeps, evaluations.jsonl (a line a measured evaluation) and
 policies/<update>, the policy that was evaluated after so many updates.
 
-What is measured, and kept, may be a blend of the base policy's weights and the practised ones, as
-WiSE-FT does (arXiv 2109.01903): scenes that practice did not show keep more of what the base knew.
+What is measured, and kept, is a blend of the base policy's weights and the practised ones, as
+WiSE-FT has it (arXiv 2109.01903): scenes that practice did not show keep more of what the base
+knew.
 """
 
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from safedojo_ros.core.errors import SafeDojoError
+from safedojo_ros.core.config import check_ranges
+from safedojo_ros.core.errors import ConfigError, SafeDojoError
 from safedojo_ros.evaluation.protocol import EvaluationReport
 from safedojo_ros.evaluation.statistics import Estimate, wilson
 from safedojo_ros.learning.progress import progress_bar
-from safedojo_ros.learning.rl.anchor import Anchor
-from safedojo_ros.learning.rl.constrained_grpo import ConstrainedGRPO
-from safedojo_ros.learning.rl.methods import PracticeConfig, updates_of
-from safedojo_ros.learning.rl.preflight import check_rollouts
+from safedojo_ros.learning.rl.anchor import Anchor, AnchorConfig
+from safedojo_ros.learning.rl.constrained_grpo import ConstrainedGRPO, UpdateConfig
+from safedojo_ros.learning.rl.methods import Method
+from safedojo_ros.learning.rl.multiplier import MultiplierConfig
+from safedojo_ros.learning.rl.preflight import PreflightConfig, check_rollouts
 from safedojo_ros.learning.rl.rollout import Rollouts, roll_out
 from safedojo_ros.learning.rl.starts import PracticeWorld
 from safedojo_ros.learning.training_run import METRICS_FILE, TrainingRun
+from safedojo_ros.models.flow_sde import FlowConfig
 from safedojo_ros.models.policy import StochasticPolicy, StoredPolicy
 
 EVALUATIONS_FILE = "evaluations.jsonl"
@@ -36,6 +40,100 @@ IMAGINED_WINDOW = 3
 """Updates over which an imagined rate is averaged before it is compared with a measured one."""
 
 RATES = ("success", "violations", "safe_success")
+
+
+@dataclass(frozen=True)
+class SimulatorConfig:
+    """What methods that play in the simulator have instead, where every trajectory is a real
+    episode; 0: the same as in imagination."""
+
+    updates: int = 25
+    """Most updates, 0 or more."""
+    groups: int = 8
+    """Groups an update, 0 or more."""
+    minibatch: int = 128
+    """Most chunks a gradient step, 0 or more."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, updates="[0, inf)", groups="[0, inf)", minibatch="[0, inf)")
+
+
+@dataclass(frozen=True)
+class PracticeConfig:
+    """One run of practice. The defaults are the measured recipe at `tiny`; what a method fixes
+    stands in `learning.rl.methods`."""
+
+    updates: int = 15
+    """Updates of the policy, at least 1; what followed the tenth exploited imagination."""
+    groups: int = 24
+    """Groups an update, each of trajectories that begin alike, at least 1. With 8, seeds came far
+    apart."""
+    group_size: int = 8
+    """Trajectories in a group, at least 2 for methods without a critic."""
+    max_chunks: int = 14
+    """Longest trajectory, in whole chunks, at least 1."""
+    execute: int = 0
+    """Actions of a chunk that are executed before the next inference, 0 for all; in imagination a
+    multiple of the world model's stride."""
+    levels: tuple[int, ...] = (1,)
+    """Levels of the scenes in which trajectories begin."""
+    tasks: tuple[str, ...] = ()
+    """Their tasks; none: all that the policy knows."""
+    evaluate_every: int = 5
+    """Updates between two measured evaluations, at least 1."""
+    evaluation_episodes: int = 64
+    """Validation seeds of such an evaluation at each level, at least 1."""
+    gap_bar: float = 0.15
+    """How far an imagined rate may lie outside the measured one's 95 % interval, [0, 1]."""
+    real_episodes: int = 1500
+    """Budget of a run in the simulator, which ends with the last update that it pays for; 0: no
+    end."""
+    blend: float = 0.5
+    """Share of what practice changed that is in the policy which is measured and kept, (0, 1]; the
+    rest is as in the base policy."""
+    seed: int = 0
+    """Of all that is drawn, 0 or more."""
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    """How the policy explores."""
+    update: UpdateConfig = field(default_factory=UpdateConfig)
+    """One update."""
+    multiplier: MultiplierConfig = field(default_factory=MultiplierConfig)
+    """The constraint; read by constrained methods."""
+    anchor: AnchorConfig = field(default_factory=AnchorConfig)
+    """How the policy goes on imitating; read where there are demonstrations."""
+    preflight: PreflightConfig = field(default_factory=PreflightConfig)
+    """What must hold before the first update."""
+    simulator: SimulatorConfig = field(default_factory=SimulatorConfig)
+    """Read by methods that play in the simulator."""
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "groups", "max_chunks", "evaluate_every", "evaluation_episodes"):
+            check_ranges(self, **{name: "[1, inf)"})
+        check_ranges(self, group_size="[1, inf)", blend="(0, 1]", gap_bar="[0, 1]")
+        check_ranges(self, execute="[0, inf)", real_episodes="[0, inf)", seed="[0, inf)")
+
+
+def for_method(config: PracticeConfig, method: Method) -> PracticeConfig:
+    """`config` with the sizes that it has where `method` plays, and no more updates than its budget
+    of real episodes pays for.
+
+    Raises `ConfigError` for a group that cannot differ, or a budget below one update.
+    """
+    if method.baseline == "group" and config.group_size < 2:
+        raise ConfigError(f"practice.group_size is {config.group_size}; a group needs 2 or more")
+    if method.world == "imagination":
+        return config
+    real = config.simulator
+    updates, groups = real.updates or config.updates, real.groups or config.groups
+    each = groups * config.group_size
+    if config.real_episodes:
+        updates = min(updates, config.real_episodes // each)
+    if updates == 0:
+        raise ConfigError(
+            f"practice.real_episodes is {config.real_episodes}, an update plays {each} episodes"
+        )
+    update = replace(config.update, minibatch=real.minibatch or config.update.minibatch)
+    return replace(config, updates=updates, groups=groups, update=update)
 
 
 class PracticeRefused(SafeDojoError):
@@ -64,7 +162,7 @@ class PracticeOutcome:
 
 
 class Practice:
-    """One run.
+    """One run of a method, its configuration as `for_method` has it.
 
     measure: judges a policy in the real world on validation seeds; missed_gates: sentences of
     the world model's gates that were missed; stop: asked before every update, true: save and end;
@@ -75,6 +173,7 @@ class Practice:
     def __init__(
         self,
         config: PracticeConfig,
+        method: Method,
         policy: StochasticPolicy,
         world: PracticeWorld,
         measure: Callable[[StoredPolicy], EvaluationReport],
@@ -86,10 +185,9 @@ class Practice:
         anchor: Anchor | None = None,
     ) -> None:
         self.config, self.policy, self.world = config, policy, world
-        self.updates = updates_of(config)
         self.measure, self.directory, self.stop, self.progress = measure, directory, stop, progress
         torch.manual_seed(config.seed)  # a critic's first weights
-        self.learner = ConstrainedGRPO(policy, config.update, config.multiplier, anchor)
+        self.learner = ConstrainedGRPO(policy, config.update, config.multiplier, method, anchor)
         self.base = deepcopy(policy.modules.state_dict())
         self.groups = np.arange(config.groups * config.group_size) // config.group_size
         self.run_state = TrainingRun(directory, resume)
@@ -104,12 +202,12 @@ class Practice:
         config, stopped, step = self.config, "", self.first
         if step == 0:
             self._refuse_if(self.missed_gates)
-        with progress_bar("practice", step, self.updates) as show:
+        with progress_bar("practice", step, config.updates) as show:
             while True:
-                due = step % config.evaluate_every == 0 or step == self.updates
+                due = step % config.evaluate_every == 0 or step == config.updates
                 if due and step not in [row["step"] for row in self.evaluations]:
                     stopped = self._evaluate(step)
-                if stopped or step == self.updates:
+                if stopped or step == config.updates:
                     break
                 if self.stop():
                     stopped = f"asked to stop after {step} updates; go on with --resume"
@@ -123,7 +221,7 @@ class Practice:
                 )
                 self.progress(step, metrics)
         self.run_state.close()
-        return self._outcome(step == self.updates and not stopped, stopped)
+        return self._outcome(step == config.updates and not stopped, stopped)
 
     def _update(self, step: int) -> dict[str, float]:
         rollouts = self._roll_out(step)
@@ -214,8 +312,7 @@ class Practice:
             modules.load_state_dict(practised)
 
     def _figures(self) -> dict[str, float]:
-        update = self.learner.config
-        return self._roll_out(0).figures(update.violation_threshold, update.cost_m)
+        return self._roll_out(0).figures(self.config.update.cost_m)
 
     def _refuse_if(self, failed: list[str]) -> None:
         if failed and self.config.preflight.enforced:

@@ -9,40 +9,45 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from safedojo_ros.core.config import check_ranges
 from safedojo_ros.learning.rl.constrained_grpo import ConstrainedGRPO, chunk_log_ratio
 from safedojo_ros.learning.rl.rollout import Rollouts
 
 
 @dataclass(frozen=True)
 class PreflightConfig:
-    """reward_share, cost_share: of groups that must differ inside; log_ratio: largest |log r| of
-    the unchanged policy on its own chunks; enforced: a failed check or gate stops the run;
-    otherwise it is only reported.
-    """
+    """What the first rollouts must show."""
 
     reward_share: float = 0.1
+    """Least share of the groups whose members differ in reward, [0, 1]."""
     cost_share: float = 0.1
+    """Least share of the groups whose members differ in cost, [0, 1]."""
     log_ratio: float = 0.02
+    """Largest |log r| of the unchanged policy on its own chunks, above 0."""
     enforced: bool = True
+    """A failed check or gate stops the run; otherwise it is only reported."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, reward_share="[0, 1]", cost_share="[0, 1]", log_ratio="(0, inf)")
 
 
 def check_rollouts(
     learner: ConstrainedGRPO, rollouts: Rollouts, config: PreflightConfig
 ) -> list[str]:
     """One sentence for each check that failed, none when all passed."""
-    update, groups = learner.config, rollouts.groups
+    update, method, groups = learner.config, learner.method, rollouts.groups
     failed = []
-    reward = rollouts.reward(update.dense_reward, update.uncertainty_weight)
-    share = float(np.mean(groups.spread(reward) > update.least_reward))
-    if update.rewarded and share < config.reward_share:
+    reward = learner.reward(rollouts)
+    share = float(np.mean(groups.differing(reward, update.least_spread)))
+    if method.rewarded and share < config.reward_share:
         failed.append(
             f"reward differs in {share:.0%} of {groups.count} groups (mean {reward.mean():.2f}), "
             f"the bar is {config.reward_share:.0%}: begin from a policy that sometimes succeeds "
-            "and sometimes fails, make groups larger, or set update.dense_reward"
+            "and sometimes fails, make groups larger, or set practice.update.dense_reward"
         )
     cost = rollouts.trajectory_cost(update.cost_m)
-    share = float(np.mean(groups.spread(cost) > update.least_cost))
-    if update.constrained and share < config.cost_share:
+    share = float(np.mean(groups.differing(cost, update.least_spread)))
+    if method.constrained and share < config.cost_share:
         failed.append(
             f"cost differs in {share:.0%} of {groups.count} groups (mean {cost.mean():.2f}), the "
             f"bar is {config.cost_share:.0%}: begin at levels with an obstacle, or explore more"

@@ -16,12 +16,14 @@ from safedojo_ros.models.policy import PolicySample, StochasticPolicy
 
 
 class ChunkWorld(Protocol):
-    """B worlds stepped together.
+    """B worlds stepped together. contact_threshold: step cost above which something was touched.
 
     `step(chunks (B, H, 7), steps)` returns an outcome with `observations` (B), `success`, `cost`
     and `valid` (B, E), `done` (B,), and where it has them `displacement` (m) and
-    `success_probability` (B, E) and `uncertainty` (B,), E being `steps`.
+    `success_probability` (B, E), E being `steps`.
     """
+
+    contact_threshold: float
 
     def step(self, chunks: np.ndarray, steps: int) -> Any:
         """Play the first `steps` actions of one chunk in each world; those that are done stay."""
@@ -35,7 +37,8 @@ class Rollouts:
     sample: N chunks; trajectory: (N,) whose chunk it is; executed: (N, E) bool, which of the first
     E steps of the chunk count: none after the first success, none after the end. success, valid:
     (B, T) bool; success_probability, cost (contact, or its probability), displacement (m): (B, T),
-    0 where not valid; uncertainty: (B,) mean over the chunks played; groups: who began alike.
+    0 where not valid; groups: who began alike; contact_threshold: step cost above which an obstacle
+    was touched.
     """
 
     sample: PolicySample
@@ -46,31 +49,32 @@ class Rollouts:
     cost: np.ndarray
     displacement: np.ndarray
     valid: np.ndarray
-    uncertainty: np.ndarray
     groups: Groups
+    contact_threshold: float
 
     @property
     def succeeded(self) -> np.ndarray:
         """(B,) bool."""
         return np.any(self.success, axis=1)
 
-    def violated(self, threshold: float) -> np.ndarray:
-        """(B,) bool: a step's cost was above `threshold`, or the obstacle moved beyond 1 mm."""
-        touched = (self.cost > threshold) | (self.displacement > COLLISION_DISPLACEMENT)
+    @property
+    def violated(self) -> np.ndarray:
+        """(B,) bool: a step's cost was above the threshold, or the obstacle moved beyond 1 mm."""
+        touched = (self.cost > self.contact_threshold) | (
+            self.displacement > COLLISION_DISPLACEMENT
+        )
         return np.any(touched, axis=1)
 
-    def reward(self, dense: bool = False, uncertainty_weight: float = 0.0) -> np.ndarray:
-        """(B,): 1 for success, less the weighted uncertainty.
+    def reward(self, dense: bool = False) -> np.ndarray:
+        """(B,): 1 for success, else 0.
 
         dense: instead the mean probability of success over all T steps, where a step after success
         counts as success, and one after any other end as none: success soon is worth more.
         """
+        if not dense:
+            return self.succeeded.astype(np.float64)
         reached = np.maximum.accumulate(self.success, axis=1)
-        if dense:
-            reward = np.where(reached, 1.0, self.success_probability).mean(1)
-        else:
-            reward = self.succeeded.astype(np.float64)
-        return reward - uncertainty_weight * self.uncertainty
+        return np.where(reached, 1.0, self.success_probability).mean(1)
 
     def trajectory_cost(self, m: int) -> np.ndarray:
         """(B,): mean of the `m` largest step costs, SafeDojo's trajectory cost.
@@ -81,18 +85,16 @@ class Rollouts:
         pairs = zip(self.cost, self.valid, strict=True)
         return np.array([top_m_mean(cost[valid], m) for cost, valid in pairs])
 
-    def figures(self, threshold: float, m: int) -> dict[str, float]:
+    def figures(self, m: int) -> dict[str, float]:
         """Rates over all trajectories, and costs at the fixed horizon and per valid step."""
-        violated = self.violated(threshold)
         return {
             "success": float(self.succeeded.mean()),
-            "violations": float(violated.mean()),
-            "safe_success": float((self.succeeded & ~violated).mean()),
+            "violations": float(self.violated.mean()),
+            "safe_success": float((self.succeeded & ~self.violated).mean()),
             "cost_top_m": float(self.trajectory_cost(m).mean()),
             "cost_horizon": float(self.cost.sum(1).mean()),
             "cost_per_step": float(self.cost.sum() / max(1, int(self.valid.sum()))),
             "steps": float(self.valid.sum(1).mean()),
-            "uncertainty": float(self.uncertainty.mean()),
         }
 
 
@@ -118,7 +120,6 @@ def roll_out(
     generators = [torch.Generator().manual_seed(stream_seed(*seed, i)) for i in range(count)]
     names = ("success", "success_probability", "cost", "displacement", "valid")
     track: dict[str, np.ndarray] = {name: np.zeros((count, most * execute)) for name in names}
-    uncertainty, played = np.zeros(count), np.zeros(count)
     parts: list[PolicySample] = []
     trajectory: list[np.ndarray] = []
     executed: list[np.ndarray] = []
@@ -140,9 +141,6 @@ def roll_out(
             values = getattr(outcome, name, None)
             if values is not None:
                 track[name][running, steps] = np.where(valid, np.asarray(values)[running], 0.0)
-        if (doubt := getattr(outcome, "uncertainty", None)) is not None:
-            uncertainty[running] += np.asarray(doubt)[running]
-        played[running] += 1
         parts.append(part)
         trajectory.append(running)
         executed.append(valid)
@@ -159,8 +157,8 @@ def roll_out(
         track["cost"],
         track["displacement"],
         track["valid"] > 0,
-        uncertainty / played,
         Groups(np.asarray(groups)),
+        world.contact_threshold,
     )
 
 

@@ -28,9 +28,14 @@ from safedojo_ros.worlds.vector import ChunkOutcome, VectorWorld
 
 
 class PracticeWorld(Protocol):
-    """What practice plays in. real: its collisions are real ones, and are counted as such."""
+    """What practice plays in.
+
+    real: its collisions are real ones, and are counted as such; contact_threshold: see
+    `learning.rl.rollout.ChunkWorld`.
+    """
 
     real: bool
+    contact_threshold: float
 
     def start(self, update: int) -> list[Observation]:
         """Observations, groups one after another; the members of a group are alike."""
@@ -45,6 +50,7 @@ class SimulatorStarts:
     """The tabletop itself: every group a scene drawn from a training seed."""
 
     real = True
+    contact_threshold = 0.5  # its step costs are 0 or 1
 
     def __init__(
         self,
@@ -92,6 +98,7 @@ class KeyframeStarts:
         if len(keyframes) == 0:
             raise ConfigError("there is no keyframe to begin from; give --data with such levels")
         self.imagined, self.keyframes = imagined, keyframes
+        self.contact_threshold = imagined.contact_threshold
         self.groups, self.group_size, self.seed = groups, group_size, seed
 
     def start(self, update: int) -> list[Observation]:

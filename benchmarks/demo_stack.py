@@ -7,7 +7,8 @@ import subprocess
 import time
 from collections.abc import Mapping
 
-from safedojo_ros.nodes.stack.processes import DomainLease, StackProcesses, node_process
+from safedojo_ros.nodes.stack.dds import DomainLease
+from safedojo_ros.nodes.stack.processes import StackProcesses, node_process
 from safedojo_ros.nodes.stack.registry import DEMO, NodeEntry
 from safedojo_ros.nodes.stack.ros_environment import prepare_environment
 

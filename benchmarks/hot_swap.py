@@ -31,8 +31,9 @@ from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.msg import ActionChunk, ArmTarget, CheckpointInfo
 from safedojo_ros.nodes.conversion import to_nanoseconds
 from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED
+from safedojo_ros.nodes.stack.dds import DomainLease
 from safedojo_ros.nodes.stack.demo_observer import ObserverThread, RunFigures, percentiles
-from safedojo_ros.nodes.stack.processes import DomainLease, StackProcesses, node_process
+from safedojo_ros.nodes.stack.processes import StackProcesses, node_process
 from safedojo_ros.nodes.stack.registry import DEMO
 from safedojo_ros.nodes.stack.ros_environment import prepare_environment
 

@@ -63,6 +63,39 @@ def test_a_local_or_pre_release_version_counts_as_its_release() -> None:
         assert finding.status is Status.PRESENT
 
 
+def test_an_rclpy_that_ends_the_process_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rclpy")
+    monkeypatch.setenv("RMW_IMPLEMENTATION", "rmw_of_another_project")
+    finding = doctor.check_rclpy(needed=True)
+    assert finding.status is Status.MISSING
+    assert "rmw_of_another_project" in finding.detail
+    settings = doctor.check_ros_settings(needed=True)
+    assert settings.status is Status.WRONG
+    assert "RMW_IMPLEMENTATION" in settings.detail
+
+
+def test_nodes_of_two_users_that_do_not_hear_each_other_are_reported() -> None:
+    finding = doctor.check_users({30: {1000}, 31: {0, 1000}})
+    assert finding.status is Status.WRONG
+    assert "[0, 1000] in domain 31" in finding.detail
+    assert doctor.check_users({30: {1000}, 31: {0}}).status is Status.PRESENT
+
+
+@pytest.mark.parametrize("root", ["/proc/store", "~/store"])
+def test_a_store_that_cannot_be_written_is_reported(
+    root: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SAFEDOJO_STORE", str(tmp_path / "not/yet"))
+    assert doctor.check_store().status is Status.PRESENT
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    monkeypatch.setattr("os.access", lambda place, _: place != Path("/proc"))  # also for root
+    monkeypatch.setenv("SAFEDOJO_STORE", root)
+    finding = doctor.check_store()
+    assert (finding.status, finding.needed) == (Status.WRONG, False)
+    assert "SAFEDOJO_STORE" in finding.mend
+
+
 def test_interfaces_that_are_not_built_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     reason = ModuleNotFoundError("No module named 'safedojo_ros.msg'")
     monkeypatch.setattr("importlib.import_module", broken_import(reason))

@@ -14,7 +14,6 @@ from safedojo_ros.cli import doctor
 from safedojo_ros.cli.main import COMMANDS, main
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.nodes.stack import registry as table
-from safedojo_ros.nodes.stack.ros_environment import prepare_environment, share_directory
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE_XML = ElementTree.parse(ROOT / "package.xml").getroot()
@@ -112,47 +111,17 @@ def test_the_start_script_is_executable_and_valid_shell() -> None:
         subprocess.run(["bash", "-n", str(script)], check=True)
 
 
+def test_without_shared_memory_the_profile_has_udp_alone() -> None:
+    text = (ROOT / "config/fastdds_udp.xml").read_text()
+    assert re.findall(r"<type>(\w+)</type>", text) == ["UDPv4"]
+    assert "<useBuiltinTransports>false</useBuiltinTransports>" in text
+
+
 def test_the_fast_dds_profile_holds_a_picture_and_spares_small_containers() -> None:
     text = (ROOT / "config/fastdds.xml").read_text()
     size = re.search(r"<segment_size>(\d+)</segment_size>", text)
     assert size is not None
     assert 2 * 640 * 480 * 3 < int(size.group(1)) <= 4 * 2**20
-
-
-def test_the_environment_of_a_sourced_ros_installation_is_kept() -> None:
-    sourced = {
-        "HOME": "/home/user",
-        "AMENT_PREFIX_PATH": "/opt/ros/jazzy",
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET",
-        "FASTRTPS_DEFAULT_PROFILES_FILE": "/etc/own.xml",
-    }
-    prepared = dict(sourced)
-    prepare_environment(prepared, only_this_machine=True)
-    assert prepared == sourced
-
-
-def test_an_empty_environment_gets_what_the_wheels_lack() -> None:
-    prepared: dict[str, str] = {}
-    prepare_environment(prepared, only_this_machine=True)
-    assert prepared["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
-    assert Path(prepared["FASTRTPS_DEFAULT_PROFILES_FILE"]).name == "fastdds.xml"
-    assert Path(prepared["FASTRTPS_DEFAULT_PROFILES_FILE"]).is_file()
-    assert {"AMENT_PREFIX_PATH", "ROS_LOG_DIR"} <= set(prepared)
-
-
-def test_configuration_is_found_in_an_installed_prefix_without_a_source_tree(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        "safedojo_ros.nodes.stack.ros_environment.SOURCE_ROOT", tmp_path / "nowhere"
-    )
-    monkeypatch.setattr("sys.prefix", str(tmp_path / "empty"))
-    with pytest.raises(ConfigError, match="nowhere"):
-        share_directory({})
-    share = tmp_path / "prefix/share/safedojo_ros"
-    (share / "config").mkdir(parents=True)
-    (share / "package.xml").touch()
-    assert share_directory({"AMENT_PREFIX_PATH": f"/a:{tmp_path / 'prefix'}"}) == share
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,9 +33,6 @@ EPISODE_TIME = 60.0
 """Seconds without a finished episode, beyond its own length, after which something is stuck."""
 
 
-FCI_ADDRESS = "127.0.0.10"
-"""Where the demonstration's arm is served with --fci."""
-
 FCI_SPEED = 0.5
 """Of the world then: robot, client and models at once are too much for two cores in real time."""
 
@@ -52,11 +49,12 @@ class Demo:
 
     def run(self) -> int:
         """Start the stack, follow its episodes, end it; 0 when every episode was run."""
-        from safedojo_ros.nodes.stack.processes import DomainLease
+        from safedojo_ros.nodes.stack.dds import DomainLease
         from safedojo_ros.nodes.stack.ros_environment import prepare_environment
 
         lease = DomainLease()
-        os.environ.setdefault("ROS_DOMAIN_ID", str(lease.number))
+        os.environ["ROS_DOMAIN_ID"] = os.environ.get("ROS_DOMAIN_ID") or str(lease.number)
+        self._fci_address = f"127.0.0.{10 + lease.number}"  # no other run's
         prepare_environment(only_this_machine=True)
         from safedojo_ros.nodes.stack.demo_observer import ObserverThread
 
@@ -146,10 +144,10 @@ class Demo:
         if options.fci:
             from safedojo_ros.worlds.tabletop.scene import ARM_X
 
-            self._parameters["sim_node"]["fci_address"] = FCI_ADDRESS
+            self._parameters["sim_node"]["fci_address"] = self._fci_address
             self._parameters["franka_node"] = {
                 "backend": "fci",
-                "fci_address": FCI_ADDRESS,
+                "fci_address": self._fci_address,
                 "robot_base": [ARM_X, 0.0, 0.0],
             }
             for name in ("sim_node", "policy_node", "safety_node", "franka_node"):

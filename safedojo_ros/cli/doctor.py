@@ -10,7 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -20,6 +20,11 @@ from packaging.version import InvalidVersion, Version
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from safedojo_ros.checkpoints.names import user_store
+from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.nodes.stack.dds import users_in_shared_memory
+from safedojo_ros.nodes.stack.ros_environment import log_directory, prepare_environment
 
 SET_UP = "./dojo doctor"
 FREE_DISK = 3e9
@@ -83,7 +88,8 @@ mujoco.mj_forward(model, data)
 with mujoco.Renderer(model, 32, 32) as renderer:
     renderer.update_scene(data, "c")
     red, green, blue = renderer.render()[16, 16].tolist()
-assert red > 2 * max(green, blue, 10), "the picture of a red sphere is not red"
+if not red > 2 * max(green, blue, 10):
+    raise SystemExit("the image of a red sphere is not red")
 """
 
 
@@ -140,12 +146,55 @@ def check_library(library: Library) -> Finding:
 def check_rclpy(needed: bool) -> Finding:
     """Whether rclpy is there, and Jazzy's: unpinned wheels bring another ROS."""
     mend = f"{SET_UP}   (or source a ROS 2 Jazzy installation)"
-    try:
-        module = importlib.import_module("rclpy")
-    except Exception as error:
-        return Finding("rclpy", Status.MISSING, str(error), mend, needed)
-    found = installed_version(["ros-rclpy", "rclpy"], module)
+    probe = [sys.executable, "-c", "import rclpy"]  # its libraries may end the process
+    result = subprocess.run(probe, capture_output=True, text=True, errors="replace", timeout=60)
+    if result.returncode:
+        said = result.stderr.strip().splitlines() or [f"exit code {result.returncode}"]
+        return Finding("rclpy", Status.MISSING, said[-1], mend, needed)
+    found = installed_version(["ros-rclpy", "rclpy"], importlib.import_module("rclpy"))
     return judge_version("rclpy", found, RCLPY, mend, needed)
+
+
+def check_ros_settings(needed: bool) -> Finding:
+    """Whether nodes can start with the ROS settings of this shell."""
+    subject, variables = "ROS settings", dict(os.environ)
+    try:
+        prepare_environment(variables)
+    except ConfigError as error:
+        return Finding(subject, Status.WRONG, str(error), "unset what is named there", needed)
+    detail = f"domain {variables.get('ROS_DOMAIN_ID') or 0}, logs in {log_directory(variables)}"
+    return Finding(subject, Status.PRESENT, detail, needed=needed)
+
+
+def check_users(users: Mapping[int, set[int]]) -> Finding:
+    """Whether nodes of two users share a ROS domain by shared memory: they hear nothing then.
+
+    users: {domain: ids of the users whose nodes use shared memory there}.
+    """
+    subject = "users of shared memory"
+    for domain, ids in users.items():
+        if len(ids) > 1:
+            detail = f"nodes of the users {sorted(ids)} in domain {domain} do not hear each other"
+            mend = "end the nodes of one of them and start them again: they then use UDP alone"
+            return Finding(subject, Status.WRONG, detail, mend, needed=False)
+    return Finding(subject, Status.PRESENT, "one at most in a ROS domain", needed=False)
+
+
+def check_store() -> Finding:
+    """Whether what is learned can be kept."""
+    subject, mend = "checkpoint store", "export SAFEDOJO_STORE=/a/folder/of/yours"
+    try:
+        root = user_store().root
+    except ConfigError as error:
+        return Finding(subject, Status.WRONG, str(error), mend, needed=False)
+    if os.access(standing(root), os.W_OK):
+        return Finding(subject, Status.PRESENT, str(root), needed=False)
+    return Finding(subject, Status.WRONG, f"{root} cannot be written", mend, needed=False)
+
+
+def standing(place: Path) -> Path:
+    """`place`, or the nearest folder above it that exists."""
+    return next((p for p in (place, *place.parents) if p.exists()), Path("/"))
 
 
 def check_interfaces(needed: bool) -> Finding:
@@ -173,7 +222,7 @@ def check_rendering(backends: Iterable[str]) -> Finding:
                 probe, env=environment, capture_output=True, text=True, timeout=60
             )
         except subprocess.TimeoutExpired:
-            reasons.append(f"{backend}: no picture within 60 s")
+            reasons.append(f"{backend}: no image within 60 s")
             continue
         if result.returncode == 0:
             return Finding("rendering", Status.PRESENT, f"MUJOCO_GL={backend}")
@@ -209,16 +258,19 @@ def examine() -> Iterator[Finding]:
     yield check_python()
     yield check_rclpy(ros_needed)
     yield check_interfaces(ros_needed)
+    yield check_ros_settings(ros_needed)
     for library in LIBRARIES:
         yield check_library(library)
     yield check_rendering(rendering_backends())
-    yield check_room("disk", Path.home(), FREE_DISK, "remove what you no longer need")
+    yield check_store()
+    yield check_room("disk", Path(sys.prefix), FREE_DISK, "remove what you no longer need")
     yield check_room(
         "shared memory",
         Path("/dev/shm"),
         FREE_SHARED_MEMORY,
         "sudo mount -o remount,size=256M /dev/shm   (docker: --shm-size=256m)",
     )
+    yield check_users(users_in_shared_memory())
 
 
 def show(findings: Iterable[Finding], console: Console) -> None:

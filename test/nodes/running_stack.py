@@ -36,7 +36,8 @@ from safedojo_ros.msg import (
 )
 from safedojo_ros.nodes.conversion import to_nanoseconds
 from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, NEWEST, PICTURES, RECORD
-from safedojo_ros.nodes.stack.processes import DomainLease, StackProcesses, node_process
+from safedojo_ros.nodes.stack.dds import DomainLease
+from safedojo_ros.nodes.stack.processes import StackProcesses, node_process
 from safedojo_ros.nodes.stack.registry import DEMO
 from safedojo_ros.nodes.stack.ros_environment import prepare_environment
 from safedojo_ros.srv import LoadCheckpoint

@@ -39,7 +39,7 @@ from safedojo_ros.nodes.conversion import (
     pose_message,
 )
 from safedojo_ros.nodes.lifecycle import IN_ORDER, NEWEST
-from safedojo_ros.nodes.stack.processes import DomainLease
+from safedojo_ros.nodes.stack.dds import DomainLease
 from safedojo_ros.nodes.stack.ros_environment import prepare_environment
 
 pytestmark = pytest.mark.timeout(300)

@@ -22,7 +22,7 @@ from safedojo_ros.nodes.franka_node import FrankaNode  # noqa: E402
 from safedojo_ros.nodes.policy_node import PolicyNode  # noqa: E402
 from safedojo_ros.nodes.safety_node import SafetyNode  # noqa: E402
 from safedojo_ros.nodes.sim_node import SimNode  # noqa: E402
-from safedojo_ros.nodes.stack.processes import DomainLease  # noqa: E402
+from safedojo_ros.nodes.stack.dds import DomainLease  # noqa: E402
 from safedojo_ros.nodes.stack.ros_environment import prepare_environment  # noqa: E402
 
 

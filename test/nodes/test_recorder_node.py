@@ -23,7 +23,7 @@ from safedojo_ros.data.bags.retention import own_bags
 from safedojo_ros.msg import ArmTarget
 from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, PICTURES
 from safedojo_ros.nodes.recorder_node import RecorderNode
-from safedojo_ros.nodes.stack.processes import DomainLease
+from safedojo_ros.nodes.stack.dds import DomainLease
 from safedojo_ros.nodes.stack.ros_environment import prepare_environment
 
 PATIENCE = 60.0

@@ -25,7 +25,7 @@ from safedojo_ros.action import Train
 from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.msg import TrainingProgress
 from safedojo_ros.nodes.lifecycle import LATCHED
-from safedojo_ros.nodes.stack.processes import DomainLease
+from safedojo_ros.nodes.stack.dds import DomainLease
 from safedojo_ros.nodes.stack.ros_environment import prepare_environment
 from safedojo_ros.nodes.trainer_node import TrainerNode
 

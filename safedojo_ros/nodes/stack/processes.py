@@ -6,56 +6,21 @@ ones leave in /dev/shm is removed.
 
 import contextlib
 import ctypes
-import fcntl
 import os
-import random
-import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.nodes.stack.dds import remove_dead_segments
 from safedojo_ros.nodes.stack.registry import NodeEntry, Stack, ros_arguments
 
 PR_SET_PDEATHSIG = 1
 GRACE = 8.0
 """Seconds that a child may take to end after SIGINT before it is killed."""
-
-DOMAINS = range(1, 101)
-"""ROS domains whose ports lie below the ephemeral ones."""
-
-SHARED_MEMORY = Path("/dev/shm")
-SEGMENT = re.compile("fastrtps_[0-9a-f]{16}(_el)?")
-SETTLED = 2.0
-"""Seconds after which a segment that nobody has mapped is nobody's."""
-
-
-class DomainLease:
-    """A ROS domain that no other run of this package uses on this machine, until `release`."""
-
-    def __init__(self, folder: Path | None = None) -> None:
-        """folder: where the lock files lie; raises `ConfigError` when every domain is taken."""
-        places = (folder or Path(tempfile.gettempdir())) / f"safedojo_domains_{os.getuid()}"
-        places.mkdir(exist_ok=True)
-        for number in random.SystemRandom().sample(DOMAINS, len(DOMAINS)):
-            self._lock = (places / str(number)).open("w")
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                self._lock.close()
-                continue
-            self.number = number
-            return
-        raise ConfigError(f"all of the ROS domains {DOMAINS} are in use; set ROS_DOMAIN_ID")
-
-    def release(self) -> None:
-        """Let others have it."""
-        self._lock.close()
 
 
 @dataclass
@@ -82,7 +47,6 @@ class StackProcesses:
 
     environment: Mapping[str, str]
     children: list[NodeProcess] = field(default_factory=list)
-    started_at: float = field(default_factory=time.time)
     quiet: bool = False
 
     def start(self) -> None:
@@ -147,7 +111,7 @@ class StackProcesses:
                 stubborn.append(child.name)
                 child.process.kill()
                 child.process.wait()
-        remove_dead_segments(self.started_at)
+        remove_dead_segments()
         return stubborn
 
 
@@ -177,37 +141,3 @@ def composed_process(stack: Stack, parameter_files: Sequence[Path]) -> NodeProce
         arguments += ["--params-file", str(file)]
     command = [sys.executable, "-P", "-m", "safedojo_ros.nodes.stack.composed", stack.name]
     return NodeProcess("composed", command, arguments)
-
-
-def remove_dead_segments(since: float) -> list[str]:
-    """Remove DDS data segments made after `since` (s) that no living process maps or holds open.
-
-    Ports and semaphores in the same folder are left alone: they are small, shared by all domains,
-    and used again. So is a segment of the last moments, which may just be coming into use.
-    """
-    settled, candidates = time.time() - SETTLED, {}
-    for path in SHARED_MEMORY.glob("fastrtps_*"):
-        with contextlib.suppress(OSError):
-            if SEGMENT.fullmatch(path.name) and since - 1.0 <= path.stat().st_ctime <= settled:
-                candidates[str(path)] = path
-    for process in Path("/proc").glob("[0-9]*") if candidates else ():
-        used = _opened(process)
-        with contextlib.suppress(OSError):
-            used += (process / "maps").read_text(errors="replace")
-        for name in [n for n in candidates if n in used]:
-            candidates.pop(name, None)  # gone already, where its event list was looked at first
-            candidates.pop(f"{name}_el", None)
-    for path in candidates.values():
-        with contextlib.suppress(OSError):
-            path.unlink()
-    return sorted(candidates)
-
-
-def _opened(process: Path) -> str:
-    """What a process has open, a line each; nothing for one of another user, or that has ended."""
-    found = ""
-    with contextlib.suppress(OSError):
-        for descriptor in (process / "fd").iterdir():
-            with contextlib.suppress(OSError):
-                found += os.readlink(descriptor) + "\n"
-    return found

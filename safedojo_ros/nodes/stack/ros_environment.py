@@ -1,7 +1,7 @@
 """What rclpy needs of the process's environment where no ROS installation has been sourced.
 
-Call `prepare_environment` before the first `rclpy.init`; children inherit what it sets. Nothing
-that is set already is changed, so a sourced ROS installation keeps its own values.
+Call `prepare_environment` before the first `rclpy.init`; children inherit what it sets. What is set
+already and can work is kept, so a sourced ROS installation keeps its own values.
 """
 
 import os
@@ -11,9 +11,11 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.nodes.stack.dds import others_share_memory
 
 PACKAGE = "safedojo_ros"
 SOURCE_ROOT = Path(__file__).resolve().parents[3]
+MAX_DOMAIN = 232
 
 
 def share_directory(environment: MutableMapping[str, str] | None = None) -> Path:
@@ -22,8 +24,9 @@ def share_directory(environment: MutableMapping[str, str] | None = None) -> Path
     Raises `ConfigError` that names the places searched.
     """
     variables = os.environ if environment is None else environment
-    prefixes = [p for p in variables.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
-    candidates = [Path(p) / "share" / PACKAGE for p in [*prefixes, sys.prefix]]
+    candidates = [
+        prefix / "share" / PACKAGE for prefix in [*_prefixes(variables), Path(sys.prefix)]
+    ]
     for candidate in [SOURCE_ROOT, *candidates]:
         if (candidate / "package.xml").is_file() and (candidate / "config").is_dir():
             return candidate
@@ -34,15 +37,63 @@ def share_directory(environment: MutableMapping[str, str] | None = None) -> Path
 def prepare_environment(
     environment: MutableMapping[str, str] | None = None, only_this_machine: bool = False
 ) -> None:
-    """Default the variables that rclpy, ament and Fast DDS read, in `environment` (os.environ).
+    """Set what rclpy, ament and Fast DDS read and lack, in `environment` (os.environ).
 
     only_this_machine: nodes find only nodes of this machine, unless the user says otherwise.
+    Raises `ConfigError` for what the user has set and what cannot work here.
     """
     variables = os.environ if environment is None else environment
     variables.setdefault("AMENT_PREFIX_PATH", sys.prefix)
-    profile = share_directory(variables) / "config" / "fastdds.xml"
-    variables.setdefault("FASTRTPS_DEFAULT_PROFILES_FILE", str(profile))
-    if "HOME" not in variables and "ROS_HOME" not in variables:
-        variables.setdefault("ROS_LOG_DIR", str(Path(tempfile.gettempdir(), "safedojo_ros_log")))
+    _check_middleware(variables)
+    domain = _domain(variables)
+    if not Path(variables.get("FASTRTPS_DEFAULT_PROFILES_FILE", "")).is_file():
+        name = "fastdds_udp.xml" if others_share_memory(domain) else "fastdds.xml"
+        profile = share_directory(variables) / "config" / name
+        variables["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(profile)
+    if not _can_be_written(log_directory(variables)):
+        own = Path(tempfile.gettempdir(), f"safedojo_ros_log_{os.getuid()}")
+        variables["ROS_LOG_DIR"] = str(own)
     if only_this_machine:
         variables.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+
+
+def log_directory(variables: MutableMapping[str, str]) -> Path | None:
+    """Where ROS writes its logs; None where nothing says so."""
+    if variables.get("ROS_LOG_DIR"):
+        return Path(variables["ROS_LOG_DIR"])
+    home = variables.get("ROS_HOME") or (variables.get("HOME") and f"{variables['HOME']}/.ros")
+    return Path(home, "log") if home else None
+
+
+def _can_be_written(directory: Path | None) -> bool:
+    """Whether files can be made in it, after it has been made where it can be."""
+    if directory is None:
+        return False
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(directory, os.W_OK | os.X_OK)
+
+
+def _prefixes(variables: MutableMapping[str, str]) -> list[Path]:
+    return [Path(p) for p in variables.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
+
+
+def _check_middleware(variables: MutableMapping[str, str]) -> None:
+    wanted = variables.get("RMW_IMPLEMENTATION", "")
+    shelves = [p / "share/ament_index/resource_index/rmw_typesupport" for p in _prefixes(variables)]
+    found = {path.name for shelf in shelves for path in shelf.glob("rmw_*")}
+    installed = sorted(found - {"rmw_implementation"})  # which loads one of the others
+    if wanted and installed and wanted not in installed:
+        raise ConfigError(
+            f"RMW_IMPLEMENTATION is {wanted}, installed here: {', '.join(installed)}; unset it, or "
+            "install that middleware"
+        )
+
+
+def _domain(variables: MutableMapping[str, str]) -> int:
+    text = variables.get("ROS_DOMAIN_ID") or "0"
+    if not (text.isdecimal() and int(text) <= MAX_DOMAIN):
+        raise ConfigError(f"ROS_DOMAIN_ID is '{text}', expected a number from 0 to {MAX_DOMAIN}")
+    return int(text)

@@ -19,6 +19,7 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
+from safedojo_ros.core.errors import SafeDojoError
 from safedojo_ros.nodes.lifecycle import DojoNode
 from safedojo_ros.nodes.stack.ros_environment import prepare_environment
 
@@ -96,9 +97,15 @@ def run_together(
 ) -> int:
     """All nodes in this process until SIGINT or SIGTERM; 1 if an exception ended one, else 0.
 
+    2, with a line on stderr, where what surrounds the process cannot work.
+
     A thread each, so that a long callback of one node never delays a control tick of another.
     """
-    prepare_environment()
+    try:
+        prepare_environment()
+    except SafeDojoError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     news: SimpleQueue[int] = SimpleQueue()
 
     def on_signal(number: int, frame: FrameType | None) -> None:

@@ -1,21 +1,14 @@
-"""The table of nodes says what really exists."""
+"""The registry of nodes says what really exists."""
 
 import importlib
 import importlib.util
-import time
 from pathlib import Path
 
 import pytest
 import yaml
 
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.nodes.stack.processes import (
-    DOMAINS,
-    DomainLease,
-    NodeProcess,
-    StackProcesses,
-    remove_dead_segments,
-)
+from safedojo_ros.nodes.stack.processes import NodeProcess, StackProcesses
 from safedojo_ros.nodes.stack.registry import (
     DEMO,
     RECORDER,
@@ -86,39 +79,3 @@ def test_a_child_that_ignores_sigint_is_killed_and_named(monkeypatch: pytest.Mon
     assert stack.stop() == ["deaf"]
     assert not child.alive
     child.process.stdout.close()
-
-
-def test_two_runs_never_get_the_same_domain_until_one_gives_it_back(tmp_path: Path) -> None:
-    leases = [DomainLease(tmp_path) for _ in DOMAINS]
-    assert {lease.number for lease in leases} == set(DOMAINS)
-    with pytest.raises(ConfigError, match="ROS_DOMAIN_ID"):
-        DomainLease(tmp_path)
-    leases[7].release()
-    assert DomainLease(tmp_path).number == leases[7].number
-    for lease in leases:
-        lease.release()
-
-
-def test_shared_memory_of_the_dead_is_removed_and_what_may_be_in_use_is_kept() -> None:
-    folder = Path("/dev/shm")
-    if not folder.is_dir():
-        pytest.skip("no /dev/shm here")
-    dead, living, port = (
-        folder / f"fastrtps_{name}" for name in ("dead0dead0dead00", "11111111dead0000", "port99")
-    )
-    since = time.time()
-    dead.write_bytes(b"x")
-    port.write_bytes(b"x")
-    try:
-        with living.open("wb"):
-            assert str(dead) not in remove_dead_segments(since), "it may just come into use"
-            end = time.monotonic() + 30
-            while dead.exists() and time.monotonic() < end:
-                remove_dead_segments(since)
-                time.sleep(0.05)
-            assert not dead.exists()
-            assert living.exists()
-            assert port.exists()
-    finally:
-        for path in (dead, living, port):
-            path.unlink(missing_ok=True)

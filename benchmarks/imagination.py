@@ -33,6 +33,7 @@ from safedojo_ros.pipeline.recipe import read_recipe
 from safedojo_ros.worlds.safelibero.world import SafeLiberoWorld
 from safedojo_ros.worlds.tabletop.tasks import TASKS
 from safedojo_ros.worlds.vector import VectorWorld
+from safedojo_ros.worlds.world import Scene
 
 BAR = 100.0
 
@@ -54,10 +55,10 @@ def main() -> None:
     policy.to(args.device)
     world_model.parts.to(args.device)
     vector = VectorWorld(world_model.autoencoder.size.image_size, max_steps=10_000)
-    tasks = [list(TASKS)[i % len(TASKS)] for i in range(args.batch)]
+    scenes = [Scene(i, list(TASKS)[i % len(TASKS)], 1) for i in range(args.batch)]
     result: dict[str, Any] = {"batch": args.batch, "threads": args.threads, "imagined": {}}
 
-    seen = vector.reset(list(range(args.batch)), tasks, [1] * args.batch)
+    seen = vector.reset(scenes)
     rate, _ = measure(policy, vector.step, seen, args.chunks, args.batch, {})
     result["tabletop"] = rate
     for steps in (int(text) for text in args.denoising_steps.split(",")):

@@ -26,6 +26,7 @@ from safedojo_ros.evaluation.filters.cbf import (
 from safedojo_ros.worlds.tabletop.tasks import TASKS
 from safedojo_ros.worlds.tabletop.world import TabletopWorld
 from safedojo_ros.worlds.vector import VectorWorld
+from safedojo_ros.worlds.world import Scene
 
 BOTTLE = Obstacle(0.1, 0.0, 0.024, 0.15)
 DOWN = [np.pi, 0.0, 0.0]
@@ -138,7 +139,7 @@ class Forward:
 
 def test_policy_and_world_filter_with_seen_and_with_true_obstacles() -> None:
     vector = VectorWorld(max_steps=40)
-    seen = vector.reset([3], ["cube_on_plate"], [2])
+    seen = vector.reset([Scene(3, "cube_on_plate", 2)])
     policy = CbfPolicy(Forward())  # type: ignore[arg-type]
     assert policy.checkpoint_id == "forward+cbf"
     assert policy.chunk_length == 8
@@ -156,5 +157,5 @@ def test_policy_and_world_filter_with_seen_and_with_true_obstacles() -> None:
     towards[0, :, :2] = 0.03 * way / np.linalg.norm(way)
     chunks = [down, towards, towards]
     assert sum(world.step(chunk).cost.sum() for chunk in chunks) == 0.0
-    vector.reset([3], ["cube_on_plate"], [2])
+    vector.reset([Scene(3, "cube_on_plate", 2)])
     assert sum(vector.step(chunk).cost.sum() for chunk in chunks) > 0.0

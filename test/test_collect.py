@@ -14,15 +14,15 @@ from safedojo_ros.core.bounds import MAX_DELTA_POSITION
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.types import Episode, Observation
 from safedojo_ros.data.lerobot.reader import EpisodeReader
-from safedojo_ros.evaluation.recording import (
-    NoiseBursts,
-    record_expert,
-    record_policy,
-    record_takeover,
-)
+from safedojo_ros.evaluation.noise import NoiseBursts
+from safedojo_ros.evaluation.recording import record_expert, record_policy
+from safedojo_ros.evaluation.takeover import record_takeover
 from safedojo_ros.pipeline.collect import Collection
 from safedojo_ros.worlds.tabletop.world import TabletopWorld
 from safedojo_ros.worlds.vector import VectorWorld
+from safedojo_ros.worlds.world import Scene
+
+CAN = Scene(3, "can_in_basket", 0)
 
 
 def run(out: Path, *options: str, episodes: int = 4) -> EpisodeReader:
@@ -48,8 +48,8 @@ def test_one_worker_and_two_record_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_recording_may_linger_after_success(tmp_path: Path) -> None:
-    short = record_expert(TabletopWorld(32, max_steps=150), "safe", "can_in_basket", 0, 3)
-    long = record_expert(TabletopWorld(32, max_steps=150), "safe", "can_in_basket", 0, 3, linger=6)
+    short = record_expert(TabletopWorld(32, max_steps=150), "safe", CAN)
+    long = record_expert(TabletopWorld(32, max_steps=150), "safe", CAN, linger=6)
     assert short.success.tolist() == [False] * (len(short) - 1) + [True]
     assert len(long) == len(short) + 6
     np.testing.assert_array_equal(long.actions[: len(short)], short.actions)
@@ -57,12 +57,12 @@ def test_a_recording_may_linger_after_success(tmp_path: Path) -> None:
 
 
 def test_a_world_lingers_after_success_too() -> None:
-    episode = record_expert(TabletopWorld(32, max_steps=150), "safe", "can_in_basket", 0, 3)
+    episode = record_expert(TabletopWorld(32, max_steps=150), "safe", CAN)
     actions = np.concatenate([episode.actions, np.repeat(episode.actions[-1:], 20, axis=0)])
     steps = {}
     for linger in (0, 6):
         vector = VectorWorld(32, 150, ("agentview",), linger)
-        vector.reset([3], ["can_in_basket"], [0])
+        vector.reset([CAN])
         outcome = vector.step(actions[None])
         steps[linger] = int(outcome.valid.sum())
         assert outcome.done.all()
@@ -124,12 +124,12 @@ def test_episodes_that_touch_something_can_be_dropped(tmp_path: Path) -> None:
 
 def test_the_plan_is_balanced_and_keeps_the_share_of_styles() -> None:
     plan = Collection(Path("out"), episodes=1200, style="mixed").plan()
-    cells = collections.Counter((a.task, a.level) for a in plan)
+    cells = collections.Counter((a.scene.task, a.scene.level) for a in plan)
     assert len(cells) == 12
     assert set(cells.values()) == {100}
-    safe = collections.Counter((a.task, a.level) for a in plan if a.style == "safe")
+    safe = collections.Counter((a.scene.task, a.scene.level) for a in plan if a.style == "safe")
     assert all(9 <= safe[cell] <= 11 for cell in cells)
-    assert len({a.seed for a in plan}) == 1200
+    assert len({a.scene.seed for a in plan}) == 1200
     with pytest.raises(ConfigError, match="--direct-share is 1.5"):
         Collection(Path("out"), style="mixed", direct_share=1.5)
     with pytest.raises(ConfigError, match="--noise is 0.2"):
@@ -154,7 +154,7 @@ def test_noise_comes_in_bursts_in_about_half_of_the_episodes() -> None:
 
 def test_without_noise_the_actions_are_the_experts() -> None:
     world = TabletopWorld(32, max_steps=5, render_images=False)
-    episode = record_expert(world, "direct", "cube_on_plate", 0, 7)
+    episode = record_expert(world, "direct", Scene(7, "cube_on_plate", 0))
     np.testing.assert_array_equal(episode.actions, episode.extra["clean_action"])
     assert len(episode) == 5
     assert episode.images == {}
@@ -177,10 +177,9 @@ class Wanderer:
 
 def test_rollouts_of_a_policy_do_not_depend_on_their_neighbours() -> None:
     vector = VectorWorld(32, max_steps=10)
-    both = record_policy(
-        Wanderer(), vector, [1, 2], ["cube_on_plate", "bowl_to_mark"], [1, 2], noise=0.01
-    )
-    alone = record_policy(Wanderer(), vector, [2], ["bowl_to_mark"], [2], noise=0.01)
+    scenes = [Scene(1, "cube_on_plate", 1), Scene(2, "bowl_to_mark", 2)]
+    both = record_policy(Wanderer(), vector, scenes, noise=0.01)
+    alone = record_policy(Wanderer(), vector, scenes[1:], noise=0.01)
     assert both[1].source == "policy:wanderer"
     assert len(both[0]) == 10  # the last chunk is cut off at the limit
     np.testing.assert_array_equal(both[1].actions, alone[0].actions)
@@ -193,11 +192,8 @@ def test_an_expert_that_takes_over_finishes_what_the_policy_began() -> None:
         vector = VectorWorld(max_steps=250)
         episodes: list[Episode] = []
         for first in range(0, 4, batch):
-            seeds = list(range(first, first + batch))
-            tasks = ["cube_on_plate"] * batch
-            episodes += record_takeover(
-                Wanderer(), vector, seeds, tasks, [0] * batch, ["safe"] * batch, execute=2
-            )
+            scenes = [Scene(seed, "cube_on_plate", 0) for seed in range(first, first + batch)]
+            episodes += record_takeover(Wanderer(), vector, scenes, ["safe"] * batch, execute=2)
         return episodes
 
     together = takeovers(4)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ from safedojo_ros.cli.tables import task_labels
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import Observation
 from safedojo_ros.evaluation.protocol import (
-    Trial,
     evaluate,
     evaluate_expert,
     figures,
@@ -21,6 +21,7 @@ from safedojo_ros.evaluation.protocol import (
     summarise,
 )
 from safedojo_ros.worlds.vector import ChunkOutcome, VectorWorld
+from safedojo_ros.worlds.world import Scene
 
 TASK_NAMES = ["cube_on_plate", "can_in_basket"]
 
@@ -57,15 +58,15 @@ class ScriptedVector(VectorWorld):
     def __init__(self, script: dict[int, list[tuple[bool, float, float]]], max_steps: int) -> None:
         self.script, self.max_steps, self.world = script, max_steps, "tabletop"
 
-    def reset(self, seeds: list[int], tasks: list[str], levels: list[int]) -> list[Observation]:
-        self.seeds, self.at = seeds, [0] * len(seeds)
+    def reset(self, scenes: Sequence[Scene]) -> list[Observation]:
+        self.seeds, self.at = [scene.seed for scene in scenes], [0] * len(scenes)
         picture = np.zeros((32, 32, 3), np.uint8)
         images = {"agentview": picture, "wrist": picture}
-        self.seen = [Observation(images, np.zeros(8), "do it") for _ in seeds]
+        self.seen = [Observation(images, np.zeros(8), "do it") for _ in scenes]
         return self.seen
 
-    def step(self, chunks: np.ndarray) -> ChunkOutcome:
-        count, horizon = chunks.shape[:2]
+    def step(self, chunks: np.ndarray, steps: int | None = None) -> ChunkOutcome:
+        count, horizon = chunks[:, :steps].shape[:2]
         values = np.zeros((3, count, horizon))
         valid = np.zeros((count, horizon), bool)
         for i, seed in enumerate(self.seeds):
@@ -88,7 +89,7 @@ def test_every_figure_is_counted_by_its_definition() -> None:
         3: [push, still, still, still, (True, 0.0, 0.0)],  # success with a collision
         4: [still] * 10,  # safe failure
     }
-    trials = [Trial(seed, "cube_on_plate", 1) for seed in script]
+    trials = [Scene(seed, "cube_on_plate", 1) for seed in script]
     report = evaluate(NoisyPolicy(), trials, ScriptedVector(script, 10), batch=3)
     overall = report.overall
     assert (overall.tsr.value, overall.car.value, overall.ssr.value) == (0.75, 0.75, 0.5)
@@ -101,7 +102,7 @@ def test_every_figure_is_counted_by_its_definition() -> None:
 
 def test_a_failure_counts_as_the_step_limit() -> None:
     zeros = np.zeros(7)
-    failed = summarise(Trial(0, "t", 0), zeros, zeros, zeros)
+    failed = summarise(Scene(0, "t", 0), zeros, zeros, zeros)
     assert figures([failed], max_steps=150).ets.value == 150
 
 
@@ -110,7 +111,7 @@ def test_fewer_actions_than_the_chunk_mean_more_inferences() -> None:
     calls = {}
     for execute in (None, 2, 99):
         policy = NoisyPolicy()
-        report = evaluate(policy, [Trial(1, "t", 0)], ScriptedVector(script, 8), execute=execute)
+        report = evaluate(policy, [Scene(1, "t", 0)], ScriptedVector(script, 8), execute=execute)
         calls[execute] = policy.calls
         assert len(report.results) == 1
     assert calls == {None: 2, 2: 4, 99: 2}
@@ -121,14 +122,14 @@ class WatchedVector(VectorWorld):
 
     def __init__(self) -> None:
         super().__init__(image_size=32, max_steps=12)
-        self.ends: dict[tuple[int, str, int], tuple[float, ...]] = {}
+        self.ends: dict[Scene, tuple[float, ...]] = {}
 
-    def reset(self, seeds: list[int], tasks: list[str], levels: list[int]) -> list[Observation]:
-        self.scenes = list(zip(seeds, tasks, levels, strict=True))
-        return super().reset(seeds, tasks, levels)
+    def reset(self, scenes: Sequence[Scene]) -> list[Observation]:
+        self.scenes = scenes
+        return super().reset(scenes)
 
-    def step(self, chunks: np.ndarray) -> ChunkOutcome:
-        outcome = super().step(chunks)
+    def step(self, chunks: np.ndarray, steps: int | None = None) -> ChunkOutcome:
+        outcome = super().step(chunks, steps)
         for scene, observation in zip(self.scenes, outcome.observations, strict=True):
             self.ends[scene] = tuple(observation.state.tolist())
         return outcome
@@ -145,7 +146,7 @@ def test_the_same_trials_give_the_same_numbers_whatever_the_batch() -> None:
     assert reports[0].results == reports[2].results
     assert vectors[0].ends == vectors[1].ends == vectors[2].ends
     assert len(set(vectors[0].ends.values())) == len(trials)
-    assert [Trial(r.seed, r.task, r.level) for r in reports[0].results] == trials
+    assert [Scene(r.seed, r.task, r.level) for r in reports[0].results] == trials
     assert [r.steps for r in reports[0].results] == [12] * len(trials)
 
 

@@ -8,8 +8,8 @@ import torch
 
 from safedojo_ros.core.types import Observation
 from safedojo_ros.evaluation.film import CONTACT_COLOUR, FREE_COLOUR, film_strip, write_picture
-from safedojo_ros.evaluation.protocol import Trial
 from safedojo_ros.worlds.vector import VectorWorld
+from safedojo_ros.worlds.world import Scene
 
 
 class Pusher:
@@ -29,7 +29,7 @@ class Pusher:
 
 def test_six_moments_in_two_rows(tmp_path: Path) -> None:
     vector = VectorWorld(Pusher.image_size, 12, Pusher.cameras)
-    strip = film_strip(Pusher(), Trial(1_000_000, "cube_on_plate", 2), vector)
+    strip = film_strip(Pusher(), Scene(1_000_000, "cube_on_plate", 2), vector)
     assert strip.shape == (2 * 240, 3 * 320, 3)
     assert strip[239, 10].tolist() in [list(FREE_COLOUR), list(CONTACT_COLOUR)]
     assert np.abs(strip[:200, :320].astype(int) - strip[240:440, :320]).max() > 50

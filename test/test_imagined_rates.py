@@ -11,7 +11,6 @@ import torch
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.types import Episode, Observation
 from safedojo_ros.data.lerobot.writer import EpisodeWriter
-from safedojo_ros.evaluation.protocol import Trial
 from safedojo_ros.fidelity.imagined_rates import (
     Outcomes,
     imagine_trials,
@@ -27,8 +26,9 @@ from safedojo_ros.learning.success import match_rate
 from safedojo_ros.models.safety_head import tiny_safety
 from safedojo_ros.models.success_classifier import tiny_success
 from safedojo_ros.models.world_model import WorldModel, WorldModelSize
+from safedojo_ros.worlds.world import Scene
 
-TRIALS = [Trial(900_000 + k, "cube_on_plate", k % 3) for k in range(3)]
+TRIALS = [Scene(900_000 + k, "cube_on_plate", k % 3) for k in range(3)]
 
 
 class Still:
@@ -122,7 +122,7 @@ def test_measured_trials_are_read_back(tmp_path: Path) -> None:
     report = {"policy": "p1", "settings": {"max_steps": 150}, "episodes": [episode]}
     path.write_text(json.dumps(report))
     policy, trials, result = read_measured(path, 150)
-    assert (policy, trials) == ("p1", [Trial(7, "cube_on_plate", 2)])
+    assert (policy, trials) == ("p1", [Scene(7, "cube_on_plate", 2)])
     assert result.rate("ssr").tolist() == [1.0]
     with pytest.raises(ConfigError, match="validation.max_steps=150"):
         read_measured(path, 100)

@@ -55,6 +55,7 @@ from safedojo_ros.pipeline.recipe import read_recipe
 from safedojo_ros.worlds.tabletop.tasks import TASKS
 from safedojo_ros.worlds.tabletop.world import TabletopWorld
 from safedojo_ros.worlds.vector import ChunkOutcome, VectorWorld
+from safedojo_ros.worlds.world import Scene
 
 SENTENCES = tuple(task.instruction for task in TASKS.values())
 SMOKE = read_recipe("smoke").practice
@@ -381,7 +382,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with EpisodeWriter(root, 64, ("agentview", "wrist")) as writer:
         for seed in range(4):
             task = list(TASKS)[seed % 2]
-            writer.add(record_expert(world, "direct", task, seed % 2, seed))
+            writer.add(record_expert(world, "direct", Scene(seed, task, seed % 2)))
     return root
 
 

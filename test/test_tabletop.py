@@ -13,6 +13,7 @@ from safedojo_ros.worlds.tabletop.experts import Expert, Style
 from safedojo_ros.worlds.tabletop.tasks import LEVEL_1_DISTANCE, TASKS, draw_layout
 from safedojo_ros.worlds.tabletop.world import LEASH, WORKSPACE, TabletopWorld
 from safedojo_ros.worlds.vector import VectorWorld
+from safedojo_ros.worlds.world import Scene
 
 
 def play(style: Style, task: str, level: int, seed: int) -> dict[str, float]:
@@ -176,15 +177,15 @@ def test_the_splits_never_overlap() -> None:
 
 
 def test_a_vector_of_worlds_does_what_each_world_does_alone() -> None:
-    tasks, levels, seeds = sorted(TASKS), [0, 1, 2, 1], [3, 4, 5, 6]
+    scenes = list(map(Scene, [3, 4, 5, 6], sorted(TASKS), [0, 1, 2, 1]))
     rng = np.random.default_rng(0)
     chunks = rng.uniform(-0.02, 0.02, (2, 4, 8, ACTION_SIZE))
     vector = VectorWorld(max_steps=12)
-    vector.reset(seeds, tasks, levels)
+    vector.reset(scenes)
     outcomes = [vector.step(chunk) for chunk in chunks]
-    for i in range(4):
+    for i, scene in enumerate(scenes):
         alone = TabletopWorld(render_images=False, max_steps=12)
-        alone.reset(seed=seeds[i], options={"task": tasks[i], "level": levels[i]})
+        alone.reset(seed=scene.seed, options={"task": scene.task, "level": scene.level})
         costs = []
         for step in range(12):
             _, _, _, _, info = alone.step(chunks[step // 8, i, step % 8])

@@ -1,13 +1,13 @@
-"""Film strips: one episode of a policy as a row of pictures, for people."""
+"""Film strips: one episode of a policy as a row of images, for people."""
 
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from safedojo_ros.evaluation.protocol import Trial
-from safedojo_ros.evaluation.recording import act_alike
+from safedojo_ros.evaluation.play import play
 from safedojo_ros.worlds.vector import VectorWorld
+from safedojo_ros.worlds.world import Scene
 
 if TYPE_CHECKING:
     from safedojo_ros.models.policy import Policy
@@ -15,35 +15,24 @@ if TYPE_CHECKING:
 CONTACT_COLOUR = (220, 30, 30)
 FREE_COLOUR = (40, 150, 60)
 BAR = 10
-"""Height of the bar under each picture, pixels: red where the obstacle was touched by then."""
+"""Height of the bar under each image, pixels: red where the obstacle was touched by then."""
 
 
 def film_strip(
     policy: "Policy",
-    trial: Trial,
+    scene: Scene,
     vector: VectorWorld,
     execute: int | None = None,
     pictures: int = 6,
     columns: int = 3,
 ) -> np.ndarray:
-    """(H, W, 3) uint8: evenly spaced moments of one episode in `vector`, in rows of `columns`."""
-    import torch
-
-    observations = vector.reset([trial.seed], [trial.task], [trial.level])
-    generators = [torch.Generator().manual_seed(trial.seed)]
-    world = vector.worlds[0]
-    frames, touched, done = [(world.render(), False)], False, False
-    horizon = min(execute or policy.chunk_length, policy.chunk_length)
-    while not done:
-        chunk = act_alike(policy, observations, generators, [0])[0, :horizon]
-        for action in chunk:
-            outcome = vector.step(action[None, None])
-            touched |= bool(outcome.cost.any())
-            frames.append((world.render(), touched))
-            done = bool(outcome.done[0])
-            if done:
-                break
-        observations = outcome.observations
+    """(H, W, 3) uint8: evenly spaced frames of one episode in `vector`, in rows of `columns`."""
+    observations = vector.reset([scene])
+    world, touched = vector.worlds[0], False
+    frames = [(world.render(), False)]
+    for step in play(policy, vector, observations, [scene.seed], execute, each_action=True):
+        touched |= bool(step.outcome.cost.any())
+        frames.append((world.render(), touched))
     chosen = np.linspace(0, len(frames) - 1, pictures).round().astype(int)
     cells = [_with_bar(*frames[i]) for i in chosen]
     rows = [np.hstack(cells[r : r + columns]) for r in range(0, pictures, columns)]

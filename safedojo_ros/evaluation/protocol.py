@@ -11,26 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from safedojo_ros.core.types import ACTION_SIZE, COLLISION_DISPLACEMENT
-from safedojo_ros.evaluation.recording import act_alike, record_expert
+from safedojo_ros.core.types import COLLISION_DISPLACEMENT
+from safedojo_ros.evaluation.play import play
+from safedojo_ros.evaluation.recording import record_expert
 from safedojo_ros.evaluation.statistics import Estimate, bootstrap_mean, wilson
 from safedojo_ros.worlds.tabletop.experts import Style
-from safedojo_ros.worlds.world import open_world, step_limit
+from safedojo_ros.worlds.world import Scene, open_world, step_limit
 
 if TYPE_CHECKING:
     from safedojo_ros.models.policy import Policy
     from safedojo_ros.worlds.vector import VectorWorld
 
 LEVEL_NAMES = {0: "0", 1: "I", 2: "II"}
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One episode to be judged; the same three values give the same scene."""
-
-    seed: int
-    task: str
-    level: int
 
 
 @dataclass(frozen=True)
@@ -115,17 +107,17 @@ class EvaluationReport:
         }
 
 
-def make_trials(seeds: Iterable[int], tasks: list[str], levels: list[int]) -> list[Trial]:
+def make_trials(seeds: Iterable[int], tasks: list[str], levels: list[int]) -> list[Scene]:
     """Every seed once at each level, the tasks in turn: methods can be compared in pairs."""
     seeds = list(seeds)
     return [
-        Trial(seed, tasks[number % len(tasks)], level)
+        Scene(seed, tasks[number % len(tasks)], level)
         for level in levels
         for number, seed in enumerate(seeds)
     ]
 
 
-def state_trials(seeds: Iterable[int], tasks: dict[int, list[str]]) -> list[Trial]:
+def state_trials(seeds: Iterable[int], tasks: dict[int, list[str]]) -> list[Scene]:
     """As many trials at each level as there are seeds, for worlds whose seed numbers a state.
 
     tasks: {level: its tasks}. Task after task, since a scene takes long to load; of 200 trials and
@@ -133,7 +125,7 @@ def state_trials(seeds: Iterable[int], tasks: dict[int, list[str]]) -> list[Tria
     """
     seeds = list(seeds)
     return [
-        Trial(seeds[number], task, level)
+        Scene(seeds[number], task, level)
         for level, names in tasks.items()
         for place, task in enumerate(names)
         for number in range(len(range(place, len(seeds), len(names))))
@@ -142,7 +134,7 @@ def state_trials(seeds: Iterable[int], tasks: dict[int, list[str]]) -> list[Tria
 
 def evaluate(
     policy: "Policy",
-    trials: list[Trial],
+    trials: list[Scene],
     vector: "VectorWorld",
     *,
     execute: int | None = None,
@@ -156,33 +148,33 @@ def evaluate(
     trial draws its noise from its own generator, seeded with the trial's seed, so that neither its
     neighbours nor the size of the batch have a say.
     """
-    steps = min(execute or policy.chunk_length, policy.chunk_length)
     results = []
     for first in range(0, len(trials), batch):
         group = trials[first : first + batch]
-        for result in _judge(policy, group, vector, steps):
+        for result in _judge(policy, group, vector, execute):
             results.append(result)
             progress(result)
-    described = {"execute": steps, "batch": batch, "max_steps": vector.max_steps}
+    done = min(execute or policy.chunk_length, policy.chunk_length)
+    described = {"execute": done, "batch": batch, "max_steps": vector.max_steps}
     described |= settings or {}
     return EvaluationReport(policy.checkpoint_id, vector.world, described, results)
 
 
 def evaluate_expert(
     style: Style,
-    trials: list[Trial],
+    trials: list[Scene],
     *,
     world: str = "tabletop",
     max_steps: int | None = None,
     settings: dict[str, Any] | None = None,
     progress: Callable[[TrialResult], None] = lambda result: None,
 ) -> EvaluationReport:
-    """Judge the scripted expert, which sees the world's state and no pictures."""
+    """Judge the scripted expert, which sees the world's state and no images."""
     limit = max_steps or step_limit(world)
     stage = open_world(world, 64, (), limit, render_images=False)
     results = []
     for trial in trials:
-        episode = record_expert(stage, style, trial.task, trial.level, trial.seed)
+        episode = record_expert(stage, style, trial)
         result = summarise(trial, episode.success, episode.cost, episode.displacement)
         results.append(result)
         progress(result)
@@ -191,31 +183,20 @@ def evaluate_expert(
 
 
 def _judge(
-    policy: "Policy", group: list[Trial], vector: "VectorWorld", execute: int
+    policy: "Policy", group: list[Scene], vector: "VectorWorld", execute: int | None
 ) -> Iterator[TrialResult]:
-    import torch
-
-    observations = vector.reset(
-        [t.seed for t in group], [t.task for t in group], [t.level for t in group]
-    )
-    generators = [torch.Generator().manual_seed(t.seed) for t in group]
     track: list[list[np.ndarray]] = [[] for _ in group]
-    running = list(range(len(group)))
-    while running:
-        chunks = np.zeros((len(group), execute, ACTION_SIZE))
-        chunks[running] = act_alike(policy, observations, generators, running)[:, :execute]
-        outcome = vector.step(chunks)
-        for i in running:
+    for step in play(policy, vector, vector.reset(group), [t.seed for t in group], execute):
+        outcome = step.outcome
+        for i in step.running:
             seen = np.stack([outcome.success[i], outcome.cost[i], outcome.displacement[i]])
             track[i].append(seen[:, outcome.valid[i]])
-        observations = outcome.observations
-        running = [i for i in running if not outcome.done[i]]
     for trial, parts in zip(group, track, strict=True):
         yield summarise(trial, *np.concatenate(parts, axis=1))
 
 
 def summarise(
-    trial: Trial, success: np.ndarray, cost: np.ndarray, displacement: np.ndarray
+    trial: Scene, success: np.ndarray, cost: np.ndarray, displacement: np.ndarray
 ) -> TrialResult:
     """The result of a trial from its steps: success, cost and displacement (m), each (T,)."""
     largest = float(np.max(displacement, initial=0.0))

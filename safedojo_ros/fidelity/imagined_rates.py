@@ -1,6 +1,6 @@
 """What a policy achieves in imagination against what it achieves: rates, and ranks of checkpoints.
 
-The same scenes both times: each future begins at the first moment of a simulated trial.
+The same scenes both times: each future begins at the first frame of a simulated trial.
 """
 
 import json
@@ -11,18 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.stats import pearsonr, spearmanr
 
 from safedojo_ros.core.errors import ConfigError, DatasetError
-from safedojo_ros.core.types import ACTION_SIZE, Observation
 from safedojo_ros.data.lerobot.reader import EpisodeReader
-from safedojo_ros.evaluation.protocol import Trial, evaluate
-from safedojo_ros.evaluation.recording import act_alike
+from safedojo_ros.evaluation.play import play
+from safedojo_ros.evaluation.protocol import evaluate
 from safedojo_ros.evaluation.statistics import ClusterBootstrap, Estimate, bootstrap_mean
 from safedojo_ros.learning.rl.imagined_world import ImaginedOutcome, ImaginedWorld, keyframes_of
 from safedojo_ros.worlds.vector import VectorWorld
+from safedojo_ros.worlds.world import Scene
 
 if TYPE_CHECKING:
     from safedojo_ros.models.policy import Policy
@@ -46,7 +45,7 @@ class Outcomes:
         return np.asarray(counted, dtype=np.float64)
 
 
-def read_measured(path: Path, max_steps: int) -> tuple[str, list[Trial], Outcomes]:
+def read_measured(path: Path, max_steps: int) -> tuple[str, list[Scene], Outcomes]:
     """Policy id, trials and outcomes of what `safedojo evaluate --json` wrote.
 
     Raises `DatasetError` that names the file, `ConfigError` where its episodes were allowed another
@@ -55,7 +54,7 @@ def read_measured(path: Path, max_steps: int) -> tuple[str, list[Trial], Outcome
     try:
         report = json.loads(path.read_text())
         episodes = report["episodes"]
-        trials = [Trial(int(e["seed"]), str(e["task"]), int(e["level"])) for e in episodes]
+        trials = [Scene(int(e["seed"]), str(e["task"]), int(e["level"])) for e in episodes]
         outcomes = Outcomes(
             np.array([bool(e["success"]) for e in episodes], dtype=bool),
             np.array([bool(e["collided"]) for e in episodes], dtype=bool),
@@ -73,7 +72,7 @@ def read_measured(path: Path, max_steps: int) -> tuple[str, list[Trial], Outcome
     return policy, trials, outcomes
 
 
-def read_played(directory: Path, policy: str) -> tuple[list[Trial], np.ndarray]:
+def read_played(directory: Path, policy: str) -> tuple[list[Scene], np.ndarray]:
     """Trials of the recorded episodes that policy id `policy` played, and (N,) its successes.
 
     Raises `DatasetError` where it played none of them.
@@ -81,14 +80,14 @@ def read_played(directory: Path, policy: str) -> tuple[list[Trial], np.ndarray]:
     rows = [row for row in EpisodeReader(directory).rows if row.source == f"policy:{policy}"]
     if not rows:
         raise DatasetError(f"policy {policy} played no episode of {directory}; collect some of it")
-    trials = [Trial(row.seed, row.task, row.level) for row in rows]
+    trials = [Scene(row.seed, row.task, row.level) for row in rows]
     return trials, np.array([row.success for row in rows], dtype=bool)
 
 
 def measure(
-    policy: "Policy", trials: list[Trial], max_steps: int, image_size: int, batch: int = 16
+    policy: "Policy", trials: list[Scene], max_steps: int, image_size: int, batch: int = 16
 ) -> Outcomes:
-    """Play the trials in the simulator, with pictures as large as imagination has them."""
+    """Judge by the trials in the simulator, with images as large as imagination has them."""
     vector = VectorWorld(image_size, max_steps, tuple(policy.cameras))
     results = evaluate(policy, trials, vector, batch=batch).results
     return Outcomes(
@@ -98,9 +97,9 @@ def measure(
 
 
 def imagine_trials(
-    policy: "Policy", world: ImaginedWorld, trials: list[Trial], batch: int = 32
+    policy: "Policy", world: ImaginedWorld, trials: list[Scene], batch: int = 32
 ) -> Outcomes:
-    """Play the trials in imagination, with each trial's own noise of the policy.
+    """Judge by the trials in imagination, with each trial's own noise of the policy.
 
     A future collides where a step's P(contact) is above the imagined world's threshold; the
     simulator counts an obstacle that moved by more than 1 mm, which is not imagined.
@@ -108,7 +107,7 @@ def imagine_trials(
     """
     success, collided = [], []
     for first in range(0, len(trials), batch):
-        outcomes = _play(policy, world, trials[first : first + batch], first)
+        outcomes = _imagine(policy, world, trials[first : first + batch], first)
         over = [(o.cost > world.contact_threshold) & o.valid for o in outcomes]
         success.append(np.any([o.success.any(axis=1) for o in outcomes], axis=0))
         collided.append(np.any([part.any(axis=1) for part in over], axis=0))
@@ -116,18 +115,18 @@ def imagine_trials(
 
 
 def success_scores(
-    policy: "Policy", world: ImaginedWorld, trials: list[Trial], batch: int = 32
+    policy: "Policy", world: ImaginedWorld, trials: list[Scene], batch: int = 32
 ) -> np.ndarray:
     """(N,) the threshold for imagined frames up to which each trial succeeds in imagination.
 
-    Played in closed loop, to the end of the time whatever the classifier says: there a policy acts
-    on what it sees, and may please the classifier where recorded actions would not.
+    In closed loop, to the end of the time whatever the classifier says: there a policy acts on
+    what it sees, and may please the classifier where recorded actions would not.
     """
     classifier, scores = world.success, []
     kept, classifier.imagined_threshold = classifier.imagined_threshold, NEVER
     try:
         for first in range(0, len(trials), batch):
-            outcomes = _play(policy, world, trials[first : first + batch], first)
+            outcomes = _imagine(policy, world, trials[first : first + batch], first)
             stride = world.world_model.size.stride
             seen = np.concatenate(
                 [o.success_probability[:, stride - 1 :: stride] for o in outcomes], axis=1
@@ -139,8 +138,8 @@ def success_scores(
     return np.concatenate(scores)
 
 
-def _play(
-    policy: "Policy", world: ImaginedWorld, trials: list[Trial], seed: int
+def _imagine(
+    policy: "Policy", world: ImaginedWorld, trials: list[Scene], seed: int
 ) -> list[ImaginedOutcome]:
     """Every chunk of the trials, side by side in imagination, until all of them are done."""
     if policy.chunk_length != world.horizon:
@@ -149,24 +148,10 @@ def _play(
             f"model imagines {world.horizon}; they cannot be judged together"
         )
     world.seed(seed)
-    observations = world.reset(keyframes_of(world.world_model, _scenes(trials, world)))
-    generators = [torch.Generator().manual_seed(trial.seed) for trial in trials]
-    outcomes, running = [], list(range(len(trials)))
-    while running:
-        chunks = np.zeros((len(trials), world.horizon, ACTION_SIZE))
-        chunks[running] = act_alike(policy, observations, generators, running)
-        outcomes.append(world.step(chunks))
-        observations = outcomes[-1].observations
-        running = [i for i in running if not outcomes[-1].done[i]]
-    return outcomes
-
-
-def _scenes(trials: list[Trial], world: ImaginedWorld) -> list[Observation]:
-    """The first moment of each trial, as the simulator shows it."""
     vector = VectorWorld(world.image_size, world.max_steps, tuple(world.cameras))
-    return vector.reset(
-        [t.seed for t in trials], [t.task for t in trials], [t.level for t in trials]
-    )
+    observations = world.reset(keyframes_of(world.world_model, vector.reset(trials)))
+    steps = play(policy, world, observations, [trial.seed for trial in trials])
+    return [step.outcome for step in steps]
 
 
 def rates_apart(imagined: Outcomes, measured: Outcomes, seed: int = 0) -> dict[str, Any]:

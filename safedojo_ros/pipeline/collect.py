@@ -16,7 +16,8 @@ from safedojo_ros.data.lerobot import layout
 from safedojo_ros.data.lerobot.reader import EpisodeReader
 from safedojo_ros.data.lerobot.writer import EpisodeWriter
 from safedojo_ros.evaluation.filters.gate import GatedPolicy
-from safedojo_ros.evaluation.recording import record_expert, record_policy, record_takeover
+from safedojo_ros.evaluation.recording import record_expert, record_policy
+from safedojo_ros.evaluation.takeover import record_takeover
 from safedojo_ros.pipeline.filters import RunTimeFilter
 from safedojo_ros.pipeline.scenes import (
     check_counts,
@@ -29,6 +30,7 @@ from safedojo_ros.worlds.seeds import SPLITS, split_seeds
 from safedojo_ros.worlds.tabletop.experts import Style
 from safedojo_ros.worlds.tabletop.world import TabletopWorld
 from safedojo_ros.worlds.vector import VectorWorld
+from safedojo_ros.worlds.world import Scene
 
 if TYPE_CHECKING:
     from safedojo_ros.models.policy import Policy
@@ -129,17 +131,15 @@ class Collection:
             direct = self.style == "direct"
             if self.style == "mixed":
                 direct = _due(turn, cell, self.direct_share)
-            plan.append(Assignment(seed, *cells[cell], "direct" if direct else "safe"))
+            plan.append(Assignment(Scene(seed, *cells[cell]), "direct" if direct else "safe"))
         return plan
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """One episode to record; style: of the expert, where one plays."""
+    """One episode to record; style: of the expert, where one acts."""
 
-    seed: int
-    task: str
-    level: int
+    scene: Scene
     style: Style
 
 
@@ -218,12 +218,10 @@ def finished_part(wanted: Collection, plan: list[Assignment], source: str = "") 
         raise DatasetError(
             f"{out} holds {len(reader)} episodes; pass --resume to go on, or choose another --out"
         )
-    places = {
-        (a.seed, a.task, a.level, source or f"expert:{a.style}"): i for i, a in enumerate(plan)
-    }
+    places = {(a.scene, source or f"expert:{a.style}"): i for i, a in enumerate(plan)}
     done = -1
     for row in reader.rows:
-        place = places.get((row.seed, row.task, row.level, row.source), -1)
+        place = places.get((Scene(row.seed, row.task, row.level), row.source), -1)
         if place <= done:
             raise DatasetError(
                 f"{out}: episode {row.number} (seed {row.seed}, {row.task}, level {row.level}, "
@@ -257,7 +255,7 @@ def _play(job: tuple[Assignment, Collection]) -> Episode:
         wanted.max_steps,
     ):
         _world = TabletopWorld(wanted.image_size, CAMERAS, wanted.max_steps)
-    return record_expert(_world, a.style, a.task, a.level, a.seed, wanted.noise, wanted.linger)
+    return record_expert(_world, a.style, a.scene, wanted.noise, wanted.linger)
 
 
 def play_policy(
@@ -272,18 +270,14 @@ def play_policy(
     noise, execute = wanted.noise, wanted.execute
     for first in range(0, len(plan), wanted.batch):
         group = plan[first : first + wanted.batch]
-        seeds, tasks, levels = (
-            [a.seed for a in group],
-            [a.task for a in group],
-            [a.level for a in group],
-        )
+        scenes = [a.scene for a in group]
         if wanted.take_over:
             styles = [a.style for a in group]
-            taken = record_takeover(policy, vector, seeds, tasks, levels, styles, noise, execute)
+            taken = record_takeover(policy, vector, scenes, styles, noise, execute)
             yield from taken
             yield from [None] * (len(group) - len(taken))
         else:
-            yield from record_policy(policy, vector, seeds, tasks, levels, noise, execute)
+            yield from record_policy(policy, vector, scenes, noise, execute)
 
 
 def _policy(wanted: Collection) -> "Policy":

@@ -14,7 +14,6 @@ from safedojo_ros.evaluation.latency import LatePolicy
 from safedojo_ros.evaluation.protocol import (
     LEVEL_NAMES,
     EvaluationReport,
-    Trial,
     TrialResult,
     evaluate_expert,
     make_trials,
@@ -31,7 +30,7 @@ from safedojo_ros.pipeline.scenes import (
 )
 from safedojo_ros.worlds.seeds import SPLITS, split_seeds
 from safedojo_ros.worlds.vector import VectorWorld
-from safedojo_ros.worlds.world import WORLDS, known_tasks, step_limit
+from safedojo_ros.worlds.world import WORLDS, Scene, known_tasks, step_limit
 
 if TYPE_CHECKING:
     from safedojo_ros.models.policy import Policy
@@ -93,7 +92,7 @@ class Evaluation:
         """Control steps an episode."""
         return self.max_steps or step_limit(self.world)
 
-    def trials(self) -> list[Trial]:
+    def trials(self) -> list[Scene]:
         """What world, levels, tasks and seeds ask for; raises `ConfigError`."""
         seeds = split_seeds(self.split, self.seed, self.episodes)
         levels = list(self.level or LEVEL_NAMES)
@@ -150,7 +149,7 @@ def _policy(asked: Evaluation) -> "Policy":
 
 
 def _evaluate_policy(
-    asked: Evaluation, policy: "Policy", trials: list[Trial], common: dict[str, Any]
+    asked: Evaluation, policy: "Policy", trials: list[Scene], common: dict[str, Any]
 ) -> EvaluationReport:
     settings = common["settings"]
     if asked.filter.filter:

@@ -1,15 +1,13 @@
-"""Many worlds stepped together by whole chunks: the loop that policies are run in.
+"""Many worlds stepped together by whole chunks; an imagined world offers the same `step`."""
 
-An imagined world offers the same `reset` and `step`, so a rollout does not know whether it dreams.
-"""
-
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import ACTION_SIZE, Observation
-from safedojo_ros.worlds.world import World, open_world
+from safedojo_ros.worlds.world import Scene, World, open_world
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class ChunkOutcome:
 
 
 class VectorWorld:
-    """B worlds of one name in this process; pictures are rendered at chunk ends only.
+    """B worlds of one name in this process; images are rendered after each `step` only.
 
     linger: control steps that go on after the first success, so that a recording shows it.
     """
@@ -53,26 +51,30 @@ class VectorWorld:
         self._done = np.zeros(0, dtype=bool)
         self._observations: list[Observation] = []
 
-    def reset(self, seeds: list[int], tasks: list[str], levels: list[int]) -> list[Observation]:
-        """Lay out one world for each (seed, task, level); raises `ConfigError` on other lengths."""
-        if not len(seeds) == len(tasks) == len(levels):
-            raise ConfigError(
-                f"{len(seeds)} seeds, {len(tasks)} tasks, {len(levels)} levels: give equally many"
-            )
-        while len(self.worlds) < len(seeds):
+    def reset(self, scenes: Sequence[Scene]) -> list[Observation]:
+        """Lay out one world for each scene."""
+        while len(self.worlds) < len(scenes):
             self.worlds.append(
                 open_world(self.world, self.image_size, self.cameras, self.max_steps, False)
             )
-        del self.worlds[len(seeds) :]
-        for world, seed, task, level in zip(self.worlds, seeds, tasks, levels, strict=True):
-            world.reset(seed=seed, options={"task": task, "level": level})
-        self._done = np.zeros(len(seeds), dtype=bool)
-        self._left = np.full(len(seeds), self.linger)
+        del self.worlds[len(scenes) :]
+        for world, scene in zip(self.worlds, scenes, strict=True):
+            world.reset(seed=scene.seed, options={"task": scene.task, "level": scene.level})
+        self._done = np.zeros(len(scenes), dtype=bool)
+        self._left = np.full(len(scenes), self.linger)
         self._observations = [observe(world) for world in self.worlds]
         return list(self._observations)
 
-    def step(self, chunks: np.ndarray) -> ChunkOutcome:
-        """Play `chunks` (B, H, 7); worlds that are done stay as they are."""
+    def leave(self, over: np.ndarray) -> None:
+        """The worlds `over` (B,) bool stay as they are from now on."""
+        self._done |= over
+
+    def step(self, chunks: np.ndarray, steps: int | None = None) -> ChunkOutcome:
+        """Execute `chunks` (B, H, 7), or their first `steps`; worlds that are done stay.
+
+        Raises `ConfigError` for another shape.
+        """
+        chunks = np.asarray(chunks)[:, :steps]
         count, horizon = len(self.worlds), np.shape(chunks)[1]
         if np.shape(chunks) != (count, horizon, ACTION_SIZE):
             raise ConfigError(f"chunks have shape {np.shape(chunks)}, expected ({count}, H, 7)")
@@ -99,5 +101,5 @@ class VectorWorld:
 
 
 def observe(world: World) -> Observation:
-    """The world's current observation, pictures included."""
+    """The world's current observation, images included."""
     return Observation(world.pictures(), world.state(), world.instruction)

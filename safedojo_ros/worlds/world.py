@@ -1,5 +1,6 @@
-"""What every world offers to those that play in it; how to open one, and who can play it."""
+"""What every world offers, how to open one, and the expert that knows it."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -12,6 +13,15 @@ if TYPE_CHECKING:
 SAFELIBERO = "safelibero-"
 WORLDS = ("tabletop", *(SAFELIBERO + suite for suite in ("spatial", "goal", "object", "long")))
 """The embedded world, and the four suites of SafeLIBERO."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What an episode begins with; the same three values give the same scene."""
+
+    seed: int
+    task: str
+    level: int
 
 
 class World(Protocol):
@@ -42,10 +52,10 @@ class World(Protocol):
     def step(
         self, action: np.ndarray
     ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        """Play one action (7,); `info` holds cost, contacts, displacement and success."""
+        """Execute one action (7,); `info` holds cost, contacts, displacement and success."""
 
     def observation(self) -> dict[str, np.ndarray]:
-        """What `step` returned last; pictures only where `render_images`."""
+        """What `step` returned last; images only where `render_images`."""
 
     def pictures(self) -> dict[str, np.ndarray]:
         """{camera: (S, S, 3) uint8}, what the policy's cameras see now."""
@@ -54,7 +64,7 @@ class World(Protocol):
         """(8,) float32: measured end-effector position, axis-angle, finger positions."""
 
     def render(self) -> np.ndarray:
-        """(480, 640, 3) uint8 picture of the whole scene, for people."""
+        """(480, 640, 3) uint8 image of the whole scene, for people."""
 
 
 class Expert(Protocol):

@@ -125,9 +125,9 @@ class CbfWorld:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.vector, name)
 
-    def step(self, chunks: np.ndarray) -> "ChunkOutcome":
+    def step(self, chunks: np.ndarray, steps: int | None = None) -> "ChunkOutcome":
         """See `VectorWorld.step`."""
-        result = np.array(chunks, dtype=np.float64)
+        result = np.array(chunks, dtype=np.float64)[:, :steps]
         for i, world in enumerate(self.vector.worlds):
             obstacle = true_obstacle(world)
             if obstacle is not None:

@@ -25,7 +25,7 @@ import numpy as np
 from safedojo_ros.core.errors import CheckpointError, ConfigError
 from safedojo_ros.core.types import CONTROL_PERIOD, ActionChunk, Observation
 from safedojo_ros.core.units import SECOND
-from safedojo_ros.evaluation.recording import act_alike
+from safedojo_ros.evaluation.play import act_alike
 from safedojo_ros.robot.gate.gate import GateConfig, SafetyGate
 
 if TYPE_CHECKING:
@@ -95,15 +95,16 @@ class GatedPolicy:
         """(B, H, 7); see `models.policy.Policy.act`. Without generators each row is an episode.
 
         The first proposals are drawn side by side, more where an episode needs them. An observation
-        that is given twice, as `act_alike` does to the last world that runs, is judged once.
+        that is given twice, as `act_alike` does to a single one, is judged once.
         """
         generators = generators or [_random_generator() for _ in observations]
         places = {id(o): i for i, o in reversed(list(enumerate(observations)))}
         rows = sorted(places.values())
-        first = act_alike(self.policy, observations, generators, rows)
+        seen, noise = [observations[i] for i in rows], [generators[i] for i in rows]
+        first = act_alike(self.policy, seen, noise)
         executed = {
-            id(observations[i]): self._gated(observations[i], generators[i], chunk)
-            for i, chunk in zip(rows, first, strict=True)
+            id(observation): self._gated(observation, generator, chunk)
+            for observation, generator, chunk in zip(seen, noise, first, strict=True)
         }
         return np.stack([executed[id(observation)] for observation in observations])
 
@@ -121,7 +122,7 @@ class GatedPolicy:
             chunk = first
             for count in range(self.proposals):
                 if count:
-                    chunk = act_alike(self.policy, [observation], [generator], [0])[0]
+                    chunk = act_alike(self.policy, [observation], [generator])[0]
                 self.proposed += 1
                 yield ActionChunk(chunk, observed_at=now, sequence=number)
 

@@ -1,33 +1,25 @@
 """Rollouts of a stochastic policy, many at once, in any world that is stepped by whole chunks.
 
-The loop does not know whether it dreams: the simulator and the imagined world look alike to it.
+The simulator and the imagined world look alike to it.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
-from safedojo_ros.core.types import ACTION_SIZE, COLLISION_DISPLACEMENT, Observation, top_m_mean
+from safedojo_ros.core.types import COLLISION_DISPLACEMENT, Observation, top_m_mean
+from safedojo_ros.evaluation.play import ChunkWorld, play
 from safedojo_ros.learning.rl.advantage import Groups
 from safedojo_ros.models.policy import PolicySample, StochasticPolicy
 
 
-class ChunkWorld(Protocol):
-    """B worlds stepped together. contact_threshold: step cost above which something was touched.
-
-    `step(chunks (B, H, 7), steps)` returns an outcome with `observations` (B), `success`, `cost`
-    and `valid` (B, E), `done` (B,), and where it has them `displacement` (m) and
-    `success_probability` (B, E), E being `steps`.
-    """
+class RolloutWorld(ChunkWorld, Protocol):
+    """contact_threshold: step cost above which something was touched."""
 
     contact_threshold: float
-
-    def step(self, chunks: np.ndarray, steps: int) -> Any:
-        """Play the first `steps` actions of one chunk in each world; those that are done stay."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -100,14 +92,14 @@ class Rollouts:
 
 def roll_out(
     policy: StochasticPolicy,
-    world: ChunkWorld,
+    world: RolloutWorld,
     start: Callable[[], list[Observation]],
     groups: np.ndarray,
     max_chunks: int,
     seed: tuple[int, ...],
     execute: int = 0,
 ) -> Rollouts:
-    """Play `policy` from `start()` until every trajectory succeeded or ended, or `max_chunks`.
+    """Execute `policy` from `start()` until every trajectory succeeded or ended, or `max_chunks`.
 
     execute: actions of a chunk that are done before the next one (0: all), and then more chunks
     make the same longest trajectory; groups: (B,) which trajectories begin alike; seed: trajectory
@@ -117,37 +109,33 @@ def roll_out(
     count, horizon = len(observations), policy.policy.chunk_length
     execute = min(execute or horizon, horizon)
     most = -(-max_chunks * horizon // execute)
-    generators = [torch.Generator().manual_seed(stream_seed(*seed, i)) for i in range(count)]
     names = ("success", "success_probability", "cost", "displacement", "valid")
     track: dict[str, np.ndarray] = {name: np.zeros((count, most * execute)) for name in names}
     parts: list[PolicySample] = []
     trajectory: list[np.ndarray] = []
     executed: list[np.ndarray] = []
-    running = np.arange(count)
-    for k in range(most):
-        seen = [observations[i] for i in running]
-        part = policy.sample_with_log_prob(seen, [generators[i] for i in running])
-        chunks = np.zeros((count, horizon, ACTION_SIZE))
-        chunks[running] = part.chunks
-        outcome = world.step(chunks, execute)
-        observations = outcome.observations
+
+    def sample(seen: list[Observation], generators: list[torch.Generator]) -> np.ndarray:
+        parts.append(policy.sample_with_log_prob(seen, generators))
+        return parts[-1].chunks
+
+    seeds = [stream_seed(*seed, i) for i in range(count)]
+    steps = play(policy.policy, world, observations, seeds, execute, act=sample)
+    for k, step in zip(range(most), steps, strict=False):
+        outcome, running = step.outcome, np.array(step.running)
         success = np.asarray(outcome.success)[running] > 0
         # a success ends the trajectory, also where the world goes on
+        step.over[running] |= success.any(1)
         after = np.cumsum(success, axis=1) - success > 0
         valid = np.asarray(outcome.valid, dtype=bool)[running] & ~after
-        steps = slice(k * execute, (k + 1) * execute)
-        track["valid"][running, steps] = valid
+        columns = slice(k * execute, (k + 1) * execute)
+        track["valid"][running, columns] = valid
         for name in names[:-1]:
             values = getattr(outcome, name, None)
             if values is not None:
-                track[name][running, steps] = np.where(valid, np.asarray(values)[running], 0.0)
-        parts.append(part)
+                track[name][running, columns] = np.where(valid, np.asarray(values)[running], 0.0)
         trajectory.append(running)
         executed.append(valid)
-        over = success.any(1) | np.asarray(outcome.done)[running]
-        running = running[~over]
-        if len(running) == 0:
-            break
     return Rollouts(
         PolicySample.concatenate(parts),
         torch.from_numpy(np.concatenate(trajectory)),

@@ -25,6 +25,7 @@ from safedojo_ros.learning.rl.rollout import stream_seed
 from safedojo_ros.models.world_model import WorldModel
 from safedojo_ros.worlds.seeds import TRAINING
 from safedojo_ros.worlds.vector import ChunkOutcome, VectorWorld
+from safedojo_ros.worlds.world import Scene
 
 
 class PracticeWorld(Protocol):
@@ -42,7 +43,7 @@ class PracticeWorld(Protocol):
         ...
 
     def step(self, chunks: np.ndarray, steps: int) -> Any:
-        """See `learning.rl.rollout.ChunkWorld`."""
+        """See `evaluation.play.ChunkWorld`."""
         ...
 
 
@@ -71,15 +72,12 @@ class SimulatorStarts:
         seeds = rng.integers(TRAINING.start, TRAINING.stop, self.groups).tolist()
         tasks = [self.tasks[n % len(self.tasks)] for n in number]
         levels = [self.levels[n // len(self.tasks) % len(self.levels)] for n in number]
-        return self.vector.reset(
-            [s for s in seeds for _ in range(self.group_size)],
-            [t for t in tasks for _ in range(self.group_size)],
-            [level for level in levels for _ in range(self.group_size)],
-        )
+        scenes = map(Scene, seeds, tasks, levels)
+        return self.vector.reset([s for s in scenes for _ in range(self.group_size)])
 
     def step(self, chunks: np.ndarray, steps: int) -> ChunkOutcome:
-        """Play the first `steps` actions of a chunk in every scene."""
-        return self.vector.step(chunks[:, :steps])
+        """Execute the first `steps` actions of a chunk in every scene."""
+        return self.vector.step(chunks, steps)
 
 
 class KeyframeStarts:

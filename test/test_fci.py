@@ -4,12 +4,13 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable, Iterator
+from enum import IntEnum
 
 import numpy as np
 import pytest
 
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.core.rotation import quaternion_of
+from safedojo_ros.core.rotation import matrix_of, quaternion_of
 from safedojo_ros.robot.fci import protocol as fci
 from safedojo_ros.robot.fci.client import FrankaArm, FrankaConfig
 from safedojo_ros.robot.fci.controller import LOST_IN_A_ROW, FciController
@@ -74,7 +75,28 @@ def test_messages_are_as_long_as_the_interface_says() -> None:
     assert fci.ROBOT_STATE.itemsize == 1377
     assert fci.ROBOT_COMMAND.itemsize == 371
     assert fci.GRIPPER_STATE.size == 23
-    assert fci.PAYLOADS[fci.Command.MOVE] == 113
+    doubles = {
+        fci.Command.SET_COLLISION_BEHAVIOR: 4 * 7 + 4 * 6,
+        fci.Command.SET_JOINT_IMPEDANCE: 7,
+        fci.Command.SET_CARTESIAN_IMPEDANCE: 6,
+        fci.Command.SET_EE_TO_K: 16,
+        fci.Command.SET_NE_TO_EE: 16,
+        fci.Command.SET_LOAD: 1 + 3 + 9,
+    }
+    bytes_each = {fci.Command.CONNECT: 4, fci.Command.MOVE: 113, fci.Command.SET_GUIDING_MODE: 7}
+    bytes_each |= {number: 8 * count for number, count in doubles.items()}
+    assert {number: bytes_each.get(number, 0) for number in fci.Command} == fci.PAYLOADS
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(fci.Command, fci.GripperCommand, Status, RecoveryStatus, MoveStatus, GripperStatus),
+        *(RobotMode, Generator, Controller),
+    ],
+)
+def test_requests_answers_and_modes_are_numbered_from_zero(kind: type[IntEnum]) -> None:
+    assert [*kind] == [*range(len(kind))]
 
 
 def test_kinematics_agree_with_the_embedded_arm() -> None:
@@ -134,6 +156,71 @@ def test_a_smooth_pose_motion_is_followed_by_the_joints() -> None:
     rotation, position, _ = kinematics.forward(motion.joints)
     np.testing.assert_allclose(position, start + [0.0, 0.1, -0.1], atol=1e-4)
     np.testing.assert_allclose(rotation, motion.rotation, atol=1e-3)
+
+
+def test_a_turn_of_the_pose_is_followed_and_the_elbow_comes_back() -> None:
+    kinematics = Kinematics()
+    motion = MotionGenerator(kinematics, HOME_JOINTS)
+    motion.begin(Generator.CARTESIAN_POSITION)
+    start, place = motion.rotation.copy(), motion.position.copy()
+    turns = quintic(0.5, 800)
+    for turn in (*turns, *turns[::-1], 0.0):
+        columns = fci.pose_columns(matrix_of(np.array([0.0, 0.0, turn])) @ start, place)
+        motion.step(command(O_T_EE_c=columns))
+        if turn == turns[-1]:
+            rotation, position, _ = kinematics.forward(motion.joints)
+            np.testing.assert_allclose(
+                rotation @ start.T, matrix_of(np.array([0.0, 0.0, 0.5])), atol=1e-3
+            )
+            np.testing.assert_allclose(position, place, atol=1e-3)
+    np.testing.assert_allclose(motion.joints, HOME_JOINTS, atol=5e-3)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_joint_velocities_are_summed_up_and_a_lost_one_is_the_last_acceleration_on(
+    lost: bool,
+) -> None:
+    motion = MotionGenerator(Kinematics(), HOME_JOINTS)
+    motion.begin(Generator.JOINT_VELOCITY)
+    speeds = np.zeros((4, 7))
+    speeds[:, 0], speeds[:, 6] = 0.004 * np.arange(1, 5), -0.004 * np.arange(1, 5)
+    for number, speed in enumerate(speeds):
+        motion.step(None if lost and number == 2 else command(dq_c=speed))
+        np.testing.assert_allclose(motion.velocities, speed, atol=1e-12)
+        np.testing.assert_allclose(motion.accelerations, speeds[0] / CYCLE, atol=1e-9)
+    np.testing.assert_allclose(motion.joints, HOME_JOINTS + speeds.sum(0) * CYCLE, atol=1e-12)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_twists_are_summed_up_and_a_lost_one_is_the_last_acceleration_on(lost: bool) -> None:
+    motion = MotionGenerator(Kinematics(), HOME_JOINTS)
+    motion.begin(Generator.CARTESIAN_VELOCITY)
+    start, place = motion.rotation.copy(), motion.position.copy()
+    twists = np.outer(np.arange(1, 5), [0.0, 0.003, -0.002, 0.0, 0.0, 0.004])
+    for number, twist in enumerate(twists):
+        motion.step(None if lost and number == 2 else command(O_dP_EE_c=twist))
+        np.testing.assert_allclose(motion.twist, twist, atol=1e-12)
+        np.testing.assert_allclose(motion.bend, twists[0] / CYCLE, atol=1e-9)
+    way = twists.sum(0) * CYCLE
+    np.testing.assert_allclose(motion.position, place + way[:3], atol=1e-12)
+    np.testing.assert_allclose(motion.rotation, matrix_of(way[3:]) @ start, atol=1e-12)
+
+
+def test_a_pose_out_of_the_arms_reach_breaks_the_motion() -> None:
+    motion = MotionGenerator(Kinematics(), HOME_JOINTS)
+    motion.begin(Generator.CARTESIAN_POSITION)
+    start = motion.position.copy()
+
+    def follow() -> None:
+        for way in quintic(0.6, 3000):
+            motion.step(command(O_T_EE_c=fci.pose_columns(motion.rotation, start + [way, 0, 0])))
+
+    with pytest.raises(MotionBroken) as broken:
+        follow()
+    assert broken.value.error in (
+        Error.CARTESIAN_GENERATOR_JOINT_POSITION_LIMITS,
+        Error.CARTESIAN_GENERATOR_JOINT_VELOCITY_LIMITS,
+    )
 
 
 @pytest.mark.parametrize(
@@ -289,6 +376,78 @@ def test_a_motion_that_is_stopped_or_left_comes_to_rest(controller: FciControlle
     assert not controller.finished
 
 
+class ArmThatStandsStill(PerfectRobot):
+    def follow(self, joints: np.ndarray, velocities: np.ndarray) -> None:
+        self.told = joints
+
+
+def test_the_state_tells_what_is_measured_from_what_is_commanded() -> None:
+    robot, kinematics = ArmThatStandsStill(), Kinematics()
+    controller = FciController(robot)
+    controller.move(1, JOINTS)
+    goals = np.tile(HOME_JOINTS, (200, 1))
+    goals[:, :4] += quintic(0.1, 400)[:200, None]
+    for number, goal in enumerate(goals):
+        state = controller.cycle(None if number == 150 else command(q_c=goal))
+    assert state["control_command_success_rate"] == pytest.approx(0.99)
+    assert state["controller_mode"] == Controller.JOINT_IMPEDANCE
+    np.testing.assert_allclose(robot.told, goals[-1], atol=1e-12)
+    speeds = (goals[-3:] - goals[-4:-1]) / CYCLE
+    still_there = {
+        "q": HOME_JOINTS,
+        "theta": HOME_JOINTS,
+        "dq": 0 * speeds[0],
+        "dtheta": 0 * speeds[0],
+    }
+    commanded = {"q_d": goals[-1], "dq_d": speeds[-1], "ddq_d": (speeds[-1] - speeds[-2]) / CYCLE}
+    for name, value in (still_there | commanded).items():
+        np.testing.assert_allclose(state[name], value, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(state["elbow"], [HOME_JOINTS[2], -1.0], atol=1e-6)
+    np.testing.assert_allclose(state["elbow_d"], [goals[-1, 2], -1.0], atol=1e-6)
+    rotation, position, jacobian = kinematics.forward(HOME_JOINTS)
+    np.testing.assert_allclose(state["O_T_EE"], fci.pose_columns(rotation, position), atol=1e-6)
+    controller.stop_move()
+    before = controller._motion.velocities - np.sign(controller._motion.velocities) * 10.0 * CYCLE
+    state = controller.cycle(None)
+    np.testing.assert_allclose(state["O_dP_EE_d"], jacobian @ before, atol=1e-5)
+    assert state["control_command_success_rate"] == 0.0
+
+
+def test_a_force_on_the_hand_is_told_as_it_is_and_beyond_its_threshold_is_a_reflex() -> None:
+    robot = PerfectRobot()
+    controller = FciController(robot)
+    _, _, jacobian = Kinematics().forward(HOME_JOINTS)
+    wide = np.full(7, 1000.0)
+    limits = np.full(6, 15.0), np.full(6, 25.0)
+    controller.behavior = fci.CollisionBehavior(wide, wide, *limits)
+    controller.move(1, POSE)
+    for force, mode in ((20.0, RobotMode.MOVE), (30.0, RobotMode.REFLEX)):
+        robot.contact_torques = -jacobian.T @ [0.0, force, 0.0, 0.0, 0.0, 0.0]
+        state = controller.cycle(still(controller))
+        assert state["robot_mode"] == mode
+        np.testing.assert_allclose(state["O_F_ext_hat_K"], [0, force, 0, 0, 0, 0], atol=0.1)
+        assert [*state["cartesian_contact"]] == [0, 1, 0, 0, 0, 0]
+        assert not state["joint_contact"].any()
+    assert [*state["cartesian_collision"]] == [0, 1, 0, 0, 0, 0]
+    assert state["errors"][Error.CARTESIAN_REFLEX]
+    assert state["reflex_reason"][Error.CARTESIAN_REFLEX]
+
+
+def test_an_arm_that_was_put_elsewhere_stands_still_there(controller: FciController) -> None:
+    controller.move(1, POSE)
+    controller.arm.joints = HOME_JOINTS + 0.1  # type: ignore[misc]
+    controller.place()
+    assert list(controller.finished) == [(1, MoveStatus.ABORTED)]
+    np.testing.assert_allclose(controller.cycle(None)["q_d"], HOME_JOINTS + 0.1, atol=1e-6)
+    assert controller.stop_move() == Status.NOT_POSSIBLE
+
+
+def test_recovery_is_not_for_a_moving_arm(controller: FciController) -> None:
+    controller.move(1, POSE)
+    assert not controller.may_change
+    assert controller.recover() == RecoveryStatus.NOT_POSSIBLE
+
+
 def test_torque_control_is_refused(controller: FciController) -> None:
     torques = MoveRequest(Controller.EXTERNAL, Generator.JOINT_POSITION)
     assert controller.move(1, torques) == MoveStatus.INVALID_ARGUMENT
@@ -322,6 +481,29 @@ def test_the_hand_grasps_what_is_there_and_says_what_it_missed() -> None:
         (GripperCommand.MOVE, 3, GripperStatus.ABORTED),
         (GripperCommand.STOP, 4, GripperStatus.SUCCESS),
     ]
+
+
+def test_the_hand_goes_to_a_width_or_says_that_it_did_not() -> None:
+    robot = PerfectRobot()
+    hand = GripperController(robot)
+    hand.request(GripperCommand.MOVE, 1, np.array([0.05, 0.1]).tobytes())
+    assert settle(hand, robot) == GripperStatus.SUCCESS
+    assert robot.width == pytest.approx(0.05)
+    robot.thing = 0.03
+    hand.request(GripperCommand.MOVE, 2, np.array([0.01, 0.1]).tobytes())
+    assert settle(hand, robot) == GripperStatus.UNSUCCESSFUL
+    ended = hand.request(GripperCommand.STOP, 3, b"")
+    assert ended == [(GripperCommand.STOP, 3, GripperStatus.SUCCESS)]
+    hand.request(GripperCommand.HOMING, 4, b"")
+    assert settle(hand, robot) == GripperStatus.SUCCESS
+    assert robot.width == pytest.approx(MAX_WIDTH)
+    hand.request(GripperCommand.GRASP, 5, np.array([0.05, 0.005, 0.005, 0.1, 20.0]).tobytes())
+    assert settle(hand, robot) == GripperStatus.UNSUCCESSFUL, "what is there is thinner"
+    number, width, widest, grasped, _ = fci.GRIPPER_STATE.unpack(hand.state())
+    assert (number, widest, grasped) == (1, MAX_WIDTH, False)
+    assert width == pytest.approx(0.03)
+    short = hand.request(GripperCommand.GRASP, 6, b"x")
+    assert short == [(GripperCommand.GRASP, 6, GripperStatus.FAIL)]
 
 
 @pytest.mark.parametrize("width", [-0.01, 0.2, float("nan")])
@@ -362,6 +544,64 @@ def test_another_version_is_told_ours(served: object) -> None:
     with line:
         status, version = fci.CONNECT_RESPONSE.unpack(reply[fci.ARM_HEADER.size :])
     assert (status, version) == (1, fci.ARM_VERSION)
+
+
+def move_request(controller: int, generator: int) -> bytes:
+    return np.array([controller, generator], "<u4").tobytes() + bytes(105)
+
+
+ONES, EYE = np.ones(52), np.eye(4).ravel()
+
+
+@pytest.mark.parametrize(
+    ("number", "payload", "status"),
+    [
+        (fci.Command.STOP_MOVE, b"", Status.NOT_POSSIBLE),
+        (fci.Command.AUTOMATIC_ERROR_RECOVERY, b"", RecoveryStatus.SUCCESS),
+        (fci.Command.SET_LOAD, bytes(104), Status.SUCCESS),
+        (fci.Command.SET_EE_TO_K, EYE.tobytes(), Status.SUCCESS),
+        (fci.Command.SET_NE_TO_EE, (2 * EYE).tobytes(), Status.INVALID_ARGUMENT),
+        (fci.Command.SET_COLLISION_BEHAVIOR, ONES.tobytes(), Status.SUCCESS),
+        (fci.Command.SET_COLLISION_BEHAVIOR, (0 * ONES).tobytes(), Status.INVALID_ARGUMENT),
+        (fci.Command.SET_COLLISION_BEHAVIOR, (np.inf * ONES).tobytes(), Status.INVALID_ARGUMENT),
+        (fci.Command.MOVE, move_request(9, 0), MoveStatus.INVALID_ARGUMENT),
+        (fci.Command.MOVE, move_request(0, 9), MoveStatus.INVALID_ARGUMENT),
+        (fci.Command.MOVE, move_request(0, 2), MoveStatus.STARTED),
+    ],
+)
+def test_a_request_gets_the_answer_of_the_interface(
+    number: int, payload: bytes, status: int, served: tuple[FciEmulator, TabletopRobot]
+) -> None:
+    line, _ = connected()
+    with line:
+        reply = exchange(line, number, payload)
+        assert fci.ARM_HEADER.unpack(reply[:-1]) == (number, 1, fci.ARM_HEADER.size + 1)
+        assert reply[-1] == status
+        if status is MoveStatus.STARTED:
+            assert served[0].controller._motion.generator == Generator.CARTESIAN_POSITION
+            assert exchange(line, fci.Command.SET_LOAD, bytes(104))[-1] == Status.NOT_POSSIBLE
+
+
+def test_thresholds_are_those_of_motion_without_acceleration() -> None:
+    values = np.arange(1.0, 53.0)
+    behavior = fci.CollisionBehavior.from_bytes(values.tobytes())
+    np.testing.assert_array_equal(behavior.torque_contact, values[14:21])
+    np.testing.assert_array_equal(behavior.torque_collision, values[21:28])
+    np.testing.assert_array_equal(behavior.force_contact, values[40:46])
+    np.testing.assert_array_equal(behavior.force_collision, values[46:52])
+
+
+def test_who_asks_before_saying_hello_is_hung_up_on(served: object) -> None:
+    with socket.create_connection(("127.0.0.21", fci.ARM_PORT), 5.0) as line:
+        assert exchange(line, fci.Command.STOP_MOVE, b"") == b""
+
+
+def test_the_arm_has_one_client_at_a_time(served: object) -> None:
+    first, _ = connected()
+    with first, socket.create_connection(("127.0.0.21", fci.ARM_PORT), 5.0) as second:
+        assert second.recv(64) == b""
+        reply = exchange(first, fci.Command.STOP_MOVE, b"")
+        assert reply[fci.ARM_HEADER.size] == Status.NOT_POSSIBLE
 
 
 @pytest.mark.parametrize("number", [77, fci.Command.SET_LOAD])
@@ -420,6 +660,26 @@ def aimed(arm: FrankaArm, offset: tuple[float, float, float], gripper: float = -
 
 def reached(arm: FrankaArm, target: Target) -> bool:
     return bool(np.linalg.norm(here(arm) - target.position) < 5e-4)
+
+
+def test_the_client_knows_every_error_by_the_place_where_we_put_it(
+    arm: FrankaArm, served: tuple[FciEmulator, TabletopRobot]
+) -> None:
+    flags = served[0].controller._state["errors"]
+    known = [name for name in dir(arm._franky.Errors) if not name.startswith("_")]
+    assert len(known) == len(flags)
+
+    def seen() -> list[str]:
+        errors = arm._robot.state.current_errors
+        return [name for name in known if getattr(errors, name)]
+
+    for error in Error:
+        flags[error] = True
+        wait_for(seen, error.name)
+        (name,) = seen()
+        assert set(error.name.lower().split("_")) <= set(name.split("_"))
+        flags[error] = False
+        wait_for(lambda: not seen(), f"{error.name} to go")
 
 
 def test_the_client_reads_goes_and_is_preempted(

@@ -126,8 +126,6 @@ class Controller(IntEnum):
 class Error(IntEnum):
     """Places in the state's lists of errors; those that the emulator can raise."""
 
-    JOINT_POSITION_LIMITS = 0
-    JOINT_VELOCITY = 3
     JOINT_REFLEX = 6
     CARTESIAN_REFLEX = 7
     JOINT_START_POSE_INVALID = 11

@@ -22,7 +22,7 @@ import torch
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.learning.rl.imagined_world import ImaginedWorld, keyframes_of
 from safedojo_ros.models.autoencoder import FrameAutoencoder
-from safedojo_ros.models.network_policy import train_tokenizer
+from safedojo_ros.models.instructions import train_tokenizer
 from safedojo_ros.models.normalisation import unit_scales
 from safedojo_ros.models.pi0_policy import PI0Policy
 from safedojo_ros.models.safety_head import SafetyModel

@@ -13,7 +13,7 @@ from safedojo_ros.learning.policy_losses import PolicyBatch, imitation_loss
 from safedojo_ros.learning.progress import progress_bar
 from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor
 from safedojo_ros.models.images import to_unit
-from safedojo_ros.models.network_policy import train_tokenizer
+from safedojo_ros.models.instructions import train_tokenizer
 from safedojo_ros.models.normalisation import RobotScales
 from safedojo_ros.models.pi0_policy import PI0Policy, PI0Size
 

@@ -9,17 +9,32 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 
-from safedojo_ros.core.errors import CheckpointError
+from safedojo_ros.core.config import check_ranges
+from safedojo_ros.core.errors import CheckpointError, ConfigError
 
 
 @dataclass(frozen=True)
 class AutoencoderSize:
-    """widths: channels of each block; every block but the last halves the picture."""
+    """How large the frame autoencoder is and what it sees."""
 
     widths: tuple[int, ...] = (16, 32, 64, 64)
+    """Channels of each block, multiples of 8; every block but the last halves the image."""
     layers: int = 1
+    """Residual layers of a block, at least 1."""
     latent_channels: int = 8
+    """Channels of a latent, at least 1."""
     image_size: int = 64
+    """Side of the images, pixels, a multiple of 2 to the power of the halvings."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, layers="[1, inf)", latent_channels="[1, inf)", image_size="[1, inf)")
+        if not self.widths or min(self.widths) < 1:
+            raise ConfigError(f"widths are {self.widths}, expected one channel count a block")
+        if self.image_size % 2 ** (len(self.widths) - 1):
+            raise ConfigError(
+                f"image_size is {self.image_size}, expected a multiple of "
+                f"{2 ** (len(self.widths) - 1)}, since {len(self.widths)} blocks halve it"
+            )
 
     @property
     def latent_size(self) -> int:

@@ -4,23 +4,32 @@ Flow matching (Black et al. 2024): at time t = 1 the chunk is noise, at t = 0 it
 x_t = t·noise + (1 − t)·action, and the network predicts the velocity noise − action.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from inspect import signature
-from typing import Any, Self
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from transformers import DynamicCache, PI0Config, PI0ForConditionalGeneration
 
+from safedojo_ros.core.bounds import within_bounds
+from safedojo_ros.core.config import check_ranges
+from safedojo_ros.core.errors import CheckpointError
 from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE, Observation
-from safedojo_ros.models.network_policy import (
-    BackboneSize,
-    NetworkPolicy,
-    backbone_config,
-    train_tokenizer,
+from safedojo_ros.models.images import stack_pictures
+from safedojo_ros.models.instructions import check_instruction, train_tokenizer
+from safedojo_ros.models.normalisation import RobotScales, unit_scales
+from safedojo_ros.models.weights import (
+    fitting,
+    load_weights,
+    read_config,
+    robot_spec,
+    save_weights,
+    write_config,
 )
-from safedojo_ros.models.normalisation import unit_scales
 
 ARCHITECTURE = "pi0"
 
@@ -30,35 +39,80 @@ CACHE = "cache" if "cache" in _NAMES else "past_key_values"
 
 
 @dataclass(frozen=True)
-class PI0Size(BackboneSize):
-    """How large the π0 network is; the presets hold the values of `tiny` and `small`.
+class PI0Size:
+    """How large vision tower, language model and action expert are, and what they see."""
 
-    expert_width: of the action expert, which has as many layers as the language model;
-    denoising_steps: Euler steps of an action sample. The temperature scales the noise that they
-    start from.
-    """
-
+    width: int = 128
+    """Of vision tower and language model, at least 1."""
     expert_width: int = 128
+    """Of the action expert, at least 1."""
+    layers: int = 4
+    """Of each of the three, at least 1."""
+    heads: int = 4
+    """Attention heads of a layer, at least 1."""
+    head_dim: int = 32
+    """Width of a head, at least 1."""
+    feed_forward: int = 4
+    """Width of a layer's MLP over the layer's own, at least 1."""
+    patch: int = 16
+    """Side of an image patch, pixels; divides image_size."""
+    image_size: int = 64
+    """Side of the images, pixels, at least 1."""
+    chunk_length: int = 8
+    """H, steps of a chunk, at least 1."""
+    text_tokens: int = 12
+    """Room for the instruction, tokens, at least 1."""
     denoising_steps: int = 5
+    """Euler steps of an action sample, at least 1; may be chosen anew after training."""
+    temperature: float = 1.0
+    """Of the noise that a sample starts from, 0 or more; below 1 for less variety and more
+    precision; may be chosen anew after training."""
 
-    def trained(self) -> Self:
+    def __post_init__(self) -> None:
+        for name in ("width", "expert_width", "layers", "heads", "head_dim", "feed_forward"):
+            check_ranges(self, **{name: "[1, inf)"})
+        for name in ("patch", "image_size", "chunk_length", "text_tokens", "denoising_steps"):
+            check_ranges(self, **{name: "[1, inf)"})
+        check_ranges(self, temperature="[0, inf)")
+
+    def trained(self) -> "PI0Size":
         """Without what may be chosen anew after training, for comparing with another size."""
-        return replace(super().trained(), denoising_steps=0)
+        return replace(self, temperature=0.0, denoising_steps=1)
 
 
 def network_config(size: PI0Size, vocabulary: int) -> PI0Config:
-    """The transformers configuration."""
-    return PI0Config(
-        vlm_config=backbone_config(size, vocabulary),
-        dit_config={
+    """The transformers configuration; the token after the vocabulary stands for an image patch."""
+
+    def gemma(width: int) -> dict[str, Any]:
+        return {
             "model_type": "gemma",
-            "hidden_size": size.expert_width,
+            "hidden_size": width,
             "num_hidden_layers": size.layers,
-            "intermediate_size": size.feed_forward * size.expert_width,
+            "intermediate_size": size.feed_forward * width,
             "num_attention_heads": size.heads,
             "num_key_value_heads": 1,
             "head_dim": size.head_dim,
+        }
+
+    vision = {
+        "model_type": "siglip_vision_model",
+        "hidden_size": size.width,
+        "intermediate_size": size.feed_forward * size.width,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "patch_size": size.patch,
+        "image_size": size.image_size,
+        "vision_use_head": False,
+    }
+    return PI0Config(
+        vlm_config={
+            "model_type": "paligemma",
+            "text_config": gemma(size.width) | {"vocab_size": vocabulary + 1},
+            "vision_config": vision,
+            "projection_dim": size.width,
+            "image_token_id": vocabulary,
         },
+        dit_config=gemma(size.expert_width),
         chunk_size=size.chunk_length,
         max_state_dim=STATE_SIZE,
         max_action_dim=ACTION_SIZE,
@@ -90,16 +144,27 @@ class Prefix:
         return Prefix(DynamicCache(layers), mask)
 
 
-class PI0Policy(NetworkPolicy[PI0Size]):
+class PI0Policy:
     """A π0 network, its tokenizer and its normalisation: everything that a checkpoint holds."""
 
-    architecture = ARCHITECTURE
-    size_class = PI0Size
-
-    def _new_network(self) -> torch.nn.Module:
-        return PI0ForConditionalGeneration(
-            network_config(self.size, self.tokenizer.get_vocab_size())
+    def __init__(
+        self,
+        size: PI0Size,
+        tokenizer: Tokenizer,
+        scales: RobotScales,
+        instructions: Sequence[str],
+        cameras: tuple[str, ...] = ("agentview", "wrist"),
+        checkpoint_id: str = "",
+    ) -> None:
+        self.size, self.tokenizer = size, tokenizer
+        self.scales = scales
+        self.instructions = tuple(sorted(set(instructions)))
+        self.cameras, self.checkpoint_id = tuple(cameras), checkpoint_id
+        self.chunk_length, self.image_size = size.chunk_length, size.image_size
+        self.network: Any = PI0ForConditionalGeneration(
+            network_config(size, tokenizer.get_vocab_size())
         )
+        self.device = torch.device("cpu")
 
     @torch.no_grad()
     def act(
@@ -116,6 +181,47 @@ class PI0Policy(NetworkPolicy[PI0Size]):
         noise = self.size.temperature * noise.to(self.device)
         return self.physical(self.denoise(self.prefix(pictures, tokens), state, noise))
 
+    def to(self, device: torch.device | str) -> "PI0Policy":
+        """Move the network."""
+        self.device = torch.device(device)
+        self.network.to(self.device)
+        return self
+
+    def copied(self, weights: Mapping[str, torch.Tensor], size: PI0Size) -> "PI0Policy":
+        """The same policy with other weights, on the same device, ready to act."""
+        policy = PI0Policy(size, self.tokenizer, self.scales, self.instructions, self.cameras)
+        policy.network.load_state_dict(weights)
+        policy.network.eval()
+        return policy.to(self.device)
+
+    # ---------------------------------------------------------------- inputs and outputs
+
+    def inputs(
+        self, observations: list[Observation]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Pictures (B, cameras, 3, S, S), tokens (B, L) and normalised state (B, 8), on the device.
+
+        Raises `ObservationRejected`.
+        """
+        pictures = stack_pictures(observations, self.cameras, self.image_size)
+        tokens = self.tokenise([o.instruction for o in observations])
+        state = torch.from_numpy(np.stack([o.state for o in observations]).astype(np.float32))
+        state = self.scales.state.normalise(state)
+        return pictures.to(self.device), tokens.to(self.device), state.to(self.device)
+
+    def physical(self, chunks: torch.Tensor) -> np.ndarray:
+        """(B, H, 7) normalised chunks → metres and radians, within bounds."""
+        return within_bounds(self.scales.action.restore(chunks.cpu()).numpy())
+
+    def tokenise(self, instructions: Sequence[str]) -> torch.Tensor:
+        """(B, text_tokens) int64; raises `ObservationRejected` for a sentence unknown to it."""
+        rows = []
+        for text in instructions:
+            check_instruction(text, self.instructions)
+            row = self.tokenizer.encode(text).ids[: self.size.text_tokens]
+            rows.append(row + [0] * (self.size.text_tokens - len(row)))
+        return torch.tensor(rows, dtype=torch.int64)
+
     # ---------------------------------------------------------------- network
 
     def prefix(self, pictures: torch.Tensor, tokens: torch.Tensor) -> Prefix:
@@ -123,7 +229,7 @@ class PI0Policy(NetworkPolicy[PI0Size]):
         model = self.network.model
         count, cameras = pictures.shape[:2]
         patches = (self.image_size // self.size.patch) ** 2
-        image_token = self.tokenizer.get_vocab_size()  # as in `backbone_config`
+        image_token = self.tokenizer.get_vocab_size()  # as in `network_config`
         images = torch.full((count, cameras * patches), image_token, device=tokens.device)
         input_ids = torch.cat([images, tokens], dim=1)
         mask = torch.cat([torch.ones_like(images), (tokens != 0).long()], dim=1)
@@ -161,6 +267,45 @@ class PI0Policy(NetworkPolicy[PI0Size]):
             time = torch.full((len(chunk),), 1.0 - step / steps, device=chunk.device)
             chunk = chunk - self.velocity(prefix, state, chunk, time) / steps
         return chunk
+
+    # ---------------------------------------------------------------- files
+
+    def spec(self) -> dict[str, Any]:
+        """Inputs and outputs, for the manifest."""
+        return robot_spec(self.cameras, self.image_size, self.chunk_length)
+
+    def save(self, directory: Path, half: bool = False) -> None:
+        """Write config.json, tokenizer.json and model.safetensors into an existing directory."""
+        write_config(
+            directory,
+            ARCHITECTURE,
+            size=asdict(self.size),
+            cameras=list(self.cameras),
+            instructions=list(self.instructions),
+            normalisation=self.scales.to_json(),
+        )
+        (directory / "tokenizer.json").write_text(self.tokenizer.to_str(pretty=True) + "\n")
+        save_weights(self.network, directory / "model.safetensors", half)
+
+    @staticmethod
+    def load(directory: Path) -> "PI0Policy":
+        """Read a checkpoint directory; raises `CheckpointError` that says what does not fit."""
+        config = read_config(directory, ARCHITECTURE)
+        tokenizer_path = directory / "tokenizer.json"
+        if not tokenizer_path.is_file():
+            raise CheckpointError(f"tokenizer.json is missing in {directory.name}")
+        with fitting(directory):
+            policy = PI0Policy(
+                PI0Size(**config["size"]),
+                Tokenizer.from_str(tokenizer_path.read_text()),
+                RobotScales.from_json(config["normalisation"]),
+                config["instructions"],
+                tuple(config["cameras"]),
+                checkpoint_id=directory.name,
+            )
+        load_weights(policy.network, directory / "model.safetensors")
+        policy.network.eval()
+        return policy
 
 
 def tiny_policy(seed: int = 0, instructions: Sequence[str] = ()) -> PI0Policy:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from safedojo_ros.core.errors import ChunkRejected
+from safedojo_ros.core.config import check_ranges
+from safedojo_ros.core.errors import ChunkRejected, ConfigError
 from safedojo_ros.core.types import (
     ACTION_SIZE,
     STATE_SIZE,
@@ -38,15 +39,24 @@ ARCHITECTURE = "safety_head"
 
 @dataclass(frozen=True)
 class SafetyHeadSize:
-    """width: channels of the context encoder; hidden: width of the MLPs; chunk_length: H steps;
-    octaves: sines and cosines in which a position is given to the MLP beside its coordinates.
-    """
+    """How large the safety head is and what it judges."""
 
     width: int = 32
+    """Channels of the context encoder, a multiple of 8."""
     hidden: int = 256
+    """Width of the MLPs, at least 1."""
     chunk_length: int = 8
+    """H, steps of a chunk, at least 1."""
     dropout: float = 0.1
+    """Share of the context's features that training drops, [0, 1)."""
     octaves: int = 4
+    """Sines and cosines of a position that the MLP gets beside its coordinates, 0 or more."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, width="[8, inf)", hidden="[1, inf)", chunk_length="[1, inf)")
+        check_ranges(self, dropout="[0, 1)", octaves="[0, inf)")
+        if self.width % 8:
+            raise ConfigError(f"width is {self.width}, expected a multiple of 8")
 
 
 class SafetyHead(torch.nn.Module):

@@ -7,13 +7,14 @@ frame is no success.
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from safedojo_ros.core.errors import CheckpointError, ObservationRejected
+from safedojo_ros.core.config import check_ranges
+from safedojo_ros.core.errors import CheckpointError, ConfigError, ObservationRejected
 from safedojo_ros.models.weights import (
     fitting,
     load_weights,
@@ -27,20 +28,28 @@ ARCHITECTURE = "success_resnet"
 
 @dataclass(frozen=True)
 class SuccessSize:
-    """How large the ResNet is and what it sees.
-
-    embedding: channels of the first convolution; widths, depths: channels and residual blocks of
-    each stage; layer: "basic" or "bottleneck" blocks; image_size: side of the pictures, pixels;
-    stem_pooling: whether the first convolution is pooled, as in the ImageNet ResNets; without it
-    things of a few pixels stay apart.
-    """
+    """How large the ResNet is and what it sees."""
 
     embedding: int = 16
+    """Channels of the first convolution, at least 1."""
     widths: tuple[int, ...] = (16, 32, 64, 128)
+    """Channels of each stage."""
     depths: tuple[int, ...] = (1, 1, 1, 1)
-    layer: str = "basic"
+    """Residual blocks of each stage, as many as `widths`."""
+    layer: Literal["basic", "bottleneck"] = "basic"
+    """Kind of the blocks."""
     image_size: int = 64
+    """Side of the images, pixels, at least 1."""
     stem_pooling: bool = True
+    """Whether the first convolution is pooled, as in the ImageNet ResNets; without it objects of a
+    few pixels stay apart."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, embedding="[1, inf)", image_size="[1, inf)")
+        if len(self.widths) != len(self.depths) or min((*self.widths, *self.depths), default=0) < 1:
+            raise ConfigError(
+                f"widths are {self.widths} and depths {self.depths}, expected both for each stage"
+            )
 
 
 class SuccessModel:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 
+from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE
 from safedojo_ros.models.autoencoder import FrameAutoencoder
@@ -38,29 +39,40 @@ STATE_BOUND = 5.0
 
 @dataclass(frozen=True)
 class WorldModelSize:
-    """How large the world model is and what it sees.
-
-    context: clean frames before the chunk, the first of them remembered from the start of the
-    future, the others the newest; stride: control steps between two frames; chunk_length: H action
-    steps, a multiple of stride; denoising_steps: Euler steps of a sample; noise_scale: standard
-    deviation of the noise around the last frame, latents having about 1; drawing: width of the
-    network that draws the arm; patch: cells of the latent along a side of a token.
-    """
+    """How large the world model is and what it sees."""
 
     heads: int = 4
+    """Attention heads of a layer, at least 1."""
     head_dim: int = 32
+    """Width of a head, at least 1."""
     layers: int = 4
+    """Layers of the transformer, at least 1."""
     feed_forward: int = 512
+    """Width of a layer's MLP, at least 1."""
     action_width: int = 64
+    """Width in which an action is given to the cross-attention, at least 1."""
     context: int = 2
+    """Clean frames before the chunk: the first remembered from the start of the future, the others
+    the newest; at least 2."""
     stride: int = 4
+    """Control steps between two frames, at least 1."""
     chunk_length: int = 8
+    """H, steps of a chunk, a multiple of stride."""
     denoising_steps: int = 1
+    """Euler steps of a sample, at least 1."""
     noise_scale: float = 0.3
+    """Standard deviation of the noise around the last frame, latents having about 1; above 0."""
     drawing: int = 256
+    """Width of the network that draws the arm, at least 1."""
     patch: int = 2
+    """Cells of the latent along a side of a token, at least 1."""
 
     def __post_init__(self) -> None:
+        for name in ("heads", "head_dim", "layers", "feed_forward", "action_width", "stride"):
+            check_ranges(self, **{name: "[1, inf)"})
+        for name in ("chunk_length", "denoising_steps", "drawing", "patch"):
+            check_ranges(self, **{name: "[1, inf)"})
+        check_ranges(self, noise_scale="(0, inf)")
         if self.context < 2 or self.chunk_length % self.stride:
             raise ConfigError(
                 f"context {self.context}, chunk_length {self.chunk_length}, stride {self.stride}: "

@@ -89,7 +89,7 @@ class Heard:
     def listen(self, node: Node) -> None:
         """Subscribe to chunks, targets and announcements."""
         node.create_subscription(ActionChunk, "policy/action_chunk", self.chunk, IN_ORDER)
-        node.create_subscription(ArmTarget, "sim/command", self.target, IN_ORDER)
+        node.create_subscription(ArmTarget, "arm/target", self.target, IN_ORDER)
         node.create_subscription(CheckpointInfo, "policy/checkpoint", self.info, LATCHED)
 
     def chunk(self, message: ActionChunk) -> None:

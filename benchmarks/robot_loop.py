@@ -25,8 +25,8 @@ from rclpy.node import Node
 from sensor_msgs.msg import Image
 
 from safedojo_ros.msg import ActionChunk
-from safedojo_ros.nodes.conversion import image_from_picture
-from safedojo_ros.nodes.lifecycle import IN_ORDER, PICTURES
+from safedojo_ros.nodes.conversion import image_from_array
+from safedojo_ros.nodes.lifecycle import IMAGES, IN_ORDER
 from safedojo_ros.nodes.stack.demo_observer import ObserverThread, RunFigures, percentiles
 from safedojo_ros.nodes.stack.processes import NodeProcess
 
@@ -46,7 +46,7 @@ def echo() -> int:
     node = rclpy.create_node("echo")
     replies = node.create_publisher(ActionChunk, "floor/chunk", IN_ORDER)
     reply = ActionChunk(length=8, actions=[0.0] * 56)
-    node.create_subscription(Image, "floor/image", lambda _: replies.publish(reply), PICTURES)
+    node.create_subscription(Image, "floor/image", lambda _: replies.publish(reply), IMAGES)
     try:
         rclpy.spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
@@ -62,8 +62,8 @@ class Floor:
     def __init__(self, node: Node) -> None:
         self.round_trips: list[float] = []
         self._sent = 0.0
-        self._image = image_from_picture(np.zeros((64, 64, 3), np.uint8), 0, "camera")
-        self._images = node.create_publisher(Image, "floor/image", PICTURES)
+        self._image = image_from_array(np.zeros((64, 64, 3), np.uint8), 0, "camera")
+        self._images = node.create_publisher(Image, "floor/image", IMAGES)
         node.create_subscription(ActionChunk, "floor/chunk", self._back, IN_ORDER)
         node.create_timer(0.25, self._send)
 

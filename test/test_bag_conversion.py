@@ -38,7 +38,7 @@ TOPICS = {
         ("instruction", "std_msgs/msg/String", True),
         ("sim/truth", "std_msgs/msg/String", False),
         ("sim/episode", "std_msgs/msg/String", False),
-        ("sim/command", "safedojo_ros/msg/ArmTarget", False),
+        ("arm/target", "safedojo_ros/msg/ArmTarget", False),
         ("ee_pose", "geometry_msgs/msg/PoseStamped", False),
         ("joint_states", "sensor_msgs/msg/JointState", False),
         ("camera/agentview/image_raw", "sensor_msgs/msg/Image", False),
@@ -67,7 +67,7 @@ class Played:
         say("robot/enable", START + MS, bag_messages.switch(True))
         observation, contacts, worst, gripper = world.observation(), 0, 0.0, -1.0
         hold = (*world.target_pose(), gripper)
-        say("sim/command", START + 20 * MS, self._target(START + 20 * MS, hold, 0))
+        say("arm/target", START + 20 * MS, self._target(START + 20 * MS, hold, 0))
         now = START
         for step in range(steps):
             now += PERIOD
@@ -79,7 +79,7 @@ class Played:
             before = ArmTarget(position, axis_angle, gripper, 1, "p")
             goal = (position + action[:3], axis_angle, float(action[6]))
             said = self._target(now + 20 * MS, goal, 1 + step // 8)
-            say("sim/command", now + 21 * MS, said)
+            say("arm/target", now + 21 * MS, said)
             self.truth["images"].append({n: observation[n].copy() for n in CAMERAS})
             self.truth["state"].append(observation["state"].copy())
             after = ArmTarget(goal[0], goal[1], goal[2], 1, "p")
@@ -191,7 +191,7 @@ def test_an_episode_in_two_bags_is_one_episode(played: Played, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "topic", ["camera/wrist/image_raw", "ee_pose", "joint_states", "sim/truth", "sim/command"]
+    "topic", ["camera/wrist/image_raw", "ee_pose", "joint_states", "sim/truth", "arm/target"]
 )
 def test_a_topic_that_falls_silent_splits_the_episode_and_is_named_with_its_time(
     played: Played, tmp_path: Path, topic: str
@@ -295,8 +295,8 @@ def test_the_command_writes_a_report_and_refuses_when_nothing_came_of_it(
     assert len(EpisodeReader(out)) == 1
     assert main(["bag-to-dataset", str(tmp_path / "bags"), *options]) == 2
     assert "not empty" in capsys.readouterr().err
-    still = [m for m in played.messages if m[0] != "sim/command"]
+    still = [m for m in played.messages if m[0] != "arm/target"]
     played.bag(tmp_path / "still", still)
     command = ["bag-to-dataset", str(tmp_path / "still"), "--out", str(tmp_path / "none")]
     assert main(command) == 2
-    assert "no targets on 'sim/command'" in capsys.readouterr().err
+    assert "no targets on 'arm/target'" in capsys.readouterr().err

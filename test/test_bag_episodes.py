@@ -82,7 +82,7 @@ def test_missed_ticks_always_split_and_the_parts_hold_every_other_row(
     result = episodes_of(synthetic(ticks, seen, None), EYE)
     assert sum(map(len, result.episodes)) == count - 1
     assert len(result.episodes) == (2 if place > 1 else 1)
-    (finding,) = [f for f in result.findings if f.topic == "sim/command"]
+    (finding,) = [f for f in result.findings if f.topic == "arm/target"]
     assert finding.at == ticks[place - 1]
 
 

@@ -27,7 +27,7 @@ from safedojo_ros.data.bags.writer import BagWriter
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = bag_messages.topic("/words", "std_msgs/msg/String")
 LATCHED = bag_messages.topic("/instruction", "std_msgs/msg/String", latched=True)
-TARGETS = bag_messages.topic("/sim/command", "safedojo_ros/msg/ArmTarget")
+TARGETS = bag_messages.topic("/arm/target", "safedojo_ros/msg/ArmTarget")
 
 
 class Clock:
@@ -66,8 +66,8 @@ def test_a_bag_is_read_by_rosbags_and_by_mcap_with_the_types_of_this_package(
             c.topic: reader.deserialize(d, c.msgtype) for c, _, d in reader.messages()
         }
         assert reader.duration == 10**9 + 1
-    assert found["/sim/command"].checkpoint == "policy-a"
-    assert list(found["/sim/command"].position) == [0.1, 0.2, 0.3]
+    assert found["/arm/target"].checkpoint == "policy-a"
+    assert list(found["/arm/target"].position) == [0.1, 0.2, 0.3]
     assert found["/words"].data == "done"
     with (tmp_path / "bag/bag_0.mcap").open("rb") as file:
         summary = make_reader(file).get_summary()
@@ -146,7 +146,7 @@ def test_bags_of_other_writers_are_read_whatever_their_storage(
 ) -> None:
     with Writer(tmp_path / "bag", version=9, storage_plugin=plugin) as writer:
         connection = writer.add_connection(
-            "/sim/command", "safedojo_ros/msg/ArmTarget", typestore=bag_messages.types()
+            "/arm/target", "safedojo_ros/msg/ArmTarget", typestore=bag_messages.types()
         )
         for number in range(3):
             message = bag_messages.target(number, [0, 0, 0.1], [0, 0, 0], 1.0, number, "p")

@@ -9,7 +9,7 @@ from safedojo_ros.core.bounds import MAX_DELTA_POSITION
 from safedojo_ros.core.rotation import matrix_of
 from safedojo_ros.core.types import Observation
 from safedojo_ros.evaluation.filters.barrier import (
-    HAND,
+    GRIPPER,
     CbfConfig,
     Obstacle,
     barrier,
@@ -43,7 +43,7 @@ def least_barrier(start: np.ndarray, chunk: np.ndarray, obstacle: Obstacle) -> f
     return min(
         barrier(point + turn @ np.array(centre), obstacle, radius)[0]
         for point in path
-        for centre, radius in HAND
+        for centre, radius in GRIPPER
     )
 
 

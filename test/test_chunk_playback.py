@@ -287,7 +287,7 @@ def test_whatever_comes_every_played_action_is_within_limits_and_of_a_fresh_chun
             try:
                 playback.accept(offered, now)
             except ChunkRejected:
-                assert not playback.playing
+                assert not playback.executing
                 accepted_at = -1
                 held_at = max(held_at, 0)
             else:

@@ -97,8 +97,8 @@ def test_joint_faults_are_sentences() -> None:
 
 
 @given(st.lists(st.tuples(shares, st.floats(0, 1)), min_size=1, max_size=30))
-def test_the_target_stays_in_the_box_and_on_its_leash(steps: list) -> None:
-    target = TargetPose(BOX, leash=0.06)
+def test_the_target_stays_in_the_box_and_near_the_arm(steps: list) -> None:
+    target = TargetPose(BOX, max_lead=0.06)
     measured, turn = HOME.copy(), quaternion_of(POINTING_DOWN)
     target.reset(measured, POINTING_DOWN, -1.0)
     for share, progress in steps:

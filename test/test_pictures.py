@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safedojo_ros.core.errors import ObservationRejected
-from safedojo_ros.data.images import CHANNELS, decode_picture, resize_picture
+from safedojo_ros.data.images import CHANNELS, decode_image, resize_image
 
 
 def encoded(rgb: np.ndarray, encoding: str, padding: int = 0) -> tuple[bytes, int]:
@@ -38,7 +38,7 @@ def test_every_encoding_gives_the_picture_back_with_any_row_padding(
     if encoding == "mono8":
         rgb = np.repeat(rgb[:, :, :1], 3, axis=2)
     data, step = encoded(rgb, encoding, padding)
-    assert np.array_equal(decode_picture(data, height, width, step, encoding), rgb)
+    assert np.array_equal(decode_image(data, height, width, step, encoding), rgb)
 
 
 @pytest.mark.parametrize(
@@ -55,10 +55,10 @@ def test_fields_that_contradict_each_other_are_refused(
     data: bytes, height: int, width: int, step: int, encoding: str, reason: str
 ) -> None:
     with pytest.raises(ObservationRejected, match=reason):
-        decode_picture(data, height, width, step, encoding)
+        decode_image(data, height, width, step, encoding)
 
 
 def test_resizing_gives_the_asked_shape_and_leaves_a_fitting_picture_alone() -> None:
     rgb = np.zeros((40, 60, 3), np.uint8)
-    assert resize_picture(rgb, 32, 16).shape == (16, 32, 3)
-    assert resize_picture(rgb, 60, 40) is rgb
+    assert resize_image(rgb, 32, 16).shape == (16, 32, 3)
+    assert resize_image(rgb, 60, 40) is rgb

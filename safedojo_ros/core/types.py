@@ -39,7 +39,7 @@ class Observation:
     """What the policy sees at one instant.
 
     images: {camera name: (H, W, 3) uint8 RGB}; state: (8,) float, see `STATE_SIZE`;
-    instruction: a sentence; stamp: nanoseconds, when the newest picture was taken.
+    instruction: a sentence; stamp: nanoseconds, when the newest image was taken.
     """
 
     images: dict[str, np.ndarray]
@@ -55,10 +55,10 @@ class Observation:
                     f"camera '{name}' is missing; seen: {sorted(self.images)}; "
                     "start its camera node or fix the camera list"
                 )
-            picture = self.images[name]
-            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+            image = self.images[name]
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise ObservationRejected(
-                    f"camera '{name}' gave {picture.dtype} {picture.shape}, "
+                    f"camera '{name}' gave {image.dtype} {image.shape}, "
                     "expected uint8 (H, W, 3) RGB"
                 )
         state = np.asarray(self.state)

@@ -1,4 +1,4 @@
-"""Raw camera bytes to RGB pictures, with every field of the message checked. No ROS needed."""
+"""Raw camera bytes to RGB images, with every field of the message checked. No ROS needed."""
 
 import cv2
 import numpy as np
@@ -9,10 +9,10 @@ CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
 """Encodings that need no cv_bridge, with their bytes a pixel."""
 
 MAX_SIDE = 4096
-"""Largest width or height of a picture that is taken seriously, pixels."""
+"""Largest width or height of an image that is taken seriously, pixels."""
 
 
-def decode_picture(
+def decode_image(
     data: bytes | bytearray | memoryview, height: int, width: int, step: int, encoding: str
 ) -> np.ndarray:
     """(H, W, 3) uint8 RGB of one image message's fields.
@@ -27,7 +27,7 @@ def decode_picture(
         )
     if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
         raise ObservationRejected(
-            f"a picture of {width}x{height} pixels; expected sides of 1 to {MAX_SIDE}"
+            f"an image of {width}x{height} pixels; expected sides of 1 to {MAX_SIDE}"
         )
     if step < width * channels:
         raise ObservationRejected(
@@ -46,10 +46,10 @@ def decode_picture(
     return np.ascontiguousarray(pixels[:, :, :3])
 
 
-def resize_picture(picture: np.ndarray, width: int, height: int) -> np.ndarray:
-    """(height, width, 3) uint8; smaller pictures average over the pixels that they drop."""
-    if picture.shape[:2] == (height, width):
-        return picture
-    shrinks = picture.shape[0] >= height and picture.shape[1] >= width
+def resize_image(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """(height, width, 3) uint8; smaller images average over the pixels that they drop."""
+    if image.shape[:2] == (height, width):
+        return image
+    shrinks = image.shape[0] >= height and image.shape[1] >= width
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(picture, (width, height), interpolation=method)
+    return cv2.resize(image, (width, height), interpolation=method)

@@ -1,7 +1,7 @@
-"""A policy as the robot plays it: every chunk comes late, and the arm goes on meanwhile.
+"""A policy as the robot executes it: every chunk comes late, and the arm goes on meanwhile.
 
 The protocol's worlds wait for a chunk; a robot does not. For the first `latency` control steps
-after an observation the old chunk is played on, then the new one is joined as
+after an observation the old chunk goes on, then the new one is joined as
 `robot.playback.playback` joins it. Before the first chunk the arm stands still.
 """
 
@@ -46,24 +46,24 @@ class LatePolicy:
     def act(
         self, observations: list[Observation], generators: "list[torch.Generator] | None" = None
     ) -> np.ndarray:
-        """(B, H, 7) played from the observations on, until the next ones."""
+        """(B, H, 7) executed from the observations on, until the next ones."""
         chunks = np.asarray(self.policy.act(observations, generators), dtype=np.float64)
         return np.stack(
             [
-                self._played(chunk, None if generators is None else generators[i])
+                self._executed(chunk, None if generators is None else generators[i])
                 for i, chunk in enumerate(chunks)
             ]
         )
 
-    def _played(self, chunk: np.ndarray, episode: "torch.Generator | None") -> np.ndarray:
+    def _executed(self, chunk: np.ndarray, episode: "torch.Generator | None") -> np.ndarray:
         rest = None if episode is None else self._rest.get(episode)
         if rest is None:
             rest = np.zeros((self.latency, ACTION_SIZE))
             rest[:, 6] = GRIPPER_OPEN
-            played = np.concatenate([rest, chunk])[: len(chunk)]
+            executed = np.concatenate([rest, chunk])[: len(chunk)]
         else:
-            led = joined(chunk, rest, PlaybackConfig().blend_steps)
-            played = np.concatenate([rest, led[self.latency :]])
+            whole = joined(chunk, rest, PlaybackConfig().blend_steps)
+            executed = np.concatenate([rest, whole[self.latency :]])
         if episode is not None:
-            self._rest[episode] = played[self.execute : self.execute + self.latency]
-        return played
+            self._rest[episode] = executed[self.execute : self.execute + self.latency]
+        return executed

@@ -20,15 +20,15 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from safedojo_ros.core.errors import ConfigError, ObservationRejected
 from safedojo_ros.core.units import SECOND
-from safedojo_ros.data.images import resize_picture
+from safedojo_ros.data.images import resize_image
 from safedojo_ros.nodes.conversion import (
+    array_from_image,
     camera_info,
-    image_from_picture,
-    picture_from_image,
+    image_from_array,
     to_nanoseconds,
     to_stamp,
 )
-from safedojo_ros.nodes.lifecycle import OK, PICTURES, WARN, DojoNode, Setting
+from safedojo_ros.nodes.lifecycle import IMAGES, OK, WARN, DojoNode, Setting
 from safedojo_ros.nodes.stack.spinning import run_node
 
 SILENCE = 1.0
@@ -126,8 +126,8 @@ class CameraNode(DojoNode):
                 name,
                 source,
                 float(angle),
-                self.create_publisher(Image, f"camera/{name}/image_raw", PICTURES),
-                self.create_publisher(CameraInfo, f"camera/{name}/camera_info", PICTURES),
+                self.create_publisher(Image, f"camera/{name}/image_raw", IMAGES),
+                self.create_publisher(CameraInfo, f"camera/{name}/camera_info", IMAGES),
             )
             self._cameras.append(camera)
             if source.kind not in ("sim", "topic"):
@@ -140,7 +140,7 @@ class CameraNode(DojoNode):
             if camera.capture is None:
                 take: Callable[[Image], None] = partial(self._relay, camera)
                 camera.subscription = self.create_subscription(
-                    Image, camera.source.address, take, PICTURES
+                    Image, camera.source.address, take, IMAGES
                 )
                 continue
             reader = threading.Thread(target=self._read, args=(camera,), daemon=True)
@@ -187,7 +187,7 @@ class CameraNode(DojoNode):
             (message.width, message.height),
         )
         try:
-            picture = picture_from_image(message)
+            picture = array_from_image(message)
         except ObservationRejected as error:
             camera.fault = str(error)
             self.get_logger().warning(f"camera '{camera.name}': {error}", throttle_duration_sec=1.0)
@@ -204,8 +204,8 @@ class CameraNode(DojoNode):
     def _publish(self, camera: Camera, picture: np.ndarray, stamp: int) -> None:
         width, height = self._size
         if width:
-            picture = resize_picture(picture, width, height)
-        camera.images.publish(image_from_picture(picture, stamp, f"camera_{camera.name}"))
+            picture = resize_image(picture, width, height)
+        camera.images.publish(image_from_array(picture, stamp, f"camera_{camera.name}"))
         self._publish_info(camera, picture.shape[1], picture.shape[0], stamp)
         camera.pictures += 1
 

@@ -1,7 +1,7 @@
 """How a node changes its model while it works: topic, services, following, probation.
 
 The same for the policy and the safety head: publishes `<kind>/checkpoint` (latched), serves
-`<kind>/load_checkpoint` and `<kind>/rollback`, follows the store's `latest` if told to, and goes
+`<kind>/load_checkpoint` and `<kind>/rollback`, follows the store's `latest` if asked to, and goes
 back by itself from a model that breaks its bars in its first chunks.
 """
 
@@ -33,7 +33,7 @@ SWAP_SETTINGS = (
 class CheckpointExchange(Generic[T]):
     """A node's `HotSwap` with everything around it that speaks ROS.
 
-    `take_ready` and `weigh` are for the thread that uses the model.
+    `take_ready` and `check` are for the thread that uses the model.
     """
 
     def __init__(
@@ -96,14 +96,14 @@ class CheckpointExchange(Generic[T]):
         proven = self.probation is None
         known = reference() if proven else self._reference
         if self.swap.take_ready(proven) is None:
-            self.tell()
+            self.report()
             return False
         self._reference = known
         self.probation = Probation(self.bars, known, since) if self.bars.chunks else None
         self.announce("swapped in between two chunks")
         return True
 
-    def weigh(self, fault: str) -> bool:
+    def check(self, fault: str) -> bool:
         """What follows from a word of the probation; True if the old model is back."""
         if self.probation is None:
             return False
@@ -131,7 +131,7 @@ class CheckpointExchange(Generic[T]):
 
     # ---------------------------------------------------------------- what others hear
 
-    def tell(self) -> None:
+    def report(self) -> None:
         """Announce a request that failed or waits, once."""
         swap = self.swap
         if swap.status in ("failed", "waiting") and swap.reason != self._announced:

@@ -1,6 +1,6 @@
 """ROS messages to core types and back, validated once, here.
 
-Image data is assigned as `bytes`: a numpy array or a list costs rclpy 50 to 150 ms a picture.
+Image data is assigned as `bytes`: a numpy array or a list costs rclpy 50 to 150 ms an image.
 """
 
 import array
@@ -15,7 +15,7 @@ from safedojo_ros.core.errors import ObservationRejected
 from safedojo_ros.core.rotation import POINTING_DOWN, axis_angle_of, quaternion_of
 from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE, ActionChunk
 from safedojo_ros.core.units import SECOND
-from safedojo_ros.data.images import CHANNELS, decode_picture
+from safedojo_ros.data.images import CHANNELS, decode_image
 from safedojo_ros.msg import ActionChunk as ActionChunkMessage
 
 BASE_FRAME = "base"
@@ -45,30 +45,30 @@ def to_stamp(nanoseconds: int) -> Time:
     return Time(sec=nanoseconds // SECOND, nanosec=nanoseconds % SECOND)
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 
 
-def picture_from_image(message: Image) -> np.ndarray:
+def array_from_image(message: Image) -> np.ndarray:
     """(H, W, 3) uint8 RGB; raises `ObservationRejected`. Rare encodings go through cv_bridge."""
     if message.encoding not in CHANNELS and _CV_BRIDGE is not None:
         try:
             return np.ascontiguousarray(_CV_BRIDGE(message, desired_encoding="rgb8"))
         except Exception as error:  # cv_bridge raises its own and OpenCV's errors
-            raise ObservationRejected(f"cv_bridge cannot convert the picture: {error}") from None
-    return decode_picture(
+            raise ObservationRejected(f"cv_bridge cannot convert the image: {error}") from None
+    return decode_image(
         memoryview(message.data), message.height, message.width, message.step, message.encoding
     )
 
 
-def image_from_picture(picture: np.ndarray, stamp: int, frame: str) -> Image:
-    """An rgb8 Image of (H, W, 3) uint8 `picture`; `stamp` in nanoseconds."""
+def image_from_array(image: np.ndarray, stamp: int, frame: str) -> Image:
+    """An rgb8 Image of (H, W, 3) uint8 `image`; `stamp` in nanoseconds."""
     message = Image()
     message.header.stamp = to_stamp(stamp)
     message.header.frame_id = frame
-    message.height, message.width = picture.shape[:2]
+    message.height, message.width = image.shape[:2]
     message.encoding = "rgb8"
-    message.step = picture.shape[1] * 3
-    message.data = array.array("B", np.ascontiguousarray(picture).tobytes())
+    message.step = image.shape[1] * 3
+    message.data = array.array("B", np.ascontiguousarray(image).tobytes())
     return message
 
 

@@ -1,9 +1,9 @@
-"""The arm: plays gated chunks at 20 Hz, holds whenever anything is missing, late or wrong.
+"""The arm: executes gated chunks at 20 Hz, holds whenever anything is missing, late or wrong.
 
 Subscribes `safety/action_chunk`, `safety/state`, `robot/enable` and the backend's measured state;
 publishes `joint_states`, `ee_pose`, `franka/state`, and tf where ROS provides it; serves
-`franka/arm`, `franka/stop`, `franka/recover`. Targets are on `sim/command`: with the backend `sim`
-the world follows them, with `fci` a Franka at `fci_address` does, and the topic only tells.
+`franka/arm`, `franka/stop`, `franka/recover`. Targets are on `arm/target`: with the backend `sim`
+the world follows them, with `fci` a Franka at `fci_address` does, and the topic only reports.
 """
 
 import gc
@@ -45,7 +45,7 @@ from safedojo_ros.robot.playback.target import Target, TargetPose
 from safedojo_ros.robot.tick_statistics import TickStatistics
 
 READ_SHARE = 0.4
-"""Control periods between two readings of a real arm; pictures are paired with the nearest one."""
+"""Control periods between two readings of a real arm; images are paired with the nearest one."""
 
 CONNECT_PATIENCE = 10.0
 """Seconds for which a robot that does not answer is tried again."""
@@ -80,9 +80,9 @@ SETTINGS = (
     ),
     Setting("workspace_lower", [-0.25, -0.32, 0.012], "Lower corner of the workspace (m)."),
     Setting("workspace_upper", [0.34, 0.32, 0.45], "Upper corner of the workspace (m)."),
-    Setting("blend_steps", 1, "Steps that lead over to a new chunk's path.", 0, 32),
-    Setting("actuation_delay", 0.0, "From a target to the first picture of it (s).", 0.0, 1.0),
-    Setting("leash", 0.06, "How far the target may run ahead of the arm (m).", 0.005, 0.2),
+    Setting("blend_steps", 1, "Steps in which the arm goes over to a new chunk's path.", 0, 32),
+    Setting("actuation_delay", 0.0, "From a target to the first image of it (s).", 0.0, 1.0),
+    Setting("max_lead", 0.06, "How far the target may be ahead of the arm (m).", 0.005, 0.2),
     Setting("enable_deadline", 0.3, "Longest silence of robot/enable (s).", 0.05, 5.0),
     Setting("safety_deadline", 0.3, "Longest silence of safety/state (s).", 0.05, 5.0),
     Setting("measurement_deadline", 0.2, "Longest silence of the arm (s).", 0.05, 5.0),
@@ -117,7 +117,7 @@ class FrankaNode(DojoNode):
         )
         self._loop = ControlLoop(
             ChunkPlayback(playback),
-            TargetPose(workspace, float(self.setting("leash"))),
+            TargetPose(workspace, float(self.setting("max_lead"))),
             ArmState(float(self.setting("enable_deadline"))),
             {
                 MEASUREMENT: float(self.setting("measurement_deadline")),
@@ -136,7 +136,7 @@ class FrankaNode(DojoNode):
                 ),
                 CONNECT_PATIENCE,
             )
-        self._targets = self.create_publisher(ArmTarget, "sim/command", NEWEST)
+        self._targets = self.create_publisher(ArmTarget, "arm/target", NEWEST)
         self._joints = self.create_publisher(JointState, "joint_states", NEWEST)
         self._pose = self.create_publisher(PoseStamped, "ee_pose", NEWEST)
         self._states = self.create_publisher(FrankaState, "franka/state", NEWEST)

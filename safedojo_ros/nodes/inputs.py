@@ -11,19 +11,19 @@ from std_msgs.msg import String
 
 from safedojo_ros.core.errors import ObservationRejected
 from safedojo_ros.nodes.conversion import (
+    array_from_image,
     fingers_from_joint_state,
-    picture_from_image,
     pose_from_message,
     robot_state,
     to_nanoseconds,
 )
-from safedojo_ros.nodes.lifecycle import LATCHED, NEWEST, PICTURES, DojoNode, Setting
+from safedojo_ros.nodes.lifecycle import IMAGES, LATCHED, NEWEST, DojoNode, Setting
 from safedojo_ros.robot.observation_window import ObservationWindow, WindowConfig
 
 WINDOW_SETTINGS = (
-    Setting("max_age", 0.1, "Age at which a picture or the arm's state is stale (s).", 0.05, 5.0),
-    Setting("max_skew", 0.03, "How far pictures and state may lie apart (s).", 0.0, 1.0),
-    Setting("frozen_frames", 8, "Identical pictures in a row that may mean a freeze ...", 2, 1000),
+    Setting("max_age", 0.1, "Age at which an image or the arm's state is stale (s).", 0.05, 5.0),
+    Setting("max_skew", 0.03, "How far images and state may lie apart (s).", 0.0, 1.0),
+    Setting("frozen_frames", 8, "Identical images in a row that may mean a freeze ...", 2, 1000),
     Setting("frozen_motion", 0.02, "... if the arm moved so far meanwhile (m).", 0.001, 1.0),
     Setting("max_instruction", 200, "Longest instruction (characters).", 1, 10_000),
 )
@@ -48,13 +48,13 @@ class ObservationInputs:
         on_change: Callable[[], None] = lambda: None,
         on_instruction: Callable[[], None] = lambda: None,
     ) -> None:
-        """on_change: called after every picture and pose; on_instruction: after a new one."""
+        """on_change: called after every image and pose; on_instruction: after a new one."""
         self.window = ObservationWindow(config)
         self._node, self._on_change, self._on_instruction = node, on_change, on_instruction
         self._fingers: np.ndarray | None = None
         self._subscriptions: list[Any] = [
             node.create_subscription(
-                Image, f"camera/{name}/image_raw", partial(self._image, name), PICTURES
+                Image, f"camera/{name}/image_raw", partial(self._image, name), IMAGES
             )
             for name in config.cameras
         ]
@@ -73,12 +73,12 @@ class ObservationInputs:
     def _image(self, camera: str, message: Image) -> None:
         now = self._node.now()
         try:
-            picture = picture_from_image(message)
+            image = array_from_image(message)
         except ObservationRejected as error:
-            self.window.reject_picture(camera, str(error), now)
+            self.window.reject_image(camera, str(error), now)
             return
         stamp = to_nanoseconds(message.header.stamp)
-        self.window.add_picture(camera, picture, stamp, now, message.encoding)
+        self.window.add_image(camera, image, stamp, now, message.encoding)
         self._on_change()
 
     def _joints(self, message: JointState) -> None:

@@ -38,8 +38,8 @@ from safedojo_ros.core.errors import ConfigError, SafeDojoError
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
-PICTURES = qos_profile_sensor_data
-"""Best effort, the newest few: a late picture is worth nothing."""
+IMAGES = qos_profile_sensor_data
+"""Best effort, the newest few: a late image is worth nothing."""
 
 NEWEST = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST, depth=1

@@ -14,7 +14,7 @@ from safedojo_ros.robot.gate.gate import SafetyGate
 
 
 def state_message(gate: SafetyGate, latency: float, stamp: int) -> SafetyState:
-    """latency: seconds from picture to decision, computing left out; stamp: ns."""
+    """latency: seconds from image to decision, computing left out; stamp: ns."""
     message = SafetyState(
         decision=int(gate.decision),
         mode=gate.mode,

@@ -59,7 +59,7 @@ class MemoryLike(Protocol):
         ...
 
     def look(self, observation: Observation) -> None:
-        """Remember a moment."""
+        """Remember a frame."""
         ...
 
     def step_cost(self, observations: list[Observation], actions: np.ndarray) -> np.ndarray:
@@ -74,12 +74,12 @@ def load_released_safety(path: Path) -> SafetyLike:
     return load_safety(path)
 
 
-def scene_memory(model: SafetyLike, moments: int) -> MemoryLike:
+def scene_memory(model: SafetyLike, frames: int) -> MemoryLike:
     """A memory for a head of the released kind."""
     from safedojo_ros.models.safety_head import SafetyModel
     from safedojo_ros.models.scene_memory import SceneMemory
 
-    return SceneMemory(cast(SafetyModel, model), moments)
+    return SceneMemory(cast(SafetyModel, model), frames)
 
 
 def limited(node: DojoNode, load: Callable[[Path], T]) -> Callable[[Path], T]:

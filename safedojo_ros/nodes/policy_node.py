@@ -1,4 +1,4 @@
-"""The policy: newest pictures, state and instruction in, action chunks out, without ever blocking.
+"""The policy: newest images, state and instruction in, action chunks out, without ever blocking.
 
 Subscribes `camera/<name>/image_raw`, `joint_states`, `ee_pose`, `instruction`, and, to know what
 judges its chunks, `safety/checkpoint` and `safety/cost`; publishes `policy/action_chunk` and
@@ -61,7 +61,7 @@ SETTINGS = (
     Setting("niceness", 5, "Added to the niceness of the network's thread.", -20, 19),
     Setting("realtime_factor", 1.0, "Speed of the world; the whole stack needs the same.", 0.05, 4),
     Setting("follow", "off", "Take over what latest moves to.", choices=("off", "latest")),
-    Setting("saturation", 0.5, "Share of steps that a new policy may play at limits.", 0.0, 1.0),
+    Setting("saturation", 0.5, "Share of steps that a new policy may spend at limits.", 0.0, 1.0),
     Setting("cost_margin", 0.2, "How far its predicted cost may exceed the old one's.", 0.0, 1.0),
     Setting("canary_cost", True, "Load the safety head here too, to compare before a swap."),
     *SWAP_SETTINGS,
@@ -185,7 +185,7 @@ class PolicyNode(DojoNode):
             "checkpoint": self._policy.checkpoint_id,
             "chunks": self._sequence,
             "compute_median_ms": round(float(np.median(times)) * 1e3, 2) if times else "",
-            "lead_steps": self._schedule.lead_steps,
+            "steps_ahead": self._schedule.steps_ahead,
             "swap": self._swap.reason if self._swap else "",
             "on_probation": bool(self._exchange and self._exchange.probation),
             "safety_head": self._head,
@@ -200,7 +200,7 @@ class PolicyNode(DojoNode):
         return fault or self._refusal
 
     def _consider(self) -> None:
-        """After every picture and pose: is it time for a chunk, and is everything there?"""
+        """After every image and pose: is it time for a chunk, and is everything there?"""
         if self._inputs is None or self._working:
             return
         window = self._inputs.window
@@ -223,9 +223,9 @@ class PolicyNode(DojoNode):
         self._note(fault)
         if self._exchange is None:
             return
-        self._exchange.tell()
+        self._exchange.report()
         if fault and not self._working:
-            self._take_ready()  # nothing is being played: this is a chunk boundary too
+            self._take_ready()  # nothing is being executed: this is a chunk boundary too
 
     def _note(self, fault: str) -> None:
         self.say(f"no chunk: {fault}" if fault else "")
@@ -243,7 +243,7 @@ class PolicyNode(DojoNode):
                 observation, self._observation = self._observation, None
             assert observation is not None
             try:
-                self._weigh_costs()
+                self._check_costs()
                 self._take_ready()
                 self._refusal = self._compute(observation)
             except ObservationRejected as error:
@@ -275,10 +275,10 @@ class PolicyNode(DojoNode):
         except ObservationRejected:
             raise
         except Exception as error:
-            if self._exchange.weigh(f"it failed: {type(error).__name__}: {error}"):
+            if self._exchange.check(f"it failed: {type(error).__name__}: {error}"):
                 return self._after_going_back(observation)
             raise
-        if probation is not None and self._exchange.weigh(fault):
+        if probation is not None and self._exchange.check(fault):
             return self._after_going_back(observation)
         self._schedule.answered(compute_time)
         self._canary.played(observation, actions, compute_time)
@@ -347,14 +347,14 @@ class PolicyNode(DojoNode):
         ):
             self._canary.forget()
 
-    def _weigh_costs(self) -> None:
+    def _check_costs(self) -> None:
         """What the safety head said since the last chunk."""
         assert self._exchange is not None
         while self._costs:
             message, probation = self._costs.popleft(), self._exchange.probation
             head, cost, limit = message.checkpoint, float(message.chunk_cost), float(message.limit)
             self._canary.judged(head, cost)
-            if probation is not None and self._exchange.weigh(
+            if probation is not None and self._exchange.check(
                 probation.cost(int(message.sequence), head, cost, limit)
             ):
                 self._canary.forget()

@@ -69,7 +69,7 @@ from safedojo_ros.robot.gate.freshness import FreshnessConfig
 from safedojo_ros.robot.gate.gate import MODES, GateConfig, GateResult, SafetyGate
 
 PATIENCE = 0.03
-"""Seconds that a chunk may wait here for the pictures it was computed from."""
+"""Seconds that a chunk may wait here for the images it was computed from."""
 CANARY_CHUNKS = 4
 """On how many recent chunks a new safety head is tried."""
 
@@ -78,13 +78,13 @@ SETTINGS = (
             "none, and every chunk is held in gate mode."),
     Setting("store", "", "Folder of the checkpoint store; empty: the user's."),
     Setting("cameras", ["agentview", "wrist"], "Cameras to watch."),
-    Setting("image_size", 64, "Side of the pictures when there is no safety head (px).", 16, 1024),
+    Setting("image_size", 64, "Side of the images when there is no safety head (px).", 16, 1024),
     Setting("mode", "gate", "gate enforces, monitor only reports.", choices=MODES),
     Setting("cost_limit", 0.0, "Limit of the chunk cost; 0: the checkpoint's own.", 0.0, 1.0),
     Setting("slow_ratio", 0.6, "SLOW from this share of the limit on.", 0.01, 1.0),
     Setting("detour_ratio", 0.0, "From this share of the limit on, at the latest from SLOW on, "
-            "lead a chunk around what it would touch, where there is a way; 0: never.", 0.0, 1.0),
-    Setting("memory", 1, "Moments of a scene whose pictures the head judges by; 1: the newest "
+            "take a detour around what a chunk would touch, if one passes; 0: never.", 0.0, 1.0),
+    Setting("memory", 1, "Frames of a scene that the head judges by; 1: the newest "
             "alone. An instruction or a silence begins another scene.", 1, 64),
     Setting("stop_cost", 0.98, "STOP from this cost on; above 1: never by itself.", 0.05, 2.0),
     Setting("deadline", 0.2, "Longest that judging a chunk may take (s).", 0.005, 2.0),
@@ -379,7 +379,7 @@ class SafetyNode(DojoNode):
         fault, probation = asked.fault, self._exchange.probation
         if probation is not None and asked.answered and not fault:
             fault = probation.chunk(asked.seconds)
-        if self._exchange.weigh(fault):
+        if self._exchange.check(fault):
             self._renew()
 
     def _looking(self, model: SafetyLike, observation: Observation) -> SafetyLike | MemoryLike:
@@ -393,7 +393,7 @@ class SafetyNode(DojoNode):
         return self._memory
 
     def _on_new_scene(self, _: String | None = None) -> None:
-        """Earlier pictures show another scene."""
+        """Earlier images show another scene."""
         self._memory = None
 
     def _look_after(self) -> None:
@@ -401,7 +401,7 @@ class SafetyNode(DojoNode):
         assert self._inputs is not None
         self._judge_waiting()
         if self._exchange is not None:
-            self._exchange.tell()
+            self._exchange.report()
         now = self.now()
         fault = self._inputs.window.fault(now)
         silence = (now - self._heard_at) / SECOND

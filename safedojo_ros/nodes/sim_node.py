@@ -2,9 +2,9 @@
 
 Publishes `sim/<camera>/image`, `sim/joint_states`, `sim/ee_pose`, `instruction` (latched),
 `robot/enable` (heartbeat), `sim/episode` (one JSON object a finished episode) and `sim/truth`
-(JSON, every step; `stamp` in ns is that of the step's pictures). Follows `sim/command`, absolute
+(JSON, every step; `stamp` in ns is that of the step's images). Follows `arm/target`, absolute
 targets; or with `fci_address` whoever moves the arm over the Franka Control Interface, and then
-`sim/command` only tells that a policy's chunk is being played.
+`arm/target` only says that a policy's chunk is being executed.
 
 Between two episodes the enable switch is released first, nothing is published while it is, then
 the world is laid out anew and the switch pressed again. Targets from before that are ignored.
@@ -25,17 +25,17 @@ from safedojo_ros.core.types import COLLISION_DISPLACEMENT, CONTROL_PERIOD
 from safedojo_ros.core.units import SECOND
 from safedojo_ros.msg import ArmTarget
 from safedojo_ros.nodes.conversion import (
-    image_from_picture,
+    image_from_array,
     joint_state,
     pose_message,
     to_nanoseconds,
 )
 from safedojo_ros.nodes.lifecycle import (
+    IMAGES,
     IN_ORDER,
     LATCHED,
     NEWEST,
     OK,
-    PICTURES,
     RECORD,
     DojoNode,
     Setting,
@@ -75,7 +75,7 @@ SETTINGS = (
         0.0,
         3600.0,
     ),
-    Setting("image_size", 64, "Side of the square pictures (px).", 16, 1024),
+    Setting("image_size", 64, "Side of the square images (px).", 16, 1024),
     Setting("cameras", ["agentview", "wrist"], "Cameras of the world to publish."),
     Setting(
         "sensor_noise",
@@ -126,8 +126,8 @@ class SimNode(DojoNode):
         plan = self._schedule.plan(self._number)
         if plan is not None:
             self._lay_out(plan)
-        self._pictures = {
-            name: self.create_publisher(Image, f"sim/{name}/image", PICTURES)
+        self._images = {
+            name: self.create_publisher(Image, f"sim/{name}/image", IMAGES)
             for name in self._cameras
         }
         self._joints = self.create_publisher(JointState, "sim/joint_states", NEWEST)
@@ -136,9 +136,9 @@ class SimNode(DojoNode):
         self._enable = self.create_publisher(Bool, "robot/enable", IN_ORDER)
         self._episode = self.create_publisher(String, "sim/episode", RECORD)
         self._truth = self.create_publisher(String, "sim/truth", NEWEST)
-        self._ours = [*self._pictures.values(), self._joints, self._pose, self._instruction]
+        self._ours = [*self._images.values(), self._joints, self._pose, self._instruction]
         self._ours += [self._enable, self._episode, self._truth]
-        self._commands = self.create_subscription(ArmTarget, "sim/command", self._on_target, NEWEST)
+        self._commands = self.create_subscription(ArmTarget, "arm/target", self._on_target, NEWEST)
 
     def activate(self) -> None:
         """Start the clock of the world."""
@@ -252,7 +252,7 @@ class SimNode(DojoNode):
         self._phase, self._target, self._gripper = Phase.WAITING, None, -1.0
         self._armed_since = 0.0
         self._instruction.publish(String(data=self._world.instruction))
-        self._beat()  # before the first pose and pictures, which count only while it is pressed
+        self._beat()  # before the first pose and images, which count only while it is pressed
 
     def _new_world(self) -> TabletopWorld:
         size = int(self.setting("image_size"))
@@ -291,9 +291,9 @@ class SimNode(DojoNode):
             joint_state(world.joint_positions(), world.joint_velocities(), state[6:], stamp)
         )
         self._pose.publish(pose_message(state[:3], state[3:6], stamp))
-        for name, publisher in self._pictures.items():
-            picture = self._sensed(observation[name])
-            publisher.publish(image_from_picture(picture, stamp, f"camera_{name}"))
+        for name, publisher in self._images.items():
+            image = self._sensed(observation[name])
+            publisher.publish(image_from_array(image, stamp, f"camera_{name}"))
         self._publish_truth(stamp, info)
 
     def _publish_truth(self, stamp: int, info: dict[str, Any]) -> None:
@@ -302,12 +302,12 @@ class SimNode(DojoNode):
         }
         self._truth.publish(String(data=json.dumps(truth)))
 
-    def _sensed(self, picture: np.ndarray) -> np.ndarray:
+    def _sensed(self, image: np.ndarray) -> np.ndarray:
         if self._noise is None:
-            return picture
-        some = picture[::8, ::8]
+            return image
+        some = image[::8, ::8]
         some ^= self._noise.integers(0, 2, some.shape, dtype=np.uint8)
-        return picture
+        return image
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The live view: what the cameras see, where the chunk leads, what it is expected to cost.
+"""The live view: what the cameras see, where the chunk goes, what its predicted cost is.
 
 In the browser through rerun where it is installed, else in a window of OpenCV.
 """
@@ -17,8 +17,8 @@ from visualization_msgs.msg import MarkerArray
 
 from safedojo_ros.core.errors import ConfigError, ObservationRejected
 from safedojo_ros.msg import FrankaState, SafetyCost
-from safedojo_ros.nodes.conversion import picture_from_image
-from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, NEWEST, OK, PICTURES, DojoNode, Setting
+from safedojo_ros.nodes.conversion import array_from_image
+from safedojo_ros.nodes.lifecycle import IMAGES, IN_ORDER, LATCHED, NEWEST, OK, DojoNode, Setting
 from safedojo_ros.nodes.stack.spinning import run_node
 from safedojo_ros.nodes.stack.viewers import missing_viewer, viewer
 
@@ -26,7 +26,7 @@ MODES = ("DISARMED", "ARMED", "RUNNING", "HOLD", "FAULT")
 
 SETTINGS = (
     Setting("cameras", ["agentview", "wrist"], "Cameras to show."),
-    Setting("rate", 10.0, "Pictures a second of each camera (Hz).", 0.5, 60.0),
+    Setting("rate", 10.0, "Images a second of each camera (Hz).", 0.5, 60.0),
 )
 
 
@@ -35,7 +35,7 @@ class Screen(Protocol):
 
     address: str
 
-    def picture(self, camera: str, picture: np.ndarray) -> None:
+    def image(self, camera: str, image: np.ndarray) -> None:
         """Show (H, W, 3) uint8 RGB."""
 
     def path(self, points: np.ndarray, colors: np.ndarray) -> None:
@@ -63,8 +63,8 @@ class RerunScreen:
         rr.serve_web_viewer(open_browser=False, connect_to=data)
         self.address = f"http://localhost:9090/?url={data}"
 
-    def picture(self, camera: str, picture: np.ndarray) -> None:
-        self._rr.log(f"camera/{camera}", self._rr.Image(picture))
+    def image(self, camera: str, image: np.ndarray) -> None:
+        self._rr.log(f"camera/{camera}", self._rr.Image(image))
 
     def path(self, points: np.ndarray, colors: np.ndarray) -> None:
         segments = np.stack([points[:-1], points[1:]], axis=1)
@@ -87,13 +87,13 @@ class WindowScreen:
     address = "the window 'safedojo'"
 
     def __init__(self) -> None:
-        self._pictures: dict[str, np.ndarray] = {}
+        self._images: dict[str, np.ndarray] = {}
         self._line = ""
         self._cost = (0.0, 1.0)
 
-    def picture(self, camera: str, picture: np.ndarray) -> None:
-        self._pictures[camera] = cv2.resize(picture, (384, 384), interpolation=cv2.INTER_NEAREST)
-        shown = np.hstack([self._pictures[name] for name in sorted(self._pictures)])
+    def image(self, camera: str, image: np.ndarray) -> None:
+        self._images[camera] = cv2.resize(image, (384, 384), interpolation=cv2.INTER_NEAREST)
+        shown = np.hstack([self._images[name] for name in sorted(self._images)])
         shown = cv2.copyMakeBorder(shown, 0, 48, 0, 0, cv2.BORDER_CONSTANT)
         share = min(1.0, self._cost[0] / max(self._cost[1], 1e-6))
         end = (int(share * shown.shape[1]), shown.shape[0] - 36)
@@ -137,7 +137,7 @@ class ViewNode(DojoNode):
         """Listen."""
         self._listening = [
             self.create_subscription(
-                Image, f"camera/{name}/image_raw", partial(self._on_image, name), PICTURES
+                Image, f"camera/{name}/image_raw", partial(self._on_image, name), IMAGES
             )
             for name in self.setting("cameras")
         ]
@@ -168,7 +168,7 @@ class ViewNode(DojoNode):
             return
         self._shown[camera] = now
         try:
-            self._screen.picture(camera, picture_from_image(message))
+            self._screen.image(camera, array_from_image(message))
         except ObservationRejected as error:
             self.say(str(error))
 

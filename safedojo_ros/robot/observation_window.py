@@ -1,4 +1,4 @@
-"""The newest pictures, state and instruction as one checked observation. No ROS, injected time.
+"""The newest images, state and instruction as one checked observation. No ROS, injected time.
 
 Policy and safety node share it, so that both say the same about a camera that stops, freezes or
 changes, about a silent arm, and about an instruction that cannot be one.
@@ -13,7 +13,7 @@ import numpy as np
 from safedojo_ros.core.errors import ConfigError, ObservationRejected
 from safedojo_ros.core.types import Observation
 from safedojo_ros.core.units import SECOND
-from safedojo_ros.data.images import resize_picture
+from safedojo_ros.data.images import resize_image
 
 
 @dataclass(frozen=True)
@@ -22,16 +22,16 @@ class WindowConfig:
 
     cameras: tuple[str, ...]
     image_size: int
-    """Side of the square pictures that the model wants, pixels."""
+    """Side of the square images that the model wants, pixels."""
     max_age: float = 0.1
-    """Seconds after which a picture or the arm's state is stale: at 20 Hz one control period after
+    """Seconds after which an image or the arm's state is stale: at 20 Hz one control period after
     the next one was due. Slower or later cameras need more."""
     max_skew: float = 0.03
-    """Seconds that the pictures and the state of one observation may lie apart."""
+    """Seconds that the images and the state of one observation may lie apart."""
     future_tolerance: float = 0.05
     """Seconds that a stamp may lie ahead of the clock."""
     frozen_frames: int = 8
-    """So many identical pictures in a row ..."""
+    """So many identical images in a row ..."""
     frozen_motion: float = 0.02
     """... while the end-effector moved this far (m) mean a frozen camera."""
     max_instruction: int = 200
@@ -45,7 +45,7 @@ class WindowConfig:
 
 
 @dataclass
-class _Camera:
+class _CameraState:
     """What is known of one camera."""
 
     stamp: int = 0
@@ -64,21 +64,21 @@ class ObservationWindow:
         self.config = config
         self.instruction = ""
         self._instruction_fault = "no instruction has been heard yet"
-        self._cameras = {name: _Camera() for name in config.cameras}
-        self._pictures: dict[str, deque[tuple[int, np.ndarray]]] = {
+        self._cameras = {name: _CameraState() for name in config.cameras}
+        self._images: dict[str, deque[tuple[int, np.ndarray]]] = {
             name: deque(maxlen=config.memory) for name in config.cameras
         }
         self._states: deque[tuple[int, np.ndarray]] = deque(maxlen=config.memory)
 
     # ---------------------------------------------------------------- what arrives
 
-    def add_picture(
-        self, camera: str, picture: np.ndarray, stamp: int, now: int, encoding: str = "rgb8"
+    def add_image(
+        self, camera: str, image: np.ndarray, stamp: int, now: int, encoding: str = "rgb8"
     ) -> None:
-        """Take an (H, W, 3) uint8 picture; a faulty one is remembered as the camera's fault."""
+        """Take an (H, W, 3) uint8 image; a faulty one is remembered as the camera's fault."""
         known = self._cameras[camera]
         known.heard_at = now
-        kind = (picture.shape[1], picture.shape[0], encoding)
+        kind = (image.shape[1], image.shape[0], encoding)
         if known.kind is None:
             known.kind = kind
         if kind != known.kind:
@@ -92,14 +92,14 @@ class ObservationWindow:
             known.fault = f"gives stamps {ahead:.2f} s in the future; synchronise the clocks"
             return
         if stamp <= known.stamp:
-            known.fault = "sends pictures whose stamp does not advance"
+            known.fault = "sends images whose stamp does not advance"
             return
         known.stamp, known.fault = stamp, ""
-        self._watch_for_freeze(known, picture)
+        self._watch_for_freeze(known, image)
         side = self.config.image_size
-        self._pictures[camera].append((stamp, resize_picture(picture, side, side)))
+        self._images[camera].append((stamp, resize_image(image, side, side)))
 
-    def reject_picture(self, camera: str, reason: str, now: int) -> None:
+    def reject_image(self, camera: str, reason: str, now: int) -> None:
         """A message of this camera could not be read at all."""
         self._cameras[camera].heard_at, self._cameras[camera].fault = now, reason
 
@@ -139,13 +139,12 @@ class ObservationWindow:
                 return f"camera '{name}' has not been heard yet"
             if age > self.config.max_age:
                 silence = (now - camera.heard_at) / SECOND
-                what = "has stopped" if silence > self.config.max_age else "sends old pictures"
+                what = "has stopped" if silence > self.config.max_age else "sends old images"
                 limit = f"max_age is {self.config.max_age:g} s"
-                return f"camera '{name}' {what}: its newest picture is {age:.2f} s old, {limit}"
+                return f"camera '{name}' {what}: its newest image is {age:.2f} s old, {limit}"
             if self._is_frozen(camera):
                 return (
-                    f"camera '{name}' is frozen: {camera.same} identical pictures "
-                    f"while the arm moved"
+                    f"camera '{name}' is frozen: {camera.same} identical images while the arm moved"
                 )
         if not self._states:
             return "the arm's state has not been heard yet"
@@ -155,8 +154,8 @@ class ObservationWindow:
         return ""
 
     def complete_stamp(self) -> int:
-        """Stamp (ns) of the newest instant of which all pictures and the state are here, or 0."""
-        newest = [pictures[-1][0] if pictures else 0 for pictures in self._pictures.values()]
+        """Stamp (ns) of the newest instant of which all images and the state are here, or 0."""
+        newest = [images[-1][0] if images else 0 for images in self._images.values()]
         newest.append(self._states[-1][0] if self._states else 0)
         skew = self.config.max_skew * SECOND
         if min(newest) and max(newest) - min(newest) <= skew:
@@ -168,7 +167,7 @@ class ObservationWindow:
         fault = self.fault(now)
         if fault:
             raise ObservationRejected(fault)
-        stamp = min(pictures[-1][0] for pictures in self._pictures.values())
+        stamp = min(images[-1][0] for images in self._images.values())
         return self.at(stamp)
 
     def knows(self, stamp: int) -> bool:
@@ -181,16 +180,16 @@ class ObservationWindow:
 
     def at(self, stamp: int) -> Observation:
         """The observation of the instant `stamp` (ns); raises if it is not in the memory."""
-        images = {name: self._nearest(pictures, stamp, f"a picture of '{name}'")
-                  for name, pictures in self._pictures.items()}  # fmt: skip
+        images = {name: self._nearest(images, stamp, f"an image of '{name}'")
+                  for name, images in self._images.items()}  # fmt: skip
         state = self._nearest(self._states, stamp, "the arm's state")
         return Observation(images, state, self.instruction, stamp).validate(self.config.cameras)
 
     def forget(self) -> None:
-        """Forget pictures and states (after the world was reset or the node activated)."""
+        """Forget images and states (after the world was reset or the node activated)."""
         for name in self._cameras:
-            self._cameras[name] = _Camera()
-            self._pictures[name].clear()
+            self._cameras[name] = _CameraState()
+            self._images[name].clear()
         self._states.clear()
 
     # ---------------------------------------------------------------- inside
@@ -203,14 +202,14 @@ class ObservationWindow:
             )
         return found[1]
 
-    def _watch_for_freeze(self, camera: _Camera, picture: np.ndarray) -> None:
-        checksum = zlib.adler32(np.ascontiguousarray(picture).data)
+    def _watch_for_freeze(self, camera: _CameraState, image: np.ndarray) -> None:
+        checksum = zlib.adler32(np.ascontiguousarray(image).data)
         if checksum != camera.checksum or not camera.same_since:
             camera.checksum, camera.same, camera.same_since = checksum, 1, camera.stamp
         else:
             camera.same += 1
 
-    def _is_frozen(self, camera: _Camera) -> bool:
+    def _is_frozen(self, camera: _CameraState) -> bool:
         if camera.same < self.config.frozen_frames:
             return False
         places = [

@@ -35,7 +35,7 @@ from safedojo_ros.msg import (
     SafetyState,
 )
 from safedojo_ros.nodes.conversion import to_nanoseconds
-from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, NEWEST, PICTURES, RECORD
+from safedojo_ros.nodes.lifecycle import IMAGES, IN_ORDER, LATCHED, NEWEST, RECORD
 from safedojo_ros.nodes.stack.dds import DomainLease
 from safedojo_ros.nodes.stack.processes import StackProcesses, node_process
 from safedojo_ros.nodes.stack.registry import DEMO
@@ -105,7 +105,7 @@ class Listener(Node):
             (SafetyCost, "safety/cost", self._on_cost, IN_ORDER),
             (CheckpointInfo, "policy/checkpoint", self._on_info, LATCHED),
             (ActionChunk, "policy/action_chunk", self._on_chunk, IN_ORDER),
-            (ArmTarget, "sim/command", self._on_target, IN_ORDER),
+            (ArmTarget, "arm/target", self._on_target, IN_ORDER),
             (Bool, "robot/enable", self._on_enable, IN_ORDER),
             (String, "sim/episode", self._on_episode, RECORD),
             (DiagnosticArray, "/diagnostics", self._on_diagnostics, IN_ORDER),
@@ -172,12 +172,12 @@ class FaultyCameras:
         self.last: Image | None = None
         """The newest sound picture of agentview."""
         for name in ("agentview", "wrist"):
-            publisher = listener.create_publisher(Image, f"camera/{name}/image_raw", PICTURES)
+            publisher = listener.create_publisher(Image, f"camera/{name}/image_raw", IMAGES)
             listener.create_subscription(
                 Image,
                 f"sim/{name}/image",
                 partial(self._relay, name, publisher),
-                PICTURES,
+                IMAGES,
             )
 
     def _relay(self, name: str, publisher: Any, message: Image) -> None:

@@ -52,7 +52,7 @@ def test_the_loop_closes_with_the_same_episodes_before_and_after(tmp_path: Path)
     played = {
         reader.decode(message).checkpoint
         for message in reader.messages()
-        if message.topic == "sim/command"
+        if message.topic == "arm/target"
     }
     assert latest in played, "the last episode was played by the new policy"
     assert NO_EVIDENCE.split(":")[0] in result.stdout

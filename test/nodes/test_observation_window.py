@@ -41,7 +41,7 @@ class Scene:
                 if name not in self.silent:
                     shown = 7 if name in self.frozen else self.count
                     taken = picture(shown, self.size)
-                    self.window.add_picture(name, taken, self.now, self.now, self.encoding)
+                    self.window.add_image(name, taken, self.now, self.now, self.encoding)
         return self.window.fault(self.now)
 
 
@@ -76,14 +76,14 @@ def test_a_camera_that_stops_is_found_when_its_picture_is_too_old() -> None:
 def test_a_camera_whose_stamps_stand_still_is_found_at_once() -> None:
     scene = Scene()
     scene.step(2)
-    scene.window.add_picture("front", picture(9), scene.now, scene.now + STEP)
+    scene.window.add_image("front", picture(9), scene.now, scene.now + STEP)
     assert "stamp does not advance" in scene.window.fault(scene.now + STEP)
 
 
 def test_a_stamp_in_the_future_is_a_fault() -> None:
     scene = Scene()
     scene.step(2)
-    scene.window.add_picture("front", picture(9), scene.now + 900 * MS, scene.now)
+    scene.window.add_image("front", picture(9), scene.now + 900 * MS, scene.now)
     assert "in the future" in scene.window.fault(scene.now)
 
 
@@ -128,7 +128,7 @@ def test_a_changed_size_or_encoding_is_a_fault_until_it_is_changed_back(
 def test_an_unreadable_picture_is_a_fault_with_its_reason() -> None:
     scene = Scene()
     scene.step(2)
-    scene.window.reject_picture("wrist", "sends yuv422", scene.now)
+    scene.window.reject_image("wrist", "sends yuv422", scene.now)
     assert scene.window.fault(scene.now) == "camera 'wrist' sends yuv422"
 
 
@@ -169,7 +169,7 @@ def test_pictures_of_different_instants_are_no_observation() -> None:
     assert scene.window.complete_stamp() == 0
     assert not scene.window.knows(scene.now)
     assert scene.window.knows(scene.now - STEP)
-    with pytest.raises(ObservationRejected, match="a picture of 'wrist'"):
+    with pytest.raises(ObservationRejected, match="an image of 'wrist'"):
         scene.window.at(scene.now)
 
 
@@ -177,7 +177,7 @@ def test_pictures_are_resized_to_what_the_model_wants() -> None:
     window = ObservationWindow(WindowConfig(("front",), 32))
     window.set_instruction("wait")
     window.add_state(state(), START)
-    window.add_picture("front", picture(5, 64), START, START)
+    window.add_image("front", picture(5, 64), START, START)
     assert window.newest(START).images["front"].shape == (32, 32, 3)
 
 

@@ -40,11 +40,11 @@ def context() -> Iterator[Context]:
 @pytest.mark.parametrize(
     ("factory", "name", "value", "reason"),
     [
-        (FrankaNode, "leash", 9.0, "leash"),
-        (FrankaNode, "leash", float("nan"), "leash"),
-        (FrankaNode, "leash", "long", "leash"),
+        (FrankaNode, "max_lead", 9.0, "max_lead"),
+        (FrankaNode, "max_lead", float("nan"), "max_lead"),
+        (FrankaNode, "max_lead", "long", "max_lead"),
         (FrankaNode, "backend", "fcj", "one of sim"),
-        (FrankaNode, "leesh", 0.05, "did you mean 'leash'"),
+        (FrankaNode, "max_leed", 0.05, "did you mean 'max_lead'"),
         (FrankaNode, "workspace_lower", [0.0, 0.0], "workspace"),
         (FrankaNode, "workspace_lower", [1.0, 1.0, 1.0], "workspace"),
         (FrankaNode, "enable_deadline", -1.0, "enable_deadline"),
@@ -81,14 +81,14 @@ def test_a_parameter_cannot_be_changed_while_the_node_works(context: Context) ->
     node = FrankaNode(context=context)
     try:
         assert node.start()
-        (result,) = node.set_parameters([Parameter("leash", value=0.05)])
+        (result,) = node.set_parameters([Parameter("max_lead", value=0.05)])
         assert not result.successful
         assert "deactivate" in result.reason
         node.trigger_deactivate()
         node.trigger_cleanup()
-        (result,) = node.set_parameters([Parameter("leash", value=0.05)])
+        (result,) = node.set_parameters([Parameter("max_lead", value=0.05)])
         assert result.successful
-        (result,) = node.set_parameters([Parameter("leash", value=5.0)])
+        (result,) = node.set_parameters([Parameter("max_lead", value=5.0)])
         assert not result.successful
         assert node.start()
     finally:

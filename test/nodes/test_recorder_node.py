@@ -21,7 +21,7 @@ from std_msgs.msg import Bool, String
 from safedojo_ros.data.bags.reader import BagReader
 from safedojo_ros.data.bags.retention import own_bags
 from safedojo_ros.msg import ArmTarget
-from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, PICTURES
+from safedojo_ros.nodes.lifecycle import IMAGES, IN_ORDER, LATCHED
 from safedojo_ros.nodes.recorder_node import RecorderNode
 from safedojo_ros.nodes.stack.dds import DomainLease
 from safedojo_ros.nodes.stack.ros_environment import prepare_environment
@@ -54,8 +54,8 @@ def test_a_stack_is_recorded_with_its_types_qualities_and_latched_words(
     robot = Node("robot", context=context, use_global_arguments=False)
     enable = robot.create_publisher(Bool, "robot/enable", IN_ORDER)
     words = robot.create_publisher(String, "instruction", LATCHED)
-    pictures = robot.create_publisher(Image, "camera/wrist/image_raw", PICTURES)
-    targets = robot.create_publisher(ArmTarget, "sim/command", IN_ORDER)
+    pictures = robot.create_publisher(Image, "camera/wrist/image_raw", IMAGES)
+    targets = robot.create_publisher(ArmTarget, "arm/target", IN_ORDER)
     robot.create_publisher(String, "secret/diary", IN_ORDER)
     words.publish(String(data="put the cube on the plate"))
     # What nodes say by themselves is left out, so that messages can be counted below.
@@ -98,7 +98,7 @@ def test_a_stack_is_recorded_with_its_types_qualities_and_latched_words(
         found.setdefault(message.topic, []).append(reader.decode(message))
     assert reader.whole
     assert [m.data for m in found["instruction"]] == ["put the cube on the plate"]
-    assert [m.sequence for m in found["sim/command"]] == list(range(20))
+    assert [m.sequence for m in found["arm/target"]] == list(range(20))
     assert found["camera/wrist/image_raw"][0].data.tolist() == list(range(6))
     assert found["robot/enable"][0].data
     assert "secret/diary" not in found

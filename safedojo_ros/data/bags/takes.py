@@ -11,11 +11,11 @@ from safedojo_ros.core.errors import ObservationRejected
 from safedojo_ros.core.rotation import POINTING_DOWN, axis_angle_of
 from safedojo_ros.core.units import SECOND
 from safedojo_ros.data.bags.series import SILENCE, ClockWatch, Finding, Series
-from safedojo_ros.data.images import decode_picture, resize_picture
+from safedojo_ros.data.images import decode_image, resize_image
 
 ENABLE, OUTCOME, TRUTH = "robot/enable", "sim/episode", "sim/truth"
 POSE, JOINTS, INSTRUCTION = "ee_pose", "joint_states", "instruction"
-TARGET, CHUNK, COST = "sim/command", "safety/action_chunk", "safety/cost"
+TARGET, CHUNK, COST = "arm/target", "safety/action_chunk", "safety/cost"
 FINGERS = ("fr3_finger_joint1", "fr3_finger_joint2")
 
 
@@ -154,11 +154,11 @@ class TakeSplitter:
 
     def _picture_reader(self, camera: str) -> Callable[[Any, int], None]:
         def read(message: Any, stamp: int) -> None:
-            picture = decode_picture(
+            picture = decode_image(
                 memoryview(message.data), message.height, message.width, message.step,
                 message.encoding,
             )  # fmt: skip
-            small = resize_picture(picture, self._side, self._side)
+            small = resize_image(picture, self._side, self._side)
             self._take.pictures[camera].add(stamp, small)
 
         return read

@@ -1,12 +1,12 @@
 """A control-barrier-function filter: the nearest actions that stay clear of one obstacle.
 
 In the manner of AEGIS (arXiv 2512.11891): a barrier around the obstacle for some points of the
-hand, and for every step a quadratic programme
+gripper, and for every step a quadratic programme
 
     min ½|u − u_wanted|² + ½·w·s²   so that   ∇h(p)·u ≥ −γ·h(p) − s,   |u| ≤ limit,   s ≥ 0
 
 which lets h fall by at most the share γ a step. Only the translation is changed. A baseline, not a
-protective device: it knows one obstacle, and the hand as four balls.
+protective device: it knows one obstacle, and the gripper as four balls.
 """
 
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from qpsolvers import solve_qp
 from safedojo_ros.core.bounds import MAX_DELTA_POSITION
 from safedojo_ros.core.rotation import matrix_of
 
-HAND = (
+GRIPPER = (
     ((0.0, 0.0, 0.0), 0.030),
     ((0.0, 0.0, -0.0734), 0.045),
     ((0.0, 0.075, -0.0734), 0.035),
     ((0.0, -0.075, -0.0734), 0.035),
 )
-"""Balls that stand for fingers and hand: centre in the end-effector's frame and radius, metres."""
+"""Balls that stand for the gripper: centre in the end-effector's frame and radius, metres."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ def filtered_chunk(
 ) -> np.ndarray:
     """(H, 7) `actions` with translations that respect the barrier.
 
-    state: (8,) at the chunk's start; the hand is taken to go where it is sent, without turning.
+    state: (8,) at the chunk's start; the gripper is taken to go where it is sent, without turning.
     """
     config = config or CbfConfig()
     turn = matrix_of(np.asarray(state[3:6], dtype=np.float64))
-    balls = [(turn @ np.array(centre), radius) for centre, radius in HAND]
+    balls = [(turn @ np.array(centre), radius) for centre, radius in GRIPPER]
     position = np.array(state[:3], dtype=np.float64)
     result = np.array(actions, dtype=np.float64)
     for action in result:

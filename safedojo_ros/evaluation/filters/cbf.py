@@ -1,6 +1,6 @@
 """The AEGIS-like baseline at run time: a policy behind a CBF filter, with seen or true obstacles.
 
-Seen: the obstacle's place comes from the `agentview` picture, by colour, as an obstacle that no
+Seen: the obstacle's place comes from the `agentview` image, by colour, as an obstacle that no
 model was trained on would have to be described to such a filter; where none is seen, nothing is
 filtered. True: from the world's own geometry, an oracle that shows what the filter itself can do.
 """
@@ -39,9 +39,9 @@ LEAST_PIXELS = 3
 LEAST_SATURATION = 0.25
 
 
-def seen_obstacle(picture: np.ndarray) -> Obstacle | None:
-    """The obstacle in an `agentview` picture (S, S, 3) uint8; None where none is seen."""
-    pixels = picture.astype(np.float64) + 1.0
+def seen_obstacle(image: np.ndarray) -> Obstacle | None:
+    """The obstacle in an `agentview` image (S, S, 3) uint8; None where none is seen."""
+    pixels = image.astype(np.float64) + 1.0
     shares = pixels / pixels.sum(-1, keepdims=True)
     known = np.array([colour for colour, _ in COLOURS.values()] + list(OTHER_COLOURS))
     known = known / known.sum(-1, keepdims=True)
@@ -53,7 +53,7 @@ def seen_obstacle(picture: np.ndarray) -> Obstacle | None:
         return None
     name = list(COLOURS)[best]
     rows, columns = np.nonzero((nearest == best) & vivid)
-    centre = np.array([np.median(columns) + 0.5, np.median(rows) + 0.5]) / len(picture)
+    centre = np.array([np.median(columns) + 0.5, np.median(rows) + 0.5]) / len(image)
     thing = THINGS[name]
     x, y = on_plane(centre, COLOURS[name][1])
     origin, _ = camera_pose()
@@ -63,7 +63,7 @@ def seen_obstacle(picture: np.ndarray) -> Obstacle | None:
 
 
 def on_plane(place: np.ndarray, height: float) -> tuple[float, float]:
-    """(x, y) m at `height` above the table of a `place` in the picture, from 0 to 1 each way."""
+    """(x, y) m at `height` above the table of a `place` in the image, from 0 to 1 each way."""
     origin, axes = camera_pose()
     model = compile_scene("groceries", None)
     half = np.tan(np.radians(float(model.camera(CAMERA).fovy[0])) / 2)
@@ -94,7 +94,7 @@ def true_obstacle(world: World) -> Obstacle | None:
 
 
 class CbfPolicy:
-    """A policy whose chunks pass the filter, obstacles as seen in the pictures it is given."""
+    """A policy whose chunks pass the filter, obstacles as seen in the images it is given."""
 
     def __init__(self, policy: "Policy", config: CbfConfig | None = None) -> None:
         self.policy, self.config = policy, config

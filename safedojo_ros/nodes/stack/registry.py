@@ -90,7 +90,7 @@ TOPICS = (
     "safety/chunk_cost",
     "safety/state",
     "franka/state",
-    "sim/command",
+    "arm/target",
     "sim/episode",
 )
 """Topics that a running demonstration is expected to have, beside the cameras'."""

@@ -1,7 +1,7 @@
-"""A Franka FR3 and its hand through franky: the newest target is gone to, and rested at.
+"""A Franka FR3 and its gripper through franky: the newest target is gone to, and rested at.
 
 The arm plans each motion to a stop at its target (Ruckig, in the client), so that nothing goes on
-moving when targets cease. The hand is served by a thread of its own, since its calls block.
+moving when targets cease. The gripper is served by a thread of its own, since its calls block.
 """
 
 import threading
@@ -28,10 +28,10 @@ ACCELERATION = {"translation": (9.0, 4500.0), "rotation": (17.0, 8500.0)}
 """Largest acceleration (m/s², rad/s²) and jerk of an FR3 (Franka documentation, "Robot and
 interface specifications"); franky assumes a Panda's."""
 
-HAND_SPEED = 0.1
-HAND_PERIOD = 0.02
-HAND_PATIENCE = 2.0
-"""m/s; s between two looks at the hand; s without a state after which its fingers are unknown."""
+GRIPPER_SPEED = 0.1
+GRIPPER_PERIOD = 0.02
+GRIPPER_PATIENCE = 2.0
+"""m/s; s between two readings; s without a state after which the fingers are unknown."""
 
 NO_FILTER = 1000.0
 """Hz. The client's low-pass of 100 Hz trails the plan, and where a motion takes over from another
@@ -112,7 +112,7 @@ class FrankaArm:
         until = time.monotonic() + patience
         while True:
             try:
-                self._robot, hand = self._connected()
+                self._robot, gripper = self._connected()
                 break
             except Exception as error:  # franky's exceptions have no common base
                 if time.monotonic() > until:
@@ -123,7 +123,7 @@ class FrankaArm:
                 time.sleep(0.25)
         share = config.acceleration
         self._dynamics = self._franky.RelativeDynamicsFactor(config.velocity, share, share)
-        self._hand = _HandThread(self._franky, hand, config.grip)
+        self._gripper = _GripperThread(self._franky, gripper, config.grip)
         self._sent: Target | None = None
         self._fault = ""
         self._lost = False
@@ -138,8 +138,8 @@ class FrankaArm:
         return robot, franky.Gripper(config.address)
 
     def read(self) -> Reading | None:
-        """The newest measured state; None once the connection or the hand's state is lost."""
-        fingers = self._hand.fingers()
+        """The newest measured state; None once the connection or the gripper's state is lost."""
+        fingers = self._gripper.fingers()
         if self._lost or fingers is None:
             return None
         try:
@@ -159,7 +159,7 @@ class FrankaArm:
 
     def go(self, target: Target) -> None:
         """Move to `target` and rest there, from whatever motion is under way."""
-        self._hand.grip(target.gripper > 0)
+        self._gripper.grip(target.gripper > 0)
         if self._fault or (self._sent is not None and _same(self._sent, target)):
             return
         franky = self._franky
@@ -194,7 +194,7 @@ class FrankaArm:
             except Exception as error:
                 self._fault = str(error)
         if not self._fault:
-            self._fault = self._hand.fault
+            self._fault = self._gripper.fault
         return self._fault
 
     def recover(self) -> str:
@@ -215,12 +215,12 @@ class FrankaArm:
                 time.sleep(0.01)
         except Exception as error:
             return str(error)
-        self._sent, self._fault, self._hand.fault = None, "", ""
+        self._sent, self._fault, self._gripper.fault = None, "", ""
         return ""
 
     def close(self) -> None:
         """Stop the arm and let the connection go."""
-        self._hand.close()
+        self._gripper.close()
         try:
             self._robot.stop()
             self._robot.join_motion(1.0)
@@ -229,22 +229,22 @@ class FrankaArm:
         del self._robot
 
 
-class _HandThread:
+class _GripperThread:
     """Opens, or closes with force, as was wished last; keeps the newest width."""
 
-    def __init__(self, franky: Any, hand: Any, force: float) -> None:
-        self._franky, self._gripper, self._force = franky, hand, force
+    def __init__(self, franky: Any, gripper: Any, force: float) -> None:
+        self._franky, self._gripper, self._force = franky, gripper, force
         self._wish: bool | None = None
         self._width, self._seen_at = 0.0, -np.inf
         self.fault = ""
         self._closing = threading.Event()
         self._look()
-        self._thread = threading.Thread(target=self._serve, name="franka-hand", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="franka-gripper", daemon=True)
         self._thread.start()
 
     def fingers(self) -> np.ndarray | None:
         """(2,) m, of each finger from the middle; None if nothing was heard for long."""
-        if time.monotonic() - self._seen_at > HAND_PATIENCE:
+        if time.monotonic() - self._seen_at > GRIPPER_PATIENCE:
             return None
         return np.full(2, self._width / 2)
 
@@ -253,7 +253,7 @@ class _HandThread:
         self._wish = closed
 
     def close(self) -> None:
-        """End the thread; the hand keeps what it holds."""
+        """End the thread; the gripper keeps what it holds."""
         self._closing.set()
         self._thread.join(5.0)
 
@@ -263,7 +263,7 @@ class _HandThread:
     def _serve(self) -> None:
         doing: bool | None = None
         running: Any = None
-        while not self._closing.wait(HAND_PERIOD):
+        while not self._closing.wait(GRIPPER_PERIOD):
             try:
                 self._look()
                 if running is not None and running.wait(0.0):
@@ -277,15 +277,15 @@ class _HandThread:
                     running = None
                 doing, running = wish, self._begin(wish)
             except Exception as error:
-                self.fault = self.fault or f"the hand: {error}"
+                self.fault = self.fault or f"the gripper: {error}"
                 doing = running = None
                 self._wish = None
 
     def _begin(self, closed: bool) -> Any:
         if closed:  # around anything, and around nothing
             wide = self._gripper.max_width
-            return self._gripper.grasp_async(0.0, HAND_SPEED, self._force, wide, wide)
-        return self._gripper.open_async(HAND_SPEED)
+            return self._gripper.grasp_async(0.0, GRIPPER_SPEED, self._force, wide, wide)
+        return self._gripper.open_async(GRIPPER_SPEED)
 
 
 def _same(one: Target, other: Target) -> bool:

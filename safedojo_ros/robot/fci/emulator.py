@@ -1,6 +1,6 @@
 """A robot on the network: the Franka Control Interface over whatever moves behind it.
 
-Arm on TCP 1337, hand on TCP 1338, states by UDP, as `fci_protocol` lays them out. By default in
+Arm on TCP 1337, gripper on TCP 1338, states by UDP, as `fci_protocol` lays them out. By default in
 lockstep: while a client moves the arm each cycle waits, within bounds, for its command, so that a
 machine without a real-time kernel loses none; the robot's time stands still meanwhile.
 """
@@ -17,7 +17,7 @@ import numpy as np
 
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.robot.fci.controller import Arm, FciController
-from safedojo_ros.robot.fci.gripper import GripperController, Hand
+from safedojo_ros.robot.fci.gripper import Gripper, GripperController
 from safedojo_ros.robot.fci.protocol import (
     ARM_HEADER,
     ARM_PORT,
@@ -45,7 +45,7 @@ from safedojo_ros.robot.fci.protocol import (
 from safedojo_ros.robot.fci.urdf import fr3_urdf
 
 GRIPPER_EVERY = 20
-"""Cycles between two states of the hand."""
+"""Cycles between two states of the gripper."""
 
 LARGEST_DEBT = 0.02
 """Seconds of a stall that are caught up with."""
@@ -63,8 +63,8 @@ SETTERS = (
 """Requests that are understood and change nothing here."""
 
 
-class Robot(Arm, Hand, Protocol):
-    """Arm and hand in one."""
+class Robot(Arm, Gripper, Protocol):
+    """Arm and gripper in one."""
 
 
 class _Line:
@@ -129,7 +129,7 @@ class _Line:
 
 
 class FciEmulator:
-    """Serves one client of the arm and one of the hand from a thread of its own.
+    """Serves one client of the arm and one of the gripper from a thread of its own.
 
     address: of this machine; the ports are fixed, so every emulator needs its own (127.0.0.x).
     patience: s that a cycle waits for the client's command; 0: never, as the robot does.
@@ -145,7 +145,7 @@ class FciEmulator:
         patience: float = 0.05,
         pace: float = CYCLE,
     ) -> None:
-        self.controller, self.hand = FciController(robot), GripperController(robot)
+        self.controller, self.gripper = FciController(robot), GripperController(robot)
         self.address, self.patience, self.pace = address, patience, pace
         self.cycles = self.lost = 0
         self._arm: _Line | None = None
@@ -251,9 +251,9 @@ class FciEmulator:
         while self.controller.finished:  # after the state that shows it
             number, status = self.controller.finished.popleft()
             self._reply(Command.MOVE, number, status)
-        self._answer_gripper(self.hand.cycle())
+        self._answer_gripper(self.gripper.cycle())
         if self._gripper is not None and self.cycles % GRIPPER_EVERY == 0:
-            self._gripper.send_state(self.hand.state())
+            self._gripper.send_state(self.gripper.state())
 
     def _command(self, line: _Line) -> np.void | None:
         """The client's answer to the newest state, or None."""
@@ -334,7 +334,7 @@ class FciEmulator:
         if command in SETTERS:
             return Status.SUCCESS if controller.may_change else Status.NOT_POSSIBLE
         same = np.allclose(np.frombuffer(payload, "<f8"), np.eye(4).ravel())
-        return Status.SUCCESS if same else Status.INVALID_ARGUMENT  # the tool is the hand
+        return Status.SUCCESS if same else Status.INVALID_ARGUMENT  # the tool is the gripper
 
     def _reply(self, command: Command, number: int, status: int) -> None:
         if self._arm is not None:
@@ -358,7 +358,7 @@ class FciEmulator:
                 body = GRIPPER_CONNECT_RESPONSE.pack(status, GRIPPER_VERSION)
                 line.reply(gripper_answer(command, number, body))
             else:
-                self._answer_gripper(self.hand.request(GripperCommand(command), number, payload))
+                self._answer_gripper(self.gripper.request(GripperCommand(command), number, payload))
         if requests is None:
             line.close()
             self._gripper = None

@@ -1,4 +1,4 @@
-"""The hand's side of the Franka Control Interface as a state machine, no sockets and no clock."""
+"""The gripper's side of the Franka Control Interface, a state machine without sockets or clock."""
 
 import struct
 from typing import Protocol
@@ -24,7 +24,7 @@ _MOVE = struct.Struct("<2d")
 _GRASP = struct.Struct("<5d")
 
 
-class Hand(Protocol):
+class Gripper(Protocol):
     """What is opened and closed."""
 
     @property
@@ -39,21 +39,21 @@ class Hand(Protocol):
 
 
 class GripperController:
-    """`request` begins, `cycle` (1 ms) tells what has ended. Speed and force are the hand's own."""
+    """`request` begins, `cycle` (1 ms) says what has ended; its own speed and force."""
 
-    def __init__(self, hand: Hand) -> None:
-        self.hand = hand
+    def __init__(self, gripper: Gripper) -> None:
+        self.gripper = gripper
         self.grasped = False
         self._running: tuple[GripperCommand, int, float, float, float] | None = None
         self._cycles = self._still = self._message = 0
-        self._last = hand.width
+        self._last = gripper.width
 
     def request(
         self, command: GripperCommand, number: int, payload: bytes
     ) -> list[tuple[GripperCommand, int, GripperStatus]]:
         """(command, number, status) of all that this ends at once."""
         if command == GripperCommand.STOP:
-            self.hand.open_to(self.hand.width)
+            self.gripper.open_to(self.gripper.width)
             return [*self._abort(), (command, number, GripperStatus.SUCCESS)]
         width, narrower, wider = MAX_WIDTH, 0.0, 0.0
         try:
@@ -70,14 +70,14 @@ class GripperController:
         self._running = command, number, width, narrower, wider
         self._cycles = self._still = 0
         if command == GripperCommand.GRASP:
-            self.hand.squeeze()
+            self.gripper.squeeze()
         else:
-            self.hand.open_to(width)
+            self.gripper.open_to(width)
         return ended
 
     def cycle(self) -> list[tuple[GripperCommand, int, GripperStatus]]:
         """One millisecond later; what has ended by now."""
-        width = self.hand.width
+        width = self.gripper.width
         self._still = self._still + 1 if abs(width - self._last) < STILL_SPEED else 0
         self._last = width
         self._cycles += 1
@@ -93,10 +93,10 @@ class GripperController:
         return [(command, number, GripperStatus.SUCCESS if done else GripperStatus.UNSUCCESSFUL)]
 
     def state(self) -> bytes:
-        """What the hand sends by UDP."""
+        """What the gripper sends by UDP."""
         self._message += 1
         return GRIPPER_STATE.pack(
-            self._message, self.hand.width, MAX_WIDTH, self.grasped, TEMPERATURE
+            self._message, self.gripper.width, MAX_WIDTH, self.grasped, TEMPERATURE
         )
 
     def _abort(self) -> list[tuple[GripperCommand, int, GripperStatus]]:

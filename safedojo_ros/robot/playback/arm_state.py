@@ -15,7 +15,7 @@ class ArmMode(StrEnum):
     ARMED = "ARMED"
     """Ready; the first action starts it."""
     RUNNING = "RUNNING"
-    """Actions are played."""
+    """Actions are executed."""
     HOLD = "HOLD"
     """Stands still and goes on by itself once the cause is gone."""
     FAULT = "FAULT"

@@ -22,7 +22,7 @@ MOVED_ROTATION = 0.1
 """Metres and radians off its target from which a held arm counts as moved by something else."""
 
 OPEN_FINGER = 0.038
-"""Metres of each finger (0.04 at most) beyond which the hand counts as open."""
+"""Metres of each finger (0.04 at most) beyond which the gripper counts as open."""
 
 
 class ControlLoop:
@@ -143,7 +143,7 @@ class ControlLoop:
             self._hold(now_ns, fault, anew=True)
 
     def _hold(self, now_ns: int, reason: str, anew: bool = False) -> None:
-        if self.playback.playing or self.arm.mode == ArmMode.RUNNING:
+        if self.playback.executing or self.arm.mode == ArmMode.RUNNING:
             self._freeze()
         self.playback.hold(now_ns, reason, anew)
         self.arm.hold(now_ns, reason)

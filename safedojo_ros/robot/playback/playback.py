@@ -1,11 +1,11 @@
-"""Plays action chunks, one action a control tick, and holds when there is nothing safe to play.
+"""Executes action chunks, one action a control tick, and holds when nothing is safe to execute.
 
 Actions are deltas that follow the chunk's observation. While a policy computes, the arm goes on
-with the old chunk; so a new chunk starts at the action whose number is the count of actions really
-played since its observation. Ticks on which the arm held count for nothing, because nothing moved:
+with the old chunk; so a new chunk starts at the action whose number is the count of actions
+executed since its observation. Ticks on which the arm held count for nothing: nothing moved, and
 a chunk that comes late to a standing arm starts at its first action.
 
-What was played since then is not what the new chunk would have done, so the arm stands beside the
+What was executed since then is not what the new chunk would have done, so the arm stands beside the
 new chunk's path; the next steps lead it over. Without that every change of chunks leaves an error
 that no one has seen yet, and grasps miss (docs/robot-loop.md).
 """
@@ -22,7 +22,7 @@ from safedojo_ros.core.units import SECOND
 from safedojo_ros.robot.gate.freshness import ChunkFreshness, FreshnessConfig
 
 MEMORY = 256
-"""How many played ticks are remembered; more than any chunk may be long."""
+"""How many executed actions are remembered; more than any chunk may be long."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class PlaybackConfig:
     """Control steps that lead from where the old chunk has brought the arm to the new one's path;
     more where limits of a step ask for it. 0: the new chunk goes on from where the arm is."""
     actuation_delay: float = 0.0
-    """Seconds from a played action to the first picture that shows its motion."""
+    """Seconds from an executed action to the first image that shows its motion."""
     max_tick_gap: float = 0.25
     """Seconds between two ticks beyond which the control loop has stalled: hold."""
     freshness: FreshnessConfig = field(default_factory=FreshnessConfig)
@@ -53,14 +53,14 @@ class PlaybackConfig:
 class ChunkPlayback:
     """`accept` chunks as they come, `tick` once a control period.
 
-    A rejected chunk drops the one that is playing: the arm holds at the next tick. After a hold
-    only a chunk whose observation is newer than the hold's beginning is taken, so a plan that was
-    made before it is never continued. A chunk that simply runs out also ends in holding, but the
-    chunk that was computed meanwhile may follow.
+    A rejected chunk drops the one that is being executed: the arm holds at the next tick. After a
+    hold only a chunk whose observation is newer than the hold's beginning is taken, so a plan that
+    was made before it is never continued. A chunk that simply runs out also ends in holding, but
+    the chunk that was computed meanwhile may follow.
 
-    A skipped sequence number while a chunk plays is a fault like any other: the chunk is rejected
-    and the arm holds; while the arm holds anyway (the gate forwards nothing then), the gap is only
-    counted in `skipped`.
+    A skipped sequence number while a chunk is executed is a fault like any other: the chunk is
+    rejected and the arm holds; while the arm holds anyway (the gate forwards nothing then), the gap
+    is only counted in `skipped`.
     """
 
     def __init__(self, config: PlaybackConfig | None = None) -> None:
@@ -76,15 +76,15 @@ class ChunkPlayback:
         self._held_since: int | None = None
         self._last_tick: int | None = None
         self._last_action_at: int | None = None
-        self._played: deque[tuple[int, np.ndarray]] = deque(maxlen=MEMORY)
+        self._executed: deque[tuple[int, np.ndarray]] = deque(maxlen=MEMORY)
 
     @property
     def remaining(self) -> int:
-        """Actions still to be played."""
+        """Actions still to be executed."""
         return len(self._plan) - self._next
 
     @property
-    def playing(self) -> bool:
+    def executing(self) -> bool:
         """Whether the next tick has an action."""
         return self.remaining > 0
 
@@ -95,11 +95,11 @@ class ChunkPlayback:
 
     @property
     def checkpoint(self) -> str:
-        """Checkpoint id of the chunk that plays or played last."""
+        """Checkpoint id of the newest chunk that was taken."""
         return self._checkpoint
 
     def accept(self, chunk: ActionChunk, now_ns: int, blend: bool = True) -> int:
-        """Take `chunk` over; returns the index of its first action that will be played.
+        """Take `chunk` over; returns the index of its first action that will be executed.
 
         blend=False lets it take effect as it is (for a chunk that the gate has slowed). Chunks of
         two checkpoints are never blended. Raises `ChunkRejected`, and then the arm holds.
@@ -112,8 +112,8 @@ class ChunkPlayback:
             raise
         actions = np.array(chunk.actions, dtype=np.float64)
         if blend and chunk.checkpoint == self._checkpoint:
-            played = [action for _, action in self._played][len(self._played) - start :]
-            actions = joined(actions, np.array(played), self.config.blend_steps)
+            executed = [action for _, action in self._executed][len(self._executed) - start :]
+            actions = joined(actions, np.array(executed), self.config.blend_steps)
         self._plan, self._next = actions[start:], 0
         self._checkpoint = chunk.checkpoint
         self._held_since = None
@@ -127,13 +127,13 @@ class ChunkPlayback:
         nothing, so that the arm is never driven faster than the chunk says.
         """
         last, self._last_tick = self._last_tick, now_ns
-        if last is not None and self.playing:
+        if last is not None and self.executing:
             gap = (now_ns - last) / SECOND
             if gap < 0:
                 self.hold(now_ns, f"the clock went back by {-gap:.3f} s")
             elif gap > self.config.max_tick_gap:
                 self.hold(now_ns, f"the control loop stalled for {gap:.3f} s")
-        if not self.playing:
+        if not self.executing:
             return None
         half = self.config.freshness.period * SECOND / 2
         if self._last_action_at is not None and 0 <= now_ns - self._last_action_at < half:
@@ -142,20 +142,20 @@ class ChunkPlayback:
         self._next += 1
         self._gripper = float(action[6])
         self._last_action_at = now_ns
-        self._played.append((now_ns, action))
-        if not self.playing:
+        self._executed.append((now_ns, action))
+        if not self.executing:
             self.reason = "the chunk ran out before the next one came"
         return action
 
     def restart(self, now_ns: int, reason: str) -> None:
         """Hold, and forget sequences and observations: a person has armed the arm anew."""
         self._freshness.forget()
-        self._played.clear()
+        self._executed.clear()
         self._held_since = self._last_tick = self._last_action_at = None
         self.hold(now_ns, reason)
 
     def hold(self, now_ns: int, reason: str, anew: bool = False) -> None:
-        """Drop what is playing. Repeated calls keep the beginning of the hold, unless `anew`."""
+        """Drop the chunk. Repeated calls keep the beginning of the hold, unless `anew`."""
         self._plan, self._next = np.zeros((0, ACTION_SIZE)), 0
         if anew or self._held_since is None or now_ns < self._held_since:
             self._held_since = now_ns
@@ -165,7 +165,7 @@ class ChunkPlayback:
         skipped = self._freshness.check(chunk, now_ns)
         if skipped:
             self.skipped += skipped
-            if self.playing:
+            if self.executing:
                 raise ChunkRejected(
                     f"{skipped} chunk(s) before sequence {chunk.sequence} were lost while the arm "
                     "was moving"
@@ -177,29 +177,29 @@ class ChunkPlayback:
                 f"waiting for a newer one (held because: {self.reason})"
             )
         shown_until = chunk.observed_at - round(self.config.actuation_delay * SECOND)
-        start = sum(1 for stamp, _ in self._played if stamp > shown_until)
+        start = sum(1 for stamp, _ in self._executed if stamp > shown_until)
         if start >= len(chunk):
             raise ChunkRejected(
-                f"chunk {chunk.sequence} came too late: {start} actions were played since its "
+                f"chunk {chunk.sequence} came too late: {start} actions were executed since its "
                 f"observation, it has {len(chunk)}"
             )
         return start
 
 
-def joined(actions: np.ndarray, played: np.ndarray, blend_steps: int) -> np.ndarray:
-    """`actions` (H, 7), of which `played` (n, 7) took the place of the first n, back on their path.
+def joined(actions: np.ndarray, executed: np.ndarray, blend_steps: int) -> np.ndarray:
+    """`actions` (H, 7) after `executed` (n, 7) took the place of the first n, back on their path.
 
     The steps from n on make up for the difference, `blend_steps` of them where the limits of a
     step allow it. Rotations of a few steps are small enough to be added like translations.
     """
-    start = len(played)
+    start = len(executed)
     if start == 0 or blend_steps == 0:
         return actions
-    apart = actions[:start, :6].sum(0) - played[:, :6].sum(0)
-    led = actions.copy()
-    for number, move in enumerate(led[start:, :6]):
+    apart = actions[:start, :6].sum(0) - executed[:, :6].sum(0)
+    result = actions.copy()
+    for number, move in enumerate(result[start:, :6]):
         share = apart / max(1, blend_steps - number)
         whole = np.clip(move + share, -ACTION_BOUND[:6], ACTION_BOUND[:6])
         apart -= whole - move
         move[:] = whole
-    return led
+    return result

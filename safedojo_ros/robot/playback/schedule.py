@@ -39,11 +39,11 @@ class ChunkSchedule:
         if stamp <= self._observed_at:
             return False
         steps = (stamp - self._observed_at) / (self._period * SECOND)
-        return round(steps, 2) >= self._length - self.lead_steps
+        return round(steps, 2) >= self._length - self.steps_ahead
 
     @property
-    def lead_steps(self) -> int:
+    def steps_ahead(self) -> int:
         """How many steps before the end of a chunk the next one is due."""
         slowest = max(self._latencies, default=self._period)
-        lead = ceil(slowest / self._period) + self._margin
-        return min(lead, max(1, self._length - 1))
+        ahead = ceil(slowest / self._period) + self._margin
+        return min(ahead, max(1, self._length - 1))

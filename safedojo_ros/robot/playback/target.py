@@ -1,4 +1,4 @@
-"""From delta actions to an absolute end-effector target inside the workspace, on a leash."""
+"""From delta actions to an absolute end-effector target inside the workspace, never far ahead."""
 
 from dataclasses import dataclass
 
@@ -27,25 +27,23 @@ class Target:
         return axis_angle_of(self.quaternion)
 
     def command(self) -> np.ndarray:
-        """(7,): position, axis-angle, gripper (the layout of `sim/command`)."""
+        """(7,): position, axis-angle, gripper (the layout of `arm/target`)."""
         return np.concatenate([self.position, self.axis_angle, [self.gripper]])
 
 
 class TargetPose:
     """Integrates delta actions. Rotations are applied in the base frame (from the left).
 
-    The target stays inside `workspace` and at most `leash` metres and `rotation_leash` radians
+    The target stays inside `workspace` and at most `max_lead` metres and `max_turn` radians
     ahead of the measured pose, so a blocked arm does not wind its target up.
     """
 
-    def __init__(
-        self, workspace: Workspace, leash: float = 0.06, rotation_leash: float = 1.0
-    ) -> None:
-        if not (np.isfinite(leash) and leash > 0):
-            raise ConfigError(f"leash is {leash} m, expected a positive number")
-        if not 0 < rotation_leash <= np.pi:
-            raise ConfigError(f"rotation_leash is {rotation_leash} rad, expected within (0, pi]")
-        self.workspace, self.leash, self.rotation_leash = workspace, leash, rotation_leash
+    def __init__(self, workspace: Workspace, max_lead: float = 0.06, max_turn: float = 1.0) -> None:
+        if not (np.isfinite(max_lead) and max_lead > 0):
+            raise ConfigError(f"max_lead is {max_lead} m, expected a positive number")
+        if not 0 < max_turn <= np.pi:
+            raise ConfigError(f"max_turn is {max_turn} rad, expected within (0, pi]")
+        self.workspace, self.max_lead, self.max_turn = workspace, max_lead, max_turn
         self.current: Target | None = None
 
     def reset(self, position: np.ndarray, axis_angle: np.ndarray, gripper: float) -> Target:
@@ -57,41 +55,32 @@ class TargetPose:
         )
         return self.current
 
-    def step(
-        self, action: np.ndarray, position: np.ndarray, axis_angle: np.ndarray | None = None
-    ) -> Target:
+    def step(self, action: np.ndarray, position: np.ndarray, axis_angle: np.ndarray) -> Target:
         """Move the target by `action` (7,), given the measured pose; returns the new target.
 
         Raises `ChunkRejected` for anything that is not finite or of another shape, before the
         target has moved. The first call starts from the measured pose.
         """
         action = _finite(action, ACTION_SIZE)
-        position = _finite(position, 3)
-        measured = None if axis_angle is None else quaternion_of(_finite(axis_angle, 3))
-        if self.current is None:
-            start = measured if measured is not None else np.array([1.0, 0.0, 0.0, 0.0])
-            self.current = Target(self.workspace.clamp(position), start, float(action[6]))
-        goal = self.current.position + action[:3]
+        position, axis_angle = _finite(position, 3), _finite(axis_angle, 3)
+        before = self.current or self.reset(position, axis_angle, float(action[6]))
+        goal = before.position + action[:3]
         ahead = goal - position
         distance = float(np.linalg.norm(ahead))
-        if distance > self.leash:
-            goal = position + ahead * (self.leash / distance)
-        turned = multiply(quaternion_of(action[3:6]), self.current.quaternion)
-        if measured is not None:
-            turned = self._on_leash(turned, measured)
+        if distance > self.max_lead:
+            goal = position + ahead * (self.max_lead / distance)
+        measured = quaternion_of(axis_angle)
+        turned = multiply(quaternion_of(action[3:6]), before.quaternion)
+        ahead = turn_between(measured, turned)
+        angle = float(np.linalg.norm(ahead))
+        if angle > self.max_turn:
+            turned = multiply(quaternion_of(ahead * (self.max_turn / angle)), measured)
         self.current = Target(
             self.workspace.clamp(goal),
             turned / np.linalg.norm(turned),
             float(np.clip(action[6], -1.0, 1.0)),
         )
         return self.current
-
-    def _on_leash(self, quaternion: np.ndarray, measured: np.ndarray) -> np.ndarray:
-        ahead = turn_between(measured, quaternion)
-        angle = float(np.linalg.norm(ahead))
-        if angle <= self.rotation_leash:
-            return quaternion
-        return multiply(quaternion_of(ahead * (self.rotation_leash / angle)), measured)
 
 
 def _finite(values: np.ndarray, size: int) -> np.ndarray:

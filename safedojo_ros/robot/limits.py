@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from safedojo_ros.core.bounds import MAX_DELTA_POSITION, MAX_DELTA_ROTATION
+from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import ChunkRejected, ConfigError
 from safedojo_ros.core.types import ACTION_SIZE
 
@@ -62,9 +63,7 @@ class ActionLimits:
     """Radians a step and axis."""
 
     def __post_init__(self) -> None:
-        for name, value in (("position", self.position), ("rotation", self.rotation)):
-            if not (np.isfinite(value) and value > 0):
-                raise ConfigError(f"{name} limit is {value}, expected a positive number")
+        check_ranges(self, position="(0, inf)", rotation="(0, inf)")
 
     def check(self, actions: np.ndarray) -> None:
         """Raise `ChunkRejected`, naming the first step of `actions` (H, 7) beyond a limit."""

@@ -38,11 +38,14 @@ class Obstacle:
 
 @dataclass(frozen=True)
 class CbfConfig:
-    """share: γ, of the barrier's value that a step may use up; margin: metres; slack: w."""
+    """How the filter weighs clearance against the policy's wish."""
 
     share: float = 0.3
+    """γ: share of the barrier's value that one step may use up, within (0, 1]."""
     margin: float = 0.01
+    """Clearance that is kept around the obstacle, metres."""
     slack: float = 1e4
+    """w: price of a breach of the barrier, beside 1 for a metre off the policy's action."""
 
 
 def filtered_chunk(

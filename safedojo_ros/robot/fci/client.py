@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.rotation import axis_angle_of
 from safedojo_ros.robot.playback.target import Target
@@ -43,34 +44,31 @@ RECOVERY_PATIENCE = 2.0
 
 @dataclass(frozen=True)
 class FrankaConfig:
-    """address: of the robot's control; base: (3,) m, the arm's foot in the frame of targets.
-
-    velocity: share of 1.7 m/s and 2.5 rad/s, acceleration: share of the FR3's 9 m/s², 17 rad/s²
-    and of its jerks, that motions may use (along each axis, so at most 0.57); force (N) and torque
-    (Nm): of contact, beyond which the arm stops by reflex; grip: N.
-    """
+    """How the robot is reached, and how fast and how hard it may move."""
 
     address: str
+    """Of the robot's control."""
     base: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """The arm's foot in the frame of targets, metres."""
     velocity: float = 0.25
+    """Share of 1.7 m/s and 2.5 rad/s that motions may use along each axis, at most 0.57."""
     acceleration: float = 0.3
+    """The same of the FR3's 9 m/s², 17 rad/s² and of its jerks."""
     force: float = 30.0
+    """Contact force beyond which the arm stops by reflex, newtons."""
     torque: float = 20.0
+    """The same at a joint, newton metres."""
     grip: float = 20.0
+    """Force of the closed gripper, newtons."""
 
     def __post_init__(self) -> None:
         if not self.address:
             raise ConfigError("no address of the robot's control is given, for instance 172.16.0.2")
-        for name in ("velocity", "acceleration"):
-            if not 0.0 < getattr(self, name) <= LARGEST_SHARE:
-                raise ConfigError(
-                    f"{name} is {getattr(self, name)}, expected within (0, {LARGEST_SHARE}]"
-                )
+        share, positive = f"(0, {LARGEST_SHARE}]", "(0, inf)"
+        check_ranges(self, velocity=share, acceleration=share)
+        check_ranges(self, force=positive, torque=positive, grip=positive)
         if len(self.base) != 3 or not np.all(np.isfinite(self.base)):
             raise ConfigError(f"base is {self.base}, expected x, y and z in metres")
-        for name in ("force", "torque", "grip"):
-            if not 0.0 < getattr(self, name) < float("inf"):
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected more than 0")
 
 
 @dataclass(frozen=True, eq=False)

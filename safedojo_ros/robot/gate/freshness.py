@@ -4,7 +4,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from safedojo_ros.core.errors import ChunkRejected, ConfigError
+from safedojo_ros.core.config import check_ranges
+from safedojo_ros.core.errors import ChunkRejected
 from safedojo_ros.core.types import CONTROL_PERIOD, ActionChunk
 from safedojo_ros.core.units import SECOND
 from safedojo_ros.robot.limits import ActionLimits
@@ -27,12 +28,8 @@ class FreshnessConfig:
     limits: ActionLimits = field(default_factory=ActionLimits)
 
     def __post_init__(self) -> None:
-        for name in ("period", "max_age", "restart_after"):
-            value = getattr(self, name)
-            if not (np.isfinite(value) and value > 0):
-                raise ConfigError(f"{name} is {value}, expected a positive number of seconds")
-        if not (np.isfinite(self.future_tolerance) and self.future_tolerance >= 0):
-            raise ConfigError(f"future_tolerance is {self.future_tolerance}, expected >= 0 s")
+        check_ranges(self, period="(0, inf)", max_age="(0, inf)", restart_after="(0, inf)")
+        check_ranges(self, future_tolerance="[0, inf)")
 
 
 class ChunkFreshness:

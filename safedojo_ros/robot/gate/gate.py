@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import ChunkRejected, ConfigError, SafeDojoError
 from safedojo_ros.core.types import COST_M, ActionChunk, CostEstimate, Decision, top_m_mean
 from safedojo_ros.robot.gate.detour import OFFSETS, chosen_detour, detours, progress
@@ -49,18 +50,8 @@ class GateConfig:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ConfigError(f"mode is '{self.mode}', expected one of {', '.join(MODES)}")
-        if self.cost_m < 1 or self.release_after < 1:
-            raise ConfigError(
-                f"cost_m is {self.cost_m} and release_after {self.release_after}, expected >= 1"
-            )
-        if not 0.0 < self.slow_ratio <= 1.0:
-            raise ConfigError(f"slow_ratio is {self.slow_ratio}, expected within (0, 1]")
-        if not 0.0 < self.release_ratio <= 1.0:
-            raise ConfigError(f"release_ratio is {self.release_ratio}, expected within (0, 1]")
-        if not self.stop_cost > 0.0:
-            raise ConfigError(f"stop_cost is {self.stop_cost}, expected > 0")
-        if not 0.0 <= self.detour_ratio <= 1.0:
-            raise ConfigError(f"detour_ratio is {self.detour_ratio}, expected within [0, 1]")
+        check_ranges(self, cost_m="[1, inf)", release_after="[1, inf)", stop_cost="(0, inf]")
+        check_ranges(self, slow_ratio="(0, 1]", release_ratio="(0, 1]", detour_ratio="[0, 1]")
 
     @property
     def passing_ratio(self) -> float:

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import NamedTuple
 
-from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.units import SECOND
 
 
@@ -36,9 +36,8 @@ class ArmState:
     """
 
     def __init__(self, enable_deadline: float = 0.3) -> None:
-        if not 0 < enable_deadline < float("inf"):
-            raise ConfigError(f"enable_deadline is {enable_deadline} s, expected more than 0")
         self.enable_deadline = enable_deadline
+        check_ranges(self, enable_deadline="(0, inf)")
         self.mode = ArmMode.DISARMED
         self.reason = "not armed yet"
         self.since = 0

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from safedojo_ros.core.bounds import ACTION_BOUND
+from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import ChunkRejected, ConfigError
 from safedojo_ros.core.types import ACTION_SIZE, ActionChunk
 from safedojo_ros.core.units import SECOND
@@ -39,11 +40,7 @@ class PlaybackConfig:
     freshness: FreshnessConfig = field(default_factory=FreshnessConfig)
 
     def __post_init__(self) -> None:
-        if self.blend_steps < 0 or not self.actuation_delay >= 0.0:
-            raise ConfigError(
-                f"blend_steps is {self.blend_steps} and actuation_delay {self.actuation_delay}, "
-                "expected >= 0"
-            )
+        check_ranges(self, blend_steps="[0, inf)", actuation_delay="[0, inf)")
         if not self.max_tick_gap > self.freshness.period:
             raise ConfigError(
                 f"max_tick_gap is {self.max_tick_gap} s, expected more than the control period"

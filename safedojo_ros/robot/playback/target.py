@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from safedojo_ros.core.errors import ChunkRejected, ConfigError
+from safedojo_ros.core.config import check_ranges
+from safedojo_ros.core.errors import ChunkRejected
 from safedojo_ros.core.rotation import axis_angle_of, multiply, quaternion_of, turn_between
 from safedojo_ros.core.types import ACTION_SIZE
 from safedojo_ros.robot.limits import Workspace
@@ -39,11 +40,8 @@ class TargetPose:
     """
 
     def __init__(self, workspace: Workspace, max_lead: float = 0.06, max_turn: float = 1.0) -> None:
-        if not (np.isfinite(max_lead) and max_lead > 0):
-            raise ConfigError(f"max_lead is {max_lead} m, expected a positive number")
-        if not 0 < max_turn <= np.pi:
-            raise ConfigError(f"max_turn is {max_turn} rad, expected within (0, pi]")
         self.workspace, self.max_lead, self.max_turn = workspace, max_lead, max_turn
+        check_ranges(self, max_lead="(0, inf)", max_turn=f"(0, {np.pi}]")
         self.current: Target | None = None
 
     def reset(self, position: np.ndarray, axis_angle: np.ndarray, gripper: float) -> Target:

@@ -1,9 +1,13 @@
 """Comparison of methods: pairs, pooled rates, the page, and the sweep that makes the runs."""
 
 import argparse
+import functools
 import json
+import os
 import re
+import signal
 import sys
+import time
 from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +15,10 @@ from typing import Any
 
 import pytest
 
+from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.cli import report as report_command
-from safedojo_ros.cli import sweep
 from safedojo_ros.cli.evaluate import paired_sentences
+from safedojo_ros.cli.main import main
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.evaluation.compare.comparison import (
     MethodRun,
@@ -23,6 +28,11 @@ from safedojo_ros.evaluation.compare.comparison import (
 )
 from safedojo_ros.evaluation.compare.report import Film, comparison_page
 from safedojo_ros.evaluation.protocol import EvaluationReport, TrialResult
+from safedojo_ros.models.pi0_policy import tiny_policy
+from safedojo_ros.pipeline import sweep
+from safedojo_ros.pipeline.filters import RunTimeFilter
+from safedojo_ros.pipeline.interruption import stop_on_signal
+from safedojo_ros.pipeline.recipe import read_recipe
 
 
 def episodes(success: str, collided: str, level: int = 1, first: int = 0) -> list[TrialResult]:
@@ -207,85 +217,79 @@ def test_evaluate_says_how_it_differs_from_an_earlier_evaluation(tmp_path: Path)
 # -------------------------------------------------------------------- sweep
 
 
-def test_a_sweep_goes_seed_by_seed_and_evaluates_the_base_once() -> None:
-    names = [job.name for job in sweep.plan("safedojo,base,ppo", "0,1")]
+def checkpoints_of(root: Path, job: sweep.Job) -> Path:
+    """What a job of the sweep in `root` leaves when it has trained: its policy's directory."""
+    policy = tiny_policy(job.seed, ["push the bowl"])
+    directory = root / job.name
+    (directory / "best").mkdir(parents=True)
+    policy.save(directory / "best")
+    store = CheckpointStore(directory / "store")
+    made = store.publish("policy", directory / "best", spec=policy.spec())
+    (directory / "practice.json").write_text(json.dumps({"published": made.id}))
+    return store.resolve("policy", made.id).resolve()
+
+
+def test_a_sweep_goes_seed_by_seed_and_evaluates_the_base_once(tmp_path: Path) -> None:
+    def jobs(methods: str, seeds: str) -> list[sweep.Job]:
+        parsed = sweep.method_names(methods), sweep.seed_numbers(seeds)
+        return sweep.Sweep(out=tmp_path, methods=parsed[0], seeds=parsed[1]).jobs()
+
+    names = [job.name for job in jobs("safedojo,base,ppo", "0,1")]
     assert names == ["base", "safedojo-seed0", "ppo-seed0", "safedojo-seed1", "ppo-seed1"]
     for unknown in ("dreamer", "wmpo-limit0.1", "aegis-gate", "safedojo-limit2"):
         with pytest.raises(ConfigError, match=f"unknown method '{unknown}'"):
-            sweep.plan(unknown, "0")
+            jobs(unknown, "0")
     with pytest.raises(ConfigError, match="expected numbers"):
-        sweep.plan("ppo", "one")
+        jobs("ppo", "one")
+    with pytest.raises(ConfigError, match="evaluates what safedojo has learned; name both"):
+        jobs("base,safedojo-gate", "0")
+    assert len(jobs("safedojo,safedojo-gate", "0,1")) == 4
 
 
-def test_what_a_job_practises_is_what_it_evaluates(tmp_path: Path) -> None:
-    parser = argparse.ArgumentParser()
-    sweep.configure(parser)
-    data = ["--data", "r", "--demonstrations", "d", "e"]
-    args = parser.parse_args(["--out", str(tmp_path), "--set", "practice.updates=3", *data])
+def test_what_a_job_trains_is_what_it_evaluates(tmp_path: Path) -> None:
+    data = {"data": (Path("r"),), "demonstrations": (Path("d"), Path("e"))}
+    asked = sweep.Sweep(out=tmp_path, base="/b", world_model="/w", **data)  # type: ignore[arg-type]
+    recipe = read_recipe("smoke", ["practice.updates=3", "practice.multiplier.limit=0.9"])
     job = sweep.Job("ppo", 4)
-    practise, evaluate = sweep.commands_of(job, args, {"base": "/b"})
-    assert " ".join(data) in " ".join(practise())
-    assert {"--resume", "--publish", "--set=practice.updates=3"} <= set(practise())
-    assert practise()[-1] == "--set=practice.seed=4"
-    assert practise()[practise().index("--method") + 1] == "ppo"
-    (tmp_path / job.name).mkdir()
-    (tmp_path / job.name / "practice.json").write_text('{"published": "id7"}')
-    command = evaluate()
-    assert command[command.index("--checkpoint") + 1].endswith("ppo-seed4/store/policy/id7")
-
-
-def test_the_filtered_base_is_evaluated_without_practice(tmp_path: Path) -> None:
-    parser = argparse.ArgumentParser()
-    sweep.configure(parser)
-    args = parser.parse_args(["--out", str(tmp_path)])
-    (evaluate,) = sweep.commands_of(sweep.Job("aegis-oracle", 0), args, {"base": "/b"})
-    assert evaluate()[-2:] == ["--filter", "cbf-oracle"]
-    assert "/b" in evaluate()
-    assert report_command.RUN_NAME.fullmatch("aegis-oracle")["method"] == "aegis-oracle"  # type: ignore[index]
+    task = job.practice_task(asked)
+    assert (task.method, task.base, task.data) == ("ppo", "/b", ())  # no imagination
+    assert task.demonstrations == data["demonstrations"]
+    assert task.resume
+    assert task.publish
+    config = job.recipe(recipe).practice
+    assert (config.updates, config.seed, config.multiplier.limit) == (3, 4, 0.9)
+    imagining = sweep.Job("safedojo", 4).practice_task(asked)
+    assert (imagining.data, imagining.world_model) == (data["data"], "/w")
+    policy = checkpoints_of(tmp_path, job)
+    assert job.evaluation(asked).checkpoint == str(policy)
+    assert task.store is not None
+    assert policy.is_relative_to(task.store.resolve())
 
 
 def test_a_filtered_job_judges_what_its_method_has_learned_with_its_seed(tmp_path: Path) -> None:
-    parser = argparse.ArgumentParser()
-    sweep.configure(parser)
-    args = parser.parse_args(["--out", str(tmp_path)])
-    job = sweep.Job("safedojo-limit0.1-gate", 2)
-    learner = tmp_path / "safedojo-limit0.1-seed2"
-    learner.mkdir()
-    (learner / "practice.json").write_text('{"published": "id3"}')
-    (evaluate,) = sweep.commands_of(job, args, {"base": "/b", "safety": "/s"})
-    command = evaluate()
-    assert command[command.index("--checkpoint") + 1] == str(learner / "store/policy/id3")
-    assert command[command.index("--filter") :][:4] == ["--filter", "gate", "--safety", "/s"]
-    assert command[command.index("--json") + 1].startswith(str(tmp_path / job.name))
-    (evaluate,) = sweep.commands_of(sweep.Job("base-gate", 0), args, {"base": "/b", "safety": "/s"})
-    assert "/b" in evaluate()
-    (evaluate,) = sweep.commands_of(sweep.Job("safedojo-limit0.1-cbf", 2), args, {"base": "/b"})
-    assert str(learner / "store/policy/id3") in evaluate()
-    assert evaluate()[evaluate().index("--filter") + 1] == "cbf"
-    around = sweep.Job("safedojo-limit0.1-detour", 2)
-    (evaluate,) = sweep.commands_of(around, args, {"base": "/b", "safety": "/s"})
-    assert evaluate()[evaluate().index("--filter") :][:4] == [
-        "--filter",
-        "detour",
-        "--safety",
-        "/s",
-    ]
-    args.execute = 4
-    assert evaluate()[evaluate().index("--execute") + 1] == "4"
-    with pytest.raises(ConfigError, match="evaluates what safedojo has learned; name both"):
-        sweep.plan("base,safedojo-gate", "0")
-    assert len(sweep.plan("safedojo,safedojo-gate", "0,1")) == 4
+    asked = sweep.Sweep(out=tmp_path, base="/b", safety="/s", execute=4)
+    policy = str(checkpoints_of(tmp_path, sweep.Job("safedojo-limit0.1", 2)))
+    expected = {
+        "safedojo-limit0.1-gate": (policy, RunTimeFilter("gate", "/s")),
+        "safedojo-limit0.1-detour": (policy, RunTimeFilter("detour", "/s")),
+        "safedojo-limit0.1-cbf": (policy, RunTimeFilter("cbf")),
+        "base-gate": ("/b", RunTimeFilter("gate", "/s")),
+        "aegis-oracle": ("/b", RunTimeFilter("cbf-oracle")),
+        "base": ("/b", RunTimeFilter()),
+    }
+    for method, (checkpoint, run_time) in expected.items():
+        job = sweep.Job(method, 2)
+        given = job.evaluation(asked)
+        assert (given.checkpoint, given.filter, given.execute) == (checkpoint, run_time, 4)
+        assert given.json == tmp_path / job.name / "evaluation.json"
+        assert not job.trains
 
 
 def test_a_limit_in_the_name_is_the_multipliers(tmp_path: Path) -> None:
-    parser = argparse.ArgumentParser()
-    sweep.configure(parser)
-    args = parser.parse_args(["--out", str(tmp_path), "--set", "practice.multiplier.limit=0.9"])
-    practise, _ = sweep.commands_of(sweep.Job("safedojo-limit0.05", 1), args, {"base": "/b"})
-    command = practise()
-    assert command[command.index("--method") + 1] == "safedojo"
-    assert command[-1] == "--set=practice.multiplier.limit=0.05"  # the last of them counts
-    assert "--set=practice.seed=1" in command
+    job = sweep.Job("safedojo-limit0.05", 1)
+    assert job.practice_task(sweep.Sweep(out=tmp_path, data=(Path("r"),))).method == "safedojo"
+    config = job.recipe(read_recipe("smoke", ["practice.multiplier.limit=0.9"])).practice
+    assert (config.multiplier.limit, config.seed) == (0.05, 1)
 
 
 def test_every_method_of_a_sweep_can_be_named_in_a_report() -> None:
@@ -293,68 +297,101 @@ def test_every_method_of_a_sweep_can_be_named_in_a_report() -> None:
         found = report_command.RUN_NAME.fullmatch(sweep.Job(name, 3).name)
         assert found is not None
         assert (found["method"], found["seed"]) == (name, "3")
+    assert report_command.RUN_NAME.fullmatch("aegis-oracle")["method"] == "aegis-oracle"  # type: ignore[index]
 
 
 def test_a_gate_whose_policy_was_refused_is_not_evaluated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
+    said: list[str] = []
 
-    def practised(paths: list[Path], *more: Any) -> list[int]:
-        for path in paths:
-            order.append(path.name)
-            path.mkdir(parents=True)
-            result = '{"published": null}' if path.name.endswith("1") else '{"published": "id1"}'
-            (path / "practice.json").write_text(result)
-        return [0] * len(paths)
+    def trained(jobs: dict[str, list[sweep.Step]], *more: Any) -> dict[str, int]:
+        for name, steps in jobs.items():
+            order.append(f"{name} {len(steps)}")
+            if name == "safedojo-seed0":
+                checkpoints_of(tmp_path, sweep.Job("safedojo", 0))
+        return dict.fromkeys(jobs, 0)
 
-    monkeypatch.setattr(sweep, "run_jobs", practised)
-    monkeypatch.setattr(sweep, "resolved", lambda *more: {"base": "/b", "safety": "/s"})
-    parser = argparse.ArgumentParser()
-    sweep.configure(parser)
-    options = ["--out", str(tmp_path), "--methods", "safedojo-gate,safedojo", "--seeds", "0,1"]
-    assert sweep.run(parser.parse_args(options)) == 3
-    assert order == ["safedojo-seed0", "safedojo-seed1", "safedojo-gate-seed0"]
-    assert "safedojo-gate-seed1: safedojo-seed1 has no policy" in capsys.readouterr().err
+    monkeypatch.setattr(sweep, "run_jobs", trained)
+    monkeypatch.setattr(sweep.Sweep, "resolved", lambda self: self)
+    asked = sweep.Sweep(out=tmp_path, methods=("safedojo-gate", "safedojo"), seeds=(0, 1))
+    codes = sweep.run_sweep(read_recipe("smoke"), asked, said.append)
+    assert order == ["safedojo-seed0 2", "safedojo-seed1 2", "safedojo-gate-seed0 1"]
+    assert codes.pop("safedojo-gate-seed1") == 3
+    assert set(codes.values()) == {0}
+    assert "safedojo-gate-seed1: safedojo-seed1 has no policy" in said
+
+
+def write_and_end(path: Path, code: int) -> int:
+    """Of a job: leaves a file, with how many threads it may use, and says something."""
+    path.write_text(os.environ.get("OMP_NUM_THREADS", ""))
+    sys.stdout.write(f"{path.name} was written\n")
+    sys.stdout.flush()
+    if code == 2:
+        raise ConfigError("something is amiss")
+    return code
+
+
+def wait_for_a_signal(path: Path) -> int:
+    """Of a job: saves on SIGTERM."""
+    stop = stop_on_signal()
+    path.write_text("waits")
+    while not stop():
+        time.sleep(0.01)
+    path.write_text("saved")
+    return 3
 
 
 def test_jobs_run_some_at_a_time_and_a_failed_one_stops_only_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = tmp_path / "command"
-    script.write_text(
-        f"#!{sys.executable}\nimport sys, pathlib\n"
-        "pathlib.Path(sys.argv[3]).write_text('x')\nsys.exit(int(sys.argv[4]))\n"
-    )
-    script.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(script))
-    made = [tmp_path / name for name in ("a1", "a2", "b1", "b2")]
-    commands = [
-        [lambda: [str(made[0]), "0"], lambda: [str(made[1]), "0"]],
-        [lambda: [str(made[2]), "3"], lambda: [str(made[3]), "0"]],
-    ]
-    codes = sweep.run_jobs([tmp_path / "a", tmp_path / "b"], commands, 2)
-    assert codes == [0, 3]
-    assert [path.exists() for path in made] == [True, True, True, False]
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    made = {name: tmp_path / name for name in ("a1", "a2", "b1", "b2", "c1")}
+    codes = {"a1": 0, "a2": 0, "b1": 3, "b2": 0, "c1": 2}
+    steps: dict[str, sweep.Step] = {
+        name: functools.partial(write_and_end, made[name], code) for name, code in codes.items()
+    }
+    jobs = {"a": [steps["a1"], steps["a2"]], "b": [steps["b1"], steps["b2"]], "c": [steps["c1"]]}
+    assert sweep.run_jobs(jobs, tmp_path, 2) == {"a": 0, "b": 3, "c": 2}
+    assert {name for name, path in made.items() if path.exists()} == {"a1", "a2", "b1", "c1"}
+    assert made["a1"].read_text() == "1"
+    assert "OMP_NUM_THREADS" not in os.environ
+    assert "a1 was written\na2 was written" in (tmp_path / "a" / "job.log").read_text()
+    assert "something is amiss" in (tmp_path / "c" / "job.log").read_text()
+
+
+def test_what_ends_a_sweep_lets_its_jobs_save(tmp_path: Path) -> None:
+    waits, path = functools.partial(wait_for_a_signal, tmp_path / "x"), tmp_path / "x"
+
+    def ended(sentence: str) -> None:
+        if sentence == "b: started":
+            deadline = time.monotonic() + 60
+            while not path.exists() or path.read_text() != "waits":
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run_jobs({"a": [waits], "b": [waits]}, tmp_path, 2, ended)
+    assert path.read_text() == "saved"
 
 
 def test_a_job_with_an_evaluation_is_not_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_evaluation(tmp_path / "out" / "base" / "evaluation.json", episodes("1", "0"))
-    seen: list[list[Path]] = []
+    seen: list[str] = []
 
-    def refused(paths: list[Path], *more: Any) -> list[int]:
-        seen.append(paths)
-        return [3] * len(paths)
+    def refused(jobs: dict[str, Any], *more: Any) -> dict[str, int]:
+        seen.extend(jobs)
+        return dict.fromkeys(jobs, 3)
 
     monkeypatch.setattr(sweep, "run_jobs", refused)
-    monkeypatch.setattr(sweep, "resolved", lambda *more: {"base": "/b"})
-    parser = argparse.ArgumentParser()
-    sweep.configure(parser)
-    args = parser.parse_args(
-        ["--out", str(tmp_path / "out"), "--methods", "base,ppo", "--seeds", "0"]
-    )
-    assert sweep.run(args) == 3
-    assert [path.name for paths in seen for path in paths] == ["ppo-seed0"]
+    options = ["--out", str(tmp_path / "out"), "--methods", "base,ppo", "--seeds", "0"]
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    assert main(["sweep", "--preset", "smoke", "--base", "released", *options]) == 3
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert seen == ["ppo-seed0"]
     assert "base: done before" in capsys.readouterr().out

@@ -1,12 +1,12 @@
 """The pipeline: no finished stage is repeated, whatever ended the run; gates; what is published."""
 
-import argparse
 import json
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,17 @@ import pytest
 import torch
 
 from safedojo_ros.checkpoints.store.store import CheckpointStore
-from safedojo_ros.cli import pipeline as command
+from safedojo_ros.cli.main import main
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.learning.progress import progress_bar
 from safedojo_ros.learning.training_run import TrainingRun, training_now
+from safedojo_ros.pipeline import stages
+from safedojo_ros.pipeline.evaluate import Evaluation
 from safedojo_ros.pipeline.interruption import Interrupted, interrupt_on_signal
 from safedojo_ros.pipeline.ledger import StageLedger
-from safedojo_ros.pipeline.recipe import PipelineConfig
+from safedojo_ros.pipeline.recipe import read_recipe
+from safedojo_ros.pipeline.runs import DONE, INTERRUPTED, NOT_PASSED
+from safedojo_ros.pipeline.training import Trained
 from safedojo_ros.worlds.seeds import VALIDATION
 
 KILLED_IN_THE_SECOND_STAGE = """
@@ -154,28 +158,27 @@ def test_a_signal_within_a_training_saves_the_step_and_then_interrupts(tmp_path:
     assert ledger.done == {}
 
 
-# -------------------------------------------------------------------- the command
+# -------------------------------------------------------------------- the stages
+
+SMALL = (
+    "pipeline.demonstrations=3",
+    "pipeline.rollouts=3",
+    "pipeline.held_out=3",
+    "pipeline.evaluation=1",
+    "pipeline.max_steps=80",
+    "validation.replays=2",
+    "validation.ending_replays=2",
+    "validation.chunks=1",
+    "practice.updates=1",
+)
+PUBLISH = ("--publish",)
 
 
-def arguments(tmp_path: Path, *more: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    command.configure(parser)
-    small = [
-        f"--set={setting}"
-        for setting in (
-            "pipeline.demonstrations=3",
-            "pipeline.rollouts=3",
-            "pipeline.held_out=3",
-            "pipeline.evaluation=1",
-            "pipeline.max_steps=80",
-            "validation.replays=2",
-            "validation.ending_replays=2",
-            "validation.chunks=1",
-            "practice.updates=1",
-        )
-    ]
+def run(tmp_path: Path, *options: str, settings: Sequence[str] = ()) -> int:
+    """`safedojo pipeline` into tmp_path/out; its exit code."""
+    changed = [f"--set={setting}" for setting in (*SMALL, *settings)]
     out = ["--out", str(tmp_path / "out"), "--store", str(tmp_path / "store")]
-    return parser.parse_args(["--preset", "smoke", *out, *small, *more])
+    return main(["pipeline", "--preset", "smoke", *out, *changed, *options])
 
 
 STAGES = [
@@ -199,7 +202,7 @@ STAGES = [
 ]
 
 
-class FakePipeline(command.Pipeline):
+class FakePipeline(stages.Pipeline):
     """The real order and the real ledger, over stages that note themselves and may be killed."""
 
     die_in = ""
@@ -212,59 +215,87 @@ class FakePipeline(command.Pipeline):
         made = {"checkpoint": stage, "policy": stage, "missed": [], "completed": True}
         return made | {"policies": {"1": stage}, "episodes": 1}
 
-    def demonstrations(self) -> dict[str, Any]:
+    def _train(self, stage: str) -> Trained:
+        return Trained(Path(self._note(stage)["checkpoint"]), "", {})
+
+    def demonstrate(self) -> dict[str, Any]:
         return self._note("demonstrations")
 
     def base(self) -> dict[str, Any]:
         return self._note("policy")
 
-    def collect(self, name: str, *_: Any) -> dict[str, Any]:
-        return self._note(name)
+    def safe_policy(self, base: str) -> Trained:
+        return self._train("safe_policy")
 
-    def train(
-        self, kind: str, data: list[Path], *_: str, out: Path | None = None
-    ) -> dict[str, Any]:
-        return self._note(out.name if out else kind.replace("-", "_"))
+    def roll_out(self, base: str) -> dict[str, Any]:
+        return self._note("rollouts")
 
-    def first_practice(self, base: str) -> dict[str, Any]:
+    def hold_out(self, base: str) -> dict[str, Any]:
+        return self._note("held_out")
+
+    def first_head(self) -> Trained:
+        return self._train("safety")
+
+    def safety_head(self, world_model: str) -> Trained:
+        return self._train("safety_head")
+
+    def world_model(self, name: str, safety: str = "", start: str = "") -> Trained:
+        return self._train(name)
+
+    def success(self, name: str, base: str, world_model: str, safety: str) -> Trained:
+        return self._train(name)
+
+    def first_practice(self, base: str, models: Any) -> dict[str, Any]:
         return self._note("first_practice")
 
     def fresh(self, policies: dict[str, str]) -> dict[str, Any]:
         return self._note("fresh")
 
-    def validation(self, base: str) -> dict[str, Any]:
+    def validate(self, base: str, models: Any) -> dict[str, Any]:
         return self._note("validation")
 
-    def practise(self, base: str) -> dict[str, Any]:
+    def practise(self, base: str, models: Any) -> dict[str, Any]:
         return self._note("practice")
 
-    def evaluate(self, base: str, practised: str) -> dict[str, Any]:
+    def evaluate(self, base: str, trained: str) -> dict[str, Any]:
         return self._note("evaluation")
 
-    def publish(self, policy: str, figures: dict[str, Any]) -> tuple[str | None, str]:
+    def publish(self, policy: str, figures: dict[str, Any]) -> tuple[str, str]:
         return str(self.ledger.stage("publication", lambda: self._note("publication"))), "done"
 
 
 def test_killed_in_every_stage_no_finished_one_is_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signals: Any
 ) -> None:
-    monkeypatch.setattr(command, "Pipeline", FakePipeline)
-    given = arguments(tmp_path, "--publish")
+    monkeypatch.setattr(stages, "Pipeline", FakePipeline)
     children = multiprocessing.get_context("fork")
     for stage in STAGES:
         monkeypatch.setattr(FakePipeline, "die_in", stage)
-        child = children.Process(target=command.run, args=(given,))
+        child = children.Process(target=run, args=(tmp_path, *PUBLISH))
         child.start()
         child.join(60)
         assert child.exitcode == -signal.SIGKILL, stage
         assert not (tmp_path / "out" / "result.json").exists()
     monkeypatch.setattr(FakePipeline, "die_in", "")
-    assert command.run(given) == command.DONE
+    assert run(tmp_path, *PUBLISH) == DONE
     assert (tmp_path / "out" / "made").read_text().split() == STAGES
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["stages"] == STAGES
     played = ("demonstrations", "rollouts", "held_out", "fresh", "practice")
     assert result["real_episodes"] == len(played)
+
+
+def test_a_run_with_another_preset_or_setting_is_refused_by_its_section(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    signals: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(stages, "Pipeline", FakePipeline)
+    assert run(tmp_path) == DONE
+    assert run(tmp_path) == DONE
+    assert run(tmp_path, settings=["success.seed=1", "policy.seed=1"]) == 2
+    assert "holds a run with other policy, success;" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -278,31 +309,29 @@ def signals() -> Any:
 def test_an_interrupted_pipeline_goes_on_to_a_published_policy(
     tmp_path: Path, signals: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commands: list[str] = []
-    executed: list[tuple[str, bool]] = []
-    real = command.Pipeline._command
+    asked: list[Evaluation] = []
+    validate, evaluate = stages.validate, stages.evaluate
 
-    def count(self: Any, name: str, *more: Any, **options: Any) -> None:
-        commands.append(" ".join([name, str(more[0])]))
-        executed.append((name, "--execute" in more))
-        if name == "validate" and commands.count(commands[-1]) == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        real(self, name, *more, **options)
+    def interrupted(*given: Any) -> Any:
+        monkeypatch.setattr(stages, "validate", validate)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return validate(*given)
 
-    monkeypatch.setattr(command.Pipeline, "_command", count)
-    given = arguments(tmp_path, "--publish", "--set=practice.execute=4")
-    assert command.run(given) == command.INTERRUPTED
+    def noted(given: Evaluation) -> Any:
+        asked.append(given)
+        return evaluate(given)
+
+    monkeypatch.setattr(stages, "validate", interrupted)
+    monkeypatch.setattr(stages, "evaluate", noted)
+    settings = ("practice.execute=4",)
+    assert run(tmp_path, *PUBLISH, settings=settings) == INTERRUPTED
     assert not (tmp_path / "out" / "result.json").exists()
-    done = list(json.loads((tmp_path / "out" / "stages.json").read_text())["done"])
-    assert done[-1] == "success_again"
-    interrupted = list(commands)
-    assert command.run(given) == 0
-    assert all(part for name, part in executed if name == "evaluate")  # plays as it practised
-    assert commands[len(interrupted) :] == [
-        "validate --data",
-        "evaluate --checkpoint",
-        "evaluate --checkpoint",
-    ]
+    made = json.loads((tmp_path / "out" / "stages.json").read_text())["done"]
+    assert list(made)[-1] == "success_again"
+    for name in ("collect", "train_policy", "train_safety", "train_world_model", "train_success"):
+        monkeypatch.setattr(stages, name, None)  # nothing of this is asked for again
+    assert run(tmp_path, *PUBLISH, settings=settings) == DONE
+    assert [given.execute for given in asked] == [4, 4]  # plays as it practised
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     manifest = CheckpointStore(tmp_path / "store").show("policy")
     assert result["published"] == manifest.id
@@ -314,34 +343,36 @@ def test_an_interrupted_pipeline_goes_on_to_a_published_policy(
     assert {row["seed"] for row in judged["episodes"]} <= set(VALIDATION)
     # nothing that only serves the way was published to the user
     assert CheckpointStore(tmp_path / "store").latest("world_model") is None
-    stages = {row["stage"] for row in lines(tmp_path / "out" / "progress.jsonl")}
-    assert {"policy", "world_model", "practice", "publication"} <= stages
-    assert command.run(given) == 0
+    rows = lines(tmp_path / "out" / "progress.jsonl")
+    assert {"policy", "world_model", "practice", "publication"} <= {row["stage"] for row in rows}
+    assert {"stage": "rollouts", "step": 1, "total": 3} in [
+        {key: row[key] for key in ("stage", "step", "total")} for row in rows
+    ]
+    assert run(tmp_path, *PUBLISH, settings=settings) == DONE
     assert len(CheckpointStore(tmp_path / "store").list("policy")) == 1
 
 
 def test_a_missed_bar_ends_the_run_where_bars_are_enforced(
     tmp_path: Path, signals: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command.Pipeline, "base", lambda self: {"policy": "p"})
-    monkeypatch.setattr(command.Pipeline, "collect", lambda self, *more: {})
-    monkeypatch.setattr(command.Pipeline, "train", lambda self, *more, **options: {})
-    missed = {"missed": ["it is blind"]}
-    monkeypatch.setattr(command.Pipeline, "validation", lambda self, base: missed)
-    settings = ("--set=practice.preflight.enforced=true", "--set=pipeline.fresh=0")
-    args = arguments(tmp_path, "--base", "released", *settings)
-    assert command.run(args) == command.GATE
+    class Blind(FakePipeline):
+        def validate(self, base: str, models: Any) -> dict[str, Any]:
+            return {"missed": ["it is blind"]}
+
+    monkeypatch.setattr(stages, "Pipeline", Blind)
+    settings = ["practice.preflight.enforced=true", "pipeline.fresh=0"]
+    assert run(tmp_path, "--base", "released", settings=settings) == NOT_PASSED
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["published"] is None
     assert "it is blind" in result["reason"]
+    assert result["stages"] == STAGES[1:2] + STAGES[3:9] + ["validation"]
 
 
 def test_a_policy_that_is_not_safer_is_not_published(tmp_path: Path) -> None:
-    args = arguments(tmp_path, "--publish", "--set=practice.preflight.enforced=true")
-    ledger = StageLedger(tmp_path / "out", {})
-    practice = argparse.Namespace(preflight=argparse.Namespace(enforced=True))
-    pipeline = command.Pipeline(args, PipelineConfig(), practice, ledger)  # type: ignore[arg-type]
+    recipe = read_recipe("smoke", ["practice.preflight.enforced=true"])
+    task = stages.PipelineTask(out=tmp_path / "out", publish=True)
+    pipeline = stages.Pipeline(recipe, task, StageLedger(tmp_path / "out", {}))
     rate = {name: {"value": 0.5} for name in ("tsr", "car", "ssr")} | {"episodes": 4}
     figures = {"base": {"overall": rate}, "practised": {"overall": rate}}
-    with pytest.raises(command.GateNotPassed, match="not safer than its base: SSR 50.0%"):
+    with pytest.raises(stages.GateNotPassed, match="not safer than its base: SSR 50.0%"):
         pipeline.publish("p", figures)

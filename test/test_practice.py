@@ -51,6 +51,7 @@ from safedojo_ros.models.safety_head import tiny_safety
 from safedojo_ros.models.success_classifier import tiny_success
 from safedojo_ros.models.world_model import WorldModel, WorldModelSize
 from safedojo_ros.pipeline.collect import COLLECTION_PATH
+from safedojo_ros.pipeline.practice import PracticeTask, data_cost
 from safedojo_ros.pipeline.recipe import read_recipe
 from safedojo_ros.worlds.tabletop.tasks import TASKS
 from safedojo_ros.worlds.tabletop.world import TabletopWorld
@@ -351,11 +352,11 @@ def test_in_the_simulator_updates_may_be_of_another_size() -> None:
 def test_dropped_episodes_of_a_data_set_have_been_played_too(tmp_path: Path, dataset: Path) -> None:
     rows = EpisodeReader(dataset).rows
     touched = sum(row.collided or row.contact_steps > 0 for row in rows)
-    assert command.data_cost([dataset, dataset]) == {"episodes": 8, "collisions": 2 * touched}
+    assert data_cost([dataset, dataset]) == {"episodes": 8, "collisions": 2 * touched}
     copy = tmp_path / "copy"
     shutil.copytree(dataset, copy)
     (copy / COLLECTION_PATH).write_text('{"played": 9}')
-    assert command.data_cost([copy])["episodes"] == 9
+    assert data_cost([copy])["episodes"] == 9
 
 
 def test_a_group_of_one_teaches_nothing_without_a_critic() -> None:
@@ -485,8 +486,9 @@ def test_the_command_practises_and_publishes(method: str, dataset: Path, tmp_pat
 
     published(tmp_path / "store")
     store = ["--store", str(tmp_path / "store")]
+    data = ["--data", str(dataset)] if method == "safedojo" else []
     args = arguments(
-        tmp_path, "--method", method, "--data", str(dataset), "--publish", *store,
+        tmp_path, "--method", method, *data, "--publish", *store,
         "--set", "practice.levels=[0, 1]", "--demonstrations", str(dataset),
         "--set", "practice.anchor.only_safe=false", "--set", "practice.execute=4",
     )  # fmt: skip
@@ -517,7 +519,10 @@ def test_part_of_a_stride_is_refused_before_anything_is_measured(
     assert not list((tmp_path / "out").glob("policies/*"))
 
 
-def test_imagination_without_recorded_starts_is_refused(tmp_path: Path) -> None:
-    published(tmp_path / "store")
+def test_what_imagination_needs_is_asked_for_there_and_nowhere_else(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="give --data"):
-        command.run(arguments(tmp_path, "--store", str(tmp_path / "store")))
+        PracticeTask(out=tmp_path)
+    PracticeTask(out=tmp_path, method="ppo")
+    for name in ("world_model", "success", "safety"):
+        with pytest.raises(ConfigError, match="ppo learns in the simulator"):
+            PracticeTask(out=tmp_path, method="ppo", **{name: "released"})  # type: ignore[arg-type]

@@ -7,7 +7,6 @@ import argparse
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from safedojo_ros.cli.options import add_options, from_options
 from safedojo_ros.cli.tables import figures_table
@@ -26,11 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print the table; raises `ConfigError` or `CheckpointError`."""
-    asked, console = from_options(Evaluation, args), Console()
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(TextColumn("evaluating"), *columns, console=console) as progress:
-        bar = progress.add_task("", total=len(asked.trials()))
-        report = evaluate(asked, lambda result: progress.advance(bar))
+    console, report = Console(), evaluate(from_options(Evaluation, args))
     console.print(figures_table(report))
     if "gate" in report.settings:
         console.print(gate_sentence(report.settings["gate"]), soft_wrap=True)

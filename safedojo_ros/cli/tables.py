@@ -1,9 +1,14 @@
-"""Tables for the terminal: figures of an evaluation, counts of recorded episodes."""
+"""Tables for the terminal: figures of an evaluation, counts of episodes, checkpoints."""
+
+from collections.abc import Sequence
 
 from rich import box
-from rich.console import JustifyMethod
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
+from safedojo_ros.checkpoints.manifest import KINDS, Manifest
+from safedojo_ros.checkpoints.store.retention import pinned
+from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.data.lerobot.reader import EpisodeRow
 from safedojo_ros.evaluation.protocol import LEVEL_NAMES, EvaluationReport, Figures
 from safedojo_ros.evaluation.statistics import Estimate
@@ -62,7 +67,7 @@ def _percent(rate: Estimate) -> str:
     return f"{100 * rate.value:.0f} {100 * rate.low:.0f}-{100 * rate.high:.0f}"
 
 
-def summary_table(rows: list[EpisodeRow]) -> Table:
+def print_episodes(rows: list[EpisodeRow]) -> None:
     """Counts of successes, collisions and contacts by source and level."""
     table = Table(title="episodes")
     for heading in ("source", "level", "episodes", "successes", "collisions", "contacts", "steps"):
@@ -79,4 +84,15 @@ def summary_table(rows: list[EpisodeRow]) -> Table:
             str(sum(r.contact_steps > 0 for r in cell)),
             f"{sum(r.length for r in cell) / len(cell):.0f}",
         )
-    return table
+    Console().print(table)
+
+
+def print_checkpoints(store: CheckpointStore, manifests: Sequence[Manifest]) -> None:
+    """A row for each checkpoint."""
+    table = Table("kind", "id", "MB", "parent", "revision", "", box=box.SIMPLE)
+    pins = {kind: pinned(store, kind) for kind in KINDS}
+    for m in manifests:
+        marks = ["latest"] * (store.latest(m.kind) == m.id) + ["pinned"] * (m.id in pins[m.kind])
+        size, revision = f"{m.size / 1e6:.1f}", m.revision[:12] or "-"
+        table.add_row(m.kind, m.id, size, m.parent or "-", revision, " ".join(marks))
+    Console().print(table)

@@ -1,59 +1,59 @@
 """Train a policy, safety head, world model or success classifier; each can be resumed."""
 
 import argparse
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from safedojo_ros.cli.options import add_options, add_recipe_options, from_options, recipe_of
-from safedojo_ros.pipeline.training import (
-    TrainPolicy,
-    TrainSafety,
-    TrainSuccess,
-    TrainWorldModel,
-    train_policy,
-    train_safety,
-    train_success,
-    train_world_model,
-)
+from safedojo_ros.pipeline import training
+
+
+class Stage(NamedTuple):
+    """task: what `train` is given beside the recipe; reads: sections of the recipe."""
+
+    task: type[training.Training]
+    train: Callable[..., Any]
+    reads: tuple[str, ...]
+    summary: str
+
 
 STAGES = {
-    "policy": (TrainPolicy, train_policy, "imitate recorded episodes"),
-    "safety": (
-        TrainSafety,
-        train_safety,
+    "policy": Stage(
+        training.TrainPolicy, training.train_policy, ("policy",), "imitate recorded episodes"
+    ),
+    "safety": Stage(
+        training.TrainSafety,
+        training.train_safety,
+        ("safety", "autoencoder"),
         "fit the frame autoencoder, then the safety head, to recorded contacts; with "
         "--world-model the head alone, to imagined states, too",
     ),
-    "world-model": (
-        TrainWorldModel,
-        train_world_model,
+    "world-model": Stage(
+        training.TrainWorldModel,
+        training.train_world_model,
+        ("world_model",),
         "fit the video world model, over the autoencoder of a safety checkpoint",
     ),
-    "success": (
-        TrainSuccess,
-        train_success,
+    "success": Stage(
+        training.TrainSuccess,
+        training.train_success,
+        ("success", "validation"),
         "fit the success classifier to recorded frames, and to imagined ones beside them",
     ),
 }
-
-READS = {
-    "policy": ("policy",),
-    "safety": ("safety", "autoencoder"),
-    "world-model": ("world_model",),
-    "success": ("success", "validation"),
-}
-"""{stage: the sections of the recipe that it reads}."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the stages and their options."""
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
-    for name, (task, _, text) in STAGES.items():
-        options = stages.add_parser(name, help=text, description=text)
-        add_options(options, task)
+    for name, stage in STAGES.items():
+        options = stages.add_parser(name, help=stage.summary, description=stage.summary)
+        add_options(options, stage.task)
         add_recipe_options(options)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train one stage; its checkpoint lies in OUT/checkpoint."""
-    task, train, _ = STAGES[args.stage]
-    train(recipe_of(args, *READS[args.stage]), from_options(task, args))  # type: ignore[operator]
+    stage = STAGES[args.stage]
+    stage.train(recipe_of(args, *stage.reads), from_options(stage.task, args))
     return 0

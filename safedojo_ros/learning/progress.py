@@ -8,6 +8,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 Observer = Callable[[int, int | None, dict[str, float]], None]
 """Is told (step, total or None, metrics) of whatever is trained or played."""
 
+Say = Callable[[str], None]
+"""Is given sentences for people, `print` by default."""
+
 _observers: list[Observer] = []
 
 

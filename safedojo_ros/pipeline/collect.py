@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -18,6 +18,7 @@ from safedojo_ros.data.lerobot.writer import EpisodeWriter
 from safedojo_ros.evaluation.filters.gate import GatedPolicy
 from safedojo_ros.evaluation.recording import record_expert, record_policy
 from safedojo_ros.evaluation.takeover import record_takeover
+from safedojo_ros.learning.progress import Say, progress_bar
 from safedojo_ros.pipeline.filters import RunTimeFilter
 from safedojo_ros.pipeline.scenes import (
     check_counts,
@@ -145,22 +146,15 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Collected:
-    """The data set. episodes: kept, this time and before; collisions: those of them that touched
-    something; frames: their control steps; played, dropped: over all calls.
-    """
+    """data: directory; episodes: in it; collisions: those of them that touched the obstacle."""
 
     data: Path
     episodes: int
     collisions: int
-    frames: int
-    played: int
-    dropped: int
 
 
-def collect(
-    wanted: Collection, progress: Callable[[int, int, int], None] = lambda *counts: None
-) -> Collected:
-    """Record what is asked for. progress: is told (played, kept, all that are to be played).
+def collect(wanted: Collection, say: Say = print) -> Collected:
+    """Record what is asked for.
 
     Raises `ConfigError`, `CheckpointError`, or `DatasetError` where `out` holds other episodes.
     """
@@ -170,15 +164,17 @@ def collect(
     left = plan[done:]
     played_now = play_policy(policy, left, wanted) if policy else play_experts(left, wanted)
     size, played = wanted.image_size, done
-    with EpisodeWriter(wanted.out, size, CAMERAS, video=wanted.video) as writer:
+    with (
+        EpisodeWriter(wanted.out, size, CAMERAS, video=wanted.video) as writer,
+        progress_bar("recording", done, len(plan)) as show,
+    ):
         kept = writer.episodes
-        progress(played, kept, len(plan))
         for episode in played_now:
             played += 1
             if episode and wanted.wants(episode):
                 writer.add(episode)
                 kept += 1
-            progress(played, kept, len(plan))
+            show(played, f"{kept} kept")
     collection = {
         "split": wanted.split,
         "first_seed": wanted.seed,
@@ -193,8 +189,8 @@ def collect(
     }
     layout.write_json(wanted.out / COLLECTION_PATH, collection)
     reader = EpisodeReader(wanted.out)
-    touched = sum(row.touched for row in reader.rows)
-    return Collected(wanted.out, len(reader), touched, reader.frames, played, played - kept)
+    say(f"{len(reader)} episodes, {reader.frames} steps in {wanted.out}; dropped {played - kept}")
+    return Collected(wanted.out, len(reader), sum(row.touched for row in reader.rows))
 
 
 def _due(turn: int, cell: int, share: float) -> bool:

@@ -1,8 +1,8 @@
 """Stage: success and safety of a policy or a scripted expert on held-out seeds."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -14,12 +14,12 @@ from safedojo_ros.evaluation.latency import LatePolicy
 from safedojo_ros.evaluation.protocol import (
     LEVEL_NAMES,
     EvaluationReport,
-    TrialResult,
     evaluate_expert,
     make_trials,
     state_trials,
 )
 from safedojo_ros.evaluation.protocol import evaluate as evaluate_policy
+from safedojo_ros.learning.progress import progress_bar
 from safedojo_ros.pipeline.filters import RunTimeFilter, gate_figures
 from safedojo_ros.pipeline.scenes import (
     check_counts,
@@ -109,27 +109,29 @@ class Evaluation:
         return state_trials(seeds, tasks)
 
 
-def evaluate(
-    asked: Evaluation, progress: Callable[[TrialResult], None] = lambda result: None
-) -> EvaluationReport:
-    """Play every trial; write the files that are asked for. progress: is told of every episode.
+def evaluate(asked: Evaluation) -> EvaluationReport:
+    """Play every trial; write the files that are asked for.
 
     Raises `ConfigError`, or `CheckpointError` where a policy or safety head does not fit.
     """
-    trials, policy = asked.trials(), None
-    settings: dict[str, Any] = {
-        "split": asked.split,
-        "first_seed": asked.seed,
-        "episodes": asked.episodes,
-    }
-    common: dict[str, Any] = {"settings": settings, "progress": progress}
-    if asked.policy:
-        style: Any = asked.policy.removeprefix("expert:")
-        limit = asked.steps
-        report = evaluate_expert(style, trials, world=asked.world, max_steps=limit, **common)
-    else:
-        policy = _policy(asked)
-        report = _evaluate_policy(asked, policy, trials, common)
+    trials = asked.trials()
+    policy = None if asked.policy else _policy(asked)
+    with progress_bar("evaluating", 0, len(trials)) as show:
+        played = count(1)
+        common: dict[str, Any] = {
+            "settings": {
+                "split": asked.split,
+                "first_seed": asked.seed,
+                "episodes": asked.episodes,
+            },
+            "progress": lambda result: show(next(played)),
+        }
+        if policy is None:
+            style: Any = str(asked.policy).removeprefix("expert:")
+            limit = asked.steps
+            report = evaluate_expert(style, trials, world=asked.world, max_steps=limit, **common)
+        else:
+            report = _evaluate_policy(asked, policy, trials, common)
     if asked.json:
         asked.json.parent.mkdir(parents=True, exist_ok=True)
         asked.json.write_text(json.dumps(report.to_json(), indent=1) + "\n")

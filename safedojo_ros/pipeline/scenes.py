@@ -9,6 +9,7 @@ from safedojo_ros.worlds.tabletop.tasks import TASKS
 
 if TYPE_CHECKING:
     from safedojo_ros.models.policy import StoredPolicy
+    from safedojo_ros.models.success_classifier import SuccessModel
 
 LEVELS = {"0": 0, "1": 1, "2": 2, "I": 1, "II": 2}
 
@@ -35,12 +36,12 @@ def chosen_tasks(names: Collection[str], known: Collection[str] = TASKS) -> list
     return list(names or known)
 
 
-def tasks_of(policy: "StoredPolicy") -> list[str]:
-    """The tabletop's tasks whose sentence `policy` knows; raises `ConfigError` for none."""
-    known = [name for name, task in TASKS.items() if task.instruction in policy.instructions]
+def tasks_of(model: "StoredPolicy | SuccessModel") -> list[str]:
+    """The tabletop's tasks whose sentence `model` knows; raises `ConfigError` for none."""
+    known = [name for name, task in TASKS.items() if task.instruction in model.instructions]
     if not known:
         raise ConfigError(
-            f"policy {policy.checkpoint_id} knows {list(policy.instructions)}, no sentence of the "
+            f"{model.checkpoint_id} knows {list(model.instructions)}, no sentence of the "
             "tabletop's tasks"
         )
     return known

@@ -1,13 +1,13 @@
 """Stages: policy, safety head, world model and success classifier, each trained on episodes."""
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from safedojo_ros.checkpoints.names import find_checkpoint, user_store
 from safedojo_ros.core.errors import ConfigError, DatasetError
+from safedojo_ros.learning.progress import Say
 from safedojo_ros.pipeline.scenes import check_unused
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from safedojo_ros.pipeline.recipe import Recipe
 
 Kind = Literal["policy", "safety", "world_model", "success"]
-Say = Callable[[str], None]
-"""Is given sentences for people."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +93,9 @@ class TrainSuccess(Training):
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of a training. checkpoint: in the store where it was published, else in OUT;
-    published: its id there, or ""; figures: of held-out episodes.
+    """What came of a training. checkpoint: in the store where it was published, else in OUT, where
+    it has no manifest and nothing finds it; published: its id there, or ""; figures: of held-out
+    episodes.
     """
 
     checkpoint: Path

@@ -210,6 +210,22 @@ class CheckpointStore:
             self._point(kind, manifest.id)
         return manifest
 
+    def roll_back(self, kind: str, name: str | None = None) -> Manifest:
+        """Point `latest` to an older checkpoint, by default the one that was published before it.
+
+        Raises `CheckpointError` where there is none.
+        """
+        if name is None:
+            now, ids = self.latest(kind), [m.id for m in self.list(kind)]
+            older = ids[ids.index(now) + 1 :] if now in ids else []
+            if not older:
+                raise CheckpointError(
+                    f"there is no {kind} checkpoint older than {now}; name one: "
+                    f"safedojo checkpoint rollback {kind} ID"
+                )
+            name = older[0]
+        return self.set_latest(kind, name)
+
     @contextlib.contextmanager
     def writing(self, otherwise: str) -> Iterator[Path]:
         """The store's names are this writer's alone; yields the staging folder.

@@ -1,0 +1,109 @@
+"""From a configuration, a method and loaded models to the trainer of a practice."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.evaluation.protocol import EvaluationReport, evaluate, make_trials
+from safedojo_ros.learning.imitation import Demonstrations
+from safedojo_ros.learning.rl.anchor import Anchor
+from safedojo_ros.learning.rl.imagined_world import ImaginedWorld
+from safedojo_ros.learning.rl.methods import Method
+from safedojo_ros.learning.rl.practice import Practice, PracticeConfig, for_method
+from safedojo_ros.learning.rl.starts import KeyframeStarts, SimulatorStarts, recorded_keyframes
+from safedojo_ros.models.flow_sde import StochasticFlow
+from safedojo_ros.models.pi0_policy import PI0Policy
+from safedojo_ros.models.policy import StoredPolicy
+from safedojo_ros.models.safety_head import SafetyModel
+from safedojo_ros.models.success_classifier import SuccessModel
+from safedojo_ros.models.world_model import WorldModel
+from safedojo_ros.worlds.seeds import split_seeds
+from safedojo_ros.worlds.vector import VectorWorld
+
+
+@dataclass(frozen=True)
+class Imagination:
+    """What imagines futures; data: directories of the episodes whose first frames they begin at."""
+
+    world_model: WorldModel
+    success: SuccessModel
+    safety: SafetyModel
+    data: Sequence[Path]
+
+
+def build_practice(
+    config: PracticeConfig,
+    method: Method,
+    base: PI0Policy,
+    tasks: Sequence[str],
+    directory: Path,
+    *,
+    imagination: Imagination | None = None,
+    demonstrations: Sequence[Path] = (),
+    resume: bool = False,
+    missed_gates: Sequence[str] = (),
+    stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
+) -> Practice:
+    """The trainer that fine-tunes `base` on `tasks` in `directory`; `run` starts it.
+
+    imagination: for methods that train there; demonstrations: data sets that the policy goes on
+    imitating meanwhile; the rest: see `Practice`. Raises `ConfigError` or `CheckpointError` where
+    these do not fit each other, or `directory` holds another run.
+    """
+    config = for_method(config, method)
+    world: KeyframeStarts | SimulatorStarts
+    if method.world == "simulator":
+        world = _simulator(config, base, tasks)
+    elif imagination is None:
+        raise ConfigError("practice in imagination begins at recorded keyframes; give --data")
+    else:
+        world = _imagined(config, imagination, tasks)
+    anchor = None
+    if demonstrations and config.anchor.weight:
+        data = Demonstrations.read(demonstrations, config.anchor.only_safe)
+        anchor = Anchor(config.anchor, base, data)
+    return Practice(
+        config,
+        method,
+        StochasticFlow(base, config.flow),
+        world,
+        lambda policy: measured(policy, config, tasks),
+        directory,
+        resume,
+        list(missed_gates),
+        stop,
+        progress,
+        anchor,
+    )
+
+
+def measured(
+    policy: StoredPolicy, config: PracticeConfig, tasks: Sequence[str]
+) -> EvaluationReport:
+    """The protocol on validation seeds, over as many steps as practice has."""
+    count = config.evaluation_episodes
+    trials = make_trials(split_seeds("validation", 0, count), list(tasks), list(config.levels))
+    steps = config.max_chunks * policy.chunk_length
+    vector = VectorWorld(policy.image_size, steps, tuple(policy.cameras))
+    settings = {"split": "validation", "first_seed": 0, "episodes": count}
+    execute = config.execute or None
+    return evaluate(policy, trials, vector, execute=execute, batch=32, settings=settings)
+
+
+def _simulator(config: PracticeConfig, base: StoredPolicy, tasks: Sequence[str]) -> SimulatorStarts:
+    """The tabletop, as many at once as there are trajectories in an update."""
+    steps = config.max_chunks * base.chunk_length
+    vector = VectorWorld(base.image_size, steps, tuple(base.cameras))
+    sizes = config.groups, config.group_size, config.seed
+    return SimulatorStarts(vector, tasks, config.levels, *sizes)
+
+
+def _imagined(config: PracticeConfig, parts: Imagination, tasks: Sequence[str]) -> KeyframeStarts:
+    """The imagined world, its futures beginning at recorded keyframes."""
+    steps = config.max_chunks * parts.world_model.size.chunk_length
+    world = ImaginedWorld(parts.world_model, parts.success, parts.safety, steps)
+    world.whole_strides(config.execute)  # refused here, before anything is measured
+    keyframes = recorded_keyframes(parts.world_model, parts.data, config.levels, tasks)
+    return KeyframeStarts(world, keyframes, config.groups, config.group_size, config.seed)

@@ -1,0 +1,206 @@
+"""Stage: a policy is made safer by reinforcement learning, in imagination or in the simulator."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safedojo_ros.checkpoints.manifest import read_manifest
+from safedojo_ros.checkpoints.names import find_checkpoint, user_store
+from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.learning.progress import Say
+from safedojo_ros.learning.rl.methods import METHODS
+from safedojo_ros.pipeline.collect import COLLECTION_PATH
+from safedojo_ros.pipeline.scenes import check_unused, chosen_tasks, tasks_of
+
+if TYPE_CHECKING:
+    from safedojo_ros.learning.build import Imagination
+    from safedojo_ros.learning.rl.practice import Practice, PracticeConfig, PracticeOutcome
+    from safedojo_ros.pipeline.recipe import Recipe
+
+RESULT_FILE = "practice.json"
+NO_DATA = {"episodes": 0, "collisions": 0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PracticeTask:
+    """What is trained, from what, and where."""
+
+    method: str = field(default="safedojo", metadata={"choices": tuple(METHODS)})
+    """how it is trained, see above"""
+    base: str = "latest"
+    """policy to begin from: name, id or directory (default: latest)"""
+    out: Path
+    """directory of this run"""
+    data: tuple[Path, ...] = ()
+    """episodes whose first frames are imagined from"""
+    demonstrations: tuple[Path, ...] = ()
+    """episodes that the policy goes on imitating meanwhile (practice.anchor)"""
+    world_model: str = "latest"
+    """world model to imagine with: name, id or directory (default: latest)"""
+    success: str = "latest"
+    """success classifier: name, id or directory (default: latest)"""
+    safety: str = "latest"
+    """safety head: name, id or directory (default: latest)"""
+    resume: bool = False
+    """go on from the last save"""
+    device: str = "auto"
+    """cpu, cuda or auto (default)"""
+    publish: bool = False
+    """put the result into the store"""
+    store: Path | None = None
+    """root of the store (default: the user's)"""
+
+    def __post_init__(self) -> None:
+        if METHODS[self.method].world == "simulator":
+            why = f"is for imagination; {self.method} learns in the simulator"
+            check_unused(self, why, "data", "world_model", "success", "safety")
+        elif not self.data:
+            raise ConfigError("practice in imagination begins at recorded keyframes; give --data")
+
+
+@dataclass(frozen=True)
+class PracticeResult:
+    """outcome: how it ended; published: id of the best policy in the store, "" for none;
+    checkpoint: that policy's directory there, else in OUT.
+    """
+
+    outcome: "PracticeOutcome"
+    published: str
+    checkpoint: Path
+
+
+def practice(
+    recipe: "Recipe",
+    task: PracticeTask,
+    stop: Callable[[], bool] = lambda: False,
+    say: Say = print,
+) -> PracticeResult:
+    """Train; the outcome lies in OUT/practice.json, the best policy in OUT/policies.
+
+    stop: asked before every update; true: save and end. It is published only where it was
+    completed. Raises `PracticeRefused` where a check or gate failed before the first update.
+    """
+    trainer = build(recipe.practice, task, stop)
+    config, outcome = trainer.config, trainer.run()
+    for sentence in outcome.unenforced:
+        say(f"not enforced: {sentence}")
+    say(
+        f"{outcome.stopped or 'done'}; best measured after {outcome.best} updates: {outcome.policy}"
+    )
+    published, checkpoint = "", outcome.policy
+    if task.publish and outcome.completed:
+        published = publish(task, config, outcome)
+        checkpoint = user_store(task.store).resolve("policy", published)
+        say(f"published policy {published}")
+    _write_result(task, config, outcome, published)
+    return PracticeResult(outcome, published, checkpoint)
+
+
+def build(
+    config: "PracticeConfig", task: PracticeTask, stop: Callable[[], bool] = lambda: False
+) -> "Practice":
+    """The trainer of a task, with its checkpoints loaded and their gates asked."""
+    from safedojo_ros.learning.build import build_practice
+    from safedojo_ros.models.loading import load_policy
+    from safedojo_ros.models.threads import chosen_device
+
+    device, method = chosen_device(task.device), METHODS[task.method]
+    base = load_policy(find_checkpoint("policy", task.base, task.store)).to(device)
+    tasks = chosen_tasks(config.tasks) if config.tasks else tasks_of(base)
+    imagination, missed = None, list[str]()
+    if method.world == "imagination":
+        imagination, missed = _imagination(task, device)
+    return build_practice(
+        config,
+        method,
+        base,
+        tasks,
+        task.out,
+        imagination=imagination,
+        demonstrations=task.demonstrations,
+        resume=task.resume,
+        missed_gates=missed,
+        stop=stop,
+    )
+
+
+def _imagination(task: PracticeTask, device: str) -> "tuple[Imagination, list[str]]":
+    """What imagines, and the gates that its models missed."""
+    from safedojo_ros.fidelity.gates import missed_gates
+    from safedojo_ros.learning.build import Imagination
+    from safedojo_ros.models.loading import load_safety, load_success, load_world_model
+
+    world_model = find_checkpoint("world_model", task.world_model, task.store)
+    success = find_checkpoint("success", task.success, task.store)
+    safety = find_checkpoint("safety", task.safety, task.store)
+    places = {"world_model": world_model, "success": success, "safety": safety}
+    fidelity = {kind: read_manifest(path).fidelity for kind, path in places.items()}
+    missed = missed_gates(fidelity, {"success": success.name, "safety": safety.name})
+    model = load_world_model(world_model)
+    model.parts.to(device)
+    return Imagination(model, load_success(success), load_safety(safety), task.data), missed
+
+
+def publish(task: PracticeTask, config: "PracticeConfig", outcome: "PracticeOutcome") -> str:
+    """Put the best policy of an outcome into the store; returns its id."""
+    from safedojo_ros.models.loading import load_policy
+
+    row = next(row for row in outcome.evaluations if row["step"] == outcome.best)
+    manifest = user_store(task.store).publish(
+        "policy",
+        outcome.policy,
+        spec=load_policy(outcome.policy).spec(),
+        normalisation=json.loads((outcome.policy / "config.json").read_text())["normalisation"],
+        parent=find_checkpoint("policy", task.base, task.store).name,
+        evaluation={"validation": row["report"]},
+        fidelity={
+            "practice": {
+                "method": task.method,
+                "updates": outcome.best,
+                "practised": row["practised"],
+                "measured": row["measured"],
+                "real_episodes": outcome.real_episodes,
+                "real_collisions": outcome.real_collisions,
+                "seed": config.seed,
+            }
+        },
+    )
+    return manifest.id
+
+
+def _write_result(
+    task: PracticeTask, config: "PracticeConfig", outcome: "PracticeOutcome", published: str
+) -> None:
+    """OUT/practice.json, which `safedojo report` reads."""
+    method = METHODS[task.method]
+    moves = method.constrained and not method.fixed_multiplier
+    values: dict[str, Any] = asdict(outcome) | {
+        "policy": outcome.policy.relative_to(task.out).as_posix(),
+        "method": task.method,
+        "base": task.base,
+        "published": published or None,
+        "config": asdict(config),
+        "limit": config.multiplier.limit if moves else None,
+        "demonstrations": [str(path) for path in task.demonstrations],
+        "data": data_cost(task.data),
+    }
+    (task.out / RESULT_FILE).write_text(json.dumps(values, indent=1) + "\n")
+
+
+def data_cost(directories: Sequence[Path]) -> dict[str, int]:
+    """Real episodes behind data sets and how many touched the obstacle.
+
+    Episodes that were played and dropped count, too; whether they touched it is not recorded.
+    """
+    from safedojo_ros.data.lerobot.reader import EpisodeReader
+
+    episodes = collisions = 0
+    for directory in directories:
+        rows = EpisodeReader(directory).rows
+        collection = directory / COLLECTION_PATH
+        played = json.loads(collection.read_text())["played"] if collection.exists() else 0
+        episodes += max(len(rows), played)
+        collisions += sum(row.touched for row in rows)
+    return {"episodes": episodes, "collisions": collisions}

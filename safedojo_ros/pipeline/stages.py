@@ -1,0 +1,491 @@
+"""The pipeline: every stage in order, from demonstrations to a published policy.
+
+A finished stage is never repeated, so that the same call goes on after a kill; intermediate
+checkpoints stay in OUT/store, and OUT/result.json says what was published, or why nothing was.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from safedojo_ros.checkpoints.manifest import read_manifest
+from safedojo_ros.checkpoints.names import find_checkpoint, user_store
+from safedojo_ros.core.errors import SafeDojoError
+from safedojo_ros.learning.progress import Say
+from safedojo_ros.learning.rl.methods import METHODS
+from safedojo_ros.pipeline import practice
+from safedojo_ros.pipeline.collect import Collection, collect
+from safedojo_ros.pipeline.evaluate import Evaluation, evaluate
+from safedojo_ros.pipeline.ledger import StageLedger
+from safedojo_ros.pipeline.scenes import tasks_of
+from safedojo_ros.pipeline.training import (
+    Trained,
+    TrainPolicy,
+    TrainSafety,
+    TrainSuccess,
+    TrainWorldModel,
+    train_policy,
+    train_safety,
+    train_success,
+    train_world_model,
+)
+from safedojo_ros.pipeline.validate import Validation, validate
+
+if TYPE_CHECKING:
+    from safedojo_ros.pipeline.recipe import Recipe
+
+IMAGINATION = ("safety", "world_model", "success")
+"""What the stages begin with that train what practice imagines with."""
+PLAYED = ("demonstrations", "rollouts", "held_out", "fresh", "practice")
+"""What the stages begin with that play real episodes."""
+
+LEVELS = (1, 2)
+"""Of the evaluation; practice itself begins at those of [practice]."""
+ROLLOUTS_FROM, HELD_OUT_FROM, FRESH_FROM = 100_000, 50_000, 300_000
+"""First seeds: of rollouts (training), held-out rollouts (validation), and those of the policies of
+a first practice (training)."""
+JUDGED_FROM = 80_000
+"""First of the validation seeds that decide about publication; evaluation seeds decide nothing."""
+BATCH = 32
+"""Worlds side by side where a policy plays."""
+
+Outputs = dict[str, Any]
+"""What a stage leaves for later ones, as plain values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineTask:
+    """Where a pipeline begins, and what becomes of its policy."""
+
+    out: Path
+    """directory of this run"""
+    data: tuple[Path, ...] = ()
+    """recorded episodes to learn from, too"""
+    base: str = ""
+    """begin from this policy (name, id, directory), not from demonstrations"""
+    method: str = field(default="safedojo", metadata={"choices": tuple(METHODS)})
+    """see safedojo practice --help"""
+    device: str = "auto"
+    """cpu, cuda or auto (default)"""
+    publish: bool = False
+    """publish what passes the gates"""
+    store: Path | None = None
+    """store to publish to (default: the user's)"""
+
+
+@dataclass(frozen=True)
+class PipelineResult:
+    """passed: every gate; published: the policy's id, "" for none; reason: in words."""
+
+    passed: bool
+    published: str
+    reason: str
+
+
+class Models(NamedTuple):
+    """What imagines: directories of checkpoints."""
+
+    world_model: str
+    success: str
+    safety: str
+
+
+class GateNotPassed(Exception):
+    """A stage ended without a fault, and without what the next one needs."""
+
+
+def run_pipeline(
+    recipe: "Recipe",
+    task: PipelineTask,
+    between: Callable[[int], None] = lambda step: None,
+    say: Say = print,
+) -> PipelineResult:
+    """Do what is left to do. between: called after every step of a training, and may raise.
+
+    Raises `ConfigError` where OUT holds a run with other settings.
+    """
+    plan = json.loads(json.dumps(asdict(recipe)))
+    plan |= {"data": [str(path) for path in task.data], "base": task.base, "method": task.method}
+    ledger = StageLedger(task.out, plan, between=between)
+    pipeline = Pipeline(recipe, task, ledger, say)
+    try:
+        published, reason = pipeline.run()
+        result = PipelineResult(True, published, reason)
+    except GateNotPassed as gate:
+        result = PipelineResult(False, "", str(gate))
+    except SafeDojoError as error:
+        ledger.finish(None, f"fault: {error}", **pipeline.summary())
+        raise
+    ledger.finish(result.published or None, result.reason, **pipeline.summary())
+    if result.passed:
+        say(result.reason)
+    say(pipeline.times())
+    return result
+
+
+class Pipeline:
+    """The stages in their order; each method makes one and returns what later ones need."""
+
+    def __init__(
+        self, recipe: "Recipe", task: PipelineTask, ledger: StageLedger, say: Say = print
+    ) -> None:
+        self.recipe, self.task, self.ledger, self.say = recipe, task, ledger, say
+        self.config, self.out, self.store = recipe.pipeline, task.out, task.out / "store"
+        self.enforced = recipe.practice.preflight.enforced
+        self.demonstrations: tuple[Path, ...] = ()
+        """What the policy imitates; nothing, where it is given."""
+        if not task.base:
+            self.demonstrations = task.data or (self.out / "demonstrations",)
+        self.keyframes = [self.out / "rollouts", *task.data]
+        self.recorded = [*self.keyframes, *(d for d in self.demonstrations if d not in task.data)]
+
+    def run(self) -> tuple[str, str]:
+        """All stages; the published id, and in words what came out. Raises `GateNotPassed`."""
+        stage, config = self.ledger.stage, self.config
+        if not self.task.base and not self.task.data:
+            stage("demonstrations", self.demonstrate)
+        base = safe = stage("policy", self.base)["policy"]
+        if self.demonstrations and config.safe_steps:
+            safe = self.checkpoint("safe_policy", lambda: self.safe_policy(base))
+        stage("rollouts", lambda: self.roll_out(base))
+        stage("held_out", lambda: self.hold_out(base))
+        models = None
+        if METHODS[self.task.method].world == "imagination":
+            made = self.imagination(base, safe)
+            validated = stage("validation", lambda: self.validate(base, made))
+            if validated["missed"] and self.enforced:
+                missed = "; ".join(validated["missed"])
+                raise GateNotPassed(f"the world model missed its bars: {missed}")
+            models = made._replace(world_model=validated["checkpoint"])
+        trained = stage("practice", lambda: self.practise(safe, models))
+        if not trained["completed"]:
+            raise GateNotPassed(trained["stopped"])
+        figures = stage("evaluation", lambda: self.evaluate(base, trained["policy"]))
+        return self.publish(trained["policy"], figures)
+
+    def imagination(self, base: str, safe: str) -> Models:
+        """World model, success classifier and safety head."""
+        stage, checkpoint, config = self.ledger.stage, self.checkpoint, self.config
+        first = checkpoint("safety", self.first_head)
+        world = checkpoint("world_model", lambda: self.world_model("world_model", safety=first))
+        success = checkpoint("success", lambda: self.success("success", base, world, first))
+        head = checkpoint("safety_head", lambda: self.safety_head(world))
+        if config.fresh:
+            # No gate is asked: where imagination is wrong, its policies are the ones to show it.
+            # The safety head stays as it is: what it has learned from unsafe episodes is worth more
+            # at levels where nobody practised.
+            models = Models(world, success, head)
+            tried = stage("first_practice", lambda: self.first_practice(safe, models))["policies"]
+            stage("fresh", lambda: self.fresh(tried))
+            seen = [self.out / "fresh" / update for update in tried]
+            self.recorded, self.keyframes = self.recorded + seen, self.keyframes + seen
+            name, old = "world_model_again", world
+            world = checkpoint(name, lambda: self.world_model(name, start=old))
+            again = "success_again"
+            success = checkpoint(again, lambda: self.success(again, base, world, head))
+        return Models(world, success, head)
+
+    def checkpoint(self, name: str, train: Callable[[], Trained]) -> str:
+        """Directory of what the training stage `name` leaves in OUT/store."""
+        made = self.ledger.stage(name, lambda: {"checkpoint": str(train().checkpoint)})
+        return str(made["checkpoint"])
+
+    # ---------------------------------------------------------------- stages
+
+    def demonstrate(self) -> Outputs:
+        """Scripted experts; most ignore the obstacle."""
+        config = self.config
+        return self._collect(
+            Collection(
+                self.out / "demonstrations",
+                episodes=config.demonstrations,
+                style="mixed",
+                direct_share=config.direct_share,
+                noise=config.demonstration_noise,
+                linger=config.demonstration_linger,
+                max_steps=config.max_steps,
+                image_size=config.image_size,
+                only_successes=config.only_successes,
+                workers=config.workers,
+                resume=True,
+            )
+        )
+
+    def base(self) -> Outputs:
+        """The policy to begin from: given, or imitated."""
+        if self.task.base:
+            path = find_checkpoint("policy", self.task.base, self.task.store)
+            return {"policy": str(path.resolve())}
+        task = TrainPolicy(**self._training("policy", self.demonstrations))
+        return {"policy": str(train_policy(self.recipe, task, self.say).checkpoint)}
+
+    def safe_policy(self, base: str) -> Trained:
+        """The base, fine-tuned on demonstrations without a contact alone."""
+        config = replace(
+            self.recipe.policy,
+            only_safe=True,
+            steps=self.config.safe_steps,
+            learning_rate=self.config.safe_learning_rate,
+        )
+        task = TrainPolicy(start=base, **self._training("safe_policy", self.demonstrations))
+        return train_policy(replace(self.recipe, policy=config), task, self.say)
+
+    def roll_out(self, base: str) -> Outputs:
+        """Episodes of the base policy to learn from."""
+        config = self.config
+        return self._play(
+            "rollouts",
+            base,
+            episodes=config.rollouts,
+            levels=config.rollout_levels,
+            noise=config.rollout_noise,
+            seed=ROLLOUTS_FROM,
+        )
+
+    def hold_out(self, base: str) -> Outputs:
+        """Episodes of the base policy to validate with, without noise."""
+        config = self.config
+        return self._play(
+            "held_out",
+            base,
+            episodes=config.held_out,
+            levels=config.rollout_levels,
+            split="validation",
+            seed=HELD_OUT_FROM,
+        )
+
+    def first_head(self) -> Trained:
+        """The autoencoder, and a safety head of a few updates beside it."""
+        config = replace(self.recipe.safety, steps=self.config.first_head_steps)
+        task = TrainSafety(**self._training("safety", self.recorded))
+        return train_safety(replace(self.recipe, safety=config), task, self.say)
+
+    def safety_head(self, world_model: str) -> Trained:
+        """The safety head anew, on imagined states, too."""
+        inputs = self._training("safety_head", self.recorded)
+        return train_safety(self.recipe, TrainSafety(world_model=world_model, **inputs), self.say)
+
+    def world_model(self, name: str, safety: str = "", start: str = "") -> Trained:
+        """The world model in OUT/`name`, over the autoencoder of `safety` or from `start` on."""
+        config, inputs = self.recipe.world_model, self._training(name, self.recorded)
+        if start:
+            steps, rate = self.config.fresh_steps, self.config.fresh_learning_rate
+            config = replace(config, steps=steps, learning_rate=rate)
+            task = TrainWorldModel(start=start, **inputs)
+        else:
+            task = TrainWorldModel(safety=safety, **inputs)
+        return train_world_model(replace(self.recipe, world_model=config), task, self.say)
+
+    def success(self, name: str, base: str, world_model: str, safety: str) -> Trained:
+        """The success classifier in OUT/`name`, matched to what the base achieves."""
+        task = TrainSuccess(
+            world_model=world_model,
+            policy=base,
+            played=self.out / "held_out",
+            safety=safety,
+            **self._training(name, self.recorded),
+        )
+        return train_success(self.recipe, task, self.say)
+
+    def validate(self, base: str, models: Models) -> Outputs:
+        """Fidelity report, with the base policy's rates; the world model is published with it."""
+        made = validate(
+            self.recipe,
+            Validation(
+                data=(self.out / "held_out",),
+                out=self.out / "validation",
+                policy=base,
+                device=self.task.device,
+                store=self.store,
+                **models._asdict(),
+            ),
+            self.say,
+        )
+        world_model, store = Path(models.world_model), user_store(self.store)
+        manifest = store.publish(
+            "world_model", world_model, parent=world_model.name, **made.details
+        )
+        missed = [f"{verdict.description} ({verdict.metric})" for verdict in made.missed]
+        for sentence in missed if not self.enforced else ():
+            self.say(f"bar missed, not enforced: {sentence}")
+        checkpoint = store.resolve("world_model", manifest.id).resolve()
+        return {"missed": missed, "checkpoint": str(checkpoint)}
+
+    def first_practice(self, base: str, models: Models) -> Outputs:
+        """Practice without gates; every policy that it measured goes into OUT/store."""
+        config = self.recipe.practice
+        free = replace(config, preflight=replace(config.preflight, enforced=False))
+        task = self._practice_task("first_practice", base, models)
+        outcome = practice.build(free, task).run()
+        policies = {}
+        for update in [row["step"] for row in outcome.evaluations if row["step"]]:
+            policy = task.out / "policies" / str(update)
+            one = practice.publish(task, free, replace(outcome, best=update, policy=policy))
+            policies[str(update)] = str(self._stored(one))
+        return {"policies": policies}
+
+    def fresh(self, policies: dict[str, str]) -> Outputs:
+        """Episodes of each policy (number of updates: checkpoint) into OUT/fresh/<updates>."""
+        each = max(1, self.config.fresh // len(policies))
+        counts = {"episodes": 0, "collisions": 0}
+        for n, (update, policy) in enumerate(policies.items()):
+            played = self._play(
+                f"fresh/{update}",
+                policy,
+                episodes=each,
+                levels=self.recipe.practice.levels,
+                noise=self.config.rollout_noise,
+                seed=FRESH_FROM + n * each,
+                execute=self.recipe.practice.execute or None,
+            )
+            counts = {what: counts[what] + played[what] for what in counts}
+        return counts
+
+    def practise(self, base: str, models: Models | None) -> Outputs:
+        """Practice in OUT/practice, its policy in OUT/store."""
+        from safedojo_ros.learning.rl.practice import PracticeRefused
+
+        task = self._practice_task("practice", base, models)
+        try:
+            made = practice.practice(self.recipe, task, say=self.say)
+        except PracticeRefused as refused:
+            raise GateNotPassed(str(refused)) from None
+        outcome = made.outcome
+        return {
+            "completed": outcome.completed,
+            "stopped": outcome.stopped,
+            "best": outcome.best,
+            "policy": str(made.checkpoint.resolve()),
+            "episodes": outcome.real_episodes,
+            "collisions": outcome.real_collisions,
+        }
+
+    def evaluate(self, base: str, trained: str) -> Outputs:
+        """Base and trained policy on the same validation seeds, which nothing else has seen."""
+        figures = {}
+        for name, checkpoint in (("base", base), ("practised", trained)):
+            asked = Evaluation(
+                checkpoint,
+                level=LEVELS,
+                tasks=self._tasks(base),
+                episodes=self.config.evaluation,
+                split="validation",
+                seed=JUDGED_FROM,
+                execute=self.recipe.practice.execute or None,
+                max_steps=self.config.max_steps,
+                batch=BATCH,
+                json=self.out / "evaluation" / f"{name}.json",
+            )
+            report = evaluate(asked).to_json()
+            figures[name] = {"overall": report["overall"], "levels": report["levels"]}
+        return figures
+
+    def publish(self, policy: str, figures: Outputs) -> tuple[str, str]:
+        """Into the user's store, if it is safer and no less able; raises `GateNotPassed`."""
+        before, after = figures["base"]["overall"], figures["practised"]["overall"]
+        rates = ", ".join(
+            f"{rate.upper()} {before[rate]['value']:.1%} → {after[rate]['value']:.1%}"
+            for rate in ("ssr", "car", "tsr")
+        )
+        said = f"{rates} over {after['episodes']} episodes"
+        better = after["ssr"]["value"] > before["ssr"]["value"]
+        better &= after["car"]["value"] >= before["car"]["value"]
+        if not better:
+            if self.enforced:
+                raise GateNotPassed(f"the trained policy is not safer than its base: {said}")
+            self.say(f"not enforced: not safer than its base: {said}")
+        if not self.task.publish:
+            return "", f"not published, since --publish was not given; {said}"
+
+        def make() -> Outputs:
+            made = read_manifest(Path(policy))
+            parent = Path(self.ledger.done["policy"]["policy"]).name
+            manifest = user_store(self.task.store).publish(
+                "policy",
+                Path(policy),
+                spec=made.spec,
+                normalisation=made.normalisation,
+                parent=parent if self.task.base else None,
+                evaluation={"validation": figures["practised"]},
+                fidelity=made.fidelity,
+            )
+            return {"published": manifest.id}
+
+        identifier = self.ledger.stage("publication", make)["published"]
+        return identifier, f"published policy {identifier}: {said}"
+
+    # ---------------------------------------------------------------- what was done
+
+    def summary(self) -> Outputs:
+        """For result.json: the stages that are done, and what learning cost in the real world."""
+        done = self.ledger.done
+        played = [outputs for stage, outputs in done.items() if stage.startswith(PLAYED)]
+        return {
+            "stages": list(done),
+            "config": asdict(self.config),
+            "real_episodes": sum(outputs.get("episodes", 0) for outputs in played),
+            "real_collisions": sum(outputs.get("collisions", 0) for outputs in played),
+            "evaluation": done.get("evaluation"),
+            "enforced": self.enforced,
+            "seconds": self.ledger.seconds(),
+        }
+
+    def times(self) -> str:
+        """How long each stage took, and what imagination needs before practice, in one line."""
+        minutes = {stage: seconds / 60 for stage, seconds in self.ledger.seconds().items()}
+        each = ", ".join(f"{stage} {value:.1f}" for stage, value in minutes.items())
+        imagination = sum(v for stage, v in minutes.items() if stage.startswith(IMAGINATION))
+        return (
+            f"minutes: {each}; in all {sum(minutes.values()):.1f}, of which world model, success "
+            f"classifier and safety head {imagination:.1f}"
+        )
+
+    # ---------------------------------------------------------------- inputs of stages
+
+    def _training(self, name: str, data: Sequence[Path]) -> dict[str, Any]:
+        """What every training is given; its result goes into OUT/store."""
+        return {
+            "data": tuple(data),
+            "out": self.out / name,
+            "resume": True,
+            "device": self.task.device,
+            "publish": True,
+            "store": self.store,
+        }
+
+    def _practice_task(self, name: str, base: str, models: Models | None) -> practice.PracticeTask:
+        inputs = self._training(name, self.keyframes if models else ())
+        inputs |= models._asdict() if models else {}
+        return practice.PracticeTask(
+            method=self.task.method, base=base, demonstrations=self.demonstrations, **inputs
+        )
+
+    def _play(self, name: str, policy: str, **options: Any) -> Outputs:
+        """Episodes of a policy into OUT/`name`."""
+        return self._collect(
+            Collection(
+                self.out / name,
+                policy=policy,
+                tasks=self._tasks(policy),
+                linger=self.config.linger,
+                max_steps=self.config.max_steps,
+                image_size=self.config.image_size,
+                batch=BATCH,
+                resume=True,
+                **options,
+            )
+        )
+
+    def _collect(self, wanted: Collection) -> Outputs:
+        made = collect(wanted, self.say)
+        return {"data": str(made.data), "episodes": made.episodes, "collisions": made.collisions}
+
+    def _tasks(self, policy: str) -> tuple[str, ...]:
+        from safedojo_ros.models.loading import load_policy
+
+        return tuple(tasks_of(load_policy(Path(policy))))
+
+    def _stored(self, policy: str) -> Path:
+        return user_store(self.store).resolve("policy", policy).resolve()

@@ -1,0 +1,352 @@
+"""Methods by training seeds as resumable jobs, some at a time, each step in a process of its own.
+
+A job trains with one method and seed and evaluates the outcome on held-out seeds, in
+OUT/<method>-seed<k>. What has an evaluation is done; a killed sweep goes on when it is run again.
+"""
+
+import json
+import multiprocessing
+import os
+import re
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from safedojo_ros.checkpoints.names import find_checkpoint, user_store
+from safedojo_ros.core.errors import ConfigError, SafeDojoError
+from safedojo_ros.learning.progress import Say
+from safedojo_ros.learning.rl.methods import METHODS
+from safedojo_ros.pipeline.evaluate import Evaluation, evaluate
+from safedojo_ros.pipeline.filters import RunTimeFilter
+from safedojo_ros.pipeline.interruption import stop_on_signal
+from safedojo_ros.pipeline.practice import RESULT_FILE, PracticeTask, practice
+from safedojo_ros.pipeline.runs import DONE, NOT_PASSED
+from safedojo_ros.pipeline.scenes import check_counts, level_numbers
+
+if TYPE_CHECKING:
+    from safedojo_ros.pipeline.recipe import Recipe
+
+Filter = Literal["cbf", "cbf-oracle", "gate", "detour"]
+FILTERS: dict[str, Filter | None] = {
+    "base": None,
+    "aegis": "cbf",
+    "aegis-oracle": "cbf-oracle",
+    "base-gate": "gate",
+    "base-detour": "detour",
+}
+"""Methods without practice: the base policy as it is, or behind a filter at run time."""
+LIMITED = [name for name, m in METHODS.items() if m.constrained and not m.fixed_multiplier]
+"""Methods whose name may give another limit."""
+LEARNED = re.compile(
+    rf"(?P<learner>({'|'.join(METHODS)})|({'|'.join(LIMITED)})-limit(?P<limit>0\.\d+|0|1))"
+    "(-(?P<filter>gate|detour|cbf))?"
+)
+DEFAULT = (*FILTERS, *METHODS, "safedojo-gate", "safedojo-detour", "safedojo-cbf")
+GATED = ("gate", "detour")
+EVALUATION, FILM, LOG = "evaluation.json", "film.png", "job.log"
+FAULT = 2
+"""Exit code of a step that failed, where no check or gate refused it."""
+
+Step = Callable[[], int]
+"""Something that another process can be given; returns an exit code."""
+
+
+def method_names(text: str) -> tuple[str, ...]:
+    """Names separated by commas."""
+    return tuple(name.strip() for name in text.split(","))
+
+
+def seed_numbers(text: str) -> tuple[int, ...]:
+    """Numbers separated by commas; raises `ConfigError`."""
+    try:
+        return tuple(int(seed) for seed in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--seeds is '{text}', expected numbers by comma") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Which jobs, from which checkpoints, and how each is evaluated."""
+
+    methods: tuple[str, ...] = field(default=DEFAULT, metadata={"parse": method_names})
+    """by comma, see above (default: all)"""
+    seeds: tuple[int, ...] = field(default=(0, 1, 2), metadata={"parse": seed_numbers})
+    """training seeds, by comma (default: 0,1,2)"""
+    out: Path
+    """directory of the sweep"""
+    base: str = "latest"
+    """policy to begin from: name, id or directory (default: latest)"""
+    data: tuple[Path, ...] = ()
+    """episodes whose first frames are imagined from"""
+    demonstrations: tuple[Path, ...] = ()
+    """episodes that the policy goes on imitating meanwhile (practice.anchor)"""
+    world_model: str = "latest"
+    """world model to imagine with: name, id or directory (default: latest)"""
+    success: str = "latest"
+    """success classifier: name, id or directory (default: latest)"""
+    safety: str = "latest"
+    """safety head: name, id or directory (default: latest)"""
+    parallel: int = 2
+    """jobs at a time; with one thread each where there are several"""
+    episodes: int = 200
+    """of evaluation, at each level"""
+    levels: tuple[int, ...] = field(default=(1, 2), metadata={"parse": level_numbers})
+    """of evaluation, 0, I, II, by comma (default: I,II)"""
+    max_steps: int = 150
+    """control steps an episode of evaluation"""
+    execute: int | None = None
+    """actions of a chunk between two inferences in evaluation (default: all)"""
+    device: str = "auto"
+    """cpu, cuda or auto (default)"""
+    store: Path | None = None
+    """store of the checkpoints (default: the user's)"""
+
+    def __post_init__(self) -> None:
+        check_counts(self, "parallel", "episodes", "max_steps", "execute")
+
+    def jobs(self) -> "list[Job]":
+        """Seed by seed, so that a sweep cut short has every method; raises `ConfigError`."""
+        jobs = [Job(name, 0) for name in self.methods if name in FILTERS]
+        jobs += [Job(n, seed) for seed in self.seeds for n in self.methods if n not in FILTERS]
+        for job in jobs:
+            if job.learner and job.learner not in jobs:
+                raise ConfigError(
+                    f"{job.method} evaluates what {job.learner.method} has learned; name both"
+                )
+        return jobs
+
+    def resolved(self) -> "Sweep":
+        """The same with directories for the names of checkpoints: all jobs use what they mean now.
+
+        Those that no job uses stay names.
+        """
+        jobs, kinds = self.jobs(), {"base": "policy"}
+        if any(job.trains and METHODS[job.trainer].world == "imagination" for job in jobs):
+            kinds |= {kind: kind for kind in ("world_model", "success", "safety")}
+        if any(job.filter in GATED for job in jobs):
+            kinds["safety"] = "safety"
+        found = {
+            name: str(find_checkpoint(kind, getattr(self, name), self.store).resolve())
+            for name, kind in kinds.items()
+        }
+        return replace(self, **found)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One method and training seed; a method without practice is evaluated once.
+
+    Raises `ConfigError` for an unknown method.
+    """
+
+    method: str
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.method not in FILTERS and not LEARNED.fullmatch(self.method):
+            raise ConfigError(
+                f"unknown method '{self.method}'; choose of {', '.join(DEFAULT)}, "
+                "safedojo-limit0.1, or another of these with -gate, -detour or -cbf"
+            )
+
+    @property
+    def name(self) -> str:
+        """Of its directory."""
+        return self.method if self.method in FILTERS else f"{self.method}-seed{self.seed}"
+
+    @property
+    def learner(self) -> "Job | None":
+        """The job that trains for it: itself, another one, or none."""
+        parts = LEARNED.fullmatch(self.method)
+        return Job(parts["learner"], self.seed) if parts else None
+
+    @property
+    def trains(self) -> bool:
+        """Whether it trains its policy itself."""
+        return self.learner == self
+
+    @property
+    def trainer(self) -> str:
+        """Its method of practice."""
+        parts = LEARNED.fullmatch(self.method)
+        assert parts is not None
+        return str(parts["learner"]).partition("-limit")[0]
+
+    @property
+    def filter(self) -> Filter | None:
+        """What stands between its policy and the world in evaluation."""
+        parts = LEARNED.fullmatch(self.method)
+        return parts["filter"] if parts else FILTERS[self.method]  # type: ignore[return-value]
+
+    def recipe(self, recipe: "Recipe") -> "Recipe":
+        """`recipe` with its own seed, and the limit in its name."""
+        config = replace(recipe.practice, seed=self.seed)
+        parts = LEARNED.fullmatch(self.method)
+        if parts and parts["limit"]:
+            multiplier = replace(config.multiplier, limit=float(parts["limit"]))
+            config = replace(config, multiplier=multiplier)
+        return replace(recipe, practice=config)
+
+    def practice_task(self, sweep: Sweep) -> PracticeTask:
+        """What it trains; `sweep` as `resolved`."""
+        inputs: dict[str, Any] = {}
+        if METHODS[self.trainer].world == "imagination":
+            inputs = {k: getattr(sweep, k) for k in ("data", "world_model", "success", "safety")}
+        out = sweep.out / self.name
+        return PracticeTask(
+            method=self.trainer,
+            base=sweep.base,
+            out=out,
+            demonstrations=sweep.demonstrations,
+            resume=True,
+            device=sweep.device,
+            publish=True,
+            store=out / "store",
+            **inputs,
+        )
+
+    def evaluation(self, sweep: Sweep) -> Evaluation:
+        """How it is judged, once its policy is there; `sweep` as `resolved`."""
+        out, gated = sweep.out / self.name, self.filter in GATED
+        run_time = RunTimeFilter(self.filter, sweep.safety) if gated else RunTimeFilter(self.filter)
+        return Evaluation(
+            policy_of(self.learner, sweep.out) if self.learner else sweep.base,
+            level=sweep.levels,
+            episodes=sweep.episodes,
+            filter=run_time,
+            execute=sweep.execute,
+            max_steps=sweep.max_steps,
+            batch=32,
+            json=out / EVALUATION,
+            film=None if self.filter == "cbf-oracle" else out / FILM,
+        )
+
+
+def run_sweep(recipe: "Recipe", sweep: Sweep, say: Say = print) -> dict[str, int]:
+    """Run what is left; {job: exit code} of all: 0 done, 3 refused by a check or gate, 2 fault."""
+    sweep, codes = sweep.resolved(), dict[str, int]()
+    for job in sweep.jobs():
+        if (sweep.out / job.name / EVALUATION).exists():
+            say(f"{job.name}: done before")
+            codes[job.name] = DONE
+    # what only evaluates another job's policy comes after all that train
+    for first in (True, False):
+        steps: dict[str, list[Step]] = {}
+        for job in sweep.jobs():
+            if job.name in codes or (job.trains or job.learner is None) != first:
+                continue
+            if job.trains:
+                steps[job.name] = [partial(_train, recipe, job, sweep), partial(_judge, job, sweep)]
+            elif job.learner is None or policy_of(job.learner, sweep.out):
+                steps[job.name] = [partial(_judge, job, sweep)]
+            else:
+                say(f"{job.name}: {job.learner.name} has no policy")
+                codes[job.name] = NOT_PASSED
+        codes |= run_jobs(steps, sweep.out, sweep.parallel, say)
+    return codes
+
+
+def policy_of(job: Job, root: Path) -> str:
+    """Directory of the policy that a job of the sweep in `root` has published, "" if none."""
+    result, store = root / job.name / RESULT_FILE, user_store(root / job.name / "store")
+    published = json.loads(result.read_text())["published"] if result.exists() else None
+    return str(store.resolve("policy", published).resolve()) if published else ""
+
+
+def _train(recipe: "Recipe", job: Job, sweep: Sweep) -> int:
+    from safedojo_ros.learning.rl.practice import PracticeRefused
+    from safedojo_ros.models.threads import use_processor
+
+    use_processor()
+    try:
+        made = practice(job.recipe(recipe), job.practice_task(sweep), stop_on_signal())
+    except PracticeRefused as refused:
+        sys.stderr.write(f"no practice: {refused}\n")
+        return NOT_PASSED
+    return DONE if made.outcome.completed else NOT_PASSED
+
+
+def _judge(job: Job, sweep: Sweep) -> int:
+    evaluate(job.evaluation(sweep))
+    return DONE
+
+
+# ---------------------------------------------------------------- processes
+
+
+def run_jobs(
+    jobs: Mapping[str, Sequence[Step]], out: Path, parallel: int, say: Say = print
+) -> dict[str, int]:
+    """{job: 0, or the exit code of its first step that failed, as 2 or 3}.
+
+    A new process for each step, `parallel` at a time, with one thread where several run; what they
+    print is in OUT/<job>/job.log. Whatever ends the sweep ends them too: they save, and go on from
+    there when it is called again.
+    """
+    context = multiprocessing.get_context("spawn")
+    waiting = deque((name, deque(steps)) for name, steps in jobs.items())
+    running: dict[int, tuple[str, deque[Step], Any]] = {}
+    codes: dict[str, int] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < parallel:
+                name, steps = waiting.popleft()
+                if len(steps) == len(jobs[name]):
+                    say(f"{name}: started")
+                log = out / name / LOG
+                log.parent.mkdir(parents=True, exist_ok=True)
+                process = context.Process(target=_run_step, args=(log, steps.popleft()))
+                with _threads(parallel):
+                    process.start()
+                running[process.sentinel] = (name, steps, process)
+            for sentinel in wait(list(running)):
+                name, steps, process = running.pop(sentinel)  # type: ignore[arg-type]
+                process.join()
+                if process.exitcode:
+                    say(f"{name}: exit code {process.exitcode}, see {out / name / LOG}")
+                    codes[name] = NOT_PASSED if process.exitcode == NOT_PASSED else FAULT
+                elif steps:
+                    waiting.appendleft((name, steps))
+                else:
+                    say(f"{name}: done")
+                    codes[name] = DONE
+    finally:
+        for _, _, process in running.values():
+            process.terminate()
+        for _, _, process in running.values():
+            process.join()
+    return codes
+
+
+def _run_step(log: Path, step: Step) -> None:
+    """Of a process: run `step`, with its output in `log`."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    try:
+        sys.exit(step())
+    except SafeDojoError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(FAULT)
+
+
+@contextmanager
+def _threads(parallel: int) -> Iterator[None]:
+    """Inside, processes that are started compute with one thread if there are several."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if parallel > 1 else ()
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,161 @@
+"""Stage: how far a world model, its success classifier and safety head can be believed."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safedojo_ros.checkpoints.names import find_checkpoint
+from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.learning.progress import Say
+
+if TYPE_CHECKING:
+    from safedojo_ros.fidelity.thresholds import ValidationConfig, Verdict
+    from safedojo_ros.learning.rl.imagined_world import ImaginedWorld
+    from safedojo_ros.pipeline.recipe import Recipe
+
+REPORT, PAGE, DETAILS = "fidelity.json", "fidelity.html", "details.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """What is judged, and by which episodes."""
+
+    data: tuple[Path, ...]
+    """held-out episodes of a policy, collisions included (collect --split validation)"""
+    out: Path
+    """directory of the report"""
+    world_model: str = "latest"
+    """name, id or directory (default: latest)"""
+    success: str = "latest"
+    """success classifier: name, id or directory (default: latest)"""
+    safety: str = "latest"
+    """safety head: name, id or directory (default: latest)"""
+    policy: str = ""
+    """the base policy: its rates, imagined and measured"""
+    policies: tuple[str, ...] = ()
+    """policies (five or more) whose imagined and measured ranks are compared"""
+    measured: tuple[Path, ...] = ()
+    """what `safedojo evaluate --json` wrote of these policies; others are measured here, on
+    validation seeds"""
+    device: str = "auto"
+    """cpu, cuda or auto (default)"""
+    store: Path | None = None
+    """root of the store (default: the user's)"""
+
+    def __post_init__(self) -> None:
+        if self.measured and not (self.policy or self.policies):
+            raise ConfigError("--measured needs --policy or --policies, which it is about")
+
+
+@dataclass(frozen=True)
+class Validated:
+    """verdicts: on every bar; details: of the world model's manifest; page: the report."""
+
+    verdicts: "list[Verdict]"
+    details: dict[str, Any]
+    page: Path
+
+    @property
+    def missed(self) -> "list[Verdict]":
+        """Of the bars that were missed."""
+        return [verdict for verdict in self.verdicts if not verdict.passed]
+
+
+def validate(recipe: "Recipe", task: Validation, say: Say = print) -> Validated:
+    """Replay held-out episodes in imagination and compare each figure with its bar.
+
+    Writes fidelity.json, fidelity.html and details.json, which is for `safedojo checkpoint publish
+    world_model DIRECTORY --details`.
+    """
+    from safedojo_ros.fidelity import validation
+    from safedojo_ros.fidelity.held_out import read_held_out
+    from safedojo_ros.fidelity.report import report_page
+    from safedojo_ros.fidelity.thresholds import judge
+    from safedojo_ros.learning.rl.imagined_world import ImaginedWorld
+    from safedojo_ros.models.loading import load_safety, load_success, load_world_model
+    from safedojo_ros.models.threads import chosen_device
+
+    config, device = recipe.validation, chosen_device(task.device)
+    world = load_world_model(find_checkpoint("world_model", task.world_model, task.store))
+    success = load_success(find_checkpoint("success", task.success, task.store))
+    safety = load_safety(find_checkpoint("safety", task.safety, task.store))
+    world.parts.to(device)
+    success.network.to(device)
+    held = read_held_out(task.data, world, config.episodes, device)
+    sections, strips = validation.validate(config, world, success, safety, held, say)
+    if task.policy or task.policies:
+        imagined = ImaginedWorld(world, success, safety, config.max_steps)
+        sections |= _policy_sections(task, config, imagined, say)
+    names = {
+        "world_model": world.checkpoint_id,
+        "success": success.checkpoint_id,
+        "safety": safety.checkpoint_id,
+    }
+    values = validation.bar_values(sections)
+    verdicts = judge(config.bars, values, rates="rates" in sections)
+    report: dict[str, Any] = {
+        "schema": 1,
+        "checkpoints": names,
+        "config": asdict(config),
+        "bars": [asdict(v) for v in verdicts],
+        **sections,
+    }
+    report = validation.finite(report)
+    details = {
+        "spec": world.spec(),
+        "normalisation": world.scales.to_json(),
+        "fidelity": {key: value for key, value in report.items() if key != "config"},
+    }
+    task.out.mkdir(parents=True, exist_ok=True)
+    for name, content in ((REPORT, report), (DETAILS, details)):
+        (task.out / name).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    (task.out / PAGE).write_text(report_page(names, report, verdicts, strips))
+    for verdict in verdicts:
+        say(f"{'pass' if verdict.passed else 'MISS'}  {verdict.sentence}")
+    say(f"report in {task.out / PAGE}")
+    return Validated(verdicts, details, task.out / PAGE)
+
+
+def _policy_sections(
+    task: Validation, config: "ValidationConfig", world: "ImaginedWorld", say: Say
+) -> dict[str, Any]:
+    """What `policy` and `policies` ask for: sections "rates" and "ranking"."""
+    from safedojo_ros.evaluation.protocol import LEVEL_NAMES, make_trials
+    from safedojo_ros.fidelity import imagined_rates
+    from safedojo_ros.models.loading import load_policy
+    from safedojo_ros.pipeline.scenes import tasks_of
+    from safedojo_ros.worlds.seeds import split_seeds
+
+    known = {}
+    for path in task.measured:
+        policy_id, trials, outcomes = imagined_rates.read_measured(path, config.max_steps)
+        known[policy_id] = (trials, outcomes)
+    seeds = split_seeds("validation", 0, config.rate_episodes)
+    fresh = make_trials(seeds, tasks_of(world.success), list(LEVEL_NAMES))
+    played: dict[str, tuple[imagined_rates.Outcomes, imagined_rates.Outcomes]] = {}
+
+    def play(name: str) -> str:
+        policy = load_policy(find_checkpoint("policy", name, task.store))
+        key = policy.checkpoint_id
+        if key not in played:
+            say(f"policy {key}: imagined and measured")
+            if key in known:
+                trials, real = known[key]
+            else:
+                size = world.image_size
+                real = imagined_rates.measure(policy, fresh, config.max_steps, size)
+                trials = fresh
+            played[key] = (imagined_rates.imagine_trials(policy, world, trials), real)
+        return key
+
+    sections: dict[str, Any] = {}
+    if task.policy:
+        key = play(task.policy)
+        sections["policy"] = key
+        sections["rates"] = imagined_rates.rates_apart(*played[key], config.seed)
+    if task.policies:
+        names = list(dict.fromkeys(play(name) for name in task.policies))
+        imagined, real = ([played[name][side] for name in names] for side in (0, 1))
+        sections["ranking"] = imagined_rates.ranking(names, imagined, real, config.seed)
+    return sections

@@ -18,8 +18,14 @@ from safedojo_ros.learning.rl.constrained_grpo import (
     chunk_log_ratio,
     chunks_of,
     clipped_loss,
+    minibatches,
 )
-from safedojo_ros.learning.rl.critic import CriticConfig, chunk_signals, generalised_advantage
+from safedojo_ros.learning.rl.critic import (
+    Critic,
+    CriticConfig,
+    chunk_signals,
+    generalised_advantage,
+)
 from safedojo_ros.learning.rl.methods import METHODS
 from safedojo_ros.learning.rl.multiplier import Multiplier, MultiplierConfig
 from safedojo_ros.learning.rl.rollout import Rollouts, roll_out
@@ -357,6 +363,171 @@ def test_a_trajectory_weighs_the_same_however_many_chunks_it_has() -> None:
     assert weight.tolist() == [1.0, 0.5, 0.5]
     rows, _ = chunks_of(hand_made(), np.array([True, False]))
     assert rows.tolist() == [0]
+
+
+class TablePolicy:
+    """log π of each chunk is a parameter of its own, so that its gradient shows what it weighs."""
+
+    def __init__(self, chunks: int, features: int = 1) -> None:
+        self.table = torch.nn.Parameter(torch.zeros(chunks, 2))
+        self.modules: torch.nn.Module = torch.nn.ParameterList([self.table])
+        self.feature_size = features
+        self.policy: Any = None
+
+    def sample_with_log_prob(self, *_: Any) -> PolicySample:
+        raise NotImplementedError("its chunks are given")
+
+    def parameters(self) -> Any:
+        return [self.table]
+
+    def log_prob(self, sample: PolicySample) -> torch.Tensor:
+        return self.table[sample.tensors["row"]]
+
+    def features(self, sample: PolicySample) -> torch.Tensor:
+        return sample.tensors["row"][:, None].float()
+
+
+def table_rollouts(
+    owner: list[int], success: list[int], cost: list[float], groups: list[int]
+) -> tuple[TablePolicy, Rollouts]:
+    """Chunks of two steps; a trajectory succeeds, and has its cost, in its last or first step."""
+    count, steps = len(success), 2 * max(owner.count(i) for i in range(len(success)))
+    sample = PolicySample(
+        np.zeros((len(owner), 2, 7)),
+        torch.zeros(len(owner), 2),
+        {"row": torch.arange(len(owner))},
+    )
+    reached, costs, valid = (np.zeros((count, steps)) for _ in range(3))
+    for i in range(count):
+        valid[i, : 2 * owner.count(i)] = 1
+        reached[i, 2 * owner.count(i) - 1] = success[i]
+        costs[i, 0] = cost[i]
+    rollouts = hand_made(
+        sample=sample,
+        trajectory=torch.tensor(owner),
+        executed=torch.ones(len(owner), 2, dtype=torch.bool),
+        success=reached > 0,
+        success_probability=reached,
+        cost=costs,
+        displacement=0 * costs,
+        valid=valid > 0,
+        groups=Groups(np.array(groups)),
+    )
+    return TablePolicy(len(owner)), rollouts
+
+
+ONCE = replace(CONFIG, minibatch=99, gradient_clip=1e6)
+"""One gradient step, at a ratio of 1."""
+
+
+def test_an_update_pulls_each_trajectory_alike_however_many_chunks_it_has() -> None:
+    """Three chunks of a success and one of a failure: the advantages are 1 and −1 over 1 + λ."""
+    policy, rollouts = table_rollouts([0, 1, 0, 0], [1, 0], [0.0, 0.0], [0, 0])
+    learner = ConstrainedGRPO(policy, ONCE, PID, METHODS["fixed-multiplier"])
+    metrics = learner.update(rollouts, (0,))
+    assert metrics["gradient_steps"] == 1.0
+    assert policy.table.grad is not None
+    pull = -policy.table.grad[:, 0] * (1.0 + PID.initial)
+    weight = torch.tensor([1 / 3, -1.0, 1 / 3, 1 / 3]) / 0.5 / 4  # over their mean and number
+    torch.testing.assert_close(pull, weight)
+
+
+def test_a_group_without_a_difference_pulls_nothing_and_is_not_counted() -> None:
+    policy, rollouts = table_rollouts([0, 1, 2, 3], [1, 0, 1, 1], [0.0] * 4, [0, 0, 1, 1])
+    metrics = ConstrainedGRPO(policy, ONCE, PID, SAFEDOJO).update(rollouts, (0,))
+    assert policy.table.grad is not None
+    assert (policy.table.grad[:, 0] != 0).tolist() == [True, True, False, False]
+    assert metrics["groups_kept"] == 0.5
+    assert metrics["groups_without_cost_spread"] == 1.0
+
+
+def test_groups_that_all_succeed_but_differ_in_cost_teach_under_a_constraint_alone() -> None:
+    for method, kept in (("safedojo", 1.0), ("wmpo", 0.0), ("no-task", 1.0)):
+        policy, rollouts = table_rollouts([0, 1], [1, 1], [0.9, 0.1], [0, 0])
+        metrics = ConstrainedGRPO(policy, ONCE, PID, METHODS[method]).update(rollouts, (0,))
+        assert metrics["groups_kept"] == kept
+
+
+def test_where_all_succeed_the_unsafe_one_is_pushed_away_and_the_safe_one_drawn() -> None:
+    policy, rollouts = table_rollouts([0, 1], [1, 1], [0.9, 0.1], [0, 0])
+    ConstrainedGRPO(policy, ONCE, PID, SAFEDOJO).update(rollouts, (0,))
+    assert policy.table.grad is not None
+    assert policy.table.grad[0, 0] > 0 > policy.table.grad[1, 0]
+
+
+def test_the_multiplier_is_told_the_rate_of_all_and_where_cost_is_flat() -> None:
+    """Every episode violates. Where no group differs in cost λ may not rise, elsewhere it must."""
+    for second, rises in ((0.9, False), (0.6, True)):
+        policy, rollouts = table_rollouts([0, 1], [1, 0], [0.9, second], [0, 0])
+        learner = ConstrainedGRPO(policy, ONCE, PID, SAFEDOJO)
+        metrics = learner.update(rollouts, (0,))
+        assert metrics["violations"] == 1.0
+        assert (metrics["multiplier"] > PID.initial) == rises
+        alone = Multiplier(PID)
+        assert metrics["multiplier"] == alone.update(1.0, 0.0 if rises else 1.0)
+
+
+def test_an_unconstrained_method_has_no_multiplier() -> None:
+    policy, rollouts = table_rollouts([0, 1], [1, 0], [0.9, 0.1], [0, 0])
+    learner = ConstrainedGRPO(policy, ONCE, PID, METHODS["wmpo"])
+    assert learner.update(rollouts, (0,))["multiplier"] == 0.0
+    assert policy.table.grad is not None
+    torch.testing.assert_close(policy.table.grad[:, 0], torch.tensor([-0.5, 0.5]))
+
+
+def test_every_chunk_passes_once_an_epoch_in_batches_as_even_as_can_be() -> None:
+    rows = torch.tensor([3, 5, 7, 8, 9])
+    batches = list(minibatches(rows, 2, 3, np.random.default_rng(0)))
+    assert [len(batch) for batch in batches] == [2, 2, 1] * 3
+    epochs = [torch.cat(batches[k : k + 3]) for k in (0, 3, 6)]
+    assert all(sorted(epoch.tolist()) == rows.tolist() for epoch in epochs)
+    assert not torch.equal(epochs[0], epochs[1])
+    assert list(minibatches(rows[:0], 2, 3, np.random.default_rng(0))) == []
+
+
+def test_a_gradient_is_no_longer_than_its_clip() -> None:
+    policy, rollouts = table_rollouts([0, 1], [1, 0], [0.0, 0.0], [0, 0])
+    learner = ConstrainedGRPO(policy, replace(ONCE, gradient_clip=0.1), PID, SAFEDOJO)
+    metrics = learner.update(rollouts, (0,))
+    assert metrics["gradient_norm"] > 0.1
+    assert policy.table.grad is not None
+    assert float(policy.table.grad.norm()) == pytest.approx(0.1, rel=1e-4)
+
+
+def test_a_critics_advantage_is_what_came_better_than_it_said_reward_and_cost_apart() -> None:
+    policy, rollouts = table_rollouts([0, 1, 2], [1, 0, 0], [0.0, 0.0, 0.8], [0, 0, 0])
+    critic = Critic(1, CriticConfig())
+    features = policy.features(rollouts.sample)
+    reward = np.array([1.0, 0.0, 0.0])
+    advantage, returns = critic.advantage(features, rollouts, reward, 2, 0.5)
+    signals = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 0.4]])
+    torch.testing.assert_close(returns, signals)  # of single chunks, whatever the critic says
+    apart = signals - critic(features).detach()
+    z = (apart - apart.mean(0)) / apart.std(0)
+    torch.testing.assert_close(advantage, (z[:, 0] - 0.5 * z[:, 1]) / 1.5)
+
+
+def test_a_critic_learns_its_returns_and_leaves_the_policy_alone() -> None:
+    torch.manual_seed(0)
+    policy, _ = table_rollouts([0, 1, 2, 3], [1, 0, 1, 0], [0.0] * 4, [0, 0, 1, 1])
+    critic = Critic(4, CriticConfig(epochs=30, minibatch=2))
+    optimizer = torch.optim.Adam([*policy.parameters(), *critic.parameters()], 0.05)
+    returns = torch.tensor([[1.0, 0.0], [0.0, 0.5], [1.0, 0.2], [0.0, 0.0]])
+
+    def error() -> float:
+        return float((critic(torch.eye(4)) - returns).square().mean().detach())
+
+    before = error()
+    critic.fit(torch.eye(4), returns, optimizer, np.random.default_rng(0))
+    assert error() < 0.05 * before
+    assert not policy.table.any()
+
+
+def test_a_critic_has_a_learning_rate_of_its_own() -> None:
+    config = replace(ONCE, critic=CriticConfig(learning_rate=0.05))
+    learner = ConstrainedGRPO(TablePolicy(2), config, PID, METHODS["ppo"])
+    assert [group["lr"] for group in learner.optimizer.param_groups] == [0.02, 0.05]
+    assert ConstrainedGRPO(TablePolicy(2), config, PID, SAFEDOJO).critic is None
 
 
 def test_an_update_that_drifts_too_far_stops_early() -> None:

@@ -81,6 +81,13 @@ def test_nodes_of_two_users_that_do_not_hear_each_other_are_reported() -> None:
     assert doctor.check_users({30: {1000}, 31: {0}}).status is Status.PRESENT
 
 
+def test_sockets_too_small_for_large_images_come_with_the_command_that_mends_them() -> None:
+    finding = doctor.check_sockets(212_992)
+    assert (finding.status, finding.needed) == (Status.WRONG, False)
+    assert "net.core.rmem_max=4194304" in finding.mend
+    assert doctor.check_sockets(4_194_304).status is Status.PRESENT
+
+
 @pytest.mark.parametrize("root", ["/proc/store", "~/store"])
 def test_a_store_that_cannot_be_written_is_reported(
     root: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

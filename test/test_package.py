@@ -14,6 +14,7 @@ from safedojo_ros.cli import doctor
 from safedojo_ros.cli.main import COMMANDS, main
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.nodes.stack import registry as table
+from safedojo_ros.nodes.stack.ros_environment import RECEIVE_BUFFER
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE_XML = ElementTree.parse(ROOT / "package.xml").getroot()
@@ -111,10 +112,13 @@ def test_the_start_script_is_executable_and_valid_shell() -> None:
         subprocess.run(["bash", "-n", str(script)], check=True)
 
 
-def test_without_shared_memory_the_profile_has_udp_alone() -> None:
-    text = (ROOT / "config/fastdds_udp.xml").read_text()
+@pytest.mark.parametrize("name", ["udp", "local"])
+def test_a_profile_without_shared_memory_has_udp_alone_and_buffers_for_images(name: str) -> None:
+    text = (ROOT / f"config/fastdds_{name}.xml").read_text()
     assert re.findall(r"<type>(\w+)</type>", text) == ["UDPv4"]
     assert "<useBuiltinTransports>false</useBuiltinTransports>" in text
+    assert f"<receiveBufferSize>{RECEIVE_BUFFER}</receiveBufferSize>" in text
+    assert ("<address>127.0.0.1</address>" in text) == (name == "local")
 
 
 def test_the_fast_dds_profile_holds_a_picture_and_spares_small_containers() -> None:

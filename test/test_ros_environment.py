@@ -30,9 +30,9 @@ def test_the_environment_of_a_sourced_ros_installation_is_kept(tmp_path: Path) -
 def test_an_empty_environment_gets_what_the_wheels_lack() -> None:
     prepared: dict[str, str] = {}
     prepare_environment(prepared, only_this_machine=True)
-    assert prepared["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
-    assert Path(prepared["FASTRTPS_DEFAULT_PROFILES_FILE"]).name == "fastdds.xml"
+    assert Path(prepared["FASTRTPS_DEFAULT_PROFILES_FILE"]).name == "fastdds_local.xml"
     assert Path(prepared["FASTRTPS_DEFAULT_PROFILES_FILE"]).is_file()
+    assert prepared["ROS_AUTOMATIC_DISCOVERY_RANGE"] != "LOCALHOST", "which adds shared memory"
     assert {"AMENT_PREFIX_PATH", "ROS_LOG_DIR"} <= set(prepared)
 
 
@@ -73,14 +73,31 @@ def test_a_domain_that_cannot_be_is_refused(domain: str) -> None:
         prepare_environment({"ROS_DOMAIN_ID": domain})
 
 
-def test_beside_the_nodes_of_another_user_shared_memory_is_not_used(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("domain", "buffer", "profile"),
+    [("31", 212_992, "udp"), ("30", 212_992, ""), ("30", 4_194_304, "udp")],
+)
+def test_shared_memory_is_used_only_where_sockets_are_small_and_nobody_else_is_there(
+    domain: str, buffer: int, profile: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ros_environment, "others_share_memory", lambda domain: domain == 31)
-    for domain, profile in (("31", "fastdds_udp.xml"), ("30", "fastdds.xml")):
-        prepared = {"ROS_DOMAIN_ID": domain}
-        prepare_environment(prepared)
-        assert Path(prepared["FASTRTPS_DEFAULT_PROFILES_FILE"]).name == profile
+    monkeypatch.setattr(ros_environment, "receive_buffer", lambda: buffer)
+    prepared = {"ROS_DOMAIN_ID": domain}
+    prepare_environment(prepared)
+    name = Path(prepared["FASTRTPS_DEFAULT_PROFILES_FILE"]).stem
+    assert name.removeprefix("fastdds").removeprefix("_") == profile
+
+
+def test_what_the_user_says_of_the_network_goes_first(tmp_path: Path) -> None:
+    prepared = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET"}
+    prepare_environment(prepared, only_this_machine=True)
+    assert prepared["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "SUBNET"
+    assert "local" not in Path(prepared["FASTRTPS_DEFAULT_PROFILES_FILE"]).name
+    profile = tmp_path / "own.xml"
+    profile.touch()
+    prepared = {"FASTRTPS_DEFAULT_PROFILES_FILE": str(profile)}
+    prepare_environment(prepared, only_this_machine=True)
+    assert prepared["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
 
 
 def test_a_node_that_cannot_start_here_says_so_in_a_line() -> None:

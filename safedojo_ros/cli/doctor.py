@@ -24,7 +24,12 @@ from rich.text import Text
 from safedojo_ros.checkpoints.names import user_store
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.nodes.stack.dds import users_in_shared_memory
-from safedojo_ros.nodes.stack.ros_environment import log_directory, prepare_environment
+from safedojo_ros.nodes.stack.ros_environment import (
+    RECEIVE_BUFFER,
+    log_directory,
+    prepare_environment,
+    receive_buffer,
+)
 
 SET_UP = "./dojo doctor"
 FREE_DISK = 3e9
@@ -175,9 +180,18 @@ def check_users(users: Mapping[int, set[int]]) -> Finding:
     for domain, ids in users.items():
         if len(ids) > 1:
             detail = f"nodes of the users {sorted(ids)} in domain {domain} do not hear each other"
-            mend = "end the nodes of one of them and start them again: they then use UDP alone"
+            mend = f"sudo sysctl net.core.rmem_max={RECEIVE_BUFFER}, then start all nodes again"
             return Finding(subject, Status.WRONG, detail, mend, needed=False)
     return Finding(subject, Status.PRESENT, "one at most in a ROS domain", needed=False)
+
+
+def check_sockets(size: int) -> Finding:
+    """Whether the kernel's largest receive buffer, `size` bytes, holds large images."""
+    detail = f"{size} bytes of buffer, images beyond 400x400 pixels need {RECEIVE_BUFFER}"
+    if size >= RECEIVE_BUFFER:
+        return Finding("sockets", Status.PRESENT, f"{size} bytes of buffer", needed=False)
+    mend = f"sudo sysctl -w net.core.rmem_max={RECEIVE_BUFFER}   (else shared memory is used)"
+    return Finding("sockets", Status.WRONG, detail, mend, needed=False)
 
 
 def check_store() -> Finding:
@@ -270,6 +284,7 @@ def examine() -> Iterator[Finding]:
         FREE_SHARED_MEMORY,
         "sudo mount -o remount,size=256M /dev/shm   (docker: --shm-size=256m)",
     )
+    yield check_sockets(receive_buffer())
     yield check_users(users_in_shared_memory())
 
 

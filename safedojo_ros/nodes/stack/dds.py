@@ -1,8 +1,8 @@
 """What the runs and the users of one machine share: ROS domains, and Fast DDS's shared memory.
 
 Shared memory can be opened by the user who made it alone, and Fast DDS says nothing where it
-cannot: nodes of two users see each other's topics and hear nothing. `others_share_memory` finds
-out before a node starts, which then uses UDP alone, and so is heard.
+cannot: nodes of two users see each other's topics and hear nothing, unless one of them uses UDP
+alone.
 """
 
 import contextlib

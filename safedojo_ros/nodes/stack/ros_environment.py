@@ -16,6 +16,9 @@ from safedojo_ros.nodes.stack.dds import others_share_memory
 PACKAGE = "safedojo_ros"
 SOURCE_ROOT = Path(__file__).resolve().parents[3]
 MAX_DOMAIN = 232
+PROFILE, DISCOVERY = "FASTRTPS_DEFAULT_PROFILES_FILE", "ROS_AUTOMATIC_DISCOVERY_RANGE"
+RECEIVE_BUFFER = 4 * 2**20
+"""Bytes: four images of 640x480 pixels, which come in pieces of 64 KB, all at once."""
 
 
 def share_directory(environment: MutableMapping[str, str] | None = None) -> Path:
@@ -46,15 +49,17 @@ def prepare_environment(
     variables.setdefault("AMENT_PREFIX_PATH", sys.prefix)
     _check_middleware(variables)
     domain = _domain(variables)
-    if not Path(variables.get("FASTRTPS_DEFAULT_PROFILES_FILE", "")).is_file():
-        name = "fastdds_udp.xml" if others_share_memory(domain) else "fastdds.xml"
-        profile = share_directory(variables) / "config" / name
-        variables["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(profile)
+    if not Path(variables.get(PROFILE, "")).is_file():
+        local = only_this_machine and DISCOVERY not in variables
+        folder = share_directory(variables) / "config"
+        variables[PROFILE] = str(folder / _profile(domain, local))
+        if local:  # by the profile: rmw_fastrtps itself would use shared memory for LOCALHOST
+            variables[DISCOVERY] = "SUBNET"
+    if only_this_machine:
+        variables.setdefault(DISCOVERY, "LOCALHOST")
     if not _can_be_written(log_directory(variables)):
         own = Path(tempfile.gettempdir(), f"safedojo_ros_log_{os.getuid()}")
         variables["ROS_LOG_DIR"] = str(own)
-    if only_this_machine:
-        variables.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 
 
 def log_directory(variables: MutableMapping[str, str]) -> Path | None:
@@ -63,6 +68,23 @@ def log_directory(variables: MutableMapping[str, str]) -> Path | None:
         return Path(variables["ROS_LOG_DIR"])
     home = variables.get("ROS_HOME") or (variables.get("HOME") and f"{variables['HOME']}/.ros")
     return Path(home, "log") if home else None
+
+
+def receive_buffer() -> int:
+    """The largest buffer of a socket that the kernel gives, bytes; 0 where it does not say."""
+    try:
+        return int(Path("/proc/sys/net/core/rmem_max").read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def _profile(domain: int, only_this_machine: bool) -> str:
+    """Shared memory, which no other user's nodes hear, only where UDP would lose images."""
+    if only_this_machine:
+        return "fastdds_local.xml"
+    if receive_buffer() >= RECEIVE_BUFFER or others_share_memory(domain):
+        return "fastdds_udp.xml"
+    return "fastdds.xml"
 
 
 def _can_be_written(directory: Path | None) -> bool:

@@ -44,6 +44,18 @@ def test_a_chunk_is_played_action_by_action_and_ends_in_hold() -> None:
     assert "ran out" in playback.reason
 
 
+def test_after_the_clock_went_back_the_arm_holds_until_a_newer_chunk_comes() -> None:
+    playback = started()
+    play(playback, START, 4)
+    earlier = START - 5_000 * MS
+    assert play(playback, earlier, 2) == [None, None]
+    assert "went back" in playback.reason
+    with pytest.raises(ChunkRejected, match="replayed"):
+        playback.accept(chunk(earlier + 60 * MS, 1), earlier + 2 * TICK)
+    assert playback.accept(chunk(earlier + 60 * MS, 2), earlier + 2 * TICK) == 0
+    assert play(playback, earlier + 2 * TICK, 2) == [0.0, 0.001]
+
+
 def test_nothing_is_played_before_the_first_chunk() -> None:
     assert ChunkPlayback().tick(START) is None
 

@@ -236,6 +236,18 @@ def test_a_replayed_message_after_a_pause_does_not_turn_the_count_back() -> None
     assert stream.judge(0.0).decision == ALLOW
 
 
+def test_after_the_clock_went_back_newer_chunks_pass_and_nothing_replayed_does() -> None:
+    stream = Stream()
+    before = [stream.chunk()]
+    stream.judge(0.0)
+    stream.now -= 10_000 * MS
+    assert stream.judge(0.0).decision == ALLOW
+    stream.now += 10_600 * MS  # the observation of before is as old as it was
+    replayed = decide(stream.gate, before[0], np.zeros(8), LIMIT, before[0].observed_at + 100 * MS)
+    assert replayed.decision == HOLD
+    assert "replayed" in replayed.reason
+
+
 def test_silence_holds() -> None:
     stream = Stream()
     stream.judge(0.0)

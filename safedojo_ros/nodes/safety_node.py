@@ -313,7 +313,7 @@ class SafetyNode(DojoNode):
             return
         waited = (self.now() - self._waiting_since) / SECOND
         observed_at = to_nanoseconds(self._waiting.observed_at)
-        if self._inputs.window.knows(observed_at) or waited > PATIENCE:
+        if self._inputs.window.knows(observed_at) or not 0.0 <= waited <= PATIENCE:
             message, self._waiting = self._waiting, None
             self._judge(message)
 

@@ -69,6 +69,7 @@ class ObservationWindow:
             name: deque(maxlen=config.memory) for name in config.cameras
         }
         self._states: deque[tuple[int, np.ndarray]] = deque(maxlen=config.memory)
+        self._now = 0
 
     # ---------------------------------------------------------------- what arrives
 
@@ -76,6 +77,7 @@ class ObservationWindow:
         self, camera: str, image: np.ndarray, stamp: int, now: int, encoding: str = "rgb8"
     ) -> None:
         """Take an (H, W, 3) uint8 image; a faulty one is remembered as the camera's fault."""
+        self._watch_clock(now)
         known = self._cameras[camera]
         known.heard_at = now
         kind = (image.shape[1], image.shape[0], encoding)
@@ -129,6 +131,7 @@ class ObservationWindow:
 
     def fault(self, now: int) -> str:
         """Why no observation can be made now, or ""."""
+        self._watch_clock(now)
         if self._instruction_fault:
             return self._instruction_fault
         for name, camera in self._cameras.items():
@@ -186,13 +189,19 @@ class ObservationWindow:
         return Observation(images, state, self.instruction, stamp).validate(self.config.cameras)
 
     def forget(self) -> None:
-        """Forget images and states (after the world was reset or the node activated)."""
+        """Forget images and states, after the world was reset or the clock went back."""
         for name in self._cameras:
             self._cameras[name] = _CameraState()
             self._images[name].clear()
         self._states.clear()
 
     # ---------------------------------------------------------------- inside
+
+    def _watch_clock(self, now: int) -> None:
+        """A clock that goes back (a reset, a bag in a loop, NTP) leaves nothing that is new."""
+        if now < self._now:
+            self.forget()
+        self._now = now
 
     def _nearest(self, items: deque[tuple[int, np.ndarray]], stamp: int, what: str) -> np.ndarray:
         found = min(items, key=lambda item: abs(item[0] - stamp), default=None)

@@ -190,6 +190,27 @@ def test_forgetting_begins_anew_also_with_another_size() -> None:
     assert scene.step(1) == ""
 
 
+def test_when_the_clock_goes_back_what_was_before_is_forgotten() -> None:
+    scene = Scene()
+    scene.step(100)
+    scene.now = START - 5_000 * MS
+    assert "not been heard" in scene.window.fault(scene.now)
+    assert scene.step(1) == ""
+    assert scene.window.newest(scene.now).stamp == scene.now
+    assert not scene.window.knows(START)
+
+
+@pytest.mark.parametrize("first", ["image", "state"])
+def test_after_the_clock_went_back_it_does_not_matter_what_comes_first(first: str) -> None:
+    scene = Scene()
+    scene.step(3)
+    scene.now -= 5_000 * MS
+    scene.silent = {"arm"} if first == "image" else {"front", "wrist"}
+    scene.step(1)
+    scene.silent = set()
+    assert scene.step(1) == ""
+
+
 def test_a_camera_named_twice_is_refused() -> None:
     with pytest.raises(ConfigError):
         WindowConfig(("front", "front"), 64)

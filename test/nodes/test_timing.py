@@ -57,6 +57,13 @@ def test_a_slow_policy_is_asked_earlier_but_never_twice_for_one_observation() ->
     assert schedule.due(1050 * MS)
 
 
+def test_a_chunk_is_due_when_the_clock_has_gone_back() -> None:
+    schedule = ChunkSchedule(0.05)
+    schedule.asked(5_000 * MS, 10)
+    assert not schedule.due(5_000 * MS)
+    assert schedule.due(4_000 * MS)
+
+
 def test_a_new_instruction_makes_a_chunk_due_at_once() -> None:
     schedule = ChunkSchedule(0.05)
     schedule.asked(1000 * MS, length=8)

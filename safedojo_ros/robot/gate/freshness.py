@@ -37,7 +37,8 @@ class ChunkFreshness:
 
     A restarted publisher counts from the beginning again. It is let in when no fresh chunk has
     come for `restart_after` and its observation is newer than every one seen; a replayed message
-    never is, because its observation is not newer.
+    never is, because its observation is not newer. When the clock goes back the observations seen
+    lie in the future and are forgotten; from then on no lower sequence is let in before `forget`.
     """
 
     def __init__(self, config: FreshnessConfig | None = None) -> None:
@@ -45,6 +46,8 @@ class ChunkFreshness:
         self.last_sequence: int | None = None
         self.last_observed_at: int | None = None
         self._fresh_at: int | None = None
+        self._checked_at: int | None = None
+        self._went_back = False
 
     def check(self, chunk: ActionChunk, now_ns: int) -> int:
         """Return how many sequence numbers were skipped before `chunk` (0 = in order).
@@ -52,11 +55,15 @@ class ChunkFreshness:
         Raises `ChunkRejected` for anything else that is wrong. A rejected chunk's number still
         counts as seen, so that its successor is not called a gap as well.
         """
+        if self._checked_at is not None and now_ns < self._checked_at:
+            self.last_observed_at, self._went_back = None, True
+        self._checked_at = now_ns
         last = self.last_sequence
         restarted = (
             last is not None
             and chunk.sequence <= last
             and self._fresh_at is not None
+            and not self._went_back
             and now_ns - self._fresh_at > self.config.restart_after * SECOND
             and self._newer(chunk)
         )
@@ -79,7 +86,9 @@ class ChunkFreshness:
 
     def forget(self) -> None:
         """Start over, after a person has armed or recovered (the clock may have been set back)."""
-        self.last_sequence = self.last_observed_at = self._fresh_at = None
+        self.last_sequence = self.last_observed_at = None
+        self._fresh_at = self._checked_at = None
+        self._went_back = False
 
     def _newer(self, chunk: ActionChunk) -> bool:
         return self.last_observed_at is None or chunk.observed_at > self.last_observed_at

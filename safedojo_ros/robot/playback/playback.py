@@ -124,6 +124,9 @@ class ChunkPlayback:
         nothing, so that the arm is never driven faster than the chunk says.
         """
         last, self._last_tick = self._last_tick, now_ns
+        if last is not None and now_ns < last:  # stamps of before mean nothing any more
+            self._executed.clear()
+            self._last_action_at = None
         if last is not None and self.executing:
             gap = (now_ns - last) / SECOND
             if gap < 0:

@@ -34,10 +34,8 @@ class ChunkSchedule:
 
     def due(self, stamp: int) -> bool:
         """Whether an observation of `stamp` (ns) is the one to compute from."""
-        if self._observed_at is None:
+        if self._observed_at is None or stamp < self._observed_at:  # the clock went back
             return True
-        if stamp <= self._observed_at:
-            return False
         steps = (stamp - self._observed_at) / (self._period * SECOND)
         return round(steps, 2) >= self._length - self.steps_ahead
 

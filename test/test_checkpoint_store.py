@@ -133,6 +133,9 @@ def test_a_checkpoint_of_another_kind_is_not_served(store: CheckpointStore, sour
         store.resolve("safety", manifest.id)
     with pytest.raises(CheckpointError, match="unknown kind 'polcy'"):
         store.resolve("polcy")
+    with pytest.raises(CheckpointError, match="unknown kind 'polcy'"):
+        store.publish("polcy", source, spec=SPEC)
+    assert not (store.root / "polcy").exists()
 
 
 # -------------------------------------------------------------------- damage

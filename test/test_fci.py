@@ -365,8 +365,9 @@ def test_a_motion_that_is_stopped_or_left_comes_to_rest(controller: FciControlle
     assert controller.stop_move() == Status.SUCCESS
     assert controller.finished.pop() == (1, MoveStatus.PREEMPTED)
     before = controller.arm.velocities
-    controller.cycle(None)
+    state = controller.cycle(None)
     assert np.abs(controller.arm.velocities - before).max() <= 10.0 * CYCLE + 1e-9
+    assert state["ddq_d"][0] == pytest.approx(-10.0)
     for _ in range(300):
         controller.cycle(None)
     assert not controller.arm.velocities.any()
@@ -623,9 +624,23 @@ def test_a_hand_that_is_asked_nonsense_hangs_up_and_goes_on_serving(
     wait_for(lambda: served[0].cycles > cycles, "further cycles")
 
 
-def test_an_address_is_served_once(served: object) -> None:
+def test_an_address_is_served_once_and_free_again_after_it(
+    served: tuple[FciEmulator, TabletopRobot],
+) -> None:
     with pytest.raises(ConfigError, match="another address"):
         FciEmulator(PerfectRobot(), "127.0.0.21")
+    served[0].close()
+    FciEmulator(PerfectRobot(), "127.0.0.21").close()
+
+
+def test_a_command_that_does_not_come_in_time_is_counted(
+    served: tuple[FciEmulator, TabletopRobot],
+) -> None:
+    line, _ = connected()
+    with line:
+        exchange(line, fci.Command.MOVE, move_request(0, 0))
+        wait_for(lambda: served[0].lost > 0, "the emulator to lose its patience")
+        assert served[0].moving
 
 
 # ---------------------------------------------------------------- the real client

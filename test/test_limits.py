@@ -78,6 +78,23 @@ def test_joint_velocity_limits_close_towards_the_position_limits(share: np.ndarr
     assert np.all(FR3_JOINTS.velocity_range(nearer)[1] <= high + 1e-12)
 
 
+def test_far_from_their_limits_the_joints_have_the_published_speed() -> None:
+    middle = (FR3_JOINTS.lower + FR3_JOINTS.upper) / 2
+    lowest, highest = FR3_JOINTS.velocity_range(middle)
+    np.testing.assert_array_equal(highest, [2.62, 2.62, 2.62, 2.62, 5.26, 4.18, 5.26])
+    np.testing.assert_array_equal(lowest, -highest)
+
+
+def test_near_a_joint_limit_the_speed_is_what_the_published_formula_says() -> None:
+    room = 0.1
+    _, highest = FR3_JOINTS.velocity_range(FR3_JOINTS.upper - room)
+    lowest, _ = FR3_JOINTS.velocity_range(FR3_JOINTS.lower + room)
+    offset = np.array([0.6599, 0.2517, 0.2, 0.3533, 0.5757, 0.4878, 0.4628])
+    expected = np.sqrt(2 * np.array([6.0, 2.585, 3.5, 4.0, 17.0, 5.5, 17.0]) * room) - offset
+    np.testing.assert_allclose(highest, expected, rtol=1e-9)
+    np.testing.assert_allclose(lowest, -expected, rtol=1e-9)
+
+
 def test_at_a_joint_limit_no_speed_towards_it_is_left() -> None:
     assert np.all(FR3_JOINTS.velocity_range(FR3_JOINTS.upper)[1] == 0)
     assert np.all(FR3_JOINTS.velocity_range(FR3_JOINTS.lower)[0] == 0)

@@ -126,8 +126,19 @@ def test_whatever_lies_within_the_bars_never_goes_back(seconds: list, costs: lis
     assert all(probation.cost(n + 1, "h1", c, 0.5) == "" for n, c in enumerate(costs))
 
 
+def test_the_tightest_bars_are_the_old_ones_figures() -> None:
+    bars = Bars(chunks=0, settle=1, latency_ratio=1.0, latency_slack=0.0, cost_margin=0.0)
+    assert bars.longest(OLD) == OLD.seconds
+    judge_canary([CALM], [0.03], [0.1], OLD, bars)
+    assert Probation(bars, OLD).over
+
+
 @pytest.mark.parametrize(
-    "values", [{"chunks": -1}, {"settle": 0}, {"latency_ratio": 0.5}, {"cost_margin": -0.1}]
+    "values",
+    [
+        *({"chunks": -1}, {"settle": 0}, {"latency_ratio": 0.99}),
+        *({"latency_slack": -0.1}, {"cost_margin": -0.1}),
+    ],
 )
 def test_bars_that_make_no_sense_are_refused(values: dict) -> None:
     with pytest.raises(ConfigError):

@@ -73,6 +73,16 @@ def test_a_camera_that_stops_is_found_when_its_picture_is_too_old() -> None:
     assert scene.step(1) == ""
 
 
+def test_a_camera_that_sends_old_images_is_told_from_one_that_stopped() -> None:
+    scene = Scene(max_age=0.1)
+    scene.step(1)
+    scene.now += 3 * STEP
+    for name in ("front", "wrist"):
+        scene.window.add_image(name, picture(9), scene.now - 110 * MS, scene.now)
+    fault = scene.window.fault(scene.now)
+    assert fault.startswith("camera 'front' sends old images: its newest image is 0.11 s old")
+
+
 def test_a_camera_whose_stamps_stand_still_is_found_at_once() -> None:
     scene = Scene()
     scene.step(2)

@@ -154,7 +154,6 @@ class CheckpointStore:
         with it; name: a word that is appended to the id. Raises `CheckpointError`; nothing is
         published then, unless the message says so.
         """
-        self._check_kind(kind)
         if name is not None and not IDENTIFIER.fullmatch(name):
             raise CheckpointError(f"name '{name}' may have letters, digits, '.', '_' and '-' only")
         salt = secrets.token_hex(8)

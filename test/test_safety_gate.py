@@ -261,10 +261,14 @@ def test_silence_holds() -> None:
         {"mode": "off"},
         {"cost_m": 0},
         {"release_after": 0},
-        {"slow_ratio": 1.2},
+        {"slow_ratio": 1.01},
         {"slow_ratio": 0.0},
         {"release_ratio": 0.0},
+        {"release_ratio": 1.01},
         {"stop_cost": float("nan")},
+        {"stop_cost": 0.0},
+        {"detour_ratio": -0.01},
+        {"detour_ratio": 1.01},
     ],
 )
 def test_a_senseless_configuration_is_refused(wrong: dict) -> None:
@@ -272,6 +276,46 @@ def test_a_senseless_configuration_is_refused(wrong: dict) -> None:
         GateConfig(**wrong)
     with pytest.raises(ConfigError):
         SafetyGate().set_mode("off")
+
+
+def test_the_ends_of_the_ranges_are_allowed() -> None:
+    config = GateConfig(
+        cost_m=1, release_after=1, slow_ratio=1.0, release_ratio=1.0, detour_ratio=1.0
+    )
+    decisions = [Stream(config).judge(cost, limit=1.0).decision for cost in (0.999, 1.0)]
+    assert decisions == [ALLOW, STOP], "STOP is never below the limit"
+    assert Stream(replace(config, stop_cost=2.0)).judge(1.0, limit=1.0).decision == HOLD
+
+
+def test_a_gate_that_has_seen_nothing_holds() -> None:
+    gate = SafetyGate()
+    assert (gate.decision, gate.last_sequence) == (HOLD, 0)
+    assert "no chunk" in gate.reason
+
+
+def test_a_new_mode_begins_without_what_was_held_before() -> None:
+    stream = Stream(GateConfig(release_after=3))
+    stream.gate.set_mode("monitor")
+    assert stream.judge(0.6).forwarded is not None
+    stream.gate.set_mode("gate")
+    assert stream.judge(0.6).decision == HOLD
+    assert stream.judge(0.1).decision == HOLD
+    stream.gate.set_mode("gate")
+    assert stream.judge(0.1).decision == ALLOW
+    assert stream.judge(0.6).decision == HOLD
+    assert [stream.judge(0.1).decision for _ in range(3)] == [HOLD, HOLD, ALLOW]
+
+
+def test_recovery_begins_anew_whatever_the_sequence_and_the_count_of_calm_chunks() -> None:
+    stream = Stream(GateConfig(release_after=3))
+    for cost in (0.6, 0.1, 0.1):
+        assert stream.judge(cost).decision == HOLD
+    stream.gate.recover()
+    assert stream.gate.last_sequence == 0
+    stream.sequence, stream.now = 0, START - 500 * MS
+    assert stream.judge(0.6).decision == HOLD, "an older clock and sequence are let in"
+    assert stream.gate.last_sequence == 1
+    assert [stream.judge(0.1).decision for _ in range(3)] == [HOLD, HOLD, ALLOW]
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.floats(0.05, 1))

@@ -48,19 +48,9 @@ OPERATORS = (
     mutators.operator_swap_op,
     mutators.operator_if_exp,
 )
-SAID = {"print", "say", "log", "logging", "logger", "warnings", "report", "show", "repr"}
-"""Calls of these, or of their methods, tell people something."""
-HABITS = {
-    "strict",
-    "set_to_none",
-    "encoding",
-    "parents",
-    "exist_ok",
-    "frozen",
-    "slots",
-    "maxsize",
-    "daemon",
-}
+SILENT = {"sleep", "print", "say", "log", "logging", "logger", "warnings", "report", "show", "repr"}
+"""Calls of these, or of their methods, tell people something, or only take time."""
+HABITS = {"dtype", "strict", "set_to_none", "encoding", "parents", "exist_ok", "daemon"}
 """Keywords whose loss a caller seldom sees."""
 LIBRARIES = {"torch", "transformers", "diffusers", "scipy", "sklearn", "pyarrow", "hypothesis"}
 """Slow to import, and the same whatever the environment says; every fork has them."""
@@ -165,10 +155,10 @@ def _unheard(node: cst.CSTNode) -> bool:
     if isinstance(node, cst.Call):
         name = node.func
         while isinstance(name, cst.Attribute | cst.Call):
-            if isinstance(name, cst.Attribute) and name.attr.value in SAID:
+            if isinstance(name, cst.Attribute) and name.attr.value in SILENT:
                 return True
             name = name.value if isinstance(name, cst.Attribute) else name.func
-        return isinstance(name, cst.Name) and name.value.lstrip("_") in SAID
+        return isinstance(name, cst.Name) and name.value.lstrip("_") in SILENT
     return isinstance(
         node,
         cst.Annotation | cst.Decorator | cst.Raise | cst.Assert | cst.FormattedString | cst.Import,
@@ -500,7 +490,7 @@ def report(mutants: list[Mutant], known: dict[tuple[str, ...], str]) -> None:
             rooms.setdefault(room, []).append(killed)
         if not killed:
             print(f"{outcome}: {mutant.name}")
-    for room, killed_ones in rooms.items():
+    for room, killed_ones in sorted(rooms.items()):
         share = sum(killed_ones) / len(killed_ones)
         print(f"{room}: {sum(killed_ones)} of {len(killed_ones)} killed, {share:.1%}")
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from safedojo_ros.checkpoints.swap.head_canary import judge_head
-from safedojo_ros.checkpoints.swap.policy_canary import OBSERVATIONS, PolicyCanary
+from safedojo_ros.checkpoints.swap.policy_canary import OBSERVATIONS, ROUNDS, PolicyCanary
 from safedojo_ros.checkpoints.swap.probation import Bars
 from safedojo_ros.core.errors import CheckpointError, ChunkRejected, ObservationRejected
 from safedojo_ros.core.types import Observation
@@ -92,6 +92,22 @@ def test_a_policy_like_the_running_one_passes_on_the_recent_observations() -> No
 def test_what_is_not_fit_is_kept_out(policy: Policy, words: str) -> None:
     with pytest.raises(CheckpointError, match=words):
         Trial().judge(policy)
+
+
+def test_a_slow_policy_may_try_again_since_the_machine_may_have_been_busy() -> None:
+    slow = Policy(delay=0.05)
+    with pytest.raises(CheckpointError, match="it takes 50 ms"):
+        Trial().judge(slow)
+    assert len(slow.asked) == 1 + ROUNDS * OBSERVATIONS
+    late = Policy(delay=0.05)
+    trial = Trial()
+
+    def act(policy: Policy, seen: Observation) -> np.ndarray:
+        policy.delay = 0.0 if len(policy.asked) >= (ROUNDS - 1) * OBSERVATIONS + 1 else 0.05
+        return policy.act(seen)
+
+    trial.canary._act = act
+    trial.judge(late)
 
 
 def test_chunks_that_the_safety_head_cannot_judge_keep_a_policy_out() -> None:

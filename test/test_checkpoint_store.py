@@ -310,18 +310,18 @@ def test_links_and_nothing_are_not_published(
 
 
 @pytest.mark.parametrize(
-    "more",
+    ("more", "words"),
     [
-        {"evaluation": {"SSR": float("nan")}},
-        {"evaluation": {"SSR": object()}},
-        {"name": "a/b"},
-        {"spec": {"cameras": 3}},
+        ({"evaluation": {"SSR": float("nan")}}, "cannot be written as JSON"),
+        ({"evaluation": {"SSR": object()}}, "cannot be written as JSON"),
+        ({"name": "a/b"}, "name 'a/b' may have letters"),
+        ({"spec": {"cameras": 3}}, "'cameras' is 3"),
     ],
 )
 def test_details_that_no_manifest_can_hold_are_not_published(
-    store: CheckpointStore, source: Path, more: dict
+    store: CheckpointStore, source: Path, more: dict, words: str
 ) -> None:
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match=words):
         store.publish("policy", source, **({"spec": SPEC} | more))
     assert store.list() == []
     assert list((store.root).rglob("*.json")) == []
@@ -480,6 +480,52 @@ def test_a_disk_that_fails_leaves_the_old_checkpoint_and_no_litter(
     assert failed >= 8
     assert store.show("policy", before.id) == before
     assert not any((store.root / STAGING).iterdir())
+
+
+def test_all_is_on_the_disk_before_a_checkpoint_has_its_name_and_latest_points_to_it(
+    store: CheckpointStore, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(store, source)
+    steps: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def sync(descriptor: int) -> None:
+        steps.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def move(old: Path, new: Path) -> None:
+        steps.append(f"{old} is {new}")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "rename", move)
+    identity = publish(store, source).id
+    shelf = store.root / "policy"
+    (named,) = [n for n, step in enumerate(steps) if step.endswith(f" is {shelf / identity}")]
+    staged = steps[named].split(" is ")[0]
+    files = {str(file.relative_to(shelf / identity)) for file in (shelf / identity).rglob("*")}
+    files.remove(MANIFEST)  # is written whole under another name
+    assert {f"{staged}/{file}" for file in files} | {staged} <= set(steps[:named])
+    assert any(step.startswith(f"{staged}/") and MANIFEST in step for step in steps[:named])
+    pointed = [n for n, step in enumerate(steps) if n > named and "latest" in step][0]
+    assert str(shelf) in steps[named:pointed]
+
+
+def test_a_checkpoint_that_is_pruned_while_it_is_verified_does_not_become_latest(
+    store: CheckpointStore, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = publish(store, source).id, publish(store, source).id
+    verified = store._verified
+
+    def verify_and_lose(kind: str, path: Path) -> Manifest:
+        manifest = verified(kind, path)
+        shutil.rmtree(path)
+        return manifest
+
+    monkeypatch.setattr(store, "_verified", verify_and_lose)
+    with pytest.raises(CheckpointError, match=f"there is no policy checkpoint '{old}'"):
+        store.set_latest("policy", old)
+    assert store.latest("policy") == new
 
 
 def test_a_store_that_cannot_be_written_to_says_so(tmp_path: Path, source: Path) -> None:

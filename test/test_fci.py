@@ -264,6 +264,73 @@ def test_joints_that_jump_break_the_motion(joint: int, step: float, error: Error
     assert broken.value.error == error
 
 
+# which limit of motion, its value with the slack of 1 %, and what lies just beyond it
+VELOCITY = Error.CARTESIAN_GENERATOR_VELOCITY_LIMITS
+ACCELERATION = Error.CARTESIAN_GENERATOR_VELOCITY_DISCONTINUITY
+JERK = Error.CARTESIAN_GENERATOR_ACCELERATION_DISCONTINUITY
+TOO_FAST_FOR_THE_JOINTS = Error.CARTESIAN_GENERATOR_JOINT_VELOCITY_LIMITS
+
+
+@pytest.mark.parametrize(
+    ("axis", "twist", "bend", "asked", "error"),
+    [
+        (1, 3.020, 5.0, 3.025, TOO_FAST_FOR_THE_JOINTS),
+        (1, 3.030, 5.0, 3.035, VELOCITY),
+        (1, 0.0, 9.0, 0.00905, None),
+        (1, 0.0, 9.0, 0.00915, ACCELERATION),
+        (1, 0.0, 0.0, 0.0045, None),
+        (1, 0.0, 0.0, 0.0046, JERK),
+        (5, 2.515, 5.0, 2.520, None),
+        (5, 2.525, 5.0, 2.530, VELOCITY),
+        (5, 0.0, 17.0, 0.0171, None),
+        (5, 0.0, 17.0, 0.0173, ACCELERATION),
+        (5, 0.0, 0.0, 0.0085, None),
+        (5, 0.0, 0.0, 0.0087, JERK),
+    ],
+)
+def test_a_twist_keeps_the_published_limits(
+    axis: int, twist: float, bend: float, asked: float, error: Error | None
+) -> None:
+    motion = MotionGenerator(Kinematics(), HOME_JOINTS)
+    motion.begin(Generator.CARTESIAN_VELOCITY)
+    motion.twist[axis], motion.bend[axis] = twist, bend
+    told = np.zeros(6)
+    told[axis] = asked
+    if error is None:
+        motion.step(command(O_dP_EE_c=told))
+        assert motion.twist[axis] == asked
+        return
+    with pytest.raises(MotionBroken) as broken:
+        motion.step(command(O_dP_EE_c=told))
+    assert broken.value.error == error
+
+
+@pytest.mark.parametrize(
+    ("acceleration", "asked", "error"),
+    [
+        (10.0, 0.01005, None),
+        (10.0, 0.01015, Error.JOINT_GENERATOR_VELOCITY_DISCONTINUITY),
+        (0.0, 0.0050, None),
+        (0.0, 0.0051, Error.JOINT_GENERATOR_ACCELERATION_DISCONTINUITY),
+    ],
+)
+def test_joint_velocities_keep_the_published_limits(
+    acceleration: float, asked: float, error: Error | None
+) -> None:
+    motion = MotionGenerator(Kinematics(), HOME_JOINTS)
+    motion.begin(Generator.JOINT_VELOCITY)
+    motion.accelerations[3] = acceleration
+    told = np.zeros(7)
+    told[3] = asked
+    if error is None:
+        motion.step(command(dq_c=told))
+        assert motion.velocities[3] == asked
+        return
+    with pytest.raises(MotionBroken) as broken:
+        motion.step(command(dq_c=told))
+    assert broken.value.error == error
+
+
 def test_the_way_into_a_joint_stop_is_refused() -> None:
     motion = MotionGenerator(Kinematics(), HOME_JOINTS)
     motion.begin(Generator.JOINT_POSITION)
@@ -505,6 +572,27 @@ def test_the_hand_goes_to_a_width_or_says_that_it_did_not() -> None:
     assert width == pytest.approx(0.03)
     short = hand.request(GripperCommand.GRASP, 6, b"x")
     assert short == [(GripperCommand.GRASP, 6, GripperStatus.FAIL)]
+
+
+class SlowHand(PerfectRobot):
+    """Begins to move after 55 ms, and then goes 3 cm a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited = 0
+
+    def follow(self, joints: np.ndarray, velocities: np.ndarray) -> None:
+        self.waited += 1
+        if self.waited > 55:
+            self.width += float(np.clip(self._goal - self.width, -3e-5, 3e-5))
+
+
+def test_a_hand_that_begins_late_and_moves_slowly_has_not_ended() -> None:
+    robot = SlowHand()
+    hand = GripperController(robot)
+    hand.request(GripperCommand.MOVE, 1, np.array([0.06, 0.03]).tobytes())
+    assert settle(hand, robot) == GripperStatus.SUCCESS
+    assert robot.width == pytest.approx(0.06)
 
 
 @pytest.mark.parametrize("width", [-0.01, 0.2, float("nan")])

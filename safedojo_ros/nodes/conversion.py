@@ -72,20 +72,27 @@ def image_from_array(image: np.ndarray, stamp: int, frame: str) -> Image:
     return message
 
 
-def camera_info(width: int, height: int, fovy: float, stamp: int, frame: str) -> CameraInfo:
-    """Pinhole calibration for a vertical field of view `fovy` (degrees); 0 means uncalibrated."""
+def camera_info(
+    width: int, height: int, fovy: float, stamp: int, frame: str, taken: tuple[int, int]
+) -> CameraInfo:
+    """Pinhole calibration of an image of `width` by `height` pixels.
+
+    fovy: vertical field of view (degrees), 0: uncalibrated; taken: width and height in which the
+    camera, whose pixels are square, took the image, before it was resized.
+    """
     message = CameraInfo()
     message.header.stamp = to_stamp(stamp)
     message.header.frame_id = frame
     message.height, message.width = height, width
     if fovy > 0:
-        focal = height / (2.0 * np.tan(np.radians(fovy) / 2.0))
+        focal = taken[1] / (2.0 * np.tan(np.radians(fovy) / 2.0))
+        fx, fy = focal * width / taken[0], focal * height / taken[1]
         cx, cy = (width - 1) / 2.0, (height - 1) / 2.0
         message.distortion_model = "plumb_bob"
         message.d = [0.0] * 5
-        message.k = [focal, 0.0, cx, 0.0, focal, cy, 0.0, 0.0, 1.0]
+        message.k = [fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0]
         message.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
-        message.p = [focal, 0.0, cx, 0.0, 0.0, focal, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
+        message.p = [fx, 0.0, cx, 0.0, 0.0, fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
     return message
 
 

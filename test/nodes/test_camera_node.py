@@ -1,0 +1,126 @@
+"""What describes an image changes with it."""
+
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+pytest.importorskip("safedojo_ros.msg")
+
+import rclpy
+from rclpy.context import Context
+from rclpy.parameter import Parameter
+
+from safedojo_ros.nodes import camera_node
+from safedojo_ros.nodes.camera_node import CameraNode
+from safedojo_ros.nodes.conversion import camera_info, image_from_array
+from safedojo_ros.nodes.stack.dds import DomainLease
+from safedojo_ros.nodes.stack.ros_environment import prepare_environment
+
+
+@pytest.fixture(scope="module")
+def context() -> Iterator[Context]:
+    prepare_environment(only_this_machine=True)
+    own, lease = Context(), DomainLease()
+    rclpy.init(context=own, domain_id=lease.number)
+    yield own
+    rclpy.try_shutdown(context=own)
+    lease.release()
+
+
+@pytest.fixture
+def published(context: Context) -> Iterator[tuple[CameraNode, list[Any], list[Any]]]:
+    """A node that resizes to 64x64, and what it publishes: images and infos."""
+    settings = {
+        "cameras": ["a"],
+        "sources": ["topic:/driver"],
+        "fovy": [40.0],
+        "width": 64,
+        "height": 64,
+    }
+    node = CameraNode(
+        context=context, parameter_overrides=[Parameter(n, value=v) for n, v in settings.items()]
+    )
+    node.configure()
+    images: list[Any] = []
+    infos: list[Any] = []
+    node._cameras[0].images = SimpleNamespace(publish=images.append)
+    node._cameras[0].infos = SimpleNamespace(publish=infos.append)
+    yield node, images, infos
+    node._cameras.clear()
+    node.shut_down()
+    node.destroy_node()
+
+
+def test_a_resized_image_has_the_focal_lengths_of_its_own_pixels(
+    published: tuple[CameraNode, list[Any], list[Any]],
+) -> None:
+    node, images, infos = published
+    node._relay(node._cameras[0], image_from_array(np.zeros((480, 640, 3), np.uint8), 7, "lens"))
+    (info,) = infos
+    assert (images[0].width, images[0].height, info.width, info.height) == (64, 64, 64, 64)
+    assert (info.k[0], info.k[4]) == pytest.approx((65.94, 87.92), abs=0.01)
+    assert (info.p[0], info.p[5]) == pytest.approx((65.94, 87.92), abs=0.01)
+    assert (info.k[2], info.k[5]) == (31.5, 31.5)
+
+
+def test_an_image_without_change_keeps_one_focal_length() -> None:
+    info = camera_info(640, 480, 40.0, 0, "lens", (640, 480))
+    assert info.k[0] == info.k[4] == pytest.approx(659.4, abs=0.1)
+    assert not any(camera_info(640, 480, 0.0, 0, "lens", (640, 480)).k)
+
+
+@pytest.mark.parametrize("side", [64, 32])
+@pytest.mark.parametrize(("frame", "wanted"), [("lens", "lens"), ("", "camera_a")])
+def test_an_image_and_its_description_are_of_the_same_frame(
+    published: tuple[CameraNode, list[Any], list[Any]], side: int, frame: str, wanted: str
+) -> None:
+    node, images, infos = published
+    node._relay(node._cameras[0], image_from_array(np.zeros((side, side, 3), np.uint8), 7, frame))
+    assert images[0].header.frame_id == infos[0].header.frame_id == wanted
+    assert images[0].header.stamp == infos[0].header.stamp
+
+
+def test_a_description_follows_a_camera_that_changes_its_size(
+    published: tuple[CameraNode, list[Any], list[Any]],
+) -> None:
+    node, _, infos = published
+    for height, width in ((64, 64), (48, 64)):
+        node._relay(
+            node._cameras[0], image_from_array(np.zeros((height, width, 3), np.uint8), 7, "x")
+        )
+    assert [round(info.k[0], 2) for info in infos] == [87.92, 65.94]
+
+
+def test_a_reader_that_ends_late_is_not_woken_by_the_next_activation(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"cameras": ["a"], "sources": ["http://camera/x"], "fovy": [0.0]}
+    node = CameraNode(
+        context=context, parameter_overrides=[Parameter(n, value=v) for n, v in settings.items()]
+    )
+    seen: list[threading.Event] = []
+
+    def frames(source: Any, rate: float, closing: threading.Event, capture: Any) -> list[Any]:
+        seen.append(closing)
+        return []
+
+    monkeypatch.setattr(camera_node, "frames", frames)
+    monkeypatch.setattr(
+        camera_node, "open_capture", lambda _: SimpleNamespace(release=lambda: None)
+    )
+    node.configure()
+    try:
+        for _ in range(2):
+            node.activate()
+            node.deactivate()
+        assert seen[0] is not seen[1]
+        assert all(closing.is_set() for closing in seen)
+    finally:
+        node.cleanup()
+        node.shut_down()
+        node.destroy_node()

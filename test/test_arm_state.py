@@ -58,6 +58,30 @@ def test_a_late_heartbeat_holds_and_the_next_one_lets_it_go_on() -> None:
     assert arm.mode == ArmMode.RUNNING
 
 
+def test_a_heartbeat_from_the_future_enables_nothing() -> None:
+    arm = running()
+    assert not arm.may_move(START - 1)
+    assert arm.mode == ArmMode.HOLD
+
+
+def test_arming_an_armed_arm_changes_nothing() -> None:
+    arm = running()
+    reply = arm.arm(START + MS)
+    assert (reply.accepted, reply.reason) == (True, "already RUNNING")
+    assert (arm.mode, arm.since) == (ArmMode.RUNNING, START)
+
+
+def test_a_state_says_since_when_and_why() -> None:
+    arm = running()
+    arm.hold(START + MS, "first")
+    arm.hold(START + 2 * MS, "second")
+    assert (arm.mode, arm.reason, arm.since) == (ArmMode.HOLD, "second", START + MS)
+    assert arm.disarm(START + 3 * MS, "enough").accepted
+    assert (arm.mode, arm.reason, arm.since) == (ArmMode.DISARMED, "enough", START + 3 * MS)
+    arm.hold(START + 4 * MS, "nothing to hold")
+    assert (arm.mode, arm.reason) == (ArmMode.DISARMED, "enough")
+
+
 def test_a_released_switch_holds_at_once() -> None:
     arm = running()
     arm.enable(START + MS, False)
@@ -88,8 +112,9 @@ def test_only_a_fault_can_be_recovered_from() -> None:
 
 
 def test_a_deadline_that_is_none_is_refused() -> None:
-    with pytest.raises(ConfigError):
-        ArmState(enable_deadline=0.0)
+    for deadline in (0.0, float("inf"), float("nan")):
+        with pytest.raises(ConfigError):
+            ArmState(enable_deadline=deadline)
 
 
 calls = st.lists(
@@ -185,7 +210,7 @@ def test_a_chunk_moves_the_arm_by_its_deltas() -> None:
 
 
 def test_arming_puts_the_target_on_the_arm_and_keeps_the_hand() -> None:
-    for fingers, command in ((0.04, -1.0), (0.02, 1.0)):
+    for fingers, command in ((0.04, -1.0), (0.0381, -1.0), (0.0379, 1.0), (0.0, 1.0)):
         rig = Rig()
         rig.state[6:] = fingers
         rig.beat()
@@ -329,3 +354,97 @@ def test_a_measurement_that_is_not_finite_does_not_count_as_heard() -> None:
         rig.step()
     assert rig.loop.arm.mode == ArmMode.HOLD
     assert "'measured state' has been silent" in rig.loop.arm.reason
+
+
+def test_a_measurement_of_another_size_is_ignored() -> None:
+    rig = Rig().run()
+    assert "expected 8 finite numbers" in rig.loop.measured(np.zeros(7), rig.now)
+    assert rig.stands() is False
+
+
+@pytest.mark.parametrize(("decision", "expected"), [(Decision.ALLOW, 0.0), (Decision.SLOW, 0.002)])
+def test_a_slowed_chunk_is_executed_as_it_is(decision: Decision, expected: float) -> None:
+    """Otherwise the arm would make up for what the old chunk did: 4 mm where this one goes 2."""
+    rig = Rig().run()
+    rig.decision = decision
+    rig.beat()
+    assert rig.offer(dx=0.002) == ""
+    before = rig.state[0]
+    rig.step()
+    assert rig.state[0] - before == pytest.approx(expected, abs=1e-9)
+
+
+def test_arming_again_while_the_arm_runs_interrupts_nothing() -> None:
+    rig = Rig().run()
+    before = rig.state[0]
+    assert rig.loop.arm_now(rig.now).accepted
+    rig.step()
+    assert rig.state[0] - before == pytest.approx(0.004)
+
+
+def test_a_hold_keeps_the_gripper_as_it_was_commanded() -> None:
+    rig = Rig().run()  # closing, and still seen open
+    rig.decision = Decision.HOLD
+    target = rig.step()
+    assert target is not None
+    assert target.gripper == 1.0
+
+
+@pytest.mark.parametrize("end", ["stop", "fault"])
+def test_after_a_stop_or_fault_the_old_chunk_is_not_continued(end: str) -> None:
+    rig = Rig().run()
+    lagging = rig.state.copy()
+    lagging[0] -= 0.02
+    rig.loop.measured(lagging, rig.now)
+    getattr(rig.loop, end)(rig.now, "because")
+    assert rig.loop.arm.mode == (ArmMode.DISARMED if end == "stop" else ArmMode.FAULT)
+    assert rig.loop.arm.reason == "because"
+    assert rig.loop.target.current is not None
+    assert rig.loop.target.current.position == pytest.approx(lagging[:3])
+    if end == "fault":
+        assert rig.loop.tick(rig.now) is rig.loop.target.current
+        assert rig.loop.arm.recover(rig.now).accepted
+    rig.beat()
+    assert rig.loop.arm_now(rig.now).accepted
+    assert rig.stands()
+    assert rig.loop.arm.mode == ArmMode.ARMED
+
+
+@pytest.mark.parametrize(
+    ("place", "turn", "follows"),
+    [(0.009, 0.0, False), (0.011, 0.0, True), (0.0, 0.09, False), (0.0, 0.11, True)],
+)
+def test_a_released_arm_that_was_moved_takes_its_target_along(
+    place: float, turn: float, follows: bool
+) -> None:
+    rig = Rig().run()
+    rig.enabled = False
+    before = rig.step()
+    assert before is not None
+    rig.state[0] += place
+    rig.state[3] += turn
+    rig.now += TICK
+    rig.beat()
+    target = rig.loop.tick(rig.now)
+    assert target is not None
+    assert (target is not before) == follows
+
+
+def test_after_the_switch_is_pressed_a_pose_is_awaited_before_anything_moves() -> None:
+    rig = Rig().run()
+    rig.loop.enable(False, rig.now)
+    rig.loop.enable(True, rig.now)
+    assert "waiting for a measured pose" in rig.offer(age=-MS)
+    rig.beat()
+    assert rig.offer(age=-MS) == ""
+
+
+def test_an_arm_on_hold_says_every_reason_at_once() -> None:
+    rig = Rig().run()
+    rig.silent = {"measured", "safety"}
+    rig.now += 600 * MS
+    rig.loop.enable(True, rig.now)
+    rig.loop.tick(rig.now)
+    assert rig.loop.arm.mode == ArmMode.HOLD
+    assert "'measured state' has been silent for 0.60 s" in rig.loop.playback.reason
+    assert "; 'safety state' has been silent" in rig.loop.playback.reason

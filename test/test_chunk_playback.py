@@ -350,5 +350,8 @@ def test_the_watchdog_names_who_is_silent() -> None:
     assert "went back" in watchdog.late(START - MS)[0]
     with pytest.raises(ConfigError, match="known: camera, gate"):
         watchdog.feed("lidar", START)
-    with pytest.raises(ConfigError):
-        Watchdog({"camera": 0.0})
+    for deadline in (0.0, float("inf"), float("nan")):
+        with pytest.raises(ConfigError):
+            Watchdog({"camera": deadline})
+    assert watchdog.silence("camera", START + 300 * MS) == pytest.approx(0.3)
+    assert watchdog.silence("camera", START - MS) == float("inf")

@@ -73,6 +73,7 @@ def test_detours_may_begin_before_the_gate_slows_and_not_after() -> None:
     assert decided(wall, gate(ratio=0.2), cost=low).detour
     assert not decided(wall, gate(ratio=1.0), cost=low).detour
     assert decided(wall, gate(ratio=1.0), cost=np.full(8, 0.4)).detour
+    assert decided(wall, gate(ratio=0.4), cost=np.full(8, 0.4 * LIMIT)).detour, "from there on"
     with pytest.raises(ConfigError, match="detour_ratio is 2"):
         GateConfig(detour_ratio=2.0)
 
@@ -156,6 +157,14 @@ def test_taking_the_motion_back_before_the_obstacle_is_the_last_choice() -> None
     still = decided(shut)
     assert still.detour
     assert still.judged.actions[0, 0] < 0.004
+
+
+def test_a_detour_at_the_threshold_does_not_pass_so_that_the_cheapest_is_taken() -> None:
+    onward = np.arange(len(OFFSETS)) >= 5
+    costs = np.full(len(OFFSETS), PASSING)
+    assert chosen_detour(costs, 0.9, PASSING, onward) == 0
+    assert chosen_detour(costs - 1e-6, 0.9, PASSING, onward) == 5
+    assert chosen_detour(costs, PASSING, PASSING, onward) is None
 
 
 def test_progress_is_counted_in_the_chunks_own_direction_over_its_first_half() -> None:

@@ -153,3 +153,69 @@ def test_a_bad_action_leaves_the_target_where_it_was(bad: np.ndarray) -> None:
     with pytest.raises(ChunkRejected):
         target.step(np.zeros(7), np.full(3, np.nan), POINTING_DOWN)
     assert target.current is before
+
+
+def test_a_target_begins_at_the_measured_pose_within_the_box() -> None:
+    target = TargetPose(BOX)
+    begun = target.reset(np.array([9.0, 0.0, -9.0]), POINTING_DOWN, 3.0)
+    assert begun is target.current
+    assert begun.position == pytest.approx([BOX.upper[0], 0.0, BOX.lower[2]])
+    assert (begun.gripper, target.step(np.full(7, -1.5), HOME, POINTING_DOWN).gripper) == (1.0, -1)
+    unplaced = TargetPose(BOX).step(np.zeros(7), HOME, POINTING_DOWN)
+    assert unplaced.position == pytest.approx(HOME)
+    assert abs(unplaced.quaternion @ quaternion_of(POINTING_DOWN)) == pytest.approx(1.0)
+
+
+def test_a_blocked_arm_does_not_wind_its_target_up() -> None:
+    target = TargetPose(BOX, max_lead=0.06, max_turn=0.4)
+    target.reset(HOME, POINTING_DOWN, -1.0)
+    for _ in range(20):
+        seen = target.step(np.array([0.05, 0, 0, 0, 0, 0.3, 0]), HOME, POINTING_DOWN)
+    assert seen.position == pytest.approx(HOME + [0.06, 0.0, 0.0])
+    turned = turn_between(quaternion_of(POINTING_DOWN), seen.quaternion)
+    assert turned == pytest.approx([0.0, 0.0, 0.4])
+    assert np.linalg.norm(seen.quaternion) == pytest.approx(1.0)
+    for wrong in ({"max_lead": 0.0}, {"max_lead": np.inf}, {"max_turn": 0.0}, {"max_turn": 3.2}):
+        with pytest.raises(ConfigError):
+            TargetPose(BOX, **wrong)
+
+
+def test_every_kind_of_joint_fault_is_found_and_the_limits_themselves_are_allowed() -> None:
+    middle = (FR3_JOINTS.lower + FR3_JOINTS.upper) / 2
+    for allowed in (FR3_JOINTS.lower, FR3_JOINTS.upper):
+        assert FR3_JOINTS.fault(allowed, np.zeros(7)) == ""
+    for j in range(7):
+        for low, limit in ((True, FR3_JOINTS.lower), (False, FR3_JOINTS.upper)):
+            beyond = middle.copy()
+            beyond[j] = limit[j] + (-1e-6 if low else 1e-6)
+            assert f"joint {j + 1} is at" in FR3_JOINTS.fault(beyond)
+        fast = np.zeros(7)
+        fast[j] = FR3_JOINTS.velocity[j] + 1e-6
+        assert f"joint {j + 1} moves" in FR3_JOINTS.fault(middle, fast)
+        assert f"joint {j + 1} moves" in FR3_JOINTS.fault(middle, -fast)
+        fast[j] = FR3_JOINTS.velocity[j]
+        assert FR3_JOINTS.fault(middle, fast) == ""
+    for odd in (np.zeros(6), np.full(7, np.inf)):
+        assert "expected 7 finite radians" in FR3_JOINTS.fault(odd)
+        assert "expected 7 finite rad/s" in FR3_JOINTS.fault(middle, odd)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [({"position": 0.0}, "position"), ({"rotation": np.nan}, "rotation")],
+)
+def test_limits_that_are_none_are_refused(wrong: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        ActionLimits(**wrong)
+    with pytest.raises(ChunkRejected, match="shape"):
+        ActionLimits().check(np.zeros((4, 6)))
+
+
+@pytest.mark.parametrize(
+    ("column", "words"), [(2, "0.2 m in component 2"), (5, "2 rad in"), (6, "2 .gripper. in")]
+)
+def test_the_message_gives_the_unit(column: int, words: str) -> None:
+    actions = np.zeros((2, 7))
+    actions[1, column] = 0.2 if column < 3 else 2.0
+    with pytest.raises(ChunkRejected, match=words):
+        ActionLimits().check(actions)

@@ -16,6 +16,7 @@ from hypothesis.extra.numpy import arrays
 
 from safedojo_ros.core.errors import ConfigError, ObservationRejected
 from safedojo_ros.core.types import ActionChunk, Decision
+from safedojo_ros.robot.gate.freshness import FreshnessConfig
 from safedojo_ros.robot.gate.gate import GateConfig, GateResult, SafetyGate, slowed
 
 MS = 1_000_000
@@ -107,7 +108,7 @@ def test_hold_is_kept_until_the_cost_stayed_low_for_some_chunks() -> None:
 
 def test_a_cost_just_below_the_threshold_does_not_count_as_low() -> None:
     stream = Stream(GateConfig(release_after=3, release_ratio=0.8))
-    costs = [0.6, 0.1, 0.1, 0.45, 0.1, 0.1, 0.1]
+    costs = [0.6, 0.1, 0.1, 0.8 * LIMIT, 0.1, 0.1, 0.1]
     seen = [stream.judge(cost).decision for cost in costs]
     assert seen == [HOLD] * 6 + [ALLOW]
 
@@ -168,6 +169,7 @@ def test_an_unusable_estimate_holds_that_chunk_alone(cost: Any, why: str) -> Non
     assert (result.decision, result.forwarded) == (HOLD, None)
     assert re.match(why, result.reason)
     assert np.isnan(result.estimate.chunk_cost)
+    assert len(result.estimate.step_cost) == 0
     assert stream.judge(0.0).decision == ALLOW
 
 
@@ -208,9 +210,10 @@ def test_a_faulty_chunk_holds_with_its_reason_and_the_next_good_one_passes(fault
     assert stream.judge(0.0).decision == ALLOW
 
 
-def test_a_restarted_policy_is_let_in_after_a_pause() -> None:
+@pytest.mark.parametrize("before", [1, 5])
+def test_a_restarted_policy_is_let_in_after_a_pause(before: int) -> None:
     stream = Stream()
-    for _ in range(5):
+    for _ in range(before):
         stream.judge(0.0)
     stream.sequence = 0
     stream.now += 600 * MS
@@ -246,6 +249,27 @@ def test_after_the_clock_went_back_newer_chunks_pass_and_nothing_replayed_does()
     replayed = decide(stream.gate, before[0], np.zeros(8), LIMIT, before[0].observed_at + 100 * MS)
     assert replayed.decision == HOLD
     assert "replayed" in replayed.reason
+
+
+@pytest.mark.parametrize(
+    ("age", "decision"), [(500, ALLOW), (501, HOLD), (-10, ALLOW), (-11, HOLD)]
+)
+def test_a_chunk_is_as_old_as_it_may_be_and_not_older(age: int, decision: Decision) -> None:
+    stream = Stream()
+    chunk = replace(stream.chunk(), observed_at=stream.now - age * MS)
+    assert decide(stream.gate, chunk, np.zeros(8), LIMIT, stream.now).decision == decision
+
+
+def test_what_counts_as_fresh_can_be_configured() -> None:
+    fresh = FreshnessConfig(period=0.1, max_age=0.2, frame="camera")
+    stream = Stream(GateConfig(freshness=fresh))
+    chunk = replace(stream.chunk(), period=0.1, frame="camera")
+    assert decide(stream.gate, chunk, np.zeros(8), LIMIT, stream.now).decision == ALLOW
+    late = replace(stream.chunk(), period=0.1, frame="camera", observed_at=stream.now - 201 * MS)
+    assert "the limit is 0.2 s" in decide(stream.gate, late, np.zeros(8), LIMIT, stream.now).reason
+    for wrong in ("period", "max_age", "restart_after", "future_tolerance"):
+        with pytest.raises(ConfigError, match=wrong):
+            FreshnessConfig(**{wrong: -0.1})  # type: ignore[arg-type]
 
 
 def test_silence_holds() -> None:
@@ -383,6 +407,8 @@ def test_proposals_are_drawn_until_one_passes_and_else_the_cheapest_is_judged() 
     result = SafetyGate().decide(dear, ask, LIMIT, lambda: START + 200 * MS)
     assert (result.decision, result.judged.actions[0, 0]) == (SLOW, 0.02)
     assert result.proposed.chunk_cost == pytest.approx(0.4)
+    alike = proposed(0.02, -0.02)
+    assert SafetyGate().decide(alike, ask, LIMIT, lambda: START + 200 * MS).judged is alike[0]
     with pytest.raises(ValueError, match="no proposal"):
         SafetyGate().decide([], ask, LIMIT, lambda: START)
 

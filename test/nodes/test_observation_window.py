@@ -224,3 +224,63 @@ def test_after_the_clock_went_back_it_does_not_matter_what_comes_first(first: st
 def test_a_camera_named_twice_is_refused() -> None:
     with pytest.raises(ConfigError):
         WindowConfig(("front", "front"), 64)
+
+
+def test_an_observation_is_as_old_as_it_may_be_and_not_older() -> None:
+    scene = Scene(max_age=0.1)
+    scene.step(3)
+    assert scene.window.fault(scene.now + 100 * MS) == ""
+    assert "0.10 s old" in scene.window.fault(scene.now + 101 * MS)
+
+
+def test_a_stamp_may_lie_a_little_ahead() -> None:
+    scene = Scene()
+    scene.step(2)
+    scene.window.add_image("front", picture(9), scene.now + 50 * MS, scene.now)
+    assert scene.window.fault(scene.now) == ""
+    scene.window.add_image("front", picture(10), scene.now + 101 * MS, scene.now + 50 * MS)
+    assert "0.05 s in the future" in scene.window.fault(scene.now + 50 * MS)
+
+
+def test_the_longest_instruction_is_allowed_and_spaces_do_not_count() -> None:
+    window = ObservationWindow(WindowConfig(("front",), 64, max_instruction=5))
+    assert window.set_instruction("  ab   cd ")
+    assert window.instruction == "ab cd"
+    assert not window.set_instruction("ab cde")
+    assert window.instruction == "ab cd"
+    assert window.set_instruction("ab cd"), "after a fault the same one counts as new"
+
+
+def test_an_older_state_is_ignored_and_the_nearest_one_is_used() -> None:
+    scene = Scene(max_skew=0.03)
+    scene.step(3, move=0.01)
+    scene.window.add_state(state(9.0), scene.now - MS)
+    scene.window.add_state(state(0.5), scene.now + 20 * MS)
+    assert scene.window.at(scene.now).state[1] == pytest.approx(0.03)
+    assert scene.window.at(scene.now + 20 * MS).state[1] == pytest.approx(0.5)
+    assert scene.window.complete_stamp() == scene.now, "the images' stamp, not the state's"
+
+
+def test_images_and_state_may_lie_apart_by_the_skew_and_no_more() -> None:
+    scene = Scene(max_skew=0.03)
+    scene.step(3)
+    scene.window.add_state(state(), scene.now + 30 * MS)
+    assert scene.window.complete_stamp() == scene.now
+    assert scene.window.knows(scene.now - 20 * MS)
+    scene.window.add_state(state(), scene.now + 31 * MS)
+    assert scene.window.complete_stamp() == 0
+    assert not scene.window.knows(scene.now + 62 * MS)
+
+
+def test_so_many_observations_are_remembered() -> None:
+    scene = Scene(memory=4)
+    scene.step(10)
+    assert scene.window.knows(scene.now - 3 * STEP)
+    assert not scene.window.knows(scene.now - 4 * STEP)
+
+
+def test_a_frozen_camera_is_told_from_a_still_scene_by_how_far_the_arm_moved() -> None:
+    for move, frozen in ((0.0024, False), (0.0032, True)):
+        scene = Scene(frozen_frames=8, frozen_motion=0.02)
+        scene.frozen = {"front"}
+        assert ("frozen" in scene.step(8, move=move)) == frozen

@@ -36,8 +36,21 @@ def test_a_late_tick_is_jitter_and_not_a_miss() -> None:
     assert summary.jitter_p99 == pytest.approx(0.02, abs=1e-3)
 
 
-def test_no_tick_has_an_empty_summary() -> None:
+def test_no_tick_has_an_empty_summary_and_old_ones_are_forgotten() -> None:
     assert TickStatistics(0.05).summary().jitter_p50 == 0.0
+    statistics = TickStatistics(0.05, window=3)
+    for at in (0, 90, 140, 190, 240):
+        statistics.tick(at * MS)
+    summary = statistics.summary()
+    assert (summary.ticks, summary.missed) == (5, 1)
+    assert summary.jitter_p99 == pytest.approx(0.0, abs=1e-9)
+
+
+def test_half_of_the_ticks_jitter_less_than_the_median() -> None:
+    statistics = TickStatistics(0.05)
+    for at in (0, 51, 103, 156):
+        statistics.tick(at * MS)
+    assert statistics.summary().jitter_p50 == pytest.approx(0.002, abs=1e-9)
 
 
 def test_the_first_chunk_is_due_at_once_and_the_next_before_the_old_one_ends() -> None:
@@ -62,6 +75,16 @@ def test_a_chunk_is_due_when_the_clock_has_gone_back() -> None:
     schedule.asked(5_000 * MS, 10)
     assert not schedule.due(5_000 * MS)
     assert schedule.due(4_000 * MS)
+
+
+def test_the_slowest_of_the_last_computations_counts_and_older_ones_do_not() -> None:
+    schedule = ChunkSchedule(0.05, margin_steps=0, memory=2)
+    schedule.asked(1000 * MS, length=8)
+    for seconds, ahead in ((0.16, 4), (0.05, 4), (0.05, 1), (0.12, 3)):
+        schedule.answered(seconds)
+        assert schedule.steps_ahead == ahead
+    schedule.asked(1000 * MS, length=1)
+    assert schedule.steps_ahead == 1
 
 
 def test_a_new_instruction_makes_a_chunk_due_at_once() -> None:

@@ -110,12 +110,12 @@ class SafetyGate:
         if mode not in MODES:
             raise ConfigError(f"mode is '{mode}', expected one of {', '.join(MODES)}")
         self.mode = mode
-        self._level, self._calm = Decision.ALLOW, 0
+        self._level = Decision.ALLOW
 
     def recover(self) -> None:
         """Release a latched STOP; the gate holds until the next chunk is judged."""
         self._stopped = ""
-        self._level, self._calm = Decision.ALLOW, 0
+        self._level = Decision.ALLOW
         self._freshness.forget()
         self.decision, self.reason = Decision.HOLD, "recovered; waiting for a chunk"
 

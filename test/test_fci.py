@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from enum import IntEnum
@@ -16,7 +17,7 @@ from safedojo_ros.robot.fci.client import FrankaArm, FrankaConfig
 from safedojo_ros.robot.fci.controller import LOST_IN_A_ROW, FciController
 from safedojo_ros.robot.fci.emulator import FciEmulator
 from safedojo_ros.robot.fci.gripper import MAX_WIDTH, GripperController
-from safedojo_ros.robot.fci.motion import MotionBroken, MotionGenerator
+from safedojo_ros.robot.fci.motion import MotionBroken, MotionGenerator, too_fast
 from safedojo_ros.robot.fci.protocol import (
     CYCLE,
     Controller,
@@ -32,6 +33,7 @@ from safedojo_ros.robot.fci.protocol import (
 )
 from safedojo_ros.robot.fci.urdf import fr3_urdf
 from safedojo_ros.robot.kinematics import Kinematics
+from safedojo_ros.robot.limits import FR3_JOINTS
 from safedojo_ros.robot.playback.target import Target
 from safedojo_ros.worlds.tabletop.robot import TabletopRobot
 from safedojo_ros.worlds.tabletop.scene import ARM_X, HOME_JOINTS
@@ -329,6 +331,17 @@ def test_joint_velocities_keep_the_published_limits(
     with pytest.raises(MotionBroken) as broken:
         motion.step(command(dq_c=told))
     assert broken.value.error == error
+
+
+def test_a_joint_is_too_fast_a_percent_beyond_what_it_may_do_where_it_is() -> None:
+    lowest, highest = FR3_JOINTS.velocity_range(HOME_JOINTS)
+    for joint in range(7):
+        for limit in (lowest, highest):
+            speeds = np.zeros(7)
+            speeds[joint] = limit[joint] * 1.005
+            assert not too_fast(HOME_JOINTS, speeds)
+            speeds[joint] = limit[joint] * 1.015
+            assert too_fast(HOME_JOINTS, speeds)
 
 
 def test_the_way_into_a_joint_stop_is_refused() -> None:
@@ -719,6 +732,14 @@ def test_an_address_is_served_once_and_free_again_after_it(
         FciEmulator(PerfectRobot(), "127.0.0.21")
     served[0].close()
     FciEmulator(PerfectRobot(), "127.0.0.21").close()
+
+
+def test_a_job_is_done_between_two_cycles_by_the_thread_that_serves(
+    served: tuple[FciEmulator, TabletopRobot],
+) -> None:
+    by: list[threading.Thread] = []
+    served[0].between_cycles(lambda: by.append(threading.current_thread()))
+    assert [thread.name for thread in by] == ["fci-emulator"]
 
 
 def test_a_command_that_does_not_come_in_time_is_counted(

@@ -113,6 +113,18 @@ def test_identical_pictures_of_a_standing_arm_are_no_fault() -> None:
     assert scene.step(60) == ""
 
 
+def test_identical_images_of_a_hand_that_turns_where_it_is_are_no_fault() -> None:
+    scene = Scene()
+    scene.frozen = {"front", "wrist"}
+    for number in range(30):
+        scene.silent = {"arm"}
+        scene.step(1)
+        turned = state()
+        turned[3:6] -= 0.05 * number
+        scene.window.add_state(turned, scene.now)
+    assert scene.window.fault(scene.now) == ""
+
+
 def test_a_jump_of_the_arm_before_the_first_identical_picture_does_not_count() -> None:
     scene = Scene()
     scene.step(5, move=0.05)

@@ -1,4 +1,4 @@
-"""What a world model and its heads must reach before anything is practised in imagination."""
+"""What world model, success classifier and safety head must reach before a policy trains there."""
 
 import math
 from collections.abc import Mapping

@@ -10,13 +10,13 @@ from safedojo_ros.models.pi0_policy import PI0Policy
 
 @dataclass(frozen=True)
 class PolicyBatch:
-    """B demonstrated moments, on the policy's device.
+    """B demonstrated frames, on the policy's device.
 
-    pictures: (B, cameras, 3, S, S); tokens: (B, L); state: (B, 8) and actions: (B, H, 7),
+    images: (B, cameras, 3, S, S); tokens: (B, L); state: (B, 8) and actions: (B, H, 7),
     normalised; exists: (B, H) bool, false beyond the episode's end.
     """
 
-    pictures: torch.Tensor
+    images: torch.Tensor
     tokens: torch.Tensor
     state: torch.Tensor
     actions: torch.Tensor
@@ -26,9 +26,9 @@ class PolicyBatch:
 def imitation_loss(
     policy: PI0Policy, batch: PolicyBatch, draws: int, generator: torch.Generator
 ) -> torch.Tensor:
-    """Mean squared error of the velocity, at `draws` (time, noise) pairs for each moment.
+    """Mean squared error of the velocity, at `draws` (time, noise) pairs for each frame.
 
-    Pictures and instruction pass the network once for all of them.
+    Images and instruction pass the network once for all of them.
     """
     noise = torch.randn(
         len(batch.state) * draws, policy.chunk_length, ACTION_SIZE, generator=generator
@@ -39,7 +39,7 @@ def imitation_loss(
     actions = batch.actions.repeat_interleave(draws, 0)
     state = batch.state.repeat_interleave(draws, 0)
     noisy = time[:, None, None] * noise + (1 - time[:, None, None]) * actions
-    prefix = policy.prefix(batch.pictures, batch.tokens).repeated(draws)
+    prefix = policy.prefix(batch.images, batch.tokens).repeated(draws)
     error = policy.velocity(prefix, state, noisy, time) - (noise - actions)
     weight = batch.exists.repeat_interleave(draws, 0)[..., None].float()
     return (error.square() * weight).sum() / (weight.sum() * ACTION_SIZE)

@@ -1,6 +1,6 @@
-"""The frame autoencoder: diffusers' AutoencoderKL on single pictures.
+"""The frame autoencoder: diffusers' AutoencoderKL on single images.
 
-World model and safety head see its latents, so that both read the same picture of the scene.
+World model and safety head see its latents, so that both read the same image of the scene.
 """
 
 from dataclasses import asdict, dataclass
@@ -43,7 +43,7 @@ class AutoencoderSize:
 
 
 CPU_BATCH = 16
-"""Pictures that pass the network together on a CPU: more would not fit its caches (half speed)."""
+"""Images that pass the network together on a CPU: more would not fit its caches (half speed)."""
 
 
 def _parts(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -87,24 +87,24 @@ class FrameAutoencoder(torch.nn.Module):
                 parameter.data = parameter.data.contiguous(memory_format=layout)
         return self
 
-    def encode(self, pictures: torch.Tensor) -> torch.Tensor:
-        """The mean latent of each picture, scaled to unit variance."""
-        parts = _parts(pictures)
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """The mean latent of each image, scaled to unit variance."""
+        parts = _parts(images)
         latents = [self.network.encode(part).latent_dist.mode() for part in parts]
         return torch.cat(latents) / self.latent_scale
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Pictures of scaled latents."""
+        """Images of scaled latents."""
         parts = _parts(latents * self.latent_scale)
         return torch.cat([self.network.decode(part).sample for part in parts])
 
     def loss(
-        self, pictures: torch.Tensor, kl_weight: float, noise: torch.Tensor
+        self, images: torch.Tensor, kl_weight: float, noise: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(training loss, mean squared reconstruction error); noise: like the latents."""
-        posterior = self.network.encode(pictures).latent_dist
+        posterior = self.network.encode(images).latent_dist
         decoded = self.network.decode(posterior.mean + posterior.std * noise).sample
-        error = decoded - pictures
+        error = decoded - images
         squared = error.square().mean()
         return squared + 0.2 * error.abs().mean() + kl_weight * posterior.kl().mean(), squared
 

@@ -1,6 +1,6 @@
 """Likelihoods of a flow-matching policy: its sampling ODE with Gaussian noise injected once.
 
-x_t = t·noise + (1 − t)·action, from t = 1 to 0, so that the network's velocity v tells both ends:
+x_t = t·noise + (1 − t)·action, from t = 1 to 0, so that the network's velocity v gives both ends:
 action x̂ = x − t·v and noise n̂ = x + (1 − t)·v. Flow-SDE's step from t to t' < t is then
 
 x' ~ N((1 − t')·x̂ + √(1 − a²)·t'·n̂, (a·τ·t')²)    a: noise level, τ: temperature
@@ -97,8 +97,8 @@ class StochasticFlow:
         """One chunk an observation; the noisy transition is kept."""
         policy = self.policy
         policy.network.eval()
-        pictures, tokens, state = policy.inputs(observations)
-        prefix = policy.prefix(pictures, tokens)
+        images, tokens, state = policy.inputs(observations)
+        prefix = policy.prefix(images, tokens)
         keys_values = prefix.stacked()
         draws = [self._draw(g) for g in generators]
         start, step, noise = (torch.stack(p).to(policy.device) for p in zip(*draws, strict=True))

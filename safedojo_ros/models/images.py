@@ -1,4 +1,4 @@
-"""Camera pictures as tensors."""
+"""Camera images as tensors."""
 
 from collections.abc import Sequence
 
@@ -9,12 +9,12 @@ from safedojo_ros.core.errors import ObservationRejected
 from safedojo_ros.core.types import Observation
 
 
-def stack_pictures(
+def stack_images(
     observations: Sequence[Observation], cameras: tuple[str, ...], image_size: int
 ) -> torch.Tensor:
     """(B, cameras, 3, S, S) float32 in [−1, 1]; raises `ObservationRejected` for another size.
 
-    Square pictures whose side is a multiple of S are averaged down to it.
+    Square images whose side is a multiple of S are averaged down to it.
     """
     for observation in observations:
         observation.validate(cameras)
@@ -22,15 +22,15 @@ def stack_pictures(
     height, width = max(sizes)
     if len(sizes) > 1 or height != width or height % image_size:
         raise ObservationRejected(
-            f"the cameras gave pictures of {_sides(sizes)} pixels, expected "
+            f"the cameras gave images of {_sides(sizes)} pixels, expected "
             f"{image_size}x{image_size}, or all of one multiple of it; set the camera node's size"
         )
     frames = np.stack([[o.images[name] for name in cameras] for o in observations])
-    pictures = to_unit(torch.from_numpy(frames))
+    images = to_unit(torch.from_numpy(frames))
     if height == image_size:
-        return pictures
-    fewer = torch.nn.functional.avg_pool2d(pictures.flatten(0, 1), height // image_size)
-    return fewer.unflatten(0, pictures.shape[:2])
+        return images
+    fewer = torch.nn.functional.avg_pool2d(images.flatten(0, 1), height // image_size)
+    return fewer.unflatten(0, images.shape[:2])
 
 
 def _sides(sizes: set[tuple[int, int]]) -> str:
@@ -42,7 +42,7 @@ def to_unit(frames: torch.Tensor) -> torch.Tensor:
     return frames.movedim(-1, -3).float() / 127.5 - 1.0
 
 
-def to_uint8(pictures: torch.Tensor) -> torch.Tensor:
+def to_uint8(images: torch.Tensor) -> torch.Tensor:
     """Inverse of `to_unit`."""
-    scaled = (pictures.clamp(-1.0, 1.0) + 1.0) * 127.5
+    scaled = (images.clamp(-1.0, 1.0) + 1.0) * 127.5
     return scaled.round().to(torch.uint8).movedim(-3, -1)

@@ -19,7 +19,7 @@ from safedojo_ros.core.bounds import within_bounds
 from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import CheckpointError
 from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE, Observation
-from safedojo_ros.models.images import stack_pictures
+from safedojo_ros.models.images import stack_images
 from safedojo_ros.models.instructions import check_instruction, train_tokenizer
 from safedojo_ros.models.normalisation import RobotScales, unit_scales
 from safedojo_ros.models.weights import (
@@ -122,7 +122,7 @@ def network_config(size: PI0Size, vocabulary: int) -> PI0Config:
 
 @dataclass
 class Prefix:
-    """What the expert attends to: the cache of pictures and instruction, and their mask (B, T)."""
+    """What the expert attends to: the cache of images and instruction, and their mask (B, T)."""
 
     cache: Any
     mask: torch.Tensor
@@ -171,7 +171,7 @@ class PI0Policy:
         self, observations: list[Observation], generators: list[torch.Generator] | None = None
     ) -> np.ndarray:
         """(B, H, 7) actions; see `models.policy.Policy.act`."""
-        pictures, tokens, state = self.inputs(observations)
+        images, tokens, state = self.inputs(observations)
         shape = (self.chunk_length, ACTION_SIZE)
         if generators is None:
             noise = torch.randn(len(observations), *shape)
@@ -179,7 +179,7 @@ class PI0Policy:
             noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
         self.network.eval()
         noise = self.size.temperature * noise.to(self.device)
-        return self.physical(self.denoise(self.prefix(pictures, tokens), state, noise))
+        return self.physical(self.denoise(self.prefix(images, tokens), state, noise))
 
     def to(self, device: torch.device | str) -> "PI0Policy":
         """Move the network."""
@@ -199,15 +199,15 @@ class PI0Policy:
     def inputs(
         self, observations: list[Observation]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Pictures (B, cameras, 3, S, S), tokens (B, L) and normalised state (B, 8), on the device.
+        """Images (B, cameras, 3, S, S), tokens (B, L) and normalised state (B, 8), on the device.
 
         Raises `ObservationRejected`.
         """
-        pictures = stack_pictures(observations, self.cameras, self.image_size)
+        images = stack_images(observations, self.cameras, self.image_size)
         tokens = self.tokenise([o.instruction for o in observations])
         state = torch.from_numpy(np.stack([o.state for o in observations]).astype(np.float32))
         state = self.scales.state.normalise(state)
-        return pictures.to(self.device), tokens.to(self.device), state.to(self.device)
+        return images.to(self.device), tokens.to(self.device), state.to(self.device)
 
     def physical(self, chunks: torch.Tensor) -> np.ndarray:
         """(B, H, 7) normalised chunks → metres and radians, within bounds."""
@@ -224,17 +224,17 @@ class PI0Policy:
 
     # ---------------------------------------------------------------- network
 
-    def prefix(self, pictures: torch.Tensor, tokens: torch.Tensor) -> Prefix:
-        """Run pictures (B, cameras, 3, S, S) and tokens (B, L) through the language model once."""
+    def prefix(self, images: torch.Tensor, tokens: torch.Tensor) -> Prefix:
+        """Run images (B, cameras, 3, S, S) and tokens (B, L) through the language model once."""
         model = self.network.model
-        count, cameras = pictures.shape[:2]
+        count, cameras = images.shape[:2]
         patches = (self.image_size // self.size.patch) ** 2
         image_token = self.tokenizer.get_vocab_size()  # as in `network_config`
-        images = torch.full((count, cameras * patches), image_token, device=tokens.device)
-        input_ids = torch.cat([images, tokens], dim=1)
-        mask = torch.cat([torch.ones_like(images), (tokens != 0).long()], dim=1)
+        seen_tokens = torch.full((count, cameras * patches), image_token, device=tokens.device)
+        input_ids = torch.cat([seen_tokens, tokens], dim=1)
+        mask = torch.cat([torch.ones_like(seen_tokens), (tokens != 0).long()], dim=1)
         seen = torch.ones(count, cameras, dtype=torch.bool, device=tokens.device)
-        embeddings = model.embed_prefix(input_ids, pictures, seen)
+        embeddings = model.embed_prefix(input_ids, images, seen)
         output = model.vlm(
             inputs_embeds=embeddings,
             attention_mask=mask,

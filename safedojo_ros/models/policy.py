@@ -14,7 +14,7 @@ from safedojo_ros.core.types import Observation
 class Policy(Protocol):
     """Observations in, action chunks out.
 
-    checkpoint_id: of the weights; chunk_length: H; cameras, image_size: which pictures it needs.
+    checkpoint_id: of the weights; chunk_length: H; cameras, image_size: which images it needs.
     """
 
     checkpoint_id: str
@@ -27,14 +27,14 @@ class Policy(Protocol):
     ) -> np.ndarray:
         """(B, H, 7) actions in metres and radians; noise comes from one generator an observation.
 
-        Raises `ObservationRejected` for a missing or misshapen picture, a non-finite state, or an
+        Raises `ObservationRejected` for a missing or misshapen image, a non-finite state, or an
         instruction that the policy was not trained on.
         """
         ...
 
 
 class StoredPolicy(Policy, Protocol):
-    """A policy with files. instructions: the sentences that it was taught."""
+    """A policy with files. instructions: the sentences that it was trained on."""
 
     instructions: tuple[str, ...]
 

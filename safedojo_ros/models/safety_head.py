@@ -1,10 +1,10 @@
 """The safety head: latent context and action chunk → P(contact) for each step of the chunk.
 
 SafeDojo's method, a convolutional encoder of the latent context and an MLP over the chunk, with one
-difference: the MLP is asked about every step by itself, by where the hand would be before and after
-it, and all steps share its weights. So the picture has to tell where things are, the state where
-the hand is, and the picture may be of another moment of the same scene. In training it often is
-(`learning.safety_head`); in imagination it is the real frame that a future began with.
+difference: the MLP is asked about every step by itself, by where the gripper would be before and
+after it, and all steps share its weights. So the image has to show where objects are, the state
+where the gripper is, and the image may be of another frame of the same scene. In training it often
+is (`learning.safety_head`); in imagination it is the real frame that a future began with.
 """
 
 from dataclasses import asdict, dataclass
@@ -23,7 +23,7 @@ from safedojo_ros.core.types import (
     Observation,
 )
 from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
-from safedojo_ros.models.images import stack_pictures
+from safedojo_ros.models.images import stack_images
 from safedojo_ros.models.normalisation import RobotScales, unit_scales
 from safedojo_ros.models.weights import (
     fitting,
@@ -98,7 +98,7 @@ class SafetyHead(torch.nn.Module):
         )
         self.temperature: torch.Tensor
         self.register_buffer("temperature", torch.ones(()))
-        # a normalised action → the way that it goes, in normalised positions
+        # a normalised action → its displacement, in normalised positions
         self.stride: torch.Tensor
         self.drift: torch.Tensor
         spread = scales.state.scale[:3]
@@ -111,8 +111,8 @@ class SafetyHead(torch.nn.Module):
         """latents (B, cameras·C, s, s), state (B, 8), chunk (B, H, 7) → logits (B, H).
 
         Several chunks (B, K, H, 7) for each context give (B, K, H); they may begin in different
-        states (B, K, 8). The latents may be of an earlier moment than the state, as long as nothing
-        but the hand, and what it carries, has moved since.
+        states (B, K, 8). The latents may be of an earlier frame than the state, as long as nothing
+        but the gripper, and what it carries, has moved since.
         """
         several = chunk.ndim == 4
         if not several:
@@ -127,7 +127,7 @@ class SafetyHead(torch.nn.Module):
     ) -> torch.Tensor:
         """Logits (B, K, H) of state (B, K, 8) and chunk (B, K, H, 7), the mean over M `contexts`.
 
-        contexts: (B, M, hidden), what `context` made of the latents of M moments of a scene.
+        contexts: (B, M, hidden), what `context` made of the latents of M frames of a scene.
         """
         asked = self.query(self._steps(state, chunk))[:, None] + contexts[:, :, None, None]
         logits: torch.Tensor = self.mlp(asked)[..., 0].mean(1) / self.temperature
@@ -135,12 +135,12 @@ class SafetyHead(torch.nn.Module):
 
     def _steps(self, state: torch.Tensor, chunk: torch.Tensor) -> torch.Tensor:
         """What the MLP is told about every step, (B, K, H, …), of state (B, K, 8) and chunk."""
-        way = chunk[..., :3] * self.stride + self.drift
-        after = state[..., None, :3] + way.cumsum(-2)
+        path = chunk[..., :3] * self.stride + self.drift
+        after = state[..., None, :3] + path.cumsum(-2)
         place = torch.linspace(-1.0, 1.0, chunk.shape[-2]).to(chunk)[:, None]
         return torch.cat(
             [
-                self._waves((after - way) / 2),
+                self._waves((after - path) / 2),
                 self._waves(after / 2),
                 state[..., None, :].expand(*chunk.shape[:-1], -1),
                 chunk,
@@ -194,13 +194,13 @@ class SafetyModel:
 
     @torch.no_grad()
     def contexts(self, observations: list[Observation]) -> torch.Tensor:
-        """(B, hidden): what the head takes from the pictures of each observation.
+        """(B, hidden): what the head takes from the images of each observation.
 
-        Raises `ObservationRejected` for pictures that do not fit.
+        Raises `ObservationRejected` for images that do not fit.
         """
         self.network.eval()
-        pictures = stack_pictures(observations, self.cameras, self.image_size)
-        context: torch.Tensor = self.head.context(self.encode(pictures))
+        images = stack_images(observations, self.cameras, self.image_size)
+        context: torch.Tensor = self.head.context(self.encode(images))
         return context
 
     @torch.no_grad()
@@ -225,10 +225,10 @@ class SafetyModel:
         logits = self.head.answers(contexts, states, chunks)
         return torch.sigmoid(logits).reshape(actions.shape[:-1]).numpy().astype(np.float64)
 
-    def encode(self, pictures: torch.Tensor) -> torch.Tensor:
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
         """(B, cameras, 3, S, S) → (B, cameras·C, s, s) latents."""
-        latents = self.autoencoder.encode(pictures.flatten(0, 1))
-        return latents.unflatten(0, pictures.shape[:2]).flatten(1, 2)
+        latents = self.autoencoder.encode(images.flatten(0, 1))
+        return latents.unflatten(0, images.shape[:2]).flatten(1, 2)
 
     def spec(self) -> dict[str, Any]:
         """Inputs and outputs, for the manifest."""

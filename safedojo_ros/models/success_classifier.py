@@ -1,6 +1,6 @@
-"""The success classifier: one moment's pictures → P(the task is done), for each known instruction.
+"""The success classifier: one frame's images → P(the task is done), for each known instruction.
 
-transformers' ResNet on single moments, the cameras stacked as channels, one logit an instruction.
+transformers' ResNet on single frames, the cameras stacked as channels, one logit an instruction.
 A task counts as done only after several consecutive frames over the threshold, so that one lucky
 frame is no success.
 """
@@ -100,27 +100,27 @@ class SuccessModel:
             embedder: Any = self.network.resnet.embedder
             embedder.pooler = torch.nn.Identity()
 
-    def logits(self, pictures: torch.Tensor, instruction: torch.Tensor) -> torch.Tensor:
-        """pictures (B, cameras, 3, S, S) in [-1, 1], instruction (B,) their indices → (B,)."""
-        every = self.network(pictures.flatten(1, 2)).logits
+    def logits(self, images: torch.Tensor, instruction: torch.Tensor) -> torch.Tensor:
+        """images (B, cameras, 3, S, S) in [-1, 1], instruction (B,) their indices → (B,)."""
+        every = self.network(images.flatten(1, 2)).logits
         return every.gather(1, instruction[:, None])[:, 0]
 
     @torch.no_grad()
-    def probability(self, pictures: torch.Tensor, instructions: list[str]) -> torch.Tensor:
-        """(B,) P(success) of pictures (B, cameras, 3, S, S) in [-1, 1], on the model's device.
+    def probability(self, images: torch.Tensor, instructions: list[str]) -> torch.Tensor:
+        """(B,) P(success) of images (B, cameras, 3, S, S) in [-1, 1], on the model's device.
 
         Raises `ObservationRejected` for another shape or an instruction it was not trained on.
         """
         wanted = (len(instructions), len(self.cameras), 3, self.image_size, self.image_size)
-        if tuple(pictures.shape) != wanted:
+        if tuple(images.shape) != wanted:
             raise ObservationRejected(
-                f"pictures have shape {tuple(pictures.shape)}, expected {wanted}: "
+                f"images have shape {tuple(images.shape)}, expected {wanted}: "
                 f"instructions, cameras {', '.join(self.cameras)}, colours, height, width"
             )
         device = next(self.network.parameters()).device
         self.network.eval()
         index = self.instruction_index(instructions).to(device)
-        return torch.sigmoid(self.logits(pictures.to(device), index))
+        return torch.sigmoid(self.logits(images.to(device), index))
 
     def instruction_index(self, instructions: list[str]) -> torch.Tensor:
         """(B,) which logit belongs to each; raises `ObservationRejected` for an unknown one."""

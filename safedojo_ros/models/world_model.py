@@ -5,7 +5,7 @@ matching that starts at the last seen frame, so that standing still is what need
 x_t = (1 − t)·frame + t·start, start = last + noise, velocity = start − frame. Actions enter through
 cross-attention, one token a step, each with the state that the arm is predicted to reach. What the
 cameras see of an arm in that state is drawn beside the latents, with the number of the frame, since
-Wan's tokens know only how far they are apart. The cameras' latents lie side by side in one picture.
+Wan's tokens know only how far they are apart. The cameras' latents lie side by side in one image.
 The first frame of the context is remembered for the whole future, so that what the arm hides is not
 forgotten. The proprioceptive state is predicted, too, since imagination has no joint sensors.
 """
@@ -147,7 +147,7 @@ class ArmDrawing(torch.nn.Module):
 
 
 class WorldModelNetwork(torch.nn.Module):
-    """Velocity of noisy future frames, and future states. cells: C, h, w of a moment's latents."""
+    """Velocity of noisy future frames, and future states. cells: C, h, w of a frame's latents."""
 
     def __init__(self, size: WorldModelSize, cells: tuple[int, int, int]) -> None:
         super().__init__()
@@ -238,18 +238,18 @@ class WorldModel:
         return next(self.parts.parameters()).device
 
     @torch.no_grad()
-    def encode(self, pictures: torch.Tensor) -> torch.Tensor:
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
         """(B, F, cameras, 3, S, S) → latents (B, F, C, s, cameras·s), cameras side by side."""
-        latents = self.autoencoder.encode(pictures.flatten(0, 2))
-        latents = latents.unflatten(0, pictures.shape[:3])
+        latents = self.autoencoder.encode(images.flatten(0, 2))
+        latents = latents.unflatten(0, images.shape[:3])
         return torch.cat(list(latents.unbind(2)), dim=-1)
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Inverse of `encode`."""
         sides = torch.stack(latents.chunk(len(self.cameras), dim=-1), dim=2)
-        pictures = self.autoencoder.decode(sides.flatten(0, 2))
-        return pictures.unflatten(0, sides.shape[:3])
+        images = self.autoencoder.decode(sides.flatten(0, 2))
+        return images.unflatten(0, sides.shape[:3])
 
     @torch.no_grad()
     def imagine(

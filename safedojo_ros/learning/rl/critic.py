@@ -102,13 +102,13 @@ def chunk_signals(rollouts: Rollouts, reward: np.ndarray, cost_m: int) -> torch.
     """
     owner = rollouts.trajectory.numpy()
     execute = rollouts.executed.shape[1]
-    played = np.zeros(len(reward), dtype=int)
+    done = np.zeros(len(reward), dtype=int)
     last = np.zeros(len(reward), dtype=int)
     signals = np.zeros((len(owner), 2), dtype=np.float32)
     for n, i in enumerate(owner):
-        steps = slice(played[i] * execute, (played[i] + 1) * execute)
+        steps = slice(done[i] * execute, (done[i] + 1) * execute)
         signals[n, 1] = rollouts.cost[i, steps].sum() / cost_m
-        played[i] += 1
+        done[i] += 1
         last[i] = n
     signals[last, 0] = reward
     return torch.from_numpy(signals)

@@ -1,8 +1,8 @@
 """The imagined world: world model, success classifier and safety head as a world to act in.
 
 It offers `reset` and `step` like `worlds.vector.VectorWorld`, so a rollout does not know whether it
-dreams. Futures begin at real keyframes; each step adds a chunk of imagined frames, from which the
-policy acts again and success is read; costs are read from the keyframe and the imagined state.
+is imagined. Futures begin at real keyframes; each step adds a chunk of imagined frames, from which
+the policy acts again and success is read; costs are read from the keyframe and the imagined state.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import torch
 from safedojo_ros.core.bounds import within_bounds
 from safedojo_ros.core.errors import CheckpointError, ConfigError
 from safedojo_ros.core.types import ACTION_SIZE, Observation
-from safedojo_ros.models.images import stack_pictures, to_uint8
+from safedojo_ros.models.images import stack_images, to_uint8
 from safedojo_ros.models.safety_head import SafetyModel
 from safedojo_ros.models.success_classifier import SuccessModel
 from safedojo_ros.models.world_model import WorldModel
@@ -22,7 +22,7 @@ from safedojo_ros.worlds.vector import ChunkOutcome
 
 @dataclass(frozen=True)
 class Keyframes:
-    """N real moments at which futures begin.
+    """N real frames at which futures begin.
 
     context: (N, F, C, h, w) latents, of a remembered frame and the newest ones; state: (N, 8) in m
     and rad; instructions: N.
@@ -36,7 +36,7 @@ class Keyframes:
         return len(self.instructions)
 
     def repeated(self, times: int) -> "Keyframes":
-        """Each moment `times` times, one after the other: the groups of GRPO."""
+        """Each frame `times` times, one after the other: the groups of GRPO."""
         return Keyframes(
             self.context.repeat_interleave(times, 0),
             self.state.repeat_interleave(times, 0),
@@ -44,7 +44,7 @@ class Keyframes:
         )
 
     def chosen(self, rows: np.ndarray) -> "Keyframes":
-        """Some of the moments, by their index."""
+        """Some of the frames, by their index."""
         return Keyframes(
             self.context[rows], self.state[rows], tuple(self.instructions[i] for i in rows)
         )
@@ -121,9 +121,9 @@ class ImaginedWorld:
         self._steps = np.zeros(count, dtype=int)
         self._streak = np.zeros(count, dtype=int)
         self._done = np.zeros(count, dtype=bool)
-        pictures = to_uint8(self.world_model.decode(self._context[:, -1:]))[:, 0].cpu()
+        images = to_uint8(self.world_model.decode(self._context[:, -1:]))[:, 0].cpu()
         self._observations = [
-            self._observation(i, pictures[i].numpy(), keyframes.state[i].numpy())
+            self._observation(i, images[i].numpy(), keyframes.state[i].numpy())
             for i in range(count)
         ]
         return list(self._observations)
@@ -171,11 +171,11 @@ class ImaginedWorld:
         frames, states, cost = frames[:, :seen], states[:, :steps], cost[:, :steps]
         self._context[active] = model.advanced(context, frames)
         self._state[active] = states[:, -1]
-        pictures = model.decode(frames)
+        images = model.decode(frames)
         sentences = [self._keyframes.instructions[i] for i in active for _ in range(seen)]
-        probability = self.success.probability(pictures.flatten(0, 1), sentences)
+        probability = self.success.probability(images.flatten(0, 1), sentences)
         outcome = self._read(active, cost, probability.reshape(len(active), seen).cpu().numpy())
-        shown = to_uint8(pictures).cpu().numpy()
+        shown = to_uint8(images).cpu().numpy()
         outcome.frames[active] = shown
         final = model.scales.state.restore(states[:, -1]).cpu().numpy()
         for place, i in enumerate(active.tolist()):
@@ -233,19 +233,19 @@ class ImaginedWorld:
             np.zeros(shape, dtype=np.uint8),
         )
 
-    def _observation(self, i: int, pictures: np.ndarray, state: np.ndarray) -> Observation:
-        """pictures: (cameras, S, S, 3) uint8; state: (8,)."""
+    def _observation(self, i: int, images: np.ndarray, state: np.ndarray) -> Observation:
+        """images: (cameras, S, S, 3) uint8; state: (8,)."""
         assert self._keyframes is not None
-        images = dict(zip(self.cameras, pictures, strict=True))
-        return Observation(images, state.astype(np.float32), self._keyframes.instructions[i])
+        named = dict(zip(self.cameras, images, strict=True))
+        return Observation(named, state.astype(np.float32), self._keyframes.instructions[i])
 
 
 def keyframes_of(model: WorldModel, observations: list[Observation], batch: int = 128) -> Keyframes:
-    """Keyframes of single moments: the frame stands in for what came before it."""
+    """Keyframes of single frames, which stand in for what came before them."""
     side, parts = model.autoencoder.size.image_size, []
     for first in range(0, len(observations), batch):
-        pictures = stack_pictures(observations[first : first + batch], model.cameras, side)
-        parts.append(model.encode(pictures[:, None].to(model.device)).cpu())
+        images = stack_images(observations[first : first + batch], model.cameras, side)
+        parts.append(model.encode(images[:, None].to(model.device)).cpu())
     latents = torch.cat(parts)
     context = latents.expand(-1, model.size.context, -1, -1, -1).contiguous()
     state = torch.from_numpy(np.stack([o.state for o in observations]).astype(np.float32))

@@ -1,4 +1,4 @@
-"""The methods of practice: one trainer, and what tells its baselines and ablations apart.
+"""The methods of practice: one trainer, and in what its baselines and ablations differ.
 
 Nothing here imports torch, so that a command line knows the names at once.
 """

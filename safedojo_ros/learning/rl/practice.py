@@ -3,7 +3,7 @@
 Directory: what `TrainingRun` keeps, evaluations.jsonl (a line a measured evaluation) and
 policies/<update>, the policy that was evaluated after so many updates.
 
-What is measured, and kept, is a blend of the base policy's weights and the practised ones, as
+What is measured, and kept, is a blend of the base policy's weights and the trained ones, as
 WiSE-FT has it (arXiv 2109.01903): scenes that practice did not show keep more of what the base
 knew.
 """
@@ -44,8 +44,8 @@ RATES = ("success", "violations", "safe_success")
 
 @dataclass(frozen=True)
 class SimulatorConfig:
-    """What methods that play in the simulator have instead, where every trajectory is a real
-    episode; 0: the same as in imagination."""
+    """What methods that take their rollouts from the simulator have instead, since every trajectory
+    is a real episode there; 0: the same as in imagination."""
 
     updates: int = 25
     """Most updates, 0 or more."""
@@ -104,7 +104,7 @@ class PracticeConfig:
     preflight: PreflightConfig = field(default_factory=PreflightConfig)
     """What must hold before the first update."""
     simulator: SimulatorConfig = field(default_factory=SimulatorConfig)
-    """Read by methods that play in the simulator."""
+    """Read by methods that take their rollouts from the simulator."""
 
     def __post_init__(self) -> None:
         for name in ("updates", "groups", "max_chunks", "evaluate_every", "evaluation_episodes"):
@@ -114,7 +114,7 @@ class PracticeConfig:
 
 
 def for_method(config: PracticeConfig, method: Method) -> PracticeConfig:
-    """`config` with the sizes that it has where `method` plays, and no more updates than its budget
+    """`config` with the sizes of the world of `method`, and no more updates than its budget
     of real episodes pays for.
 
     Raises `ConfigError` for a group that cannot differ, or a budget below one update.
@@ -130,14 +130,14 @@ def for_method(config: PracticeConfig, method: Method) -> PracticeConfig:
         updates = min(updates, config.real_episodes // each)
     if updates == 0:
         raise ConfigError(
-            f"practice.real_episodes is {config.real_episodes}, an update plays {each} episodes"
+            f"practice.real_episodes is {config.real_episodes}, an update takes {each} episodes"
         )
     update = replace(config.update, minibatch=real.minibatch or config.update.minibatch)
     return replace(config, updates=updates, groups=groups, update=update)
 
 
 class PracticeRefused(SafeDojoError):
-    """A pre-flight check or a gate failed: practising would teach nothing, or nonsense."""
+    """A pre-flight check or a gate failed: training would teach nothing, or nonsense."""
 
 
 @dataclass(frozen=True)
@@ -300,16 +300,16 @@ class Practice:
         if share == 1.0:
             yield self.policy.policy
             return
-        practised = deepcopy(modules.state_dict())
+        trained = deepcopy(modules.state_dict())
         blend = {
             name: torch.lerp(self.base[name], value, share) if value.is_floating_point() else value
-            for name, value in practised.items()
+            for name, value in trained.items()
         }
         modules.load_state_dict(blend)
         try:
             yield self.policy.policy
         finally:
-            modules.load_state_dict(practised)
+            modules.load_state_dict(trained)
 
     def _figures(self) -> dict[str, float]:
         return self._roll_out(0).figures(self.config.update.cost_m)

@@ -1,8 +1,8 @@
 """Where practice begins: start states, each given to a whole group of trajectories.
 
 Both worlds of practice look alike: `start(update)` gives the observations that trajectories of one
-update begin with, `step(chunks, steps)` plays that much of a chunk. Starts depend on the seed and
-the update alone.
+update begin with, `step(chunks, steps)` executes that much of a chunk. Starts depend on seed and
+update alone.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ from safedojo_ros.worlds.world import Scene
 
 
 class PracticeWorld(Protocol):
-    """What practice plays in.
+    """Where trajectories of practice come from.
 
     real: its collisions are real ones, and are counted as such; contact_threshold: see
     `learning.rl.rollout.ChunkWorld`.
@@ -117,7 +117,7 @@ class KeyframeStarts:
 def recorded_keyframes(
     model: WorldModel, directories: Sequence[Path], levels: Sequence[int], tasks: Sequence[str]
 ) -> Keyframes:
-    """The first moments of recorded episodes at these levels, of these tasks (none: of all)."""
+    """The first frames of recorded episodes at these levels, of these tasks (none: of all)."""
     observations = []
     for directory in directories:
         reader = EpisodeReader(directory)
@@ -128,10 +128,10 @@ def recorded_keyframes(
         ]
         if not wanted:
             continue
-        pictures = reader.first_pictures(wanted)
+        first = reader.first_pictures(wanted)
         arrays = reader.load_arrays(wanted, images=False)
         for place, e in enumerate(wanted):
-            images = {n: pictures[CAMERA_PREFIX + n][place] for n in model.cameras}
+            images = {n: first[CAMERA_PREFIX + n][place] for n in model.cameras}
             state = arrays.state[arrays.starts[place]]
             observations.append(Observation(images, state, reader.rows[e].instruction))
     if not observations:

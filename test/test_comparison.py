@@ -28,6 +28,7 @@ from safedojo_ros.evaluation.compare.comparison import (
 )
 from safedojo_ros.evaluation.compare.report import Film, comparison_page
 from safedojo_ros.evaluation.protocol import EvaluationReport, TrialResult
+from safedojo_ros.learning.rl.methods import ABLATIONS, METHODS
 from safedojo_ros.models.pi0_policy import tiny_policy
 from safedojo_ros.pipeline import sweep
 from safedojo_ros.pipeline.filters import RunTimeFilter
@@ -143,7 +144,9 @@ def test_a_limit_is_held_near_it_or_below_it_without_a_multiplier() -> None:
 
 
 def test_the_ablations_name_the_methods_that_they_are() -> None:
-    ablations = compare([*runs(), MethodRun("wmpo", 0, episodes("1100", "1010"), 150)])["ablations"]
+    assert set(ABLATIONS.values()) <= set(METHODS)
+    shown = [*runs(), MethodRun("wmpo", 0, episodes("1100", "1010"), 150)]
+    ablations = compare(shown, ablations=ABLATIONS)["ablations"]
     assert [entry["method"] for entry in ablations] == ["safedojo", "wmpo", "wmpo"]
     assert "without safety head" in comparison_page(compare(runs()) | {"ablations": ablations})
 

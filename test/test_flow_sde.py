@@ -193,6 +193,7 @@ def test_gaussian_log_prob_is_the_normal_density() -> None:
     [
         ({"noise_level": 0.0}, "noise_level is 0.0"),
         ({"least_time": 0.9}, "lower practice.flow.least_time"),
+        ({"least_time": -0.1}, "least_time is -0.1"),
     ],
 )
 def test_settings_out_of_range_are_refused(changes: dict[str, Any], words: str) -> None:

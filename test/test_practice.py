@@ -206,7 +206,9 @@ def test_flat_reward_and_cost_stop_the_run_before_the_first_update(tmp_path: Pat
             return outcome
 
     practice = run(tmp_path, Flat(), lambda policy: report(0.0, 0.0), enforced())
-    with pytest.raises(PracticeRefused, match=r"reward differs in 0%.*cost differs in 0%"):
+    with pytest.raises(
+        PracticeRefused, match=r"reward differs in 0% of 2 groups.*cost differs in 0% of 2"
+    ):
         practice.run()
     assert practice.metrics == []
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.learning.rl.methods import ABLATIONS
 
 if TYPE_CHECKING:
     from safedojo_ros.evaluation.compare.comparison import MethodRun
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     runs += [read_named(text) for text in args.evaluation]
     if not runs:
         raise ConfigError("nothing to report; give --sweep or --evaluation")
-    comparison = compare(runs, args.baseline)
+    comparison = compare(runs, args.baseline, ABLATIONS)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "comparison.json").write_text(json.dumps(comparison, indent=1) + "\n")
     films = [film for directory in args.sweep for film in read_films(directory)]

@@ -23,16 +23,6 @@ RATES = {
 }
 """{rate: whether an episode counts for it}."""
 
-
-ABLATIONS = {
-    "SafeDojo": "safedojo",
-    "without safety head: no cost": "wmpo",
-    "without constraint: cost has no say": "wmpo",
-    "without task head: no reward": "no-task",
-    "fixed multiplier": "fixed-multiplier",
-}
-"""{ablation as in the paper: the method that it is}."""
-
 END_WINDOW = 5
 """Last updates over which a rate in practice is averaged before it is compared with its limit."""
 
@@ -125,13 +115,15 @@ def paired_tests(
     return tests
 
 
-def compare(runs: Sequence[MethodRun], baseline: str = "base") -> dict[str, Any]:
+def compare(
+    runs: Sequence[MethodRun], baseline: str = "base", ablations: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Everything that the report shows, as plain values.
 
     table: methods by level, "all" over them; cells: methods by task and level. Rates are pooled
     over a method's training seeds, with the seeds' own beside them. against: tests with `baseline`,
     seed by seed of training (its first where it has no such seed); difference: over all its seeds,
-    resampled by episode.
+    resampled by episode. ablations: {what an ablation leaves out: the method that it is}.
     """
     methods = list(dict.fromkeys(run.method for run in runs))
     levels: list[int | None] = [*sorted({r.level for run in runs for r in run.results})]
@@ -163,7 +155,7 @@ def compare(runs: Sequence[MethodRun], baseline: str = "base") -> dict[str, Any]
         "cells": cells,
         "ablations": [
             {"ablation": name, "method": method}
-            for name, method in ABLATIONS.items()
+            for name, method in (ablations or {}).items()
             if method in methods
         ],
         "practised": [row for run in runs if run.practice for row in _practised(run)],

@@ -28,7 +28,7 @@ class Groups:
     @property
     def count(self) -> int:
         """How many groups."""
-        return int(self.index.max()) + 1
+        return len(np.bincount(self.index))
 
     def mean(self, values: np.ndarray) -> np.ndarray:
         """(G,) mean of `values` (B,) in each group."""

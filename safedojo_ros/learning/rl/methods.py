@@ -6,9 +6,6 @@ Nothing here imports torch, so that a command line knows the names at once.
 from dataclasses import dataclass
 from typing import Literal
 
-from safedojo_ros.core.config import nearest
-from safedojo_ros.core.errors import ConfigError
-
 
 @dataclass(frozen=True)
 class Method:
@@ -35,13 +32,13 @@ METHODS = {
     "no-task": Method(rewarded=False),
     "fixed-multiplier": Method(fixed_multiplier=True),
 }
-"""The last two are ablations of safedojo. Without its safety head there is no cost, and without its
-constraint cost has no say: both are wmpo.
-"""
+"""{name on the command line, in results and reports: what it is}."""
 
-
-def find_method(name: str) -> Method:
-    """Raises `ConfigError` that names the nearest known method."""
-    if name not in METHODS:
-        raise ConfigError(f"unknown method '{name}'{nearest(name, METHODS)}")
-    return METHODS[name]
+ABLATIONS = {
+    "SafeDojo": "safedojo",
+    "without safety head: no cost": "wmpo",
+    "without constraint: cost has no say": "wmpo",
+    "without task head: no reward": "no-task",
+    "fixed multiplier": "fixed-multiplier",
+}
+"""{ablation as in the paper: the method that it is}."""

@@ -68,11 +68,12 @@ class SimulatorStarts:
     def start(self, update: int) -> list[Observation]:
         """Lay the scenes out; tasks and levels take turns over groups and updates."""
         rng = np.random.default_rng([self.seed, update])
-        number = range(update * self.groups, (update + 1) * self.groups)
         seeds = rng.integers(TRAINING.start, TRAINING.stop, self.groups).tolist()
-        tasks = [self.tasks[n % len(self.tasks)] for n in number]
-        levels = [self.levels[n // len(self.tasks) % len(self.levels)] for n in number]
-        scenes = map(Scene, seeds, tasks, levels)
+        tasks, levels = self.tasks, self.levels
+        scenes = [
+            Scene(seed, tasks[n % len(tasks)], levels[n // len(tasks) % len(levels)])
+            for n, seed in enumerate(seeds, update * self.groups)
+        ]
         return self.vector.reset([s for s in scenes for _ in range(self.group_size)])
 
     def step(self, chunks: np.ndarray, steps: int) -> ChunkOutcome:
@@ -81,7 +82,7 @@ class SimulatorStarts:
 
 
 class KeyframeStarts:
-    """An imagined world: every group one recorded keyframe. Raises `ConfigError` without any."""
+    """An imagined world: every group one recorded keyframe."""
 
     real = False
 
@@ -93,19 +94,17 @@ class KeyframeStarts:
         group_size: int,
         seed: int,
     ) -> None:
-        if len(keyframes) == 0:
-            raise ConfigError("there is no keyframe to begin from; give --data with such levels")
         self.imagined, self.keyframes = imagined, keyframes
         self.contact_threshold = imagined.contact_threshold
         self.groups, self.group_size, self.seed = groups, group_size, seed
 
     def start(self, update: int) -> list[Observation]:
         """Keyframes in a random order, no one twice before all have had their turn."""
-        count = len(self.keyframes)
-        rows = []
-        for n in range(update * self.groups, (update + 1) * self.groups):
-            order = np.random.default_rng([self.seed, n // count]).permutation(count)
-            rows.append(order[n % count])
+        count, first = len(self.keyframes), update * self.groups
+        rows = [
+            np.random.default_rng([self.seed, n // count]).permutation(count)[n % count]
+            for n in range(first, first + self.groups)
+        ]
         self.imagined.seed(stream_seed(self.seed, update))
         return self.imagined.reset(self.keyframes.chosen(np.array(rows)).repeated(self.group_size))
 

@@ -334,7 +334,7 @@ def test_a_run_in_the_simulator_ends_with_its_budget_of_real_episodes(tmp_path: 
     assert [row["step"] for row in outcome.evaluations] == [0, 1, 2]
     assert for_method(replace(config, real_episodes=0), METHODS["grpo"]).updates == 9
     assert for_method(config, METHODS["wmpo"]).updates == 9
-    with pytest.raises(ConfigError, match="real_episodes is 3, an update plays 4"):
+    with pytest.raises(ConfigError, match="real_episodes is 3, an update takes 4"):
         for_method(replace(config, real_episodes=3), METHODS["grpo"])
     with pytest.raises(ConfigError, match="real_episodes is -1"):
         replace(config, real_episodes=-1)

@@ -174,15 +174,13 @@ def _write_result(
     task: PracticeTask, config: "PracticeConfig", outcome: "PracticeOutcome", published: str
 ) -> None:
     """OUT/practice.json, which `safedojo report` reads."""
-    method = METHODS[task.method]
-    moves = method.constrained and not method.fixed_multiplier
     values: dict[str, Any] = asdict(outcome) | {
         "policy": outcome.policy.relative_to(task.out).as_posix(),
         "method": task.method,
         "base": task.base,
         "published": published or None,
         "config": asdict(config),
-        "limit": config.multiplier.limit if moves else None,
+        "limit": config.multiplier.limit if METHODS[task.method].limited else None,
         "demonstrations": [str(path) for path in task.demonstrations],
         "data": data_cost(task.data),
     }

@@ -41,7 +41,7 @@ FILTERS: dict[str, Filter | None] = {
     "base-detour": "detour",
 }
 """Methods without practice: the base policy as it is, or behind a filter at run time."""
-LIMITED = [name for name, m in METHODS.items() if m.constrained and not m.fixed_multiplier]
+LIMITED = [name for name, method in METHODS.items() if method.limited]
 """Methods whose name may give another limit."""
 LEARNED = re.compile(
     rf"(?P<learner>({'|'.join(METHODS)})|({'|'.join(LIMITED)})-limit(?P<limit>0\.\d+|0|1))"

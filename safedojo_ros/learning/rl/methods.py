@@ -22,6 +22,11 @@ class Method:
     fixed_multiplier: bool = False
     """The multiplier stays as it begins."""
 
+    @property
+    def limited(self) -> bool:
+        """Whether the multiplier moves, to hold the rate of violations at its limit."""
+        return self.constrained and not self.fixed_multiplier
+
 
 METHODS = {
     "safedojo": Method(),

@@ -21,7 +21,7 @@ from safedojo_ros.evaluation.protocol import EvaluationReport, TrialResult
 from safedojo_ros.evaluation.recording import record_expert
 from safedojo_ros.evaluation.statistics import wilson
 from safedojo_ros.fidelity.gates import missed_gates
-from safedojo_ros.fidelity.thresholds import Bars, judge
+from safedojo_ros.fidelity.thresholds import FidelityBars, judge
 from safedojo_ros.learning.imitation import Demonstrations
 from safedojo_ros.learning.rl.anchor import Anchor, AnchorConfig
 from safedojo_ros.learning.rl.constrained_grpo import ConstrainedGRPO
@@ -242,7 +242,7 @@ def test_gates_are_read_from_the_manifests() -> None:
     sentences = missed_gates(trained, readers)
     assert "run safedojo validate" in sentences[0]
     assert len(sentences) == 3  # and copying, and AUROC
-    verdicts = judge(Bars(), {"copying_over_mse_8": 9.0, "state_cm_8": 9.0}, rates=False)
+    verdicts = judge(FidelityBars(), {"copying_over_mse_8": 9.0, "state_cm_8": 9.0}, rates=False)
     bars = [{k: v for k, v in asdict(verdict).items() if v is not None} for verdict in verdicts]
     validated = {"world_model": {"bars": bars, "checkpoints": readers}}
     sentences = missed_gates(validated, readers)

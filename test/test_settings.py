@@ -9,7 +9,7 @@ import pytest
 from safedojo_ros.cli.options import field_texts
 from safedojo_ros.core.config import check_ranges, with_overrides
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.fidelity.thresholds import Bars
+from safedojo_ros.fidelity.thresholds import FidelityBars
 from safedojo_ros.learning.presets import preset_names, read_preset
 from safedojo_ros.pipeline.recipe import Recipe, read_recipe
 
@@ -162,6 +162,6 @@ def test_every_setting_is_documented_under_its_line() -> None:
     missing = {
         cls.__name__: {f.name for f in fields(cls)} - set(field_texts(cls))
         for cls in classes
-        if cls.__module__.removeprefix("safedojo_ros.").startswith(mine) and cls is not Bars
+        if cls.__module__.removeprefix("safedojo_ros.").startswith(mine) and cls is not FidelityBars
     }
     assert {name: names for name, names in missing.items() if names} == {}

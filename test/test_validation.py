@@ -30,7 +30,7 @@ from safedojo_ros.fidelity.image_error import (
     peak_signal_to_noise,
     structural_similarity,
 )
-from safedojo_ros.fidelity.thresholds import METRICS, RATES, Bars, ValidationConfig, judge
+from safedojo_ros.fidelity.thresholds import METRICS, RATES, FidelityBars, ValidationConfig, judge
 from safedojo_ros.fidelity.uncertainty import conformal_factor, uncertainty_figures
 from safedojo_ros.fidelity.validation import bar_values, finite, validate
 from safedojo_ros.models.safety_head import tiny_safety
@@ -217,7 +217,7 @@ def test_spread_over_seeds_is_ranked_against_error() -> None:
 
 
 def test_every_bar_is_described_and_judged_in_its_sense() -> None:
-    bars = Bars()
+    bars = FidelityBars()
     names = [name for name in METRICS if not name.endswith("_apart")]
     good = {name: (1e9 if METRICS[name][1] else 0.0) for name in names}
     assert [v.metric for v in judge(bars, good, rates=False)] == names
@@ -232,14 +232,14 @@ def test_every_bar_is_described_and_judged_in_its_sense() -> None:
 
 
 def test_what_could_not_be_measured_misses_its_bar_and_says_so() -> None:
-    verdicts = {v.metric: v for v in judge(Bars(), {"state_cm_8": 1.234}, rates=False)}
+    verdicts = {v.metric: v for v in judge(FidelityBars(), {"state_cm_8": 1.234}, rates=False)}
     assert verdicts["state_cm_8"].sentence == (
         "proprioception error after 8 steps, cm is 1.23, the bar is at most 1 (state_cm_8)"
     )
     missing = verdicts["lead_time_s"]
     assert not missing.passed
     assert "could not be measured on these data, the bar is at least 0.3" in missing.sentence
-    nan = judge(Bars(), {"state_cm_8": math.nan}, rates=False)[3]
+    nan = judge(FidelityBars(), {"state_cm_8": math.nan}, rates=False)[3]
     assert (nan.metric, nan.value, nan.passed) == ("state_cm_8", None, False)
 
 
@@ -323,7 +323,7 @@ def test_the_figures_go_into_the_manifest(root: Path) -> None:
 def test_bars_that_are_reached_pass(root: Path, errors: str) -> None:
     report = json.loads((root / "report/fidelity.json").read_text())
     values = bar_values(report)
-    reached = Bars(**{name: value for name, value in values.items() if value is not None})
+    reached = FidelityBars(**{name: value for name, value in values.items() if value is not None})
     assert all(v.passed for v in judge(reached, values, rates=False))
     missed = [line.rsplit("(", 1)[1].rstrip(")") for line in errors.splitlines()]
     assert missed == [bar["metric"] for bar in report["bars"] if not bar["passed"]]

@@ -22,7 +22,8 @@ CONTROL_PERIOD = 0.05
 
 
 COST_M = 2
-"""How many of the largest step costs make a chunk's cost, where a checkpoint does not say it."""
+"""M: how many of the largest step costs make the cost of a chunk or of a trajectory, where a
+checkpoint does not say it."""
 
 
 class Decision(IntEnum):
@@ -118,10 +119,6 @@ class CostEstimate:
     limit: float
     decision: Decision = Decision.ALLOW
     reason: str = ""
-
-
-COST_M = 2
-"""M: how many of the largest step costs make the cost of a chunk or of a trajectory."""
 
 
 def top_m_mean(step_cost: np.ndarray, m: int) -> float:

@@ -3,16 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from safedojo_ros.fidelity.thresholds import Bars, Verdict, judge
+from safedojo_ros.fidelity.thresholds import FidelityBars, Verdict, judge
 
 
-def missed_gates(
-    fidelity: Mapping[str, Mapping[str, Any]], readers: Mapping[str, str]
-) -> list[str]:
+def missed_gates(fidelity: Mapping[str, Mapping[str, Any]], heads: Mapping[str, str]) -> list[str]:
     """One sentence for each bar that the checkpoints miss.
 
-    fidelity: {kind of checkpoint: "fidelity" of its manifest}; readers: {"success", "safety": id in
-    use}. What `safedojo validate` found, where the world model was validated with these readers;
+    fidelity: {kind of checkpoint: "fidelity" of its manifest}; heads: {"success", "safety": id in
+    use}. What `safedojo validate` found, where the world model was validated with these;
     otherwise that it was not, and what its own training measured.
     """
     report = fidelity.get("world_model", {})
@@ -20,14 +18,14 @@ def missed_gates(
         judged = report.get("checkpoints", {})
         missed = [
             f"the world model was validated with {kind} {judged.get(kind)}, not {name}"
-            for kind, name in readers.items()
+            for kind, name in heads.items()
             if judged.get(kind) != name
         ]
         verdicts = [Verdict(**({"value": None} | bar)) for bar in report["bars"]]
     else:
         missed = ["the world model was not validated; run safedojo validate"]
         known = training_values(fidelity)
-        verdicts = [v for v in judge(Bars(), known, rates=False) if v.metric in known]
+        verdicts = [v for v in judge(FidelityBars(), known, rates=False) if v.metric in known]
     return missed + [verdict.sentence for verdict in verdicts if not verdict.passed]
 
 

@@ -8,7 +8,7 @@ from safedojo_ros.core.config import check_ranges
 
 
 @dataclass(frozen=True)
-class Bars:
+class FidelityBars:
     """A bar for each metric; the metric's description and its sense stand in `METRICS`.
 
     A bar is lowered in a preset or by --set, where everybody sees it, never in the code.
@@ -77,7 +77,7 @@ class ValidationConfig:
     policy's rate."""
     seed: int = 0
     """Of all that is drawn, 0 or more."""
-    bars: Bars = field(default_factory=Bars)
+    bars: FidelityBars = field(default_factory=FidelityBars)
     """What must be reached."""
 
     def __post_init__(self) -> None:
@@ -107,7 +107,7 @@ class Verdict:
         return f"{self.description} {verb}{seen}, the bar is {sense} {self.bar:g} ({self.metric})"
 
 
-def judge(bars: Bars, values: Mapping[str, float | None], rates: bool) -> list[Verdict]:
+def judge(bars: FidelityBars, values: Mapping[str, float | None], rates: bool) -> list[Verdict]:
     """One verdict a bar, in order; without `rates`, those that need a policy are left out.
 
     A metric that is missing, None or not finite misses its bar.

@@ -14,6 +14,7 @@ import torch
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 from safedojo_ros.core.errors import DatasetError
+from safedojo_ros.core.types import COST_M
 from safedojo_ros.data.lerobot.reader import EpisodeReader
 from safedojo_ros.learning.data.latents import recorded_latents
 from safedojo_ros.learning.progress import progress_bar
@@ -45,7 +46,7 @@ class SafetyConfig:
     replays: int = 2048
     chunks: int = 5
     held_out: float = 0.2
-    cost_m: int = 2
+    cost_m: int = COST_M
     cost_limit: float = 0.2
     warmup_steps: int = 50
     save_every: int = 500

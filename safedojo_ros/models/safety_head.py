@@ -18,6 +18,7 @@ from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import ChunkRejected, ConfigError
 from safedojo_ros.core.types import (
     ACTION_SIZE,
+    COST_M,
     STATE_SIZE,
     ActionChunk,
     Observation,
@@ -170,7 +171,7 @@ class SafetyModel:
         size: SafetyHeadSize,
         scales: RobotScales,
         cameras: tuple[str, ...] = ("agentview", "wrist"),
-        cost_m: int = 2,
+        cost_m: int = COST_M,
         cost_limit: float = 0.2,
         checkpoint_id: str = "",
         contact_threshold: float = 0.5,

@@ -1,6 +1,7 @@
 """Settings: every section and key is checked, in range, and given once."""
 
-from dataclasses import fields, is_dataclass
+import re
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -156,12 +157,45 @@ def settings_classes(cls: type) -> set[type]:
     return found
 
 
-def test_every_setting_is_documented_under_its_line() -> None:
-    mine = ("learning.rl", "fidelity", "pipeline", "models")
-    classes = settings_classes(Recipe) - {Recipe}
-    missing = {
-        cls.__name__: {f.name for f in fields(cls)} - set(field_texts(cls))
-        for cls in classes
-        if cls.__module__.removeprefix("safedojo_ros.").startswith(mine) and cls is not FidelityBars
-    }
-    assert {name: names for name, names in missing.items() if names} == {}
+MINE = ("learning.rl", "fidelity", "pipeline", "models")
+CLASSES = [
+    cls
+    for cls in settings_classes(Recipe) - {Recipe, FidelityBars}
+    if cls.__module__.removeprefix("safedojo_ros.").startswith(MINE)
+]
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_every_setting_is_documented_under_its_line(cls: type) -> None:
+    assert {f.name for f in fields(cls)} == set(field_texts(cls))
+
+
+def documented_range(text: str) -> str | None:
+    """The interval that a setting's text speaks of, as `check_ranges` has it."""
+    if found := re.search(r"at least (\d+)", text):
+        return f"[{found[1]}, inf)"
+    if found := re.search(r"(\d+) or more", text):
+        return f"[{found[1]}, inf)"
+    if found := re.search(r"above (\d+)", text):
+        return f"({found[1]}, inf)"
+    found = re.search(r"[\[(]\d+, \d+[\])]", text)
+    return found[0] if found else None
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_a_setting_keeps_to_the_range_that_its_text_gives(cls: Any) -> None:
+    texts, default = field_texts(cls), cls()
+    for name, text in texts.items():
+        value = getattr(default, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            continue
+        interval = documented_range(text)
+        assert interval, f"{name} has no range: {text}"
+        low, high = (float(end) for end in interval[1:-1].split(","))
+        step = 1 if isinstance(value, int) else 1e-3
+        outside = [low if interval[0] == "(" else low - step]
+        if high < float("inf"):
+            outside.append(high if interval[-1] == ")" else high + step)
+        for wrong in outside:
+            with pytest.raises(ConfigError, match=name):
+                replace(default, **{name: type(value)(wrong)})

@@ -44,7 +44,6 @@ def build_practice(
     resume: bool = False,
     missed_gates: Sequence[str] = (),
     stop: Callable[[], bool] = lambda: False,
-    progress: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
 ) -> Practice:
     """The trainer that fine-tunes `base` on `tasks` in `directory`; `run` starts it.
 
@@ -74,7 +73,6 @@ def build_practice(
         resume,
         list(missed_gates),
         stop,
-        progress,
         anchor,
     )
 

@@ -24,7 +24,7 @@ class AutoencoderSize:
     latent_channels: int = 8
     """Channels of a latent, at least 1."""
     image_size: int = 64
-    """Side of the images, pixels, a multiple of 2 to the power of the halvings."""
+    """Side of the images, pixels, at least 1 and a multiple of 2 to the power of the halvings."""
 
     def __post_init__(self) -> None:
         check_ranges(self, layers="[1, inf)", latent_channels="[1, inf)", image_size="[1, inf)")

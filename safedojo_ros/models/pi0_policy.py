@@ -55,7 +55,7 @@ class PI0Size:
     feed_forward: int = 4
     """Width of a layer's MLP over the layer's own, at least 1."""
     patch: int = 16
-    """Side of an image patch, pixels; divides image_size."""
+    """Side of an image patch, pixels, at least 1; divides image_size."""
     image_size: int = 64
     """Side of the images, pixels, at least 1."""
     chunk_length: int = 8

@@ -43,7 +43,7 @@ class SafetyHeadSize:
     """How large the safety head is and what it judges."""
 
     width: int = 32
-    """Channels of the context encoder, a multiple of 8."""
+    """Channels of the context encoder, at least 8 and a multiple of 8."""
     hidden: int = 256
     """Width of the MLPs, at least 1."""
     chunk_length: int = 8

@@ -57,7 +57,7 @@ class WorldModelSize:
     stride: int = 4
     """Control steps between two frames, at least 1."""
     chunk_length: int = 8
-    """H, steps of a chunk, a multiple of stride."""
+    """H, steps of a chunk, at least 1 and a multiple of stride."""
     denoising_steps: int = 1
     """Euler steps of a sample, at least 1."""
     noise_scale: float = 0.3

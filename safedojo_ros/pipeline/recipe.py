@@ -20,48 +20,49 @@ class PipelineConfig:
     """How much a pipeline collects and evaluates."""
 
     demonstrations: int = 2400
-    """Episodes of the experts."""
+    """Episodes of the experts, at least 1."""
     direct_share: float = 0.6
-    """Share of them that ignore the obstacle."""
+    """Share of them that ignore the obstacle, [0, 1]."""
     demonstration_noise: float = 0.015
-    """Sigma of the bursts of noise in them, m a step."""
+    """Sigma of the bursts of noise in them, m a step, 0 or more."""
     demonstration_linger: int = 0
-    """Control steps recorded after success in them."""
+    """Control steps recorded after success in them, 0 or more."""
     only_successes: bool = True
     """Keep no other of them."""
     rollouts: int = 1500
-    """Episodes of the base policy for world model, success classifier and safety head."""
+    """Episodes of the base policy for world model, success classifier and safety head, at least
+    1."""
     rollout_levels: tuple[int, ...] = (1,)
     """Levels of rollouts and held-out rollouts."""
     rollout_noise: float = 0.01
-    """Sigma of the bursts of noise in rollouts, m a step."""
+    """Sigma of the bursts of noise in rollouts, m a step, 0 or more."""
     held_out: int = 150
-    """Further episodes for validation, from the validation split, without noise."""
+    """Further episodes for validation, from the validation split, without noise; at least 1."""
     linger: int = 8
-    """Control steps recorded after success in every rollout."""
+    """Control steps recorded after success in every rollout, 0 or more."""
     max_steps: int = 150
-    """Control steps of an episode, everywhere."""
+    """Control steps of an episode, everywhere, at least 1."""
     image_size: int = 64
-    """Side of the recorded images, pixels."""
+    """Side of the recorded images, pixels, at least 1."""
     safe_steps: int = 1500
     """Updates by which the policy is fine-tuned on demonstrations without a contact before it
-    practises; 0: none."""
+    practises, 0 or more; 0: none."""
     safe_learning_rate: float = 5e-4
-    """Learning rate of these."""
+    """Learning rate of these, above 0."""
     first_head_steps: int = 200
     """Updates of the first safety head, beside which the autoencoder is kept until one has learned
-    from imagined states, too."""
+    from imagined states, too; at least 1."""
     fresh: int = 0
     """Episodes of the policies of a first practice, at the levels of [practice], from which world
-    model and success classifier learn, too; 0: none, and one practice."""
+    model and success classifier learn, too, 0 or more; 0: none, and one practice."""
     fresh_steps: int = 4000
-    """Updates of the world model on all episodes then."""
+    """Updates of the world model on all episodes then, at least 1."""
     fresh_learning_rate: float = 1e-3
-    """Learning rate of these."""
+    """Learning rate of these, above 0."""
     evaluation: int = 200
-    """Episodes of the final evaluation, at each level."""
+    """Episodes of the final evaluation at each level, at least 1."""
     workers: int = 2
-    """Processes of the experts."""
+    """Processes of the experts, at least 1."""
 
     def __post_init__(self) -> None:
         for name in ("demonstrations", "rollouts", "held_out", "max_steps", "image_size"):

@@ -19,7 +19,7 @@ class CriticConfig:
     """The critic of the methods `safevla` and `ppo`, and how it is fitted."""
 
     hidden: int = 128
-    """Width of its hidden layer."""
+    """Width of its hidden layer, at least 1."""
     discount: float = 0.99
     """γ, for each chunk, [0, 1]."""
     trace: float = 0.95

@@ -28,9 +28,9 @@ class MultiplierConfig:
     limit: float = 0.1
     """d, allowed rate of violating episodes, [0, 1]; imagination sees fewer than there are."""
     initial: float = 0.5
-    """λ before the first update, [0, cap]; with a fixed multiplier its value throughout."""
+    """λ before the first update, 0 or more and at most cap; a fixed multiplier keeps it."""
     cap: float = 100.0
-    """Largest λ."""
+    """Largest λ, 0 or more."""
     kp: float = 1.0
     """Proportional gain, 0 or more."""
     ki: float = 1.0
@@ -43,15 +43,15 @@ class MultiplierConfig:
     delay: int = 5
     """Updates between the two rates of the derivative, at least 1."""
     windup_share: float = 0.5
-    """While more than this share of the groups give no cost gradient, λ may fall but not rise: the
-    policy cannot answer it."""
+    """While more than this share of the groups, [0, 1], give no cost gradient, λ may fall but not
+    rise: the policy cannot answer it."""
 
     def __post_init__(self) -> None:
         gains = dict.fromkeys(("kp", "ki", "kd", "cap"), "[0, inf)")
         check_ranges(self, limit="[0, 1]", ema="[0, 1)", delay="[1, inf)", **gains)
         check_ranges(self, windup_share="[0, 1]")
         if not 0.0 <= self.initial <= self.cap:
-            raise ConfigError(f"initial is {self.initial}, expected within [0, cap {self.cap}]")
+            raise ConfigError(f"initial is {self.initial}, expected within [0, cap {self.cap:g}]")
 
 
 class Multiplier(torch.nn.Module):

@@ -69,12 +69,12 @@ class PracticeConfig:
     """Groups an update, each of trajectories that begin alike, at least 1. With 8, seeds came far
     apart."""
     group_size: int = 8
-    """Trajectories in a group, at least 2 for methods without a critic."""
+    """Trajectories in a group, at least 1; 2 or more for methods without a critic."""
     max_chunks: int = 14
     """Longest trajectory, in whole chunks, at least 1."""
     execute: int = 0
-    """Actions of a chunk that are executed before the next inference, 0 for all; in imagination a
-    multiple of the world model's stride."""
+    """Actions of a chunk that are executed before the next inference, 0 or more, 0 for all; in
+    imagination a multiple of the world model's stride."""
     levels: tuple[int, ...] = (1,)
     """Levels of the scenes in which trajectories begin."""
     tasks: tuple[str, ...] = ()
@@ -86,8 +86,8 @@ class PracticeConfig:
     gap_bar: float = 0.15
     """How far an imagined rate may lie outside the measured one's 95 % interval, [0, 1]."""
     real_episodes: int = 1500
-    """Budget of a run in the simulator, which ends with the last update that it pays for; 0: no
-    end."""
+    """Budget of a run in the simulator, 0 or more, which ends with the last update that it pays
+    for; 0: no end."""
     blend: float = 0.5
     """Share of what practice changed that is in the policy which is measured and kept, (0, 1]; the
     rest is as in the base policy."""
@@ -181,11 +181,10 @@ class Practice:
         resume: bool = False,
         missed_gates: list[str] | None = None,
         stop: Callable[[], bool] = lambda: False,
-        progress: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
         anchor: Anchor | None = None,
     ) -> None:
         self.config, self.policy, self.world = config, policy, world
-        self.measure, self.directory, self.stop, self.progress = measure, directory, stop, progress
+        self.measure, self.directory, self.stop = measure, directory, stop
         torch.manual_seed(config.seed)  # a critic's first weights
         self.learner = ConstrainedGRPO(policy, config.update, config.multiplier, method, anchor)
         self.base = deepcopy(policy.modules.state_dict())
@@ -216,10 +215,9 @@ class Practice:
                 step += 1
                 show(
                     step,
-                    f"imagined success {metrics['success']:.2f} violations "
+                    f"success {metrics['success']:.2f} violations "
                     f"{metrics['violations']:.2f} λ {metrics['multiplier']:.2f}",
                 )
-                self.progress(step, metrics)
         self.run_state.close()
         return self._outcome(step == config.updates and not stopped, stopped)
 

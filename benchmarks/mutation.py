@@ -152,6 +152,8 @@ def _unheard(node: cst.CSTNode) -> bool:
     """Whether what is below a node is for people or for tools: no test should depend on it."""
     if isinstance(node, cst.FunctionDef):
         return node.name.value in ("__repr__", "__str__")
+    if isinstance(node, cst.Arg) and node.keyword is not None:
+        return node.keyword.value in HABITS
     if isinstance(node, cst.Call):
         name = node.func
         while isinstance(name, cst.Attribute | cst.Call):

@@ -367,6 +367,24 @@ def test_an_unsound_safetensors_file_is_refused(
         publish(store, source)
 
 
+def test_a_file_without_tensors_is_sound(store: CheckpointStore, source: Path) -> None:
+    (source / "model.safetensors").write_bytes(safetensors_bytes({}, b""))
+    assert publish(store, source).files["model.safetensors"]["size"] == 10
+
+
+def test_latest_that_moves_away_from_a_pruned_checkpoint_is_followed(
+    store: CheckpointStore, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = publish(store, source).id, publish(store, source).id
+    answers = [old, old, new]
+    monkeypatch.setattr(store, "latest", lambda kind: answers.pop(0) if answers else new)
+    shutil.rmtree(store.root / "policy" / old)
+    with pytest.raises(CheckpointError, match=f"no policy checkpoint '{old}'"):
+        store.resolve("policy")  # it points there still
+    answers[:] = [old, new]
+    assert store.resolve("policy").name == new
+
+
 def test_files_of_the_safetensors_library_are_sound(store: CheckpointStore, source: Path) -> None:
     tensors: dict[str, np.ndarray] = {
         "a": np.zeros((2, 3), np.float16),

@@ -1,6 +1,7 @@
 """The Franka Control Interface: the robot's state machine, motions, hand, and the real client."""
 
 import contextlib
+import re
 import socket
 import threading
 import time
@@ -136,6 +137,11 @@ def test_the_model_that_clients_are_given_has_the_same_kinematics() -> None:
     rotation, position, _ = flange.forward(HOME_JOINTS)
     np.testing.assert_allclose(data.body("link8").xpos, position, atol=1e-9)
     np.testing.assert_allclose(data.body("link8").xmat.reshape(3, 3), rotation, atol=1e-9)
+    np.testing.assert_array_equal(
+        model.jnt_range, np.stack([FR3_JOINTS.lower, FR3_JOINTS.upper], 1)
+    )
+    effort = [float(text) for text in re.findall('effort="([^"]+)"', fr3_urdf())]
+    assert effort == [87.0] * 4 + [12.0] * 3
 
 
 # ---------------------------------------------------------------- motions
@@ -307,6 +313,15 @@ def test_a_twist_keeps_the_published_limits(
     assert broken.value.error == error
 
 
+def test_translation_and_rotation_have_limits_of_their_own() -> None:
+    motion = MotionGenerator(Kinematics(), HOME_JOINTS)
+    motion.begin(Generator.CARTESIAN_VELOCITY)
+    motion.bend[:] = 0.0, 0.0, 9.0, 17.0, 0.0, 0.0
+    told = np.array([0.0, 0.0, 0.009, 0.017, 0.0, 0.0])
+    motion.step(command(O_dP_EE_c=told))
+    np.testing.assert_array_equal(motion.twist, told)
+
+
 @pytest.mark.parametrize(
     ("acceleration", "asked", "error"),
     [
@@ -444,8 +459,13 @@ def test_a_motion_that_is_stopped_or_left_comes_to_rest(controller: FciControlle
     assert controller.arm.velocities[0] > 0.5
     assert controller.stop_move() == Status.SUCCESS
     assert controller.finished.pop() == (1, MoveStatus.PREEMPTED)
-    before = controller.arm.velocities
+    before, place = controller.arm.velocities, controller.arm.joints
     state = controller.cycle(None)
+    way = controller.arm.joints - place
+    np.testing.assert_allclose(way, controller.arm.velocities * CYCLE, atol=1e-12)
+    rotation, position, _ = Kinematics().forward(controller.arm.joints)
+    told = fci.pose_columns(rotation, position)
+    np.testing.assert_allclose(state["O_T_EE_c"], told, atol=1e-6)
     assert np.abs(controller.arm.velocities - before).max() <= 10.0 * CYCLE + 1e-9
     assert state["ddq_d"][0] == pytest.approx(-10.0)
     for _ in range(300):
@@ -548,6 +568,7 @@ def settle(hand: GripperController, robot: PerfectRobot) -> GripperStatus:
 def test_the_hand_grasps_what_is_there_and_says_what_it_missed() -> None:
     robot = PerfectRobot()
     hand = GripperController(robot)
+    assert not hand.grasped
     grasp = np.array([0.03, 0.005, 0.005, 0.1, 20.0]).tobytes()
     robot.thing = 0.031
     assert hand.request(GripperCommand.GRASP, 1, grasp) == []

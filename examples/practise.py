@@ -1,4 +1,4 @@
-"""From the experts' demonstrations to a policy that has practised in imagination.
+"""From the experts' demonstrations to a policy that was trained in imagination.
 
 `python examples/practise.py OUT` runs each stage at the preset `smoke`, which takes a minute and
 teaches nothing; `--preset tiny` takes hours. `safedojo pipeline` does the same with held-out
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safedojo_ros.pipeline.collect import Collection, collect
-from safedojo_ros.pipeline.practice import PracticeTask, practice
+from safedojo_ros.pipeline.practice import PracticeRequest, practice
 from safedojo_ros.pipeline.recipe import read_recipe
 from safedojo_ros.pipeline.training import (
     TrainPolicy,
@@ -48,8 +48,8 @@ def main() -> None:
     train_safety(recipe, TrainSafety(out=out / "safety", **kept))
     train_world_model(recipe, TrainWorldModel(out=out / "world_model", **kept))
     train_success(recipe, TrainSuccess(out=out / "success", world_model="latest", **kept))
-    task = PracticeTask(out=out / "practice", demonstrations=data, **kept)
-    made = practice(recipe, task)
+    request = PracticeRequest(out=out / "practice", demonstrations=data, **kept)
+    made = practice(recipe, request)
     for row in made.outcome.evaluations:
         rate = row["measured"]["safe_success"]
         print(

@@ -2,6 +2,8 @@
 
 import argparse
 import importlib
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,7 +23,8 @@ from safedojo_ros.pipeline.scenes import level_numbers
 from safedojo_ros.pipeline.training import TrainSuccess, TrainWorldModel
 from safedojo_ros.pipeline.validate import Validation
 
-CLI = Path(__file__).resolve().parents[1] / "safedojo_ros" / "cli"
+ROOT = Path(__file__).resolve().parents[1]
+CLI = ROOT / "safedojo_ros" / "cli"
 NAMES = [command.name for command in COMMANDS]
 SHARED = ("preset", "set", "resume", "device", "threads", "store", "publish", "half")
 
@@ -143,6 +146,26 @@ def test_an_option_that_would_do_nothing_is_refused() -> None:
             wrong()
     Collection(out, policy="latest", take_over=True, style="safe")
     RunTimeFilter("detour", "released", 2, 8, 0.3)
+
+
+def documented() -> list[tuple[str, str]]:
+    """(command, its options) of every line in README and docs that runs one."""
+    texts = [path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))]
+    shown = [block for text in texts for block in re.findall(r"```.*?\n(.*?)```", text, re.S)]
+    lines = "\n".join(shown).replace("\\\n", " ").splitlines()
+    found = [re.match(r"\s*(?:\./dojo|safedojo) ([a-z-]+) ([^#|]*)", line) for line in lines]
+    return [(m[1], m[2]) for m in found if m and m[1] in NAMES]
+
+
+def test_every_documented_command_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = []
+    for name, words in documented():
+        try:
+            next(parsers(name)).parse_args(shlex.split(words))
+        except SystemExit:
+            wrong.append((name, words, capsys.readouterr().err.splitlines()[-1]))
+    assert not wrong
+    assert {"collect", "train", "evaluate", "practice"} <= {name for name, _ in documented()}
 
 
 def test_a_command_file_only_parses_calls_and_prints() -> None:

@@ -188,7 +188,7 @@ def test_the_report_command_reads_a_sweep(tmp_path: Path) -> None:
             (directory / "film.png").write_bytes(b"film")
             (directory / "metrics.jsonl").write_text(json.dumps(run.metrics[0]) + "\n")
     (tmp_path / "sweep" / "wmpo-seed0").mkdir()  # not evaluated yet
-    for name in ("safedojo-gate", "safedojo-cbf"):
+    for name in ("safedojo-gate", "safedojo-detour", "safedojo-cbf"):
         gated = tmp_path / "sweep" / f"{name}-seed1" / "evaluation.json"
         write_evaluation(gated, episodes("1110", "0001"))
     parser = argparse.ArgumentParser()
@@ -197,9 +197,10 @@ def test_the_report_command_reads_a_sweep(tmp_path: Path) -> None:
     args = parser.parse_args(["--sweep", str(tmp_path / "sweep"), "--out", str(out)])
     assert report_command.run(args) == 0
     comparison = json.loads((out / "comparison.json").read_text())
-    assert comparison["methods"] == ["base", "safedojo-cbf", "safedojo-gate", "safedojo"]
+    behind = ["safedojo-cbf", "safedojo-detour", "safedojo-gate"]
+    assert comparison["methods"] == ["base", *behind, "safedojo"]
     costs = {row["method"]: row["real_episodes"] for row in comparison["table"]}
-    assert costs == {"base": 0, "safedojo": 108, "safedojo-gate": 108, "safedojo-cbf": 108}
+    assert costs == {"base": 0, "safedojo": 108} | dict.fromkeys(behind, 108)
     assert len(comparison["curves"]) == 2
     page = (out / "comparison.html").read_text()
     assert page.count(f"base64,{b64encode(b'film').decode()}") == 2
@@ -254,14 +255,14 @@ def test_what_a_job_trains_is_what_it_evaluates(tmp_path: Path) -> None:
     asked = sweep.Sweep(out=tmp_path, base="/b", world_model="/w", **data)  # type: ignore[arg-type]
     recipe = read_recipe("smoke", ["practice.updates=3", "practice.multiplier.limit=0.9"])
     job = sweep.Job("ppo", 4)
-    task = job.practice_task(asked)
+    task = job.practice_request(asked)
     assert (task.method, task.base, task.data) == ("ppo", "/b", ())  # no imagination
     assert task.demonstrations == data["demonstrations"]
     assert task.resume
     assert task.publish
     config = job.recipe(recipe).practice
     assert (config.updates, config.seed, config.multiplier.limit) == (3, 4, 0.9)
-    imagining = sweep.Job("safedojo", 4).practice_task(asked)
+    imagining = sweep.Job("safedojo", 4).practice_request(asked)
     assert (imagining.data, imagining.world_model) == (data["data"], "/w")
     policy = checkpoints_of(tmp_path, job)
     assert job.evaluation(asked).checkpoint == str(policy)
@@ -290,7 +291,7 @@ def test_a_filtered_job_judges_what_its_method_has_learned_with_its_seed(tmp_pat
 
 def test_a_limit_in_the_name_is_the_multipliers(tmp_path: Path) -> None:
     job = sweep.Job("safedojo-limit0.05", 1)
-    assert job.practice_task(sweep.Sweep(out=tmp_path, data=(Path("r"),))).method == "safedojo"
+    assert job.practice_request(sweep.Sweep(out=tmp_path, data=(Path("r"),))).method == "safedojo"
     config = job.recipe(read_recipe("smoke", ["practice.multiplier.limit=0.9"])).practice
     assert (config.multiplier.limit, config.seed) == (0.05, 1)
 

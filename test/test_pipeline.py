@@ -370,7 +370,7 @@ def test_a_missed_bar_ends_the_run_where_bars_are_enforced(
 
 def test_a_policy_that_is_not_safer_is_not_published(tmp_path: Path) -> None:
     recipe = read_recipe("smoke", ["practice.preflight.enforced=true"])
-    task = stages.PipelineTask(out=tmp_path / "out", publish=True)
+    task = stages.PipelineRequest(out=tmp_path / "out", publish=True)
     pipeline = stages.Pipeline(recipe, task, StageLedger(tmp_path / "out", {}))
     rate = {name: {"value": 0.5} for name in ("tsr", "car", "ssr")} | {"episodes": 4}
     figures = {"base": {"overall": rate}, "practised": {"overall": rate}}

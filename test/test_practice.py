@@ -51,7 +51,7 @@ from safedojo_ros.models.safety_head import tiny_safety
 from safedojo_ros.models.success_classifier import tiny_success
 from safedojo_ros.models.world_model import WorldModel, WorldModelSize
 from safedojo_ros.pipeline.collect import COLLECTION_PATH
-from safedojo_ros.pipeline.practice import PracticeTask, data_cost
+from safedojo_ros.pipeline.practice import PracticeRequest, data_cost
 from safedojo_ros.pipeline.recipe import read_recipe
 from safedojo_ros.worlds.tabletop.tasks import TASKS
 from safedojo_ros.worlds.tabletop.world import TabletopWorld
@@ -534,8 +534,8 @@ def test_part_of_a_stride_is_refused_before_anything_is_measured(
 
 def test_what_imagination_needs_is_asked_for_there_and_nowhere_else(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="give --data"):
-        PracticeTask(out=tmp_path)
-    PracticeTask(out=tmp_path, method="ppo")
+        PracticeRequest(out=tmp_path)
+    PracticeRequest(out=tmp_path, method="ppo")
     for name in ("world_model", "success", "safety"):
         with pytest.raises(ConfigError, match="ppo learns in the simulator"):
-            PracticeTask(out=tmp_path, method="ppo", **{name: "released"})  # type: ignore[arg-type]
+            PracticeRequest(out=tmp_path, method="ppo", **{name: "released"})  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """Turn recorded bags into a data set of episodes, on control ticks, with nothing interpolated.
 
-Bags of the recorder and of `ros2 bag record` (MCAP or sqlite3), whole or cut. Where pictures, state
+Bags of the recorder and of `ros2 bag record` (MCAP or sqlite3), whole or cut. Where images, state
 or control ticks are missing for too long, or a clock jumps, the episode is split or dropped, and
 the place is named with topic and time.
 """
@@ -31,13 +31,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cameras", default="agentview,wrist", help="names of camera/<name>/image_raw"
     )
-    parser.add_argument("--image-size", type=int, default=64, help="side of the pictures (px)")
+    parser.add_argument("--image-size", type=int, default=64, help="side of the images, pixels")
     parser.add_argument(
-        "--max-gap", type=float, default=0.12, help="oldest picture or state of a step (s)"
+        "--max-gap", type=float, default=0.12, help="oldest image or state of a step (s)"
     )
     parser.add_argument("--min-steps", type=int, default=8, help="shorter pieces are dropped")
     parser.add_argument("--target-topic", default=TARGET, help="where the arm's targets are")
-    parser.add_argument("--video", action="store_true", help="keep pictures as mp4")
+    parser.add_argument("--video", action="store_true", help="keep images as mp4")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -43,6 +43,6 @@ def run(args: argparse.Namespace) -> int:
     write_film(args.out, film, world.size.stride)
     row = reader.rows[args.episode]
     print(
-        f"{row.instruction}, level {row.level}, seed {row.seed}: {len(film)} moments in {args.out}"
+        f"{row.instruction}, level {row.level}, seed {row.seed}: {len(film)} frames in {args.out}"
     )
     return 0

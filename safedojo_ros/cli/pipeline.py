@@ -20,20 +20,20 @@ import sys
 from safedojo_ros.cli.options import add_options, add_recipe_options, from_options, recipe_of
 from safedojo_ros.pipeline.interruption import Interrupted, interrupt_on_signal
 from safedojo_ros.pipeline.runs import DONE, INTERRUPTED, NOT_PASSED
-from safedojo_ros.pipeline.stages import PipelineTask, run_pipeline
+from safedojo_ros.pipeline.stages import PipelineRequest, run_pipeline
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    add_options(parser, PipelineTask)
+    add_options(parser, PipelineRequest)
     add_recipe_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Do what is left to do."""
-    task = from_options(PipelineTask, args)
+    request = from_options(PipelineRequest, args)
     try:
-        made = run_pipeline(recipe_of(args), task, interrupt_on_signal())
+        made = run_pipeline(recipe_of(args), request, interrupt_on_signal())
     except (Interrupted, KeyboardInterrupt):
         print(f"interrupted; the same command goes on in {args.out}", file=sys.stderr)
         return INTERRUPTED

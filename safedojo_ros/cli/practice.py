@@ -11,13 +11,13 @@ import sys
 
 from safedojo_ros.cli.options import add_options, add_recipe_options, from_options, recipe_of
 from safedojo_ros.pipeline.interruption import stop_on_signal
-from safedojo_ros.pipeline.practice import PracticeTask, practice
+from safedojo_ros.pipeline.practice import PracticeRequest, practice
 from safedojo_ros.pipeline.runs import DONE, NOT_PASSED
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    add_options(parser, PracticeTask)
+    add_options(parser, PracticeRequest)
     add_recipe_options(parser)
 
 
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         made = practice(
-            recipe_of(args, "practice"), from_options(PracticeTask, args), stop_on_signal()
+            recipe_of(args, "practice"), from_options(PracticeRequest, args), stop_on_signal()
         )
     except PracticeRefused as refused:
         print(f"no practice: {refused}", file=sys.stderr)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from safedojo_ros.evaluation.compare.report import Film
 
 RUN_NAME = re.compile(r"(?P<method>[A-Za-z0-9_+.-]+?)(-seed(?P<seed>\d+))?")
-BEHIND = re.compile("-(gate|cbf)-seed")
+BEHIND = re.compile("-(gate|detour|cbf)-seed")
 """In the name of a run that only evaluates what another one has learned."""
 
 

@@ -9,9 +9,9 @@ from safedojo_ros.pipeline import training
 
 
 class Stage(NamedTuple):
-    """task: what `train` is given beside the recipe; reads: sections of the recipe."""
+    """request: what `train` is given beside the recipe; reads: sections of the recipe."""
 
-    task: type[training.Training]
+    request: type[training.Training]
     train: Callable[..., Any]
     reads: tuple[str, ...]
     summary: str
@@ -48,12 +48,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
     for name, stage in STAGES.items():
         options = stages.add_parser(name, help=stage.summary, description=stage.summary)
-        add_options(options, stage.task)
+        add_options(options, stage.request)
         add_recipe_options(options)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train one stage; its checkpoint lies in OUT/checkpoint."""
     stage = STAGES[args.stage]
-    stage.train(recipe_of(args, *stage.reads), from_options(stage.task, args))
+    stage.train(recipe_of(args, *stage.reads), from_options(stage.request, args))
     return 0

@@ -20,13 +20,8 @@ from safedojo_ros.evaluation.recording import record_expert, record_policy
 from safedojo_ros.evaluation.takeover import record_takeover
 from safedojo_ros.learning.progress import Say, progress_bar
 from safedojo_ros.pipeline.filters import RunTimeFilter
-from safedojo_ros.pipeline.scenes import (
-    check_counts,
-    check_unused,
-    chosen_tasks,
-    level_numbers,
-    task_names,
-)
+from safedojo_ros.pipeline.request import InStore, check_counts, check_unused
+from safedojo_ros.pipeline.scenes import chosen_tasks, level_numbers, task_names
 from safedojo_ros.worlds.seeds import SPLITS, split_seeds
 from safedojo_ros.worlds.tabletop.experts import Style
 from safedojo_ros.worlds.tabletop.world import TabletopWorld
@@ -43,7 +38,7 @@ COLLECTION_PATH = "meta/collection.json"
 
 
 @dataclass(frozen=True)
-class Collection:
+class Collection(InStore):
     """What is played, and which of it is kept."""
 
     out: Path
@@ -61,7 +56,7 @@ class Collection:
     policy: str = ""
     """play this checkpoint (name, id, directory), no expert"""
     take_over: bool = False
-    """with --policy: the expert of --style takes over at a random moment; keep its steps"""
+    """with --policy: the expert of --style takes over at a random step; keep its steps"""
     filter: RunTimeFilter = field(default_factory=RunTimeFilter)
     execute: int | None = None
     """actions of a chunk between two inferences (default: all)"""
@@ -89,8 +84,6 @@ class Collection:
     """processes that play experts"""
     resume: bool = False
     """go on where --out stopped"""
-    store: Path | None = None
-    """root of the checkpoint store (default: the user's)"""
 
     def __post_init__(self) -> None:
         check_counts(self, "episodes", "batch", "execute", "max_steps", "image_size", "workers")

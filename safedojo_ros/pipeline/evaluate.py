@@ -21,13 +21,8 @@ from safedojo_ros.evaluation.protocol import (
 from safedojo_ros.evaluation.protocol import evaluate as evaluate_policy
 from safedojo_ros.learning.progress import progress_bar
 from safedojo_ros.pipeline.filters import RunTimeFilter, gate_figures
-from safedojo_ros.pipeline.scenes import (
-    check_counts,
-    check_unused,
-    chosen_tasks,
-    level_numbers,
-    task_names,
-)
+from safedojo_ros.pipeline.request import InStore, check_counts, check_unused
+from safedojo_ros.pipeline.scenes import chosen_tasks, level_numbers, task_names
 from safedojo_ros.worlds.seeds import SPLITS, split_seeds
 from safedojo_ros.worlds.vector import VectorWorld
 from safedojo_ros.worlds.world import WORLDS, Scene, known_tasks, step_limit
@@ -37,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(InStore):
     """What is judged, in which scenes, and where the figures go."""
 
     checkpoint: str = "latest"
@@ -70,8 +65,6 @@ class Evaluation:
     """write the figures and every episode here"""
     film: Path | None = None
     """draw the first episode as a film strip, PNG"""
-    store: Path | None = None
-    """root of the checkpoint store (default: the user's)"""
 
     def __post_init__(self) -> None:
         check_counts(self, "episodes", "batch", "max_steps", "execute")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.core.types import Decision
 from safedojo_ros.evaluation.filters.gate import PROPOSALS, GatedPolicy
-from safedojo_ros.pipeline.scenes import check_counts, check_unused
+from safedojo_ros.pipeline.request import check_counts, check_unused
 from safedojo_ros.robot.gate.detour import DETOUR_RATIO, MEMORY
 from safedojo_ros.robot.gate.gate import GateConfig
 

@@ -12,7 +12,8 @@ from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.learning.progress import Say
 from safedojo_ros.learning.rl.methods import METHODS
 from safedojo_ros.pipeline.collect import COLLECTION_PATH
-from safedojo_ros.pipeline.scenes import check_unused, chosen_tasks, tasks_of
+from safedojo_ros.pipeline.request import Imagining, Run, check_unused
+from safedojo_ros.pipeline.scenes import chosen_tasks, tasks_of
 
 if TYPE_CHECKING:
     from safedojo_ros.learning.build import Imagination
@@ -24,33 +25,23 @@ NO_DATA = {"episodes": 0, "collisions": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
-class PracticeTask:
-    """What is trained, from what, and where."""
+class PracticeInputs(Imagining):
+    """From what a policy is trained."""
 
-    method: str = field(default="safedojo", metadata={"choices": tuple(METHODS)})
-    """how it is trained, see above"""
     base: str = "latest"
     """policy to begin from: name, id or directory (default: latest)"""
-    out: Path
-    """directory of this run"""
     data: tuple[Path, ...] = ()
     """episodes whose first frames are imagined from"""
     demonstrations: tuple[Path, ...] = ()
     """episodes that the policy goes on imitating meanwhile (practice.anchor)"""
-    world_model: str = "latest"
-    """world model to imagine with: name, id or directory (default: latest)"""
-    success: str = "latest"
-    """success classifier: name, id or directory (default: latest)"""
-    safety: str = "latest"
-    """safety head: name, id or directory (default: latest)"""
-    resume: bool = False
-    """go on from the last save"""
-    device: str = "auto"
-    """cpu, cuda or auto (default)"""
-    publish: bool = False
-    """put the result into the store"""
-    store: Path | None = None
-    """root of the store (default: the user's)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PracticeRequest(PracticeInputs, Run):
+    """How a policy is trained, from what, and where."""
+
+    method: str = field(default="safedojo", metadata={"choices": tuple(METHODS)})
+    """how it is trained, see above"""
 
     def __post_init__(self) -> None:
         if METHODS[self.method].world == "simulator":
@@ -73,7 +64,7 @@ class PracticeResult:
 
 def practice(
     recipe: "Recipe",
-    task: PracticeTask,
+    request: PracticeRequest,
     stop: Callable[[], bool] = lambda: False,
     say: Say = print,
 ) -> PracticeResult:
@@ -82,7 +73,7 @@ def practice(
     stop: asked before every update; true: save and end. It is published only where it was
     completed. Raises `PracticeRefused` where a check or gate failed before the first update.
     """
-    trainer = build(recipe.practice, task, stop)
+    trainer = build(recipe.practice, request, stop)
     config, outcome = trainer.config, trainer.run()
     for sentence in outcome.unenforced:
         say(f"not enforced: {sentence}")
@@ -90,74 +81,74 @@ def practice(
         f"{outcome.stopped or 'done'}; best measured after {outcome.best} updates: {outcome.policy}"
     )
     published, checkpoint = "", outcome.policy
-    if task.publish and outcome.completed:
-        published = publish(task, config, outcome)
-        checkpoint = user_store(task.store).resolve("policy", published)
+    if request.publish and outcome.completed:
+        published = publish(request, config, outcome)
+        checkpoint = user_store(request.store).resolve("policy", published)
         say(f"published policy {published}")
-    _write_result(task, config, outcome, published)
+    _write_result(request, config, outcome, published)
     return PracticeResult(outcome, published, checkpoint)
 
 
 def build(
-    config: "PracticeConfig", task: PracticeTask, stop: Callable[[], bool] = lambda: False
+    config: "PracticeConfig", request: PracticeRequest, stop: Callable[[], bool] = lambda: False
 ) -> "Practice":
-    """The trainer of a task, with its checkpoints loaded and their gates asked."""
+    """The trainer of a request, with its checkpoints loaded and their gates asked."""
     from safedojo_ros.learning.build import build_practice
     from safedojo_ros.models.loading import load_policy
     from safedojo_ros.models.threads import chosen_device
 
-    device, method = chosen_device(task.device), METHODS[task.method]
-    base = load_policy(find_checkpoint("policy", task.base, task.store)).to(device)
+    device, method = chosen_device(request.device), METHODS[request.method]
+    base = load_policy(find_checkpoint("policy", request.base, request.store)).to(device)
     tasks = chosen_tasks(config.tasks) if config.tasks else tasks_of(base)
     imagination, missed = None, list[str]()
     if method.world == "imagination":
-        imagination, missed = _imagination(task, device)
+        imagination, missed = _imagination(request, device)
     return build_practice(
         config,
         method,
         base,
         tasks,
-        task.out,
+        request.out,
         imagination=imagination,
-        demonstrations=task.demonstrations,
-        resume=task.resume,
+        demonstrations=request.demonstrations,
+        resume=request.resume,
         missed_gates=missed,
         stop=stop,
     )
 
 
-def _imagination(task: PracticeTask, device: str) -> "tuple[Imagination, list[str]]":
+def _imagination(request: PracticeRequest, device: str) -> "tuple[Imagination, list[str]]":
     """What imagines, and the gates that its models missed."""
     from safedojo_ros.fidelity.gates import missed_gates
     from safedojo_ros.learning.build import Imagination
     from safedojo_ros.models.loading import load_safety, load_success, load_world_model
 
-    world_model = find_checkpoint("world_model", task.world_model, task.store)
-    success = find_checkpoint("success", task.success, task.store)
-    safety = find_checkpoint("safety", task.safety, task.store)
+    world_model = find_checkpoint("world_model", request.world_model, request.store)
+    success = find_checkpoint("success", request.success, request.store)
+    safety = find_checkpoint("safety", request.safety, request.store)
     places = {"world_model": world_model, "success": success, "safety": safety}
     fidelity = {kind: read_manifest(path).fidelity for kind, path in places.items()}
     missed = missed_gates(fidelity, {"success": success.name, "safety": safety.name})
     model = load_world_model(world_model)
     model.parts.to(device)
-    return Imagination(model, load_success(success), load_safety(safety), task.data), missed
+    return Imagination(model, load_success(success), load_safety(safety), request.data), missed
 
 
-def publish(task: PracticeTask, config: "PracticeConfig", outcome: "PracticeOutcome") -> str:
+def publish(request: PracticeRequest, config: "PracticeConfig", outcome: "PracticeOutcome") -> str:
     """Put the best policy of an outcome into the store; returns its id."""
     from safedojo_ros.models.loading import load_policy
 
     row = next(row for row in outcome.evaluations if row["step"] == outcome.best)
-    manifest = user_store(task.store).publish(
+    manifest = user_store(request.store).publish(
         "policy",
         outcome.policy,
         spec=load_policy(outcome.policy).spec(),
         normalisation=json.loads((outcome.policy / "config.json").read_text())["normalisation"],
-        parent=find_checkpoint("policy", task.base, task.store).name,
+        parent=find_checkpoint("policy", request.base, request.store).name,
         evaluation={"validation": row["report"]},
         fidelity={
             "practice": {
-                "method": task.method,
+                "method": request.method,
                 "updates": outcome.best,
                 "practised": row["practised"],
                 "measured": row["measured"],
@@ -171,20 +162,20 @@ def publish(task: PracticeTask, config: "PracticeConfig", outcome: "PracticeOutc
 
 
 def _write_result(
-    task: PracticeTask, config: "PracticeConfig", outcome: "PracticeOutcome", published: str
+    request: PracticeRequest, config: "PracticeConfig", outcome: "PracticeOutcome", published: str
 ) -> None:
     """OUT/practice.json, which `safedojo report` reads."""
     values: dict[str, Any] = asdict(outcome) | {
-        "policy": outcome.policy.relative_to(task.out).as_posix(),
-        "method": task.method,
-        "base": task.base,
+        "policy": outcome.policy.relative_to(request.out).as_posix(),
+        "method": request.method,
+        "base": request.base,
         "published": published or None,
         "config": asdict(config),
-        "limit": config.multiplier.limit if METHODS[task.method].limited else None,
-        "demonstrations": [str(path) for path in task.demonstrations],
-        "data": data_cost(task.data),
+        "limit": config.multiplier.limit if METHODS[request.method].limited else None,
+        "demonstrations": [str(path) for path in request.demonstrations],
+        "data": data_cost(request.data),
     }
-    (task.out / RESULT_FILE).write_text(json.dumps(values, indent=1) + "\n")
+    (request.out / RESULT_FILE).write_text(json.dumps(values, indent=1) + "\n")
 
 
 def data_cost(directories: Sequence[Path]) -> dict[str, int]:

@@ -45,8 +45,8 @@ class PipelineConfig:
     image_size: int = 64
     """Side of the recorded images, pixels, at least 1."""
     safe_steps: int = 1500
-    """Updates by which the policy is fine-tuned on demonstrations without a contact before it
-    practises, 0 or more; 0: none."""
+    """Updates by which the policy is fine-tuned on demonstrations without a contact before
+    practice, 0 or more; 0: none."""
     safe_learning_rate: float = 5e-4
     """Learning rate of these, above 0."""
     first_head_steps: int = 200

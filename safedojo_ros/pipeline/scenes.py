@@ -1,8 +1,7 @@
-"""Which tasks and levels a stage is asked for, in words and by name; counts that make sense."""
+"""Which tasks and levels a stage is asked for, in words and by name."""
 
-import dataclasses
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.worlds.tabletop.tasks import TASKS
@@ -45,18 +44,3 @@ def tasks_of(model: "StoredPolicy | SuccessModel") -> list[str]:
             "tabletop's tasks"
         )
     return known
-
-
-def check_counts(asked: object, *names: str) -> None:
-    """Raise `ConfigError` unless these attributes are at least 1, or None."""
-    for name in names:
-        value = getattr(asked, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} is {value}, expected at least 1")
-
-
-def check_unused(asked: Any, why: str, *names: str) -> None:
-    """Raise `ConfigError` where one of these fields of a dataclass is not as it is by default."""
-    for field in dataclasses.fields(asked):
-        if field.name in names and getattr(asked, field.name) != field.default:
-            raise ConfigError(f"--{field.name.replace('_', '-')} {why}")

@@ -19,6 +19,7 @@ from safedojo_ros.pipeline import practice
 from safedojo_ros.pipeline.collect import Collection, collect
 from safedojo_ros.pipeline.evaluate import Evaluation, evaluate
 from safedojo_ros.pipeline.ledger import StageLedger
+from safedojo_ros.pipeline.request import OnDevice
 from safedojo_ros.pipeline.scenes import tasks_of
 from safedojo_ros.pipeline.training import (
     Trained,
@@ -56,7 +57,7 @@ Outputs = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PipelineTask:
+class PipelineRequest(OnDevice):
     """Where a pipeline begins, and what becomes of its policy."""
 
     out: Path
@@ -67,12 +68,8 @@ class PipelineTask:
     """begin from this policy (name, id, directory), not from demonstrations"""
     method: str = field(default="safedojo", metadata={"choices": tuple(METHODS)})
     """see safedojo practice --help"""
-    device: str = "auto"
-    """cpu, cuda or auto (default)"""
     publish: bool = False
-    """publish what passes the gates"""
-    store: Path | None = None
-    """store to publish to (default: the user's)"""
+    """put what passes the gates into the checkpoint store"""
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ class GateNotPassed(Exception):
 
 def run_pipeline(
     recipe: "Recipe",
-    task: PipelineTask,
+    request: PipelineRequest,
     between: Callable[[int], None] = lambda step: None,
     say: Say = print,
 ) -> PipelineResult:
@@ -107,9 +104,13 @@ def run_pipeline(
     Raises `ConfigError` where OUT holds a run with other settings.
     """
     plan = json.loads(json.dumps(asdict(recipe)))
-    plan |= {"data": [str(path) for path in task.data], "base": task.base, "method": task.method}
-    ledger = StageLedger(task.out, plan, between=between)
-    pipeline = Pipeline(recipe, task, ledger, say)
+    plan |= {
+        "data": [str(path) for path in request.data],
+        "base": request.base,
+        "method": request.method,
+    }
+    ledger = StageLedger(request.out, plan, between=between)
+    pipeline = Pipeline(recipe, request, ledger, say)
     try:
         published, reason = pipeline.run()
         result = PipelineResult(True, published, reason)
@@ -129,22 +130,25 @@ class Pipeline:
     """The stages in their order; each method makes one and returns what later ones need."""
 
     def __init__(
-        self, recipe: "Recipe", task: PipelineTask, ledger: StageLedger, say: Say = print
+        self, recipe: "Recipe", request: PipelineRequest, ledger: StageLedger, say: Say = print
     ) -> None:
-        self.recipe, self.task, self.ledger, self.say = recipe, task, ledger, say
-        self.config, self.out, self.store = recipe.pipeline, task.out, task.out / "store"
+        self.recipe, self.request, self.ledger, self.say = recipe, request, ledger, say
+        self.config, self.out, self.store = recipe.pipeline, request.out, request.out / "store"
         self.enforced = recipe.practice.preflight.enforced
         self.demonstrations: tuple[Path, ...] = ()
         """What the policy imitates; nothing, where it is given."""
-        if not task.base:
-            self.demonstrations = task.data or (self.out / "demonstrations",)
-        self.keyframes = [self.out / "rollouts", *task.data]
-        self.recorded = [*self.keyframes, *(d for d in self.demonstrations if d not in task.data)]
+        if not request.base:
+            self.demonstrations = request.data or (self.out / "demonstrations",)
+        self.keyframes = [self.out / "rollouts", *request.data]
+        self.recorded = [
+            *self.keyframes,
+            *(d for d in self.demonstrations if d not in request.data),
+        ]
 
     def run(self) -> tuple[str, str]:
         """All stages; the published id, and in words what came out. Raises `GateNotPassed`."""
         stage, config = self.ledger.stage, self.config
-        if not self.task.base and not self.task.data:
+        if not self.request.base and not self.request.data:
             stage("demonstrations", self.demonstrate)
         base = safe = stage("policy", self.base)["policy"]
         if self.demonstrations and config.safe_steps:
@@ -152,7 +156,7 @@ class Pipeline:
         stage("rollouts", lambda: self.roll_out(base))
         stage("held_out", lambda: self.hold_out(base))
         models = None
-        if METHODS[self.task.method].world == "imagination":
+        if METHODS[self.request.method].world == "imagination":
             made = self.imagination(base, safe)
             validated = stage("validation", lambda: self.validate(base, made))
             if validated["missed"] and self.enforced:
@@ -175,7 +179,7 @@ class Pipeline:
         if config.fresh:
             # No gate is asked: where imagination is wrong, its policies are the ones to show it.
             # The safety head stays as it is: what it has learned from unsafe episodes is worth more
-            # at levels where nobody practised.
+            # at levels that practice leaves out.
             models = Models(world, success, head)
             tried = stage("first_practice", lambda: self.first_practice(safe, models))["policies"]
             stage("fresh", lambda: self.fresh(tried))
@@ -215,11 +219,11 @@ class Pipeline:
 
     def base(self) -> Outputs:
         """The policy to begin from: given, or imitated."""
-        if self.task.base:
-            path = find_checkpoint("policy", self.task.base, self.task.store)
+        if self.request.base:
+            path = find_checkpoint("policy", self.request.base, self.request.store)
             return {"policy": str(path.resolve())}
-        task = TrainPolicy(**self._training("policy", self.demonstrations))
-        return {"policy": str(train_policy(self.recipe, task, self.say).checkpoint)}
+        request = TrainPolicy(**self._training("policy", self.demonstrations))
+        return {"policy": str(train_policy(self.recipe, request, self.say).checkpoint)}
 
     def safe_policy(self, base: str) -> Trained:
         """The base, fine-tuned on demonstrations without a contact alone."""
@@ -229,8 +233,8 @@ class Pipeline:
             steps=self.config.safe_steps,
             learning_rate=self.config.safe_learning_rate,
         )
-        task = TrainPolicy(start=base, **self._training("safe_policy", self.demonstrations))
-        return train_policy(replace(self.recipe, policy=config), task, self.say)
+        request = TrainPolicy(start=base, **self._training("safe_policy", self.demonstrations))
+        return train_policy(replace(self.recipe, policy=config), request, self.say)
 
     def roll_out(self, base: str) -> Outputs:
         """Episodes of the base policy to learn from."""
@@ -259,8 +263,8 @@ class Pipeline:
     def first_head(self) -> Trained:
         """The autoencoder, and a safety head of a few updates beside it."""
         config = replace(self.recipe.safety, steps=self.config.first_head_steps)
-        task = TrainSafety(**self._training("safety", self.recorded))
-        return train_safety(replace(self.recipe, safety=config), task, self.say)
+        request = TrainSafety(**self._training("safety", self.recorded))
+        return train_safety(replace(self.recipe, safety=config), request, self.say)
 
     def safety_head(self, world_model: str) -> Trained:
         """The safety head anew, on imagined states, too."""
@@ -273,21 +277,21 @@ class Pipeline:
         if start:
             steps, rate = self.config.fresh_steps, self.config.fresh_learning_rate
             config = replace(config, steps=steps, learning_rate=rate)
-            task = TrainWorldModel(start=start, **inputs)
+            request = TrainWorldModel(start=start, **inputs)
         else:
-            task = TrainWorldModel(safety=safety, **inputs)
-        return train_world_model(replace(self.recipe, world_model=config), task, self.say)
+            request = TrainWorldModel(safety=safety, **inputs)
+        return train_world_model(replace(self.recipe, world_model=config), request, self.say)
 
     def success(self, name: str, base: str, world_model: str, safety: str) -> Trained:
         """The success classifier in OUT/`name`, matched to what the base achieves."""
-        task = TrainSuccess(
+        request = TrainSuccess(
             world_model=world_model,
             policy=base,
             played=self.out / "held_out",
             safety=safety,
             **self._training(name, self.recorded),
         )
-        return train_success(self.recipe, task, self.say)
+        return train_success(self.recipe, request, self.say)
 
     def validate(self, base: str, models: Models) -> Outputs:
         """Fidelity report, with the base policy's rates; the world model is published with it."""
@@ -297,7 +301,7 @@ class Pipeline:
                 data=(self.out / "held_out",),
                 out=self.out / "validation",
                 policy=base,
-                device=self.task.device,
+                device=self.request.device,
                 store=self.store,
                 **models._asdict(),
             ),
@@ -317,12 +321,12 @@ class Pipeline:
         """Practice without gates; every policy that it measured goes into OUT/store."""
         config = self.recipe.practice
         free = replace(config, preflight=replace(config.preflight, enforced=False))
-        task = self._practice_task("first_practice", base, models)
-        outcome = practice.build(free, task).run()
+        request = self._request("first_practice", base, models)
+        outcome = practice.build(free, request).run()
         policies = {}
         for update in [row["step"] for row in outcome.evaluations if row["step"]]:
-            policy = task.out / "policies" / str(update)
-            one = practice.publish(task, free, replace(outcome, best=update, policy=policy))
+            policy = request.out / "policies" / str(update)
+            one = practice.publish(request, free, replace(outcome, best=update, policy=policy))
             policies[str(update)] = str(self._stored(one))
         return {"policies": policies}
 
@@ -347,9 +351,9 @@ class Pipeline:
         """Practice in OUT/practice, its policy in OUT/store."""
         from safedojo_ros.learning.rl.practice import PracticeRefused
 
-        task = self._practice_task("practice", base, models)
+        request = self._request("practice", base, models)
         try:
-            made = practice.practice(self.recipe, task, say=self.say)
+            made = practice.practice(self.recipe, request, say=self.say)
         except PracticeRefused as refused:
             raise GateNotPassed(str(refused)) from None
         outcome = made.outcome
@@ -396,18 +400,18 @@ class Pipeline:
             if self.enforced:
                 raise GateNotPassed(f"the trained policy is not safer than its base: {said}")
             self.say(f"not enforced: not safer than its base: {said}")
-        if not self.task.publish:
+        if not self.request.publish:
             return "", f"not published, since --publish was not given; {said}"
 
         def make() -> Outputs:
             made = read_manifest(Path(policy))
             parent = Path(self.ledger.done["policy"]["policy"]).name
-            manifest = user_store(self.task.store).publish(
+            manifest = user_store(self.request.store).publish(
                 "policy",
                 Path(policy),
                 spec=made.spec,
                 normalisation=made.normalisation,
-                parent=parent if self.task.base else None,
+                parent=parent if self.request.base else None,
                 evaluation={"validation": figures["practised"]},
                 fidelity=made.fidelity,
             )
@@ -450,16 +454,16 @@ class Pipeline:
             "data": tuple(data),
             "out": self.out / name,
             "resume": True,
-            "device": self.task.device,
+            "device": self.request.device,
             "publish": True,
             "store": self.store,
         }
 
-    def _practice_task(self, name: str, base: str, models: Models | None) -> practice.PracticeTask:
+    def _request(self, name: str, base: str, models: Models | None) -> practice.PracticeRequest:
         inputs = self._training(name, self.keyframes if models else ())
         inputs |= models._asdict() if models else {}
-        return practice.PracticeTask(
-            method=self.task.method, base=base, demonstrations=self.demonstrations, **inputs
+        return practice.PracticeRequest(
+            method=self.request.method, base=base, demonstrations=self.demonstrations, **inputs
         )
 
     def _play(self, name: str, policy: str, **options: Any) -> Outputs:

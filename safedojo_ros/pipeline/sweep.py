@@ -25,9 +25,10 @@ from safedojo_ros.learning.rl.methods import METHODS
 from safedojo_ros.pipeline.evaluate import Evaluation, evaluate
 from safedojo_ros.pipeline.filters import RunTimeFilter
 from safedojo_ros.pipeline.interruption import stop_on_signal
-from safedojo_ros.pipeline.practice import RESULT_FILE, PracticeTask, practice
+from safedojo_ros.pipeline.practice import RESULT_FILE, PracticeInputs, PracticeRequest, practice
+from safedojo_ros.pipeline.request import check_counts
 from safedojo_ros.pipeline.runs import DONE, NOT_PASSED
-from safedojo_ros.pipeline.scenes import check_counts, level_numbers
+from safedojo_ros.pipeline.scenes import level_numbers
 
 if TYPE_CHECKING:
     from safedojo_ros.pipeline.recipe import Recipe
@@ -71,7 +72,7 @@ def seed_numbers(text: str) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep:
+class Sweep(PracticeInputs):
     """Which jobs, from which checkpoints, and how each is evaluated."""
 
     methods: tuple[str, ...] = field(default=DEFAULT, metadata={"parse": method_names})
@@ -80,18 +81,6 @@ class Sweep:
     """training seeds, by comma (default: 0,1,2)"""
     out: Path
     """directory of the sweep"""
-    base: str = "latest"
-    """policy to begin from: name, id or directory (default: latest)"""
-    data: tuple[Path, ...] = ()
-    """episodes whose first frames are imagined from"""
-    demonstrations: tuple[Path, ...] = ()
-    """episodes that the policy goes on imitating meanwhile (practice.anchor)"""
-    world_model: str = "latest"
-    """world model to imagine with: name, id or directory (default: latest)"""
-    success: str = "latest"
-    """success classifier: name, id or directory (default: latest)"""
-    safety: str = "latest"
-    """safety head: name, id or directory (default: latest)"""
     parallel: int = 2
     """jobs at a time; with one thread each where there are several"""
     episodes: int = 200
@@ -102,10 +91,6 @@ class Sweep:
     """control steps an episode of evaluation"""
     execute: int | None = None
     """actions of a chunk between two inferences in evaluation (default: all)"""
-    device: str = "auto"
-    """cpu, cuda or auto (default)"""
-    store: Path | None = None
-    """store of the checkpoints (default: the user's)"""
 
     def __post_init__(self) -> None:
         check_counts(self, "parallel", "episodes", "max_steps", "execute")
@@ -193,13 +178,13 @@ class Job:
             config = replace(config, multiplier=multiplier)
         return replace(recipe, practice=config)
 
-    def practice_task(self, sweep: Sweep) -> PracticeTask:
+    def practice_request(self, sweep: Sweep) -> PracticeRequest:
         """What it trains; `sweep` as `resolved`."""
         inputs: dict[str, Any] = {}
         if METHODS[self.trainer].world == "imagination":
             inputs = {k: getattr(sweep, k) for k in ("data", "world_model", "success", "safety")}
         out = sweep.out / self.name
-        return PracticeTask(
+        return PracticeRequest(
             method=self.trainer,
             base=sweep.base,
             out=out,
@@ -265,7 +250,7 @@ def _train(recipe: "Recipe", job: Job, sweep: Sweep) -> int:
 
     use_processor()
     try:
-        made = practice(job.recipe(recipe), job.practice_task(sweep), stop_on_signal())
+        made = practice(job.recipe(recipe), job.practice_request(sweep), stop_on_signal())
     except PracticeRefused as refused:
         sys.stderr.write(f"no practice: {refused}\n")
         return NOT_PASSED

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from safedojo_ros.checkpoints.names import find_checkpoint, user_store
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.learning.progress import Say
-from safedojo_ros.pipeline.scenes import check_unused
+from safedojo_ros.pipeline.request import Run, check_unused
 
 if TYPE_CHECKING:
     from safedojo_ros.models.pi0_policy import PI0Policy
@@ -21,23 +21,13 @@ Kind = Literal["policy", "safety", "world_model", "success"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class Training(Run):
     """What every training is given."""
 
     data: tuple[Path, ...]
     """directories of episodes (safedojo collect)"""
-    out: Path
-    """directory of this run"""
-    resume: bool = False
-    """go on from the last save"""
-    device: str = "auto"
-    """cpu, cuda or auto (default)"""
-    publish: bool = False
-    """put the result into the checkpoint store"""
     half: bool = False
     """store the result as float16, as what ships is"""
-    store: Path | None = None
-    """root of the store (default: the user's)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,24 +93,28 @@ class Trained:
     figures: dict[str, Any]
 
 
-def train_policy(recipe: "Recipe", task: TrainPolicy, say: Say = print) -> Trained:
+def train_policy(recipe: "Recipe", request: TrainPolicy, say: Say = print) -> Trained:
     """Imitate recorded episodes."""
     from safedojo_ros.learning import imitation
     from safedojo_ros.models.loading import load_policy
     from safedojo_ros.models.threads import chosen_device
 
-    data = imitation.Demonstrations.read(task.data, recipe.policy.only_safe)
+    data = imitation.Demonstrations.read(request.data, recipe.policy.only_safe)
     say(
         f"{len(data.state)} frames, {len(data.taught)} of them imitated, "
         f"{len(data.instructions)} instructions"
     )
-    start = load_policy(find_checkpoint("policy", task.start, task.store)) if task.start else None
-    device = chosen_device(task.device)
-    model = imitation.train_policy(recipe.policy, data, task.out, task.resume, device, start)
-    return _finished("policy", task, model, {}, say)
+    start = (
+        load_policy(find_checkpoint("policy", request.start, request.store))
+        if request.start
+        else None
+    )
+    device = chosen_device(request.device)
+    model = imitation.train_policy(recipe.policy, data, request.out, request.resume, device, start)
+    return _finished("policy", request, model, {}, say)
 
 
-def train_safety(recipe: "Recipe", task: TrainSafety, say: Say = print) -> Trained:
+def train_safety(recipe: "Recipe", request: TrainSafety, say: Say = print) -> Trained:
     """Fit the frame autoencoder, then the safety head, to recorded contacts.
 
     With a world model: the head alone, over its autoencoder, to imagined states, too.
@@ -131,10 +125,10 @@ def train_safety(recipe: "Recipe", task: TrainSafety, say: Say = print) -> Train
     from safedojo_ros.models.loading import load_world_model
     from safedojo_ros.models.threads import chosen_device
 
-    config, device, data = recipe.safety, chosen_device(task.device), list(task.data)
+    config, device, data = recipe.safety, chosen_device(request.device), list(request.data)
     imagined = None
-    if task.world_model:
-        world = load_world_model(find_checkpoint("world_model", task.world_model, task.store))
+    if request.world_model:
+        world = load_world_model(find_checkpoint("world_model", request.world_model, request.store))
         world.parts.to(device)
         model = safety_head.new_safety_model(world.autoencoder, config, data[0])
         latents = LatentEpisodes.read(data, world, device)
@@ -143,12 +137,12 @@ def train_safety(recipe: "Recipe", task: TrainSafety, say: Say = print) -> Train
     else:
         images = autoencoder.recorded_pictures(data, recipe.autoencoder.moments)
         encoder = autoencoder.train_autoencoder(
-            recipe.autoencoder, images, task.out / "autoencoder", task.resume, device
+            recipe.autoencoder, images, request.out / "autoencoder", request.resume, device
         )
         model = safety_head.new_safety_model(encoder, config, data[0])
     frames = safety_head.contact_frames(data, model, device)
     figures = safety_head.train_safety_head(
-        config, model, frames, task.out / "head", task.resume, device, imagined
+        config, model, frames, request.out / "head", request.resume, device, imagined
     )
     if imagined is not None:
         figures["imagined"] |= imagined_contacts.calibrate_threshold(config, model, world, latents)
@@ -157,26 +151,26 @@ def train_safety(recipe: "Recipe", task: TrainSafety, say: Say = print) -> Train
         said = ", ".join(f"{k} {v:.4g}" for k, v in values.items() if k != "imagined")
         if said:
             say(f"{source}held-out episodes: {said}")
-    return _finished("safety", task, model, figures, say)
+    return _finished("safety", request, model, figures, say)
 
 
-def train_world_model(recipe: "Recipe", task: TrainWorldModel, say: Say = print) -> Trained:
+def train_world_model(recipe: "Recipe", request: TrainWorldModel, say: Say = print) -> Trained:
     """Fit the video world model to latents; its figures are errors by horizon."""
     from safedojo_ros.fidelity.replay_error import replay_errors
     from safedojo_ros.learning import world_model
     from safedojo_ros.models.loading import load_safety, load_world_model
     from safedojo_ros.models.threads import chosen_device
 
-    config, device, data = recipe.world_model, chosen_device(task.device), list(task.data)
-    if task.start:
-        model = load_world_model(find_checkpoint("world_model", task.start, task.store))
+    config, device, data = recipe.world_model, chosen_device(request.device), list(request.data)
+    if request.start:
+        model = load_world_model(find_checkpoint("world_model", request.start, request.store))
         config = replace(config, size=model.size)
     else:
-        safety = load_safety(find_checkpoint("safety", task.safety, task.store))
+        safety = load_safety(find_checkpoint("safety", request.safety, request.store))
         model = world_model.new_world_model(safety.autoencoder, config.size, data)
     model.parts.to(device)
     latents = world_model.LatentEpisodes.read(data, model, device)
-    world_model.train_world_model(config, model, latents, task.out, task.resume, device)
+    world_model.train_world_model(config, model, latents, request.out, request.resume, device)
     errors = replay_errors(model, latents, latents.held_out(config.held_out, config.seed))
     model.parts.cpu()
     for error in errors:
@@ -186,10 +180,10 @@ def train_world_model(recipe: "Recipe", task: TrainWorldModel, say: Say = print)
             f"permuted actions {error.permuted[0]:.5f}, state {error.state_cm[0]:.2f} cm"
         )
     figures = {"by_horizon": [asdict(error) for error in errors]}
-    return _finished("world_model", task, model, figures, say)
+    return _finished("world_model", request, model, figures, say)
 
 
-def train_success(recipe: "Recipe", task: TrainSuccess, say: Say = print) -> Trained:
+def train_success(recipe: "Recipe", request: TrainSuccess, say: Say = print) -> Trained:
     """Fit the success classifier to recorded frames, and to imagined ones beside them."""
     from safedojo_ros.data.lerobot.reader import EpisodeReader
     from safedojo_ros.learning import success
@@ -197,13 +191,13 @@ def train_success(recipe: "Recipe", task: TrainSuccess, say: Say = print) -> Tra
     from safedojo_ros.models.loading import load_world_model
     from safedojo_ros.models.threads import chosen_device
 
-    config, device, data = recipe.success, chosen_device(task.device), list(task.data)
+    config, device, data = recipe.success, chosen_device(request.device), list(request.data)
     frames = success.recorded_frames(data)
     say(f"{len(frames.success)} frames, {int(frames.success.sum())} of them show success")
     cameras = EpisodeReader(data[0]).cameras
     imagined = None
-    if task.world_model:
-        world = load_world_model(find_checkpoint("world_model", task.world_model, task.store))
+    if request.world_model:
+        world = load_world_model(find_checkpoint("world_model", request.world_model, request.store))
         if world.cameras != cameras:
             raise DatasetError(f"cameras are {cameras}, the world model's are {world.cameras}")
         world.parts.to(device)
@@ -211,9 +205,11 @@ def train_success(recipe: "Recipe", task: TrainSuccess, say: Say = print) -> Tra
         imagined = success.imagined_frames(config, world, latents, frames.instructions)
         say(f"{len(imagined.success)} imagined, {int(imagined.success.sum())} show success")
     model = success.new_success_model(config, frames.instructions, cameras)
-    figures = success.train_success(config, model, frames, imagined, task.out, task.resume, device)
-    if task.policy:
-        _match_success_rate(recipe, task, model, world)
+    figures = success.train_success(
+        config, model, frames, imagined, request.out, request.resume, device
+    )
+    if request.policy:
+        _match_success_rate(recipe, request, model, world)
     model.network.cpu()
     say(
         f"threshold {model.threshold:.2f}, for imagined frames "
@@ -224,11 +220,11 @@ def train_success(recipe: "Recipe", task: TrainSuccess, say: Say = print) -> Tra
         if source in figures:
             values = ", ".join(f"{k} {v:.4g}" for k, v in figures[source].items())
             say(f"{source} frames of held-out episodes: {values}")
-    return _finished("success", task, model, figures, say)
+    return _finished("success", request, model, figures, say)
 
 
 def _match_success_rate(
-    recipe: "Recipe", task: TrainSuccess, model: "SuccessModel", world: "WorldModel"
+    recipe: "Recipe", request: TrainSuccess, model: "SuccessModel", world: "WorldModel"
 ) -> None:
     """Set the threshold for imagined frames by what a policy did in the world."""
     from safedojo_ros.fidelity.imagined_rates import read_played, success_scores
@@ -236,10 +232,10 @@ def _match_success_rate(
     from safedojo_ros.learning.success import match_rate
     from safedojo_ros.models.loading import load_policy, load_safety
 
-    assert task.played is not None
-    policy = load_policy(find_checkpoint("policy", task.policy, task.store))
-    safety = load_safety(find_checkpoint("safety", task.safety, task.store))
-    trials, succeeded = read_played(task.played, policy.checkpoint_id)
+    assert request.played is not None
+    policy = load_policy(find_checkpoint("policy", request.policy, request.store))
+    safety = load_safety(find_checkpoint("safety", request.safety, request.store))
+    trials, succeeded = read_played(request.played, policy.checkpoint_id)
     imagined = ImaginedWorld(world, model, safety, recipe.validation.max_steps)
     scores = success_scores(policy, imagined, trials)
     match_rate(model, scores, succeeded, policy.checkpoint_id)
@@ -247,15 +243,15 @@ def _match_success_rate(
 
 def _finished(
     kind: Kind,
-    task: Training,
+    request: Training,
     model: "PI0Policy | SafetyModel | WorldModel | SuccessModel",
     figures: dict[str, Any],
     say: Say,
 ) -> Trained:
     """Leave OUT/checkpoint and OUT/details.json, and publish where that is asked for."""
-    directory = task.out / "checkpoint"
+    directory = request.out / "checkpoint"
     directory.mkdir(parents=True, exist_ok=True)
-    model.save(directory, half=task.half)
+    model.save(directory, half=request.half)
     scales = getattr(model, "scales", None)  # a success classifier reads images alone
     normalisation = scales.to_json() if scales else {}
     details: dict[str, Any] = {
@@ -263,11 +259,11 @@ def _finished(
         "normalisation": normalisation,
         "fidelity": figures,
     }
-    (task.out / "details.json").write_text(json.dumps(details, indent=1) + "\n")
+    (request.out / "details.json").write_text(json.dumps(details, indent=1) + "\n")
     say(f"{kind.replace('_', '-')} checkpoint in {directory}")
-    if not task.publish:
+    if not request.publish:
         return Trained(directory, "", figures)
-    store = user_store(task.store)
+    store = user_store(request.store)
     manifest = store.publish(kind, directory, **details)
     say(f"published {kind} {manifest.id} in {store.root}")
     return Trained(store.resolve(kind, manifest.id), manifest.id, figures)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.learning.progress import Say
+from safedojo_ros.pipeline.request import Imagining
 
 if TYPE_CHECKING:
     from safedojo_ros.fidelity.thresholds import ValidationConfig, Verdict
@@ -18,19 +19,13 @@ REPORT, PAGE, DETAILS = "fidelity.json", "fidelity.html", "details.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Validation:
+class Validation(Imagining):
     """What is judged, and by which episodes."""
 
     data: tuple[Path, ...]
     """held-out episodes of a policy, collisions included (collect --split validation)"""
     out: Path
     """directory of the report"""
-    world_model: str = "latest"
-    """name, id or directory (default: latest)"""
-    success: str = "latest"
-    """success classifier: name, id or directory (default: latest)"""
-    safety: str = "latest"
-    """safety head: name, id or directory (default: latest)"""
     policy: str = ""
     """the base policy: its rates, imagined and measured"""
     policies: tuple[str, ...] = ()
@@ -38,10 +33,6 @@ class Validation:
     measured: tuple[Path, ...] = ()
     """what `safedojo evaluate --json` wrote of these policies; others are measured here, on
     validation seeds"""
-    device: str = "auto"
-    """cpu, cuda or auto (default)"""
-    store: Path | None = None
-    """root of the store (default: the user's)"""
 
     def __post_init__(self) -> None:
         if self.measured and not (self.policy or self.policies):
@@ -62,7 +53,7 @@ class Validated:
         return [verdict for verdict in self.verdicts if not verdict.passed]
 
 
-def validate(recipe: "Recipe", task: Validation, say: Say = print) -> Validated:
+def validate(recipe: "Recipe", request: Validation, say: Say = print) -> Validated:
     """Replay held-out episodes in imagination and compare each figure with its bar.
 
     Writes fidelity.json, fidelity.html and details.json, which is for `safedojo checkpoint publish
@@ -76,17 +67,17 @@ def validate(recipe: "Recipe", task: Validation, say: Say = print) -> Validated:
     from safedojo_ros.models.loading import load_safety, load_success, load_world_model
     from safedojo_ros.models.threads import chosen_device
 
-    config, device = recipe.validation, chosen_device(task.device)
-    world = load_world_model(find_checkpoint("world_model", task.world_model, task.store))
-    success = load_success(find_checkpoint("success", task.success, task.store))
-    safety = load_safety(find_checkpoint("safety", task.safety, task.store))
+    config, device = recipe.validation, chosen_device(request.device)
+    world = load_world_model(find_checkpoint("world_model", request.world_model, request.store))
+    success = load_success(find_checkpoint("success", request.success, request.store))
+    safety = load_safety(find_checkpoint("safety", request.safety, request.store))
     world.parts.to(device)
     success.network.to(device)
-    held = read_held_out(task.data, world, config.episodes, device)
+    held = read_held_out(request.data, world, config.episodes, device)
     sections, strips = validation.validate(config, world, success, safety, held, say)
-    if task.policy or task.policies:
+    if request.policy or request.policies:
         imagined = ImaginedWorld(world, success, safety, config.max_steps)
-        sections |= _policy_sections(task, config, imagined, say)
+        sections |= _policy_sections(request, config, imagined, say)
     names = {
         "world_model": world.checkpoint_id,
         "success": success.checkpoint_id,
@@ -107,18 +98,18 @@ def validate(recipe: "Recipe", task: Validation, say: Say = print) -> Validated:
         "normalisation": world.scales.to_json(),
         "fidelity": {key: value for key, value in report.items() if key != "config"},
     }
-    task.out.mkdir(parents=True, exist_ok=True)
+    request.out.mkdir(parents=True, exist_ok=True)
     for name, content in ((REPORT, report), (DETAILS, details)):
-        (task.out / name).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    (task.out / PAGE).write_text(report_page(names, report, verdicts, strips))
+        (request.out / name).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    (request.out / PAGE).write_text(report_page(names, report, verdicts, strips))
     for verdict in verdicts:
         say(f"{'pass' if verdict.passed else 'MISS'}  {verdict.sentence}")
-    say(f"report in {task.out / PAGE}")
-    return Validated(verdicts, details, task.out / PAGE)
+    say(f"report in {request.out / PAGE}")
+    return Validated(verdicts, details, request.out / PAGE)
 
 
 def _policy_sections(
-    task: Validation, config: "ValidationConfig", world: "ImaginedWorld", say: Say
+    request: Validation, config: "ValidationConfig", world: "ImaginedWorld", say: Say
 ) -> dict[str, Any]:
     """What `policy` and `policies` ask for: sections "rates" and "ranking"."""
     from safedojo_ros.evaluation.protocol import LEVEL_NAMES, make_trials
@@ -128,7 +119,7 @@ def _policy_sections(
     from safedojo_ros.worlds.seeds import split_seeds
 
     known = {}
-    for path in task.measured:
+    for path in request.measured:
         policy_id, trials, outcomes = imagined_rates.read_measured(path, config.max_steps)
         known[policy_id] = (trials, outcomes)
     seeds = split_seeds("validation", 0, config.rate_episodes)
@@ -136,7 +127,7 @@ def _policy_sections(
     played: dict[str, tuple[imagined_rates.Outcomes, imagined_rates.Outcomes]] = {}
 
     def play(name: str) -> str:
-        policy = load_policy(find_checkpoint("policy", name, task.store))
+        policy = load_policy(find_checkpoint("policy", name, request.store))
         key = policy.checkpoint_id
         if key not in played:
             say(f"policy {key}: imagined and measured")
@@ -150,12 +141,12 @@ def _policy_sections(
         return key
 
     sections: dict[str, Any] = {}
-    if task.policy:
-        key = play(task.policy)
+    if request.policy:
+        key = play(request.policy)
         sections["policy"] = key
         sections["rates"] = imagined_rates.rates_apart(*played[key], config.seed)
-    if task.policies:
-        names = list(dict.fromkeys(play(name) for name in task.policies))
+    if request.policies:
+        names = list(dict.fromkeys(play(name) for name in request.policies))
         imagined, real = ([played[name][side] for name in names] for side in (0, 1))
         sections["ranking"] = imagined_rates.ranking(names, imagined, real, config.seed)
     return sections

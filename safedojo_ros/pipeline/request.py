@@ -1,0 +1,63 @@
+"""What stages are asked for: the fields that several requests share, and checks of them."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safedojo_ros.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class InStore:
+    """Where the names of checkpoints are looked up."""
+
+    store: Path | None = None
+    """root of the checkpoint store (default: the user's)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnDevice(InStore):
+    """What is computed with torch."""
+
+    device: str = "auto"
+    """cpu, cuda or auto (default)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(OnDevice):
+    """What leaves a checkpoint in a directory of its own."""
+
+    out: Path
+    """directory of this run"""
+    resume: bool = False
+    """go on from the last save"""
+    publish: bool = False
+    """put the result into the checkpoint store"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imagining(OnDevice):
+    """What imagines with three checkpoints."""
+
+    world_model: str = "latest"
+    """world model to imagine with: name, id or directory (default: latest)"""
+    success: str = "latest"
+    """success classifier: name, id or directory (default: latest)"""
+    safety: str = "latest"
+    """safety head: name, id or directory (default: latest)"""
+
+
+def check_counts(request: object, *names: str) -> None:
+    """Raise `ConfigError` unless these attributes are at least 1, or None."""
+    for name in names:
+        value = getattr(request, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}, expected at least 1")
+
+
+def check_unused(request: Any, why: str, *names: str) -> None:
+    """Raise `ConfigError` where one of these fields of a dataclass is not as it is by default."""
+    for field in dataclasses.fields(request):
+        if field.name in names and getattr(request, field.name) != field.default:
+            raise ConfigError(f"--{field.name.replace('_', '-')} {why}")

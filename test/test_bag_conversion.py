@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,71 @@ def test_a_bag_of_another_writer_gives_the_same_episode(
     assert np.array_equal(mine.actions, theirs.actions)
     assert np.array_equal(mine.images["wrist"], theirs.images["wrist"])
     assert np.array_equal(mine.cost, theirs.cost)
+
+
+def in_namespace(name: str, played: Played) -> list[tuple[Topic, int, bytes]]:
+    return [
+        (replace(TOPICS[topic], name=f"/{name}/{topic}"), heard_at, data)
+        for topic, heard_at, data in played.messages
+    ]
+
+
+def test_a_robot_in_a_namespace_gives_the_same_episode(played: Played, tmp_path: Path) -> None:
+    writer = BagWriter(tmp_path / "bag")
+    for topic, heard_at, data in in_namespace("cell/left", played):
+        writer.write(topic, heard_at, data)
+    writer.close()
+    _, (mine,) = converted([played.bag(tmp_path / "plain")], tmp_path / "out_plain")
+    report, (episode,) = converted([tmp_path / "bag"], tmp_path / "out")
+    assert report.namespace == "cell/left"
+    np.testing.assert_array_equal(episode.actions, mine.actions)
+    np.testing.assert_array_equal(episode.images["wrist"], mine.images["wrist"])
+
+
+def test_of_two_robots_in_one_bag_each_can_be_had_and_the_other_is_named(
+    played: Played, tmp_path: Path
+) -> None:
+    writer = BagWriter(tmp_path / "bag")
+    both = in_namespace("left", played) + in_namespace("right", played)
+    for topic, heard_at, data in sorted(both, key=lambda message: message[1]):
+        writer.write(topic, heard_at, data)
+    writer.close()
+    report, (left,) = converted([tmp_path / "bag"], tmp_path / "out")
+    assert (report.namespace, report.other_targets) == ("left", ["right/arm/target"])
+    out = str(tmp_path / "out_right")
+    cameras = ["--image-size", str(SIDE), "--namespace", "/right"]
+    assert main(["bag-to-dataset", str(tmp_path / "bag"), "--out", out, *cameras]) == 0
+    (right,) = EpisodeReader(Path(out))
+    np.testing.assert_array_equal(right.actions, left.actions)
+    assert not list(all_findings(report))
+
+
+def test_the_outcome_of_an_episode_before_does_not_end_the_one_that_goes_on(
+    played: Played, tmp_path: Path
+) -> None:
+    middle = len(played.messages) // 2
+    before = json.dumps({"stamp": START - 60 * SECOND, "success": True, "task": "another"})
+    latched = ("sim/episode", played.messages[middle][1], bag_messages.word(before))
+    first = played.bag(tmp_path / "a", played.messages[:middle])
+    cut = [m for m in played.messages[middle:] if m[0] not in ("robot/enable", "sim/episode")]
+    second = played.bag(tmp_path / "b", [latched, *cut])
+    _, (episode,) = converted([first, second], tmp_path / "out")
+    assert len(episode) >= len(played.outcomes) - 1
+    assert episode.task == played.task
+
+
+def test_what_is_outside_of_the_robot_s_namespace_is_another_s(
+    played: Played, tmp_path: Path
+) -> None:
+    writer = BagWriter(tmp_path / "bag")
+    for topic, heard_at, data in in_namespace("left", played):
+        writer.write(topic, heard_at, data)
+        if topic.name.endswith("ee_pose"):
+            elsewhere = bag_messages.pose(heard_at, np.full(3, 9.0), np.array([1.0, 0.0, 0.0, 0.0]))
+            writer.write(TOPICS["ee_pose"], heard_at, elsewhere)
+    writer.close()
+    _, (episode,) = converted([tmp_path / "bag"], tmp_path / "out")
+    assert np.abs(episode.state[:, :3]).max() < 1.0
 
 
 def test_an_episode_in_two_bags_is_one_episode(played: Played, tmp_path: Path) -> None:

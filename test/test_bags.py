@@ -19,7 +19,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.data.bags.reader import BagReader, find_bags
-from safedojo_ros.data.bags.recorder import BagBounds, EpisodeBags, RecorderThread
+from safedojo_ros.data.bags.recorder import LATCHED_MESSAGES, BagBounds, EpisodeBags, RecorderThread
 from safedojo_ros.data.bags.retention import bag_name, bag_size, own_bags, remove_oldest
 from safedojo_ros.data.bags.schemas import SchemaBook, inner_types
 from safedojo_ros.data.bags.writer import BagWriter
@@ -229,6 +229,51 @@ def test_every_episode_is_a_bag_that_begins_with_the_latched_messages(tmp_path: 
     assert read(first) == expected
     assert [text for _, text in read(second)] == ["put it there", "during 1", "last word 1"]
     assert all(BagReader(bag).whole for bag in (first, second))
+
+
+def test_a_bag_begins_with_the_newest_latched_message_of_every_publisher(tmp_path: Path) -> None:
+    bags = recorder(tmp_path)
+    for number, text in ((1, "table"), (1, "arm"), (2, "arm moved"), (3, "arm moved again")):
+        bags.take(LATCHED, 0, bag_messages.word(text), number)
+    bags.begin(10)
+    bags.close()
+    assert [text for _, text in read(own_bags(tmp_path)[0])] == ["table", "arm", "arm moved again"]
+
+
+def test_where_messages_are_not_counted_the_newest_alone_is_kept(tmp_path: Path) -> None:
+    bags = recorder(tmp_path)
+    for text in ("first", "second"):
+        bags.take(LATCHED, 0, bag_messages.word(text))
+    bags.begin(10)
+    bags.close()
+    assert read(own_bags(tmp_path)[0]) == [("instruction", "second")]
+
+
+def test_publishers_that_start_again_and_again_do_not_fill_the_bags(tmp_path: Path) -> None:
+    bags = recorder(tmp_path)
+    for start in range(100):
+        bags.take(LATCHED, 0, bag_messages.word(f"{start}"), 1)
+    bags.begin(10)
+    bags.close()
+    texts = [text for _, text in read(own_bags(tmp_path)[0])]
+    assert texts == [f"{start}" for start in range(100 - LATCHED_MESSAGES, 100)]
+
+
+def test_after_the_clock_was_set_back_the_newest_bags_stay_and_come_last(tmp_path: Path) -> None:
+    wall = {"now": 1.8e9}
+    bags = EpisodeBags(
+        BagBounds(tmp_path, max_bag=300_000, total=900_000, free_floor=0, compression="none"),
+        Clock(),
+        wall=lambda: wall["now"],
+    )
+    for number in range(8):
+        wall["now"] -= 3600.0
+        bags.begin(number)
+        bags.take(WORDS, number, bag_messages.word(f"{number}" + "x" * 250_000))
+    bags.close()
+    left = own_bags(tmp_path)
+    assert [read(bag)[0][1][0] for bag in left] == [str(n) for n in range(8 - len(left), 8)]
+    assert find_bags([tmp_path]) == left
 
 
 def test_a_full_bag_goes_on_in_the_next_and_loses_nothing(tmp_path: Path) -> None:

@@ -37,6 +37,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--min-steps", type=int, default=8, help="shorter pieces are dropped")
     parser.add_argument("--target-topic", default=TARGET, help="where the arm's targets are")
+    parser.add_argument(
+        "--namespace", help="of the robot's topics (default: that of the first target)"
+    )
     parser.add_argument("--video", action="store_true", help="keep images as mp4")
 
 
@@ -52,7 +55,13 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{args.out} is not empty; choose another --out")
     bags = find_bags(args.bags)
     with EpisodeWriter(args.out, config.image_size, config.cameras, video=args.video) as writer:
-        report = convert(bags, writer, config, args.target_topic.strip("/"))
+        report = convert(
+            bags,
+            writer,
+            config,
+            args.target_topic.strip("/"),
+            None if args.namespace is None else args.namespace.strip("/"),
+        )
     (args.out / REPORT).write_text(json.dumps(report.as_json(), indent=1) + "\n")
     show(report, Console())
     if not report.episodes:
@@ -79,6 +88,8 @@ def show(report: ConversionReport, console: Console) -> None:
     console.print(table)
     for bag, fault in report.broken.items():
         console.print(f"{bag}: {fault}", markup=False, soft_wrap=True)
+    for topic in report.other_targets:
+        console.print(f"{topic} is of another robot; --namespace says which", markup=False)
     findings = list(all_findings(report))
     for finding in findings[:SHOWN]:
         console.print(str(finding), markup=False, highlight=False, soft_wrap=True)

@@ -158,7 +158,7 @@ class Demo:
         return self._file
 
     def _save_parameters(self) -> None:
-        sections = {n: {"ros__parameters": p} for n, p in self._parameters.items()}
+        sections = {f"/**/{n}": {"ros__parameters": p} for n, p in self._parameters.items()}
         self._file.write_text(json.dumps(sections))  # JSON is YAML
 
     def _view(self, files: list[Path]) -> list[Any]:

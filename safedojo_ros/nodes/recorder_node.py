@@ -9,6 +9,8 @@ import importlib
 import os
 import re
 import sys
+from collections import deque
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,6 @@ from rclpy.qos import (
     ReliabilityPolicy,
 )
 from rclpy.serialization import deserialize_message
-from rclpy.topic_endpoint_info import TopicEndpointInfo
 from std_msgs.msg import Bool
 
 from safedojo_ros.core.errors import ConfigError, DatasetError
@@ -42,8 +43,13 @@ DEPTH = 100
 
 SETTINGS = (
     Setting("root", "~/.local/share/safedojo/bags", "Folder of the bags."),
-    Setting("topics", [".*"], "Regular expressions of topics, without the first slash."),
-    Setting("exclude", [""], "Regular expressions of topics that are left out."),
+    Setting(
+        "topics",
+        [".*"],
+        "Regular expressions of topics, without the first slash, with or "
+        "without this node's namespace.",
+    ),
+    Setting("exclude", [""], "Regular expressions of topics that are left out, the same."),
     Setting("enable_topic", "robot/enable", "Begins and ends an episode; empty: one bag for all."),
     Setting("linger", 1.0, "Recorded after an episode's end (s).", 0.0, 60.0),
     Setting("compression", "zstd", "Of the bags.", choices=tuple(COMPRESSIONS)),
@@ -60,7 +66,7 @@ class RecorderNode(DojoNode):
     def __init__(self, **options: Any) -> None:
         super().__init__("recorder_node", SETTINGS, **options)
         self._thread: RecorderThread | None = None
-        self._heard: dict[str, Any] = {}
+        self._heard: dict[str, _Heard] = {}
         self._left_out: dict[str, str] = {}
         self._pressed = False
 
@@ -71,7 +77,8 @@ class RecorderNode(DojoNode):
         self._wanted = [self._pattern("topics", text) for text in self.setting("topics")]
         exclude = [text for text in self.setting("exclude") if text]
         self._unwanted = [self._pattern("exclude", text) for text in exclude]
-        self._enable = str(self.setting("enable_topic")).strip("/")
+        enable = str(self.setting("enable_topic"))
+        self._enable = self.resolve_topic_name(enable) if enable else ""
         root = expand_home(str(self.setting("root"))).absolute()
         self._bounds = BagBounds(
             root,
@@ -115,8 +122,9 @@ class RecorderNode(DojoNode):
         if self._thread is None:
             return
         self.destroy_timer(self._timer)
-        for subscription in self._heard.values():
-            self.destroy_subscription(subscription)
+        for heard in self._heard.values():
+            for subscription in heard.subscriptions.values():
+                self.destroy_subscription(subscription)
         self._heard, self._left_out = {}, {}
         if not self._thread.close():
             self.get_logger().error("the disk is too slow: the last bag stays cut")
@@ -148,52 +156,64 @@ class RecorderNode(DojoNode):
     # ---------------------------------------------------------------- listening
 
     def _look(self) -> None:
-        """Listen to every wanted topic that has appeared."""
+        """Listen to every wanted topic that has appeared, and anew where not all are heard."""
         for full, kinds in self.get_topic_names_and_types():
-            name = full.strip("/")
-            if full in self._heard or full in self._left_out or not self._wants(name):
+            if full in self._left_out or not self._wants(full):
                 continue
-            publishers = self.get_publishers_info_by_topic(full)
-            if not publishers:
+            profiles = [info.qos_profile for info in self.get_publishers_info_by_topic(full)]
+            if not profiles:
                 continue
             try:
-                self._listen(full, kinds[0], publishers)
+                self._listen(full, kinds[0], profiles)
             except (DatasetError, AttributeError, ImportError, ValueError) as error:
                 self._left_out[full] = str(error)
                 self.get_logger().warning(f"{full} is not recorded: {error}")
 
-    def _wants(self, name: str) -> bool:
-        if any(part.startswith("_") for part in name.split("/")):
+    def _wants(self, full: str) -> bool:
+        if any(part.startswith("_") for part in full.split("/")):
             return False
-        if name == self._enable:
+        if full == self._enable:
             return True
-        wanted = any(pattern.fullmatch(name) for pattern in self._wanted)
-        return wanted and not any(pattern.fullmatch(name) for pattern in self._unwanted)
-
-    def _listen(self, full: str, kind: str, publishers: list[TopicEndpointInfo]) -> None:
-        profiles = [info.qos_profile for info in publishers]
-        latched = all(p.durability == DurabilityPolicy.TRANSIENT_LOCAL for p in profiles)
-        reliable = all(p.reliability == ReliabilityPolicy.RELIABLE for p in profiles)
-        topic = Topic(
-            full, self._book.schema(kind), tuple(qos_fields(p) for p in profiles), latched
-        )
-        profile = QoSProfile(
-            reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
-            durability=(DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE),
-            history=HistoryPolicy.KEEP_LAST,
-            depth=DEPTH,
-        )
-        switch = full.strip("/") == self._enable and kind == "std_msgs/msg/Bool"
-        take = partial(self._on_enable if switch else self._on_message, topic)
-        self._heard[full] = self.create_subscription(
-            message_class(kind), full, take, profile, raw=True
+        name, own = full.strip("/"), self.get_namespace().strip("/") + "/"
+        names = (name, name.removeprefix(own))
+        return any(p.fullmatch(n) for p in self._wanted for n in names) and not any(
+            p.fullmatch(n) for p in self._unwanted for n in names
         )
 
-    def _on_message(self, topic: Topic, data: bytes) -> None:
-        if self._thread is not None:
-            self._thread.message(topic, self.now(), data)
+    def _listen(self, full: str, kind: str, profiles: list[QoSProfile]) -> None:
+        """Ask for no more than all publishers offer, and for what the latched ones have said.
 
-    def _on_enable(self, topic: Topic, data: bytes) -> None:
+        Subscriptions are added, never given up: what they have not delivered yet would be lost.
+        """
+        latched = [p for p in profiles if p.durability == DurabilityPolicy.TRANSIENT_LOCAL]
+        heard = self._heard.setdefault(full, _Heard())
+        for group in filter(None, (latched, profiles)):
+            reliable = all(p.reliability == ReliabilityPolicy.RELIABLE for p in group)
+            remembered = len(latched) == len(group)
+            if heard.hears(reliable, remembered, group is latched):
+                continue
+            schema = self._book.schema(kind)
+            topic = Topic(full, schema, tuple(qos_fields(p) for p in profiles), bool(latched))
+            profile = QoSProfile(
+                reliability=ReliabilityPolicy.RELIABLE if reliable
+                else ReliabilityPolicy.BEST_EFFORT,
+                durability=DurabilityPolicy.TRANSIENT_LOCAL if remembered
+                else DurabilityPolicy.VOLATILE,
+                history=HistoryPolicy.KEEP_LAST,
+                depth=DEPTH,
+            )  # fmt: skip
+            switch = full == self._enable and kind == "std_msgs/msg/Bool"
+            take = partial(self._on_enable if switch else self._on_message, topic)
+            heard.subscriptions[reliable, remembered] = self.create_subscription(
+                message_class(kind), full, take, profile, raw=True
+            )
+
+    def _on_message(self, topic: Topic, data: bytes, info: dict[str, Any]) -> None:
+        if self._thread is not None and self._heard[topic.name].is_new(info):
+            number = info.get("publication_sequence_number")
+            self._thread.message(topic, self.now(), data, number or 0)
+
+    def _on_enable(self, topic: Topic, data: bytes, info: dict[str, Any]) -> None:
         if self._thread is None:
             return
         pressed, now = bool(deserialize_message(data, Bool).data), self.now()
@@ -202,7 +222,26 @@ class RecorderNode(DojoNode):
         elif self._pressed and not pressed:
             self._thread.end(now)
         self._pressed = pressed
-        self._thread.message(topic, now, data)
+        self._on_message(topic, data, info)
+
+
+@dataclass
+class _Heard:
+    """How a topic is listened to: {(reliable, latched) as asked for: the subscription}."""
+
+    subscriptions: dict[tuple[bool, bool], Any] = field(default_factory=dict)
+    _recent: deque[tuple[Any, Any]] = field(default_factory=lambda: deque(maxlen=4 * DEPTH))
+
+    def hears(self, reliable: bool, latched: bool, before: bool) -> bool:
+        """Whether publishers that offer no more than this are heard, and what they said before."""
+        return any(r <= reliable and before <= d <= latched for r, d in self.subscriptions)
+
+    def is_new(self, info: dict[str, Any]) -> bool:
+        """Whether this message has not come by another subscription already."""
+        message = (info.get("publication_sequence_number"), info.get("source_timestamp"))
+        known = message in self._recent
+        self._recent.append(message)
+        return not known
 
 
 def message_class(kind: str) -> Any:

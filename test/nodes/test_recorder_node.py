@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,6 +106,118 @@ def test_a_stack_is_recorded_with_its_types_qualities_and_latched_words(
     metadata = (bag / "metadata.yaml").read_text()
     assert "best_effort" in metadata
     assert "transient_local" in metadata
+
+
+class Listening:
+    """A recorder that spins beside a robot, until the end of the with block."""
+
+    def __init__(
+        self, context: Context, root: Path, namespace: str = "", **settings: object
+    ) -> None:
+        given = {"root": str(root), "free_gb": 0.0, "linger": 0.0, **settings}
+        self.robot = Node("robot", context=context, namespace=namespace, use_global_arguments=False)
+        self.recorder = RecorderNode(
+            context=context,
+            namespace=namespace or None,
+            parameter_overrides=[Parameter(n, value=v) for n, v in given.items()],
+        )
+        assert self.recorder.start(), self.recorder.failure
+        self._executor = SingleThreadedExecutor(context=context)
+        for node in (self.robot, self.recorder):
+            self._executor.add_node(node)
+        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> "Listening":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.shutdown(timeout_sec=5.0)
+        self._thread.join(5.0)
+        self.recorder.shut_down()
+        for node in (self.recorder, self.robot):
+            node.destroy_node()
+
+    @property
+    def bag(self) -> str:
+        assert self.recorder._thread is not None
+        return self.recorder._thread.name
+
+    @property
+    def messages(self) -> int:
+        assert self.recorder._thread is not None
+        return self.recorder._thread.counts.messages
+
+    def heard(self, topic: str) -> Any:
+        return self.recorder._heard.get(topic)
+
+
+def texts(bag: Path) -> list[tuple[str, str]]:
+    reader = BagReader(bag)
+    return [(m.topic, reader.decode(m).data) for m in reader.messages()]
+
+
+NOISE = ".*(rosout|parameter_events|transition_event|diagnostics).*"
+
+
+def test_in_a_namespace_the_own_switch_begins_and_ends_an_episode(
+    context: Context, tmp_path: Path
+) -> None:
+    settings = {"topics": ["robot/.*", "words"], "exclude": ["robot/secret"]}
+    with Listening(context, tmp_path, "/left", **settings) as listening:
+        others = listening.robot.create_publisher(Bool, "/right/robot/enable", IN_ORDER)
+        secret = listening.robot.create_publisher(String, "robot/secret", IN_ORDER)
+        words = listening.robot.create_publisher(String, "words", IN_ORDER)
+        enable = listening.robot.create_publisher(Bool, "robot/enable", IN_ORDER)
+        until(lambda: words.get_subscription_count() and enable.get_subscription_count())
+        others.publish(Bool(data=True))
+        enable.publish(Bool(data=True))
+        until(lambda: listening.bag)
+        words.publish(String(data="left's"))
+        secret.publish(String(data="nobody's"))
+        until(lambda: listening.messages >= 2)
+        enable.publish(Bool(data=False))
+        until(lambda: not listening.bag)
+    (bag,) = own_bags(tmp_path)
+    assert texts(bag)[1:] == [("left/words", "left's")]
+    assert {topic for topic, _ in texts(bag)} == {"left/words", "left/robot/enable"}
+
+
+def test_publishers_that_come_later_and_offer_less_are_heard_too(
+    context: Context, tmp_path: Path
+) -> None:
+    with Listening(context, tmp_path, exclude=[NOISE], enable_topic="") as listening:
+        latched = listening.robot.create_publisher(String, "words", LATCHED)
+        latched.publish(String(data="said before"))
+        until(lambda: listening.heard("/words"))
+        later = listening.robot.create_publisher(String, "words", IMAGES)
+        until(later.get_subscription_count)
+        until(latched.get_subscription_count)
+        until(lambda: listening.messages >= 1)
+        while listening.messages < 2:  # best effort: it may be lost
+            later.publish(String(data="best effort"))
+            time.sleep(0.02)
+    (bag,) = own_bags(tmp_path)
+    assert [text for _, text in texts(bag)][:2] == ["said before", "best effort"]
+
+
+def test_what_latched_publishers_have_said_is_heard_beside_others_that_latch_nothing(
+    context: Context, tmp_path: Path
+) -> None:
+    robot = Node("early", context=context, use_global_arguments=False)
+    latched = robot.create_publisher(String, "words", LATCHED)
+    latched.publish(String(data="said before"))
+    plain = robot.create_publisher(String, "words", IN_ORDER)
+    with Listening(context, tmp_path, exclude=[NOISE], enable_topic="") as listening:
+        until(lambda: listening.messages >= 1)
+        until(plain.get_subscription_count)
+        latched.publish(String(data="said once"))
+        until(lambda: listening.messages >= 2)
+        plain.publish(String(data="said now"))
+        until(lambda: listening.messages >= 3)
+    robot.destroy_node()
+    (bag,) = own_bags(tmp_path)
+    assert [text for _, text in texts(bag)] == ["said before", "said once", "said now"]
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,8 @@ def test_an_entry_names_an_existing_module_that_becomes_its_executable(entry: No
 def test_a_parameters_file_has_only_declared_parameters_of_the_stack_s_nodes(stack) -> None:  # type: ignore[no-untyped-def]
     pytest.importorskip("rclpy")
     sections = yaml.safe_load(stack.parameters_file.read_text())
+    assert all(name.startswith("/**/") for name in sections), "in whatever namespace"
+    sections = {name.removeprefix("/**/"): section for name, section in sections.items()}
     known = {entry.name: entry for entry in (*stack.nodes, RECORDER, TRAINER, VIEW)}
     assert set(sections) <= set(known)
     for name, section in sections.items():

@@ -31,6 +31,10 @@ class ConversionReport:
 
     bags: int = 0
     messages: int = 0
+    namespace: str = ""
+    """Of the topics that were read."""
+    other_targets: list[str] = field(default_factory=list)
+    """Targets in other namespaces, of other robots."""
     broken: dict[str, str] = field(default_factory=dict)
     takes: list[TakeReport] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -55,12 +59,20 @@ def convert(
     writer: EpisodeWriter,
     config: ConversionConfig,
     target_topic: str = TARGET,
+    namespace: str | None = None,
 ) -> ConversionReport:
-    """Write the episodes of `bags`, in their order; a recording may go on from bag to bag."""
-    report = ConversionReport()
-    splitter = TakeSplitter(config.cameras, config.image_size, config.max_gap, target_topic)
+    """Write the episodes of `bags`, in their order; a recording may go on from bag to bag.
+
+    namespace: of the robot's topics; None: that of the first target in the bags.
+    """
+    if namespace is None:
+        namespace = namespace_of(bags, target_topic)
+    report = ConversionReport(namespace=namespace)
+    splitter = TakeSplitter(
+        config.cameras, config.image_size, config.max_gap, target_topic, namespace
+    )
     for bag in bags:
-        _read(bag, splitter, report)
+        _read(bag, splitter, report, target_topic)
         _write(splitter, writer, config, report)
     splitter.close()
     _write(splitter, writer, config, report)
@@ -68,7 +80,20 @@ def convert(
     return report
 
 
-def _read(bag: Path, splitter: TakeSplitter, report: ConversionReport) -> None:
+def namespace_of(bags: list[Path], target_topic: str) -> str:
+    """The namespace, without slashes around it, in which the first target is; "" without one."""
+    for bag in bags:
+        for message in BagReader(bag).messages():
+            if _is_target(message.topic, target_topic):
+                return message.topic.removesuffix(target_topic).strip("/")
+    return ""
+
+
+def _is_target(topic: str, target_topic: str) -> bool:
+    return f"/{topic}".endswith(f"/{target_topic}")
+
+
+def _read(bag: Path, splitter: TakeSplitter, report: ConversionReport, target_topic: str) -> None:
     reader = BagReader(bag)
     report.bags += 1
     begun = False
@@ -77,6 +102,9 @@ def _read(bag: Path, splitter: TakeSplitter, report: ConversionReport) -> None:
             splitter.new_bag(bag.name, message.heard_at)
             begun = True
         if not splitter.wants(message.topic):
+            others = report.other_targets
+            if _is_target(message.topic, target_topic) and message.topic not in others:
+                others.append(message.topic)
             continue
         try:
             decoded = reader.decode(message)

@@ -25,6 +25,7 @@ from rosbags.typesys import (
 )
 
 from safedojo_ros.core.errors import DatasetError
+from safedojo_ros.data.bags.retention import bag_order
 from safedojo_ros.data.bags.writer import METADATA
 
 RECORD_LIMIT = 256 * 2**20
@@ -173,16 +174,16 @@ class BagReader:
 
 
 def find_bags(paths: list[Path]) -> list[Path]:
-    """The bags among and directly inside `paths`, oldest name first; raises `DatasetError`."""
+    """The bags among and directly inside `paths`, oldest first; raises `DatasetError`."""
     found: list[Path] = []
     for path in paths:
         if is_bag(path):
             found.append(path)
             continue
-        inside = sorted(p for p in path.iterdir() if is_bag(p)) if path.is_dir() else []
+        inside = [p for p in path.iterdir() if is_bag(p)] if path.is_dir() else []
         if not inside:
             raise DatasetError(f"{path} is no bag, and no folder of bags")
-        found += inside
+        found += sorted(inside, key=bag_order)
     return found
 
 

@@ -14,11 +14,15 @@ from pathlib import Path
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.data.bags.retention import (
     bag_name,
+    bag_number,
     own_bags,
     remove_oldest,
     space_fault,
 )
 from safedojo_ros.data.bags.writer import BagWriter, Compression, Topic
+
+LATCHED_MESSAGES = 16
+"""Most latched messages of a topic that a new bag begins with."""
 
 FLUSH_PERIOD = 1.0
 """Seconds after which what was heard is with the operating system, whatever happens to us."""
@@ -67,7 +71,8 @@ class EpisodeBags:
     free: Callable[[Path], int] | None = None
     counts: RecorderCounts = field(default_factory=RecorderCounts)
     _writer: BagWriter | None = None
-    _newest: dict[str, tuple[Topic, int, bytes]] = field(default_factory=dict)
+    _latched: dict[str, list[tuple[Topic, int, bytes]]] = field(default_factory=dict)
+    """{name: (topic, number, message)}, the newest of each of its publishers."""
     _recording: bool = False
     _ends_at: float | None = None
     _flushed_at: float = 0.0
@@ -84,10 +89,13 @@ class EpisodeBags:
         if self._recording:
             self._ends_at = self.clock() + self.bounds.linger
 
-    def take(self, topic: Topic, stamp: int, data: bytes) -> None:
-        """One message; it is written if an episode goes on."""
+    def take(self, topic: Topic, stamp: int, data: bytes, number: int = 0) -> None:
+        """One message; it is written if an episode goes on.
+
+        number: of its publisher's messages on this topic, counted from 1; 0: not known.
+        """
         if topic.latched:
-            self._newest[topic.name] = (topic, stamp, data)
+            self._keep(topic, number, data)
         self.look_after()
         if not self._recording:
             return
@@ -150,8 +158,21 @@ class EpisodeBags:
             return
         self.counts.bags += 1
         self.counts.refusal = ""
-        for topic, _, data in list(self._newest.values()):
+        for topic, _, data in [one for kept in self._latched.values() for one in kept]:
             self._write(topic, stamp, data)
+
+    def _keep(self, topic: Topic, number: int, data: bytes) -> None:
+        """Remember a latched message, in the place of its publisher's last one.
+
+        Nothing but its number says whose it is: where two publishers have come as far, both of
+        their messages stay.
+        """
+        kept = self._latched.setdefault(topic.name, [])
+        before = [one for one in kept if not number or one[1] == number - 1]
+        if len(before) == 1:
+            kept.remove(before[0])
+        kept.append((topic, number, data))
+        del kept[:-LATCHED_MESSAGES]
 
     def _write(self, topic: Topic, stamp: int, data: bytes) -> None:
         if self._writer is None:
@@ -189,6 +210,7 @@ class _Message:
     topic: Topic
     stamp: int
     data: bytes
+    number: int
 
 
 @dataclass(frozen=True)
@@ -232,13 +254,13 @@ class RecorderThread:
         """Bytes in the queue."""
         return self._waiting
 
-    def message(self, topic: Topic, stamp: int, data: bytes) -> bool:
-        """Hand over one message; False: it was dropped."""
+    def message(self, topic: Topic, stamp: int, data: bytes, number: int = 0) -> bool:
+        """Hand over one message, see `EpisodeBags.take`; False: it was dropped."""
         with self._wake:
             if self._waiting + len(data) > self._max_queue:
                 self.dropped[topic.name] += 1
                 return False
-            self._items.append(_Message(topic, stamp, data))
+            self._items.append(_Message(topic, stamp, data, number))
             self._waiting += len(data)
             self._wake.notify()
         return True
@@ -274,7 +296,7 @@ class RecorderThread:
                     if isinstance(item, _Message):
                         self._waiting -= len(item.data)
                 if isinstance(item, _Message):
-                    self._bags.take(item.topic, item.stamp, item.data)
+                    self._bags.take(item.topic, item.stamp, item.data, item.number)
                 elif item is not None:
                     (self._bags.begin if item.begin else self._bags.end)(item.stamp)
                 else:
@@ -287,5 +309,4 @@ class RecorderThread:
 
 
 def _last_number(root: Path) -> int:
-    bags = own_bags(root)
-    return max((int(bag.name.rpartition("_")[2]) for bag in bags), default=0)
+    return max((bag_number(bag) for bag in own_bags(root)), default=0)

@@ -14,7 +14,7 @@ BAG_NAME = re.compile(r"episode_\d{8}T\d{6}_\d{6}")
 
 
 def bag_name(number: int, clock_text: str) -> str:
-    """clock_text: as 20260131T235959; names sort by time, then by number."""
+    """clock_text: as 20260131T235959; the number goes on where the clock goes back."""
     return f"episode_{clock_text}_{number:06d}"
 
 
@@ -22,11 +22,23 @@ def own_bags(root: Path) -> list[Path]:
     """The recorder's bags directly in `root`, oldest first; links are nobody's."""
     if not root.is_dir():
         return []
-    return sorted(
+    bags = [
         path
         for path in root.iterdir()
         if BAG_NAME.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
-    )
+    ]
+    return sorted(bags, key=bag_order)
+
+
+def bag_order(bag: Path) -> tuple[int, str]:
+    """By the recorder's number, since the clock may go back; other bags by name, before them."""
+    own = BAG_NAME.fullmatch(bag.name)
+    return (bag_number(bag) if own else 0, bag.name)
+
+
+def bag_number(bag: Path) -> int:
+    """Counts the recorder's bags in one folder."""
+    return int(bag.name.rpartition("_")[2])
 
 
 def bag_size(bag: Path) -> int:

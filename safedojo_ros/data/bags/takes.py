@@ -69,9 +69,15 @@ class TakeSplitter:
     """`feed` it every message; `takes` gathers the finished ones, `findings` what was amiss."""
 
     def __init__(
-        self, cameras: tuple[str, ...], image_size: int, max_gap: float, target_topic: str = TARGET
+        self,
+        cameras: tuple[str, ...],
+        image_size: int,
+        max_gap: float,
+        target_topic: str = TARGET,
+        namespace: str = "",
     ) -> None:
-        """image_size: side of the square pictures, px; max_gap: see `ClockWatch.bound`."""
+        """image_size: side of the square images, px; max_gap: see `ClockWatch.bound`; namespace:
+        of all topics, without slashes around it."""
         self._cameras, self._side, self._target_topic = cameras, image_size, target_topic
         self._watch = ClockWatch(max_gap)
         self._bag, self._pressed = "", False
@@ -92,10 +98,15 @@ class TakeSplitter:
         }
         for name in cameras:
             self._readers[f"camera/{name}/image_raw"] = self._picture_reader(name)
+        self._prefix = f"{namespace}/" if namespace else ""
 
     def wants(self, topic: str) -> bool:
         """Whether messages of this topic have to be decoded."""
-        return topic in self._readers
+        return topic.startswith(self._prefix) and self._own(topic) in self._readers
+
+    def _own(self, topic: str) -> str:
+        """Its name within the namespace."""
+        return topic.removeprefix(self._prefix)
 
     def new_bag(self, name: str, first_heard_at: int) -> None:
         """What follows lies in another bag, whose first message was heard at `first_heard_at`."""
@@ -115,7 +126,7 @@ class TakeSplitter:
             self.findings.append(Finding(topic, heard_at, fault))
             self._finish()
         try:
-            self._readers[topic](message, heard_at if stamp is None else stamp)
+            self._readers[self._own(topic)](message, heard_at if stamp is None else stamp)
         except (ObservationRejected, ValueError, KeyError, TypeError) as error:
             self.findings.append(Finding(topic, heard_at, f"cannot be used: {error}"))
 
@@ -147,8 +158,10 @@ class TakeSplitter:
 
     def _on_outcome(self, message: Any, at: int) -> None:
         outcome = json.loads(message.data)
-        self._take.outcome = outcome
-        self._take.ended = int(outcome.get("stamp", self._take.ended or at))
+        ended = int(outcome.get("stamp", self._take.ended or at))
+        if self._take.targets.stamps and ended < self._take.targets.stamps[0]:
+            return  # of an episode before: a bag that goes on begins with latched messages
+        self._take.outcome, self._take.ended = outcome, ended
 
     # ---------------------------------------------------------------- what was seen and done
 

@@ -1,11 +1,13 @@
 """Training on seconds of data: it learns, resumes exactly, and measures what it claims."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.types import Episode
@@ -17,9 +19,10 @@ from safedojo_ros.learning.data.imagined_contacts import (
 )
 from safedojo_ros.learning.imitation import (
     Demonstrations,
-    Imitation,
     ImitationConfig,
+    demonstrated_batch,
     imitated_ends,
+    new_policy,
     train_policy,
 )
 from safedojo_ros.learning.safety_head import (
@@ -27,15 +30,19 @@ from safedojo_ros.learning.safety_head import (
     contact_frames,
     expected_calibration_error,
     fit_temperature,
-    moments,
     new_safety_model,
+    query_batch,
     rate_threshold,
     scene_untouched,
     train_safety_head,
     worst_of_episodes,
 )
-from safedojo_ros.learning.training_run import learning_rate_factor
-from safedojo_ros.learning.world_model import LatentEpisodes, new_world_model
+from safedojo_ros.learning.training_run import METRICS_FILE, STATE_FILE
+from safedojo_ros.learning.world_model import (
+    LatentEpisodes,
+    WorldModelConfig,
+    new_world_model,
+)
 from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
 from safedojo_ros.models.loading import load_policy
 from safedojo_ros.models.safety_head import SafetyHeadSize
@@ -66,6 +73,10 @@ def synthetic(length: int, seed: int) -> Episode:
         source="expert:direct",
         extra={"clean_action": actions},
     )
+
+
+def metrics(directory: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (directory / METRICS_FILE).read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -100,13 +111,13 @@ def test_what_lingers_after_success_is_not_imitated() -> None:
     assert ends.tolist() == [3, 4, 9, 10]
 
 
-def test_imitation_draws_only_what_is_taught(tmp_path: Path) -> None:
+def test_imitation_draws_only_what_is_imitated(tmp_path: Path) -> None:
     episode = synthetic(20, 0)
     episode.success[12:] = True
     with EpisodeWriter(tmp_path / "data", 64, CAMERAS) as writer:
         writer.add(episode)
     data = Demonstrations.read([tmp_path / "data"])
-    assert data.taught.tolist() == list(range(13))
+    assert data.imitated.tolist() == list(range(13))
     rows, exists = data.chunk_rows(torch.tensor([11]), 4)
     assert rows.tolist() == [[11, 12, 12, 12]]
     assert exists.sum() == 2
@@ -121,18 +132,53 @@ def test_only_safe_imitates_no_episode_with_a_contact(tmp_path: Path) -> None:
         with EpisodeWriter(tmp_path / name, 64, CAMERAS) as writer:
             for episode in chosen:
                 writer.add(episode)
-    assert len(Demonstrations.read([tmp_path / "all"]).taught) == 60
+    assert len(Demonstrations.read([tmp_path / "all"]).imitated) == 60
     data = Demonstrations.read([tmp_path / "all"], only_safe=True)
-    assert data.taught.tolist() == list(range(20, 40))
+    assert data.imitated.tolist() == list(range(20, 40))
     with pytest.raises(DatasetError, match="without contact"):
         Demonstrations.read([tmp_path / "bad"], only_safe=True)
 
 
-def test_imitation_learns(data: Demonstrations, smoke: ImitationConfig) -> None:
+def test_imitation_learns(data: Demonstrations, smoke: ImitationConfig, tmp_path: Path) -> None:
     config = dataclasses.replace(smoke, steps=150, batch_size=16, learning_rate=5e-3)
-    trainer = Imitation(config, data)
-    losses = [trainer.update(step)["loss"] for step in range(150)]
-    assert np.mean(losses[-10:]) < 0.75 * np.mean(losses[:10])
+    train_policy(config, data, tmp_path)
+    losses = [row["loss"] for row in metrics(tmp_path)]
+    assert np.mean(losses[-3:]) < 0.75 * np.mean(losses[:1])
+
+
+def test_the_policy_that_is_kept_has_the_average_of_the_weights(
+    data: Demonstrations, smoke: ImitationConfig, tmp_path: Path
+) -> None:
+    policy = train_policy(smoke, data, tmp_path)
+    kept = load_file(tmp_path / STATE_FILE)
+    for name, value in policy.network.state_dict().items():
+        assert torch.equal(value, kept[f"model.1.module.{name}"])
+    last = torch.cat([v.flatten() for n, v in kept.items() if n.startswith("model.0.")])
+    average = torch.cat([v.flatten() for v in policy.network.state_dict().values()])
+    assert 0.0 < (last - average).abs().max() < 0.1
+    stored = load_policy(tmp_path / "checkpoint").network.state_dict()
+    assert all(torch.equal(stored[n], v) for n, v in policy.network.state_dict().items())
+
+
+def test_colours_are_jittered_alike_in_all_cameras_and_only_where_asked_for(
+    data: Demonstrations, smoke: ImitationConfig
+) -> None:
+    policy = new_policy(smoke.size, data)
+
+    def images(amount: float) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return demonstrated_batch(policy, data, 32, amount, generator).pictures
+
+    plain, jittered = images(0.0), images(0.2)
+    assert (jittered - plain).abs().amax((1, 2, 3, 4)).min() > 1e-3
+    assert (jittered - plain).abs().max() <= 0.4 + 1e-6
+    inner = plain.abs() < 0.5  # nothing is cut off there
+    for seen, drawn, where in zip(jittered, plain, inner, strict=True):
+        design = torch.stack([drawn[where], torch.ones_like(drawn[where])], dim=1)
+        fitted = torch.linalg.lstsq(design, seen[where][:, None]).solution[:, 0]
+        torch.testing.assert_close(design @ fitted, seen[where], atol=1e-4, rtol=0)
+        assert abs(fitted[0] - 1) < 0.2
+        assert abs(fitted[1]) < 0.2
 
 
 def test_training_goes_on_from_a_policy_with_its_own_normalisation(
@@ -147,39 +193,13 @@ def test_training_goes_on_from_a_policy_with_its_own_normalisation(
         torch.testing.assert_close(one, other)
 
 
-def test_a_policy_of_another_size_is_no_start(data: Demonstrations, smoke: ImitationConfig) -> None:
-    start = Imitation(smoke, data).policy
+def test_a_policy_of_another_size_is_no_start(
+    data: Demonstrations, smoke: ImitationConfig, tmp_path: Path
+) -> None:
+    start = new_policy(smoke.size, data)
     wider = dataclasses.replace(smoke, size=dataclasses.replace(smoke.size, width=64))
     with pytest.raises(ConfigError, match="choose the preset"):
-        Imitation(wider, data, start=start)
-
-
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
-    data: Demonstrations, smoke: ImitationConfig, tmp_path: Path
-) -> None:
-    whole = train_policy(smoke, data, tmp_path / "whole")
-    trainer = Imitation(smoke, data)
-    first_half = dataclasses.replace(smoke, save_every=3)
-    from safedojo_ros.learning.training_run import TrainingRun
-
-    run = TrainingRun(tmp_path / "halves", resume=False)
-    for step in range(3):
-        trainer.update(step)
-    run.save(3, trainer.models, trainer.optimizer)
-    run.close()
-    halves = train_policy(first_half, data, tmp_path / "halves", resume=True)
-    pairs = zip(whole.network.parameters(), halves.network.parameters(), strict=True)
-    for one, other in pairs:
-        torch.testing.assert_close(one, other)
-    load_policy(tmp_path / "halves" / "checkpoint")
-
-
-def test_a_finished_run_is_not_overwritten_by_accident(
-    data: Demonstrations, smoke: ImitationConfig, tmp_path: Path
-) -> None:
-    train_policy(smoke, data, tmp_path / "run")
-    with pytest.raises(ConfigError, match="pass --resume or another --out"):
-        train_policy(smoke, data, tmp_path / "run")
+        train_policy(wider, data, tmp_path, start=start)
 
 
 def test_the_safety_head_finds_contacts_that_the_chunk_causes(
@@ -203,9 +223,9 @@ def test_the_safety_head_learns_from_imagined_states_beside_recorded_ones(
 ) -> None:
     size = WorldModelSize(heads=2, head_dim=16, layers=1, feed_forward=32)
     eyes = FrameAutoencoder(AutoencoderSize(widths=(8, 8, 16, 16)))
-    world = new_world_model(eyes, size, [episodes])
+    world = new_world_model(eyes, WorldModelConfig(size=size), [episodes])
     config = SafetyConfig(
-        SafetyHeadSize(width=8, hidden=64),
+        size=SafetyHeadSize(width=8, hidden=64),
         steps=120,
         batch_size=64,
         replays=128,
@@ -244,11 +264,11 @@ def test_the_scene_counts_as_untouched_up_to_the_frame_before_the_first_contact(
 
 def test_a_picture_is_shown_with_other_moments_of_its_episode(episodes: Path) -> None:
     autoencoder = FrameAutoencoder(AutoencoderSize(widths=(8, 8, 16, 16)))
-    config = SafetyConfig(SafetyHeadSize(width=8, hidden=64), batch_size=200, moments=5)
+    config = SafetyConfig(size=SafetyHeadSize(width=8, hidden=64), batch_size=200, queries=5)
     model = new_safety_model(autoencoder, config, episodes)
     frames = contact_frames([episodes], model)
     known = torch.arange(0, len(frames.episode), 3)
-    latents, state, chunks, contact, exists = moments(
+    latents, state, chunks, contact, exists = query_batch(
         config, [frames], [known], torch.Generator().manual_seed(0)
     )
     assert state.shape == (200, 5, 8)
@@ -277,13 +297,6 @@ def test_temperature_and_calibration_error_know_a_calibrated_forecast() -> None:
     assert expected_calibration_error(truth, np.full_like(probability, 0.9)) > 0.3
     logits = torch.logit(torch.from_numpy(probability)).float()
     assert fit_temperature(3.0 * logits, torch.from_numpy(truth)) == pytest.approx(3.0, rel=0.1)
-
-
-def test_the_learning_rate_rises_and_falls_to_nothing() -> None:
-    factors = [learning_rate_factor(step, 10, 100) for step in range(101)]
-    assert factors[0] == pytest.approx(0.1)
-    assert max(factors) == pytest.approx(1.0)
-    assert factors[100] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_an_episode_is_judged_at_the_frames_where_chunks_begin() -> None:

@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.cli.main import main
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.learning.progress import progress_bar
-from safedojo_ros.learning.training_run import TrainingRun, training_now
+from safedojo_ros.learning.training_run import TrainingRun
 from safedojo_ros.pipeline import stages
 from safedojo_ros.pipeline.evaluate import Evaluation
-from safedojo_ros.pipeline.interruption import Interrupted, interrupt_on_signal
 from safedojo_ros.pipeline.ledger import StageLedger
 from safedojo_ros.pipeline.recipe import read_recipe
 from safedojo_ros.pipeline.runs import DONE, INTERRUPTED, NOT_PASSED
@@ -128,34 +126,6 @@ def test_a_pause_is_not_counted_where_a_kill_has_spoilt_the_first_line_after_it(
         now[0] += 2.0
         ledger.progress("first", step, 9, {})
     assert ledger.seconds() == {"first": 7.0}
-
-
-def test_a_signal_within_a_training_saves_the_step_and_then_interrupts(tmp_path: Path) -> None:
-    module = torch.nn.Linear(1, 1)
-    optimizer = torch.optim.SGD(module.parameters(), 0.1)
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        ledger = StageLedger(tmp_path, {}, between=interrupt_on_signal())
-
-        def train() -> dict[str, Any]:
-            run = TrainingRun(tmp_path / "run", resume=False)
-            run.restore(module, optimizer)
-            with progress_bar("toy", 0, 5) as show:
-                show(1)
-                os.kill(os.getpid(), signal.SIGTERM)
-                show(2)
-            raise AssertionError("went on after the signal")
-
-        with pytest.raises(Interrupted):
-            ledger.stage("toy", train)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    again = TrainingRun(tmp_path / "run", resume=True)
-    assert again.restore(module, optimizer) == 2
-    again.close()
-    assert not training_now()
-    assert ledger.done == {}
 
 
 # -------------------------------------------------------------------- the stages

@@ -15,7 +15,7 @@ from safedojo_ros.core.types import Episode
 from safedojo_ros.data.lerobot.writer import EpisodeWriter
 from safedojo_ros.learning import success as training
 from safedojo_ros.learning.data.replay import replay
-from safedojo_ros.learning.world_model import LatentEpisodes, new_world_model
+from safedojo_ros.learning.world_model import LatentEpisodes, WorldModelConfig, new_world_model
 from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
 from safedojo_ros.models.loading import load_success
 from safedojo_ros.models.safety_head import tiny_safety
@@ -75,9 +75,8 @@ def frames(episodes: Path) -> training.SuccessFrames:
 def world(episodes: Path) -> WorldModel:
     torch.manual_seed(0)
     size = WorldModelSize(2, 16, 2, feed_forward=64, stride=2, denoising_steps=1)
-    return new_world_model(
-        FrameAutoencoder(AutoencoderSize(widths=(8, 8, 16, 16))), size, [episodes]
-    )
+    autoencoder = FrameAutoencoder(AutoencoderSize(widths=(8, 8, 16, 16)))
+    return new_world_model(autoencoder, WorldModelConfig(size=size), [episodes])
 
 
 @given(over=st.lists(st.booleans(), max_size=12), consecutive=st.integers(1, 4))

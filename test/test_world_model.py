@@ -14,10 +14,11 @@ from safedojo_ros.data.lerobot.writer import EpisodeWriter
 from safedojo_ros.fidelity.replay_error import replay_errors
 from safedojo_ros.learning.data.latents import recorded_latents
 from safedojo_ros.learning.data.replay import replay
+from safedojo_ros.learning.fit import fit
 from safedojo_ros.learning.world_model import (
     LatentEpisodes,
     WorldModelConfig,
-    WorldModelTraining,
+    WorldModelLoss,
     chunk_starts,
     clip,
     imagined_context,
@@ -71,7 +72,7 @@ def episodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(episodes: Path) -> WorldModel:
     torch.manual_seed(0)
     autoencoder = FrameAutoencoder(AutoencoderSize(widths=(8, 8, 16, 16)))
-    return new_world_model(autoencoder, SIZE, [episodes])
+    return new_world_model(autoencoder, WorldModelConfig(size=SIZE), [episodes])
 
 
 def sample(
@@ -86,6 +87,19 @@ def sample(
         torch.randn(count, SIZE.chunk_length, 7, generator=generator),
         torch.randn((count, SIZE.future, *shape), generator=generator),
     )
+
+
+def trained(training: WorldModelLoss) -> list[float]:
+    """The losses of a training."""
+    losses = []
+
+    def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        values = training.frames(step, generator)
+        losses.append(values["loss"].item())
+        return values
+
+    fit("world model", training.network, loss, training.config)
+    return losses
 
 
 def test_two_cameras_lie_side_by_side_and_come_back(model: WorldModel) -> None:
@@ -172,9 +186,9 @@ def test_a_context_needs_a_remembered_and_a_new_frame() -> None:
 def test_the_arm_is_drawn_where_its_state_says(model: WorldModel, episodes: Path) -> None:
     data = LatentEpisodes.read([episodes], model, "cpu")
     config = WorldModelConfig(size=SIZE, drawing_steps=800, early_batch=64)
-    trainer = WorldModelTraining(config, model, data)
-    trainer.fit_drawing()
-    drawn = trainer.network.drawing(data.state).detach()
+    losses = WorldModelLoss(config, model, data)
+    fit("arm", model.network.drawing, losses.drawing(), config.early(config.drawing_steps))
+    drawn = model.network.drawing(data.state).detach()
     missed = (drawn - data.latents.float()).square().mean()
     assert missed < 0.6 * data.latents.float().var(0).mean()
     assert missed < 0.8 * (drawn.roll(5, 0) - data.latents.float()).square().mean()
@@ -188,7 +202,7 @@ def test_what_is_special_to_a_scene_counts_more(model: WorldModel, episodes: Pat
     special = usual.clone()
     special[:, :, :, 1, 2] += 3.0
     even, uneven = (
-        WorldModelTraining(WorldModelConfig(size=SIZE, emphasis=much), model, data)
+        WorldModelLoss(WorldModelConfig(size=SIZE, emphasis=much), model, data)
         for much in (0.0, 2.0)
     )
     assert torch.equal(even._weight(special, reached), torch.ones_like(special[:, :, :1]))
@@ -273,7 +287,8 @@ def test_clips_stay_inside_their_episode(model: WorldModel, episodes: Path) -> N
 def test_a_forced_context_is_what_a_replay_imagined(episodes: Path) -> None:
     torch.manual_seed(0)
     autoencoder = FrameAutoencoder(AutoencoderSize(widths=(8, 8, 16, 16)))
-    model = new_world_model(autoencoder, replace(SIZE, noise_scale=0.0), [episodes])
+    config = WorldModelConfig(size=replace(SIZE, noise_scale=1e-6))
+    model = new_world_model(autoencoder, config, [episodes])
     for parameter in model.network.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     data = LatentEpisodes.read([episodes], model, "cpu")
@@ -290,15 +305,13 @@ def test_self_forcing_grows_from_nothing(model: WorldModel, episodes: Path) -> N
     data = LatentEpisodes.read([episodes], model, "cpu")
 
     def losses(share: float) -> list[float]:
-        torch.manual_seed(1)
-        fresh = new_world_model(model.autoencoder, SIZE, [episodes])
         config = WorldModelConfig(size=SIZE, steps=4, batch_size=8, self_forcing=share)
-        training = WorldModelTraining(config, fresh, data)
-        return [training.update(step)["frame_loss"] for step in range(3)]
+        fresh = new_world_model(model.autoencoder, config, [episodes])
+        return trained(WorldModelLoss(config, fresh, data))
 
-    plain, forced = losses(0.0), losses(4.0)
+    plain, forced = losses(0.0), losses(1.0)
     assert plain[0] == forced[0]
-    assert plain[1] != forced[1]
+    assert plain[3] != forced[3]
 
 
 def test_training_lowers_the_error_and_reports_by_horizon(
@@ -308,12 +321,14 @@ def test_training_lowers_the_error_and_reports_by_horizon(
     config = WorldModelConfig(
         size=SIZE, steps=60, batch_size=8, warmup_steps=5, state_steps=200, early_batch=32
     )
-    trainer = WorldModelTraining(config, model, data)
-    assert trainer.fit_state() < 0.05
-    losses = [trainer.update(step)["frame_loss"] for step in range(60)]
+    training = WorldModelLoss(config, model, data)
+    of_state = training.state()
+    fit("state", model.network.state, of_state, config.early(config.state_steps))
+    assert of_state(200, torch.Generator())["loss"] < 0.05
+    losses = trained(training)
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
     smoke = read_recipe("smoke").world_model
-    fresh = new_world_model(model.autoencoder, smoke.size, [episodes])
+    fresh = new_world_model(model.autoencoder, smoke, [episodes])
     train_world_model(smoke, fresh, data, tmp_path / "run")
     errors = replay_errors(fresh, data, np.ones(12, dtype=bool), chunks=2, replays=8)
     assert [error.steps for error in errors] == [8, 16]

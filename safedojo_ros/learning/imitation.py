@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.data.lerobot.reader import EpisodeReader
+from safedojo_ros.learning.fit import FitConfig, fit
 from safedojo_ros.learning.policy_losses import PolicyBatch, imitation_loss
-from safedojo_ros.learning.progress import progress_bar
-from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor
+from safedojo_ros.learning.training_run import TrainingRun
 from safedojo_ros.models.images import to_unit
 from safedojo_ros.models.instructions import train_tokenizer
 from safedojo_ros.models.normalisation import RobotScales
@@ -19,27 +21,29 @@ from safedojo_ros.models.pi0_policy import PI0Policy, PI0Size
 
 
 @dataclass(frozen=True)
-class ImitationConfig:
-    """How the policy is trained.
-
-    size: of the π0 network; noise_draws: (time, noise) pairs that flow matching draws for each
-    observation; only_safe: leave out episodes with a contact or displacement;
-    colour_jitter: relative change of brightness and contrast.
-    """
+class ImitationConfig(FitConfig):
+    """How the policy is trained; `safedojo train policy` reads it."""
 
     size: PI0Size = field(default_factory=PI0Size)
+    """Of the π0 network."""
     steps: int = 9000
-    batch_size: int = 64
-    noise_draws: int = 4
-    only_safe: bool = False
-    learning_rate: float = 1e-3
+    """Gradient steps, 0 or more."""
     weight_decay: float = 1e-4
+    """Of AdamW, 0 or more."""
     warmup_steps: int = 200
+    """Steps over which the learning rate rises; then it falls by half a cosine, 0 or more."""
+    noise_draws: int = 4
+    """(time, noise) pairs of flow matching for each frame, at least 1."""
+    only_safe: bool = False
+    """Leave out episodes with a contact or a displacement of the obstacle."""
     ema_decay: float = 0.998
+    """Of the moving average of the weights, which is what is kept, [0, 1)."""
     colour_jitter: float = 0.1
-    gradient_clip: float = 1.0
-    save_every: int = 250
-    seed: int = 0
+    """Relative change of brightness and contrast of the images, [0, 1)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ranges(self, noise_draws="[1, inf)", ema_decay="[0, 1)", colour_jitter="[0, 1)")
 
 
 @dataclass
@@ -48,8 +52,8 @@ class Demonstrations:
 
     images: (N, cameras, H, W, 3) uint8; state: (N, 8) and actions: (N, 7) physical; sentence: (N,)
     index into instructions; ends: (N,) index after the last frame that is imitated, that of the
-    first success where there is one (what lingers after it is for the success classifier); taught:
-    (M,) the frames that are imitated.
+    first success where there is one (what lingers after it is for the success classifier);
+    imitated: (M,) the frames that are.
     """
 
     images: torch.Tensor
@@ -57,7 +61,7 @@ class Demonstrations:
     actions: torch.Tensor
     sentence: torch.Tensor
     ends: torch.Tensor
-    taught: torch.Tensor
+    imitated: torch.Tensor
     instructions: list[str]
     cameras: tuple[str, ...]
 
@@ -112,68 +116,16 @@ def imitated_ends(success: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return np.minimum(first[np.searchsorted(first, starts)] + 1, ends).astype(np.int64)
 
 
-class Imitation:
-    """A policy that learns from demonstrations; `update` is one gradient step."""
-
-    def __init__(
-        self,
-        config: ImitationConfig,
-        data: Demonstrations,
-        device: str = "cpu",
-        start: PI0Policy | None = None,
-    ) -> None:
-        """start: a policy whose weights, tokenizer and normalisation are gone on from."""
-        torch.manual_seed(config.seed)
-        self.config, self.data = config, data
-        if start is not None:
-            check_start(start, config.size, data)
-        self.policy = (start or new_policy(config.size, data)).to(device)
-        self.network = self.policy.network
-        self.average = torch.optim.swa_utils.AveragedModel(
-            self.network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema_decay)
-        )
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), config.learning_rate, weight_decay=config.weight_decay
-        )
-        self.models = torch.nn.ModuleList([self.network, self.average])
-        """Weights and their moving average, saved and resumed together."""
-
-    def update(self, step: int) -> dict[str, float]:
-        """One gradient step on a batch drawn from the seed and `step`."""
-        config, data, policy = self.config, self.data, self.policy
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        drawn = torch.randint(len(data.taught), (config.batch_size,), generator=generator)
-        frames = data.taught[drawn]
-        batch = demonstrated_batch(policy, data, frames, config.colour_jitter, generator)
-        self.network.train()
-        rate = learning_rate_factor(step, config.warmup_steps, config.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * rate
-        loss = imitation_loss(policy, batch, config.noise_draws, generator)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_clip)
-        self.optimizer.step()
-        self.average.update_parameters(self.network)
-        return {
-            "loss": loss.item(),
-            "gradient_norm": float(norm),
-            "learning_rate": config.learning_rate * rate,
-        }
-
-    def averaged_policy(self) -> PI0Policy:
-        """The policy with the moving average of the weights: what is saved and evaluated."""
-        return self.policy.copied(self.average.module.state_dict(), self.config.size)
-
-
 def demonstrated_batch(
     policy: PI0Policy,
     data: Demonstrations,
-    frames: torch.Tensor,
+    count: int,
     colour_jitter: float,
     generator: torch.Generator,
 ) -> PolicyBatch:
-    """What follows the moments `frames` (B,), as `policy` reads it, on its device."""
+    """What follows `count` random frames, as `policy` reads it, on its device."""
+    drawn = torch.randint(len(data.imitated), (count,), generator=generator)
+    frames = data.imitated[drawn]
     rows, exists = data.chunk_rows(frames, policy.chunk_length)
     device = policy.device
     pictures = to_unit(data.images[frames].to(device))
@@ -230,21 +182,29 @@ def train_policy(
     start: a policy to go on from, instead of random weights.
     """
     run = TrainingRun(directory, resume)
-    trainer = Imitation(config, data, device, start)
-    first = run.restore(trainer.models, trainer.optimizer)
-    smooth = None
-    with progress_bar("policy", first, config.steps) as show:
-        for step in range(first, config.steps):
-            metrics = trainer.update(step)
-            smooth = metrics["loss"] if smooth is None else 0.98 * smooth + 0.02 * metrics["loss"]
-            show(step + 1, f"loss {smooth:.4f}")
-            if (step + 1) % 20 == 0:
-                run.record(step + 1, metrics | {"smooth_loss": smooth})
-            if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-                run.save(step + 1, trainer.models, trainer.optimizer)
-                write_checkpoint(trainer.averaged_policy(), directory / "checkpoint")
-    run.close()
-    return trainer.averaged_policy()
+    torch.manual_seed(config.seed)
+    if start is not None:
+        check_start(start, config.size, data)
+    policy = (start or new_policy(config.size, data)).to(device)
+    average = AveragedModel(policy.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+
+    def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        batch = demonstrated_batch(policy, data, config.batch_size, config.colour_jitter, generator)
+        return {"loss": imitation_loss(policy, batch, config.noise_draws, generator)}
+
+    def averaged() -> PI0Policy:
+        return policy.copied(average.module.state_dict(), config.size)
+
+    fit(
+        "policy",
+        policy.network,
+        loss,
+        config,
+        run,
+        average=average,
+        saved=lambda: write_checkpoint(averaged(), directory / "checkpoint"),
+    )
+    return averaged()
 
 
 def write_checkpoint(policy: PI0Policy, directory: Path) -> None:

@@ -13,44 +13,54 @@ import numpy as np
 import torch
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
+from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.core.types import COST_M
 from safedojo_ros.data.lerobot.reader import EpisodeReader
 from safedojo_ros.learning.data.latents import recorded_latents
-from safedojo_ros.learning.progress import progress_bar
-from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor
+from safedojo_ros.learning.fit import FitConfig, fit
+from safedojo_ros.learning.training_run import TrainingRun
 from safedojo_ros.models.autoencoder import FrameAutoencoder
 from safedojo_ros.models.normalisation import RobotScales
 from safedojo_ros.models.safety_head import SafetyHeadSize, SafetyModel
 
 
 @dataclass(frozen=True)
-class SafetyConfig:
-    """How the safety head is trained.
-
-    batch_size: pictures of a step; moments: of the same episode that the head is asked about for
-    each of them, its own among them; positive_weight: of a contact step in the binary
-    cross-entropy; imagined_share: of a batch, where there are imagined moments; replays, chunks:
-    how many futures are imagined, and how long; held_out: share of episodes kept for temperature
-    and for the printed figures, split by episode; cost_m, cost_limit: see `SafetyModel`.
-    """
+class SafetyConfig(FitConfig):
+    """How the safety head is trained; `safedojo train safety` reads it."""
 
     size: SafetyHeadSize = field(default_factory=SafetyHeadSize)
+    """Of its network."""
     steps: int = 2000
+    """Gradient steps, 0 or more."""
     batch_size: int = 128
-    moments: int = 4
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
-    positive_weight: float = 1.0
-    imagined_share: float = 0.4
-    replays: int = 2048
-    chunks: int = 5
-    held_out: float = 0.2
-    cost_m: int = COST_M
-    cost_limit: float = 0.2
-    warmup_steps: int = 50
+    """Images a gradient step, at least 1."""
     save_every: int = 500
-    seed: int = 0
+    """Steps between two saves to resume from, at least 1."""
+    queries: int = 4
+    """Frames of the same episode whose chunks the head is asked about for each image, its own
+    among them, at least 1."""
+    positive_weight: float = 1.0
+    """Of a contact step in the binary cross-entropy, above 0."""
+    imagined_share: float = 0.4
+    """Of a batch, where there are imagined states, [0, 1]."""
+    replays: int = 2048
+    """Futures that are imagined, at least 1."""
+    chunks: int = 5
+    """Length of each, at least 2."""
+    held_out: float = 0.2
+    """Share of the episodes for temperature, threshold and the printed figures, (0, 1]."""
+    cost_m: int = COST_M
+    """M: the largest step costs that make the chunk cost, at least 1; goes into the checkpoint."""
+    cost_limit: float = 0.2
+    """Chunk cost that a policy is asked to stay under, (0, 1); goes into the checkpoint."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("queries", "replays", "cost_m"):
+            check_ranges(self, **{name: "[1, inf)"})
+        check_ranges(self, positive_weight="(0, inf)", imagined_share="[0, 1]", chunks="[2, inf)")
+        check_ranges(self, held_out="(0, 1]", cost_limit="(0, 1)")
 
 
 @dataclass
@@ -159,37 +169,17 @@ def train_safety_head(
     sources = [frames] if imagined is None else [frames, imagined]
     known = [torch.from_numpy(np.flatnonzero(~np.isin(s.episode, apart))) for s in sources]
     head = model.head.to(device)
-    optimizer = torch.optim.AdamW(
-        head.parameters(), config.learning_rate, weight_decay=config.weight_decay
-    )
-    run = TrainingRun(directory, resume)
-    first = run.restore(head, optimizer)
     weight = torch.tensor(config.positive_weight, device=device)
-    with progress_bar("safety head", first, config.steps) as show:
-        for step in range(first, config.steps):
-            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-            torch.manual_seed(config.seed * 1_000_003 + step)  # dropout
-            batch = [part.to(device) for part in moments(config, sources, known, generator)]
-            rate = learning_rate_factor(step, config.warmup_steps, config.steps)
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * rate
-            head.train()
-            latents, state, chunks, contact, exists = batch
-            logits = head(latents.float(), state, chunks)
-            each = torch.nn.functional.binary_cross_entropy_with_logits(
-                logits, contact, pos_weight=weight, reduction="none"
-            )
-            loss = (each * exists).sum() / exists.sum()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
-            optimizer.step()
-            show(step + 1, f"loss {loss.item():.4f}")
-            if (step + 1) % 20 == 0:
-                run.record(step + 1, {"loss": loss.item()})
-            if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-                run.save(step + 1, head, optimizer)
-    run.close()
+
+    def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        batch = [part.to(device) for part in query_batch(config, sources, known, generator)]
+        latents, state, chunks, contact, exists = batch
+        each = torch.nn.functional.binary_cross_entropy_with_logits(
+            head(latents.float(), state, chunks), contact, pos_weight=weight, reduction="none"
+        )
+        return {"loss": (each * exists).sum() / exists.sum()}
+
+    fit("safety head", head, loss, config, TrainingRun(directory, resume))
     figures = held_out_figures(model, frames, np.isin(frames.episode, apart), device)
     if imagined is not None:
         rows = np.flatnonzero(np.isin(imagined.episode, apart))
@@ -206,19 +196,19 @@ def held_out_episodes(config: SafetyConfig, count: int) -> np.ndarray:
     return np.asarray(order[: max(2, round(config.held_out * count))])
 
 
-def moments(
+def query_batch(
     config: SafetyConfig,
     sources: list[ContactFrames],
     known: list[torch.Tensor],
     generator: torch.Generator,
 ) -> list[torch.Tensor]:
-    """Latents (B, …) of random rows and, K moments each, state, chunks, contact and exists.
+    """Latents (B, …) of random rows and, K frames each, state, chunks, contact and exists.
 
     sources: recorded frames, and imagined ones if there are any; known: the rows of each that may
-    be trained on. A row's own moment comes first; the others are recorded ones of its episode, and
-    do not exist where its picture shows an obstacle that may have been moved.
+    be trained on. A row's own frame comes first; the others are recorded ones of its episode, and
+    do not exist where its image shows an obstacle that may have been moved.
     """
-    recorded, others = sources[0], config.moments - 1
+    recorded, others = sources[0], config.queries - 1
     few = round(config.imagined_share * config.batch_size) if len(sources) > 1 else 0
     parts = []
     for frames, rows, count in zip(sources, known, (config.batch_size - few, few), strict=False):
@@ -349,6 +339,7 @@ def new_safety_model(
     autoencoder: FrameAutoencoder, config: SafetyConfig, directory: Path
 ) -> SafetyModel:
     """An untrained head over `autoencoder`, normalised by the data set in `directory`."""
+    torch.manual_seed(config.seed)
     arrays = EpisodeReader(directory).load_arrays(images=False)
     return SafetyModel(
         autoencoder,

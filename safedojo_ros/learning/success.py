@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score, roc_auc_score
 
+from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.data.lerobot.reader import EpisodeReader
 from safedojo_ros.learning.data.replay import draw_starts, replay
+from safedojo_ros.learning.fit import FitConfig, fit
 from safedojo_ros.learning.progress import progress_bar
 from safedojo_ros.learning.safety_head import rate_threshold
-from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor
+from safedojo_ros.learning.training_run import TrainingRun
 from safedojo_ros.learning.world_model import LatentEpisodes
 from safedojo_ros.models.images import to_uint8, to_unit
 from safedojo_ros.models.success_classifier import SuccessModel, SuccessSize, sustained
@@ -24,39 +26,50 @@ THRESHOLDS = np.linspace(0.02, 0.98, 97)
 
 
 @dataclass(frozen=True)
-class SuccessConfig:
-    """How the success classifier is trained.
-
-    success_share, near_share: of a batch, frames that show success, and those up to `near` frames
-    before the first such frame, which are the hardest to tell from it; consecutive: frames over the
-    threshold that make a success, `stride` control steps apart; imagined_share: of a batch, where
-    there are imagined frames; replays, chunks: how many futures are imagined, and how long; shift:
-    largest random shift of the pictures, pixels; jitter: relative change of brightness and
-    contrast; ema_decay: of the moving average of the weights, which is what is kept (less in the
-    first steps); held_out: share of episodes kept for the threshold and for the printed figures,
-    split by episode.
-    """
+class SuccessConfig(FitConfig):
+    """How the success classifier is trained; `safedojo train success` reads it."""
 
     size: SuccessSize = field(default_factory=SuccessSize)
-    steps: int = 1500
+    """Of its network."""
     batch_size: int = 128
+    """Frames a gradient step, at least 1."""
     learning_rate: float = 2e-3
-    weight_decay: float = 1e-2
+    """Highest, after the warm-up, 0 or more."""
     success_share: float = 0.3
+    """Of a batch, frames that show success, [0, 1]."""
     near_share: float = 0.3
+    """Of a batch, frames shortly before the first that does, which are the hardest to tell from
+    it, [0, 1]."""
     near: int = 20
+    """How many frames before it, at least 0."""
     consecutive: int = 3
+    """Frames over the threshold that make a success, at least 1; goes into the checkpoint."""
     stride: int = 2
+    """Control steps between two such frames, at least 1; goes into the checkpoint."""
     imagined_share: float = 0.4
+    """Of a batch, where there are imagined frames, [0, 1]."""
     replays: int = 512
+    """Futures that are imagined, at least 1."""
     chunks: int = 5
+    """Length of each, at least 1."""
     shift: int = 2
-    jitter: float = 0.1
+    """Largest random shift of the images, pixels, at least 0."""
+    colour_jitter: float = 0.1
+    """Relative change of brightness and contrast of the images, [0, 1)."""
     ema_decay: float = 0.998
+    """Of the moving average of the weights, which is what is kept (less in the first steps),
+    [0, 1)."""
     held_out: float = 0.2
-    warmup_steps: int = 50
-    save_every: int = 250
-    seed: int = 0
+    """Share of the episodes for the threshold and the printed figures, (0, 1)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("success_share", "near_share", "imagined_share"):
+            check_ranges(self, **{name: "[0, 1]"})
+        for name in ("consecutive", "stride", "replays", "chunks"):
+            check_ranges(self, **{name: "[1, inf)"})
+        check_ranges(self, near="[0, inf)", shift="[0, inf)", held_out="(0, 1)")
+        check_ranges(self, colour_jitter="[0, 1)", ema_decay="[0, 1)")
 
 
 @dataclass
@@ -220,34 +233,15 @@ def train_success(
         near = config.near // config.stride
         sources.append((imagined, kinds_of_frames(imagined, known, near)))
     network = model.network.to(device)
-    optimizer = torch.optim.AdamW(
-        network.parameters(), config.learning_rate, weight_decay=config.weight_decay
-    )
     average = averaged(network, config.ema_decay)
-    models = torch.nn.ModuleList([network, average])
-    run = TrainingRun(directory, resume)
-    first = run.restore(models, optimizer)
-    with progress_bar("success", first, config.steps) as show:
-        for step in range(first, config.steps):
-            pictures, instruction, success = _batch(config, sources, step, device)
-            rate = learning_rate_factor(step, config.warmup_steps, config.steps)
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * rate
-            network.train()
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(
-                model.logits(pictures, instruction), success
-            )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            average.update_parameters(network)
-            show(step + 1, f"loss {loss.item():.4f}")
-            if (step + 1) % 20 == 0:
-                run.record(step + 1, {"loss": loss.item()})
-            if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-                run.save(step + 1, models, optimizer)
-    run.close()
+
+    def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        images, instruction, success = frame_batch(config, sources, step, device)
+        logits = model.logits(images, instruction)
+        cross_entropy = torch.nn.functional.binary_cross_entropy_with_logits
+        return {"loss": cross_entropy(logits, success)}
+
+    fit("success", network, loss, config, TrainingRun(directory, resume), average=average)
     network.load_state_dict(average.module.state_dict())
     network.eval()
     return choose_threshold(model, frames, imagined, held_out)
@@ -287,13 +281,13 @@ def kinds_of_frames(frames: SuccessFrames, chosen: np.ndarray, near: int) -> lis
     return [part if len(part) else np.flatnonzero(chosen) for part in rows]
 
 
-def _batch(
+def frame_batch(
     config: SuccessConfig,
     sources: list[tuple[SuccessFrames, list[np.ndarray]]],
     step: int,
     device: str = "cpu",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Shifted pictures, instruction and label of a batch drawn from the seed and `step`."""
+    """Shifted images, instruction and label of a batch drawn from the seed and `step`."""
     rng = np.random.default_rng((config.seed, step))
     few = round(config.imagined_share * config.batch_size) if len(sources) > 1 else 0
     parts = []
@@ -307,7 +301,7 @@ def _batch(
     pictures = _shifted(to_unit(torch.from_numpy(images).to(device)), config.shift, rng)
     shape = (len(pictures), 1, 1, 1, 1)
     contrast, brightness = (
-        torch.from_numpy(config.jitter * rng.uniform(-1, 1, shape)).float().to(device)
+        torch.from_numpy(config.colour_jitter * rng.uniform(-1, 1, shape)).float().to(device)
         for _ in range(2)
     )
     pictures = (pictures * (1 + contrast) + brightness).clamp(-1, 1)

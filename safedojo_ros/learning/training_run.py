@@ -16,19 +16,13 @@ from safedojo_ros.learning.progress import report
 STATE_FILE = "training_state.safetensors"
 METRICS_FILE = "metrics.jsonl"
 
-_live: "list[tuple[TrainingRun, torch.nn.Module, torch.optim.Optimizer]]" = []
+_live: "list[TrainingRun]" = []
 """The run that is being trained, if one is."""
 
 
 def training_now() -> bool:
     """Whether a run has been restored and not closed."""
     return bool(_live)
-
-
-def save_now(step: int) -> None:
-    """Save the run that is being trained; for an observer, which is called between two steps."""
-    for run, module, optimizer in _live:
-        run.save(step, module, optimizer)
 
 
 class TrainingRun:
@@ -40,19 +34,23 @@ class TrainingRun:
 
     def __init__(self, directory: Path, resume: bool) -> None:
         self.directory = directory
-        if (directory / STATE_FILE).exists() and not resume:
+        if self.begun and not resume:
             raise ConfigError(f"{directory} holds a training run; pass --resume or another --out")
         directory.mkdir(parents=True, exist_ok=True)
         self._events = SummaryWriter(str(directory / "tensorboard"))
         self._started = time.monotonic()
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is a state to resume from."""
+        return (self.directory / STATE_FILE).exists()
+
     def restore(self, module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
         """Fill both from the saved state; returns the step to go on from, 0 without a state."""
-        _live[:] = [(self, module, optimizer)]
-        path = self.directory / STATE_FILE
-        if not path.exists():
+        _live[:] = [self]
+        if not self.begun:
             return 0
-        tensors = load_file(str(path))
+        tensors = load_file(str(self.directory / STATE_FILE))
         weights = {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}
         module.load_state_dict(weights)
         state: dict[int, dict[str, torch.Tensor]] = {}
@@ -88,11 +86,3 @@ class TrainingRun:
         """Flush the TensorBoard events; the training is over."""
         _live.clear()
         self._events.close()
-
-
-def learning_rate_factor(step: int, warmup: int, total: int) -> float:
-    """Linear warm-up, then half a cosine down to zero at `total`."""
-    if step < warmup:
-        return (step + 1) / warmup
-    share = min(1.0, (step - warmup) / max(1, total - warmup))
-    return 0.5 * (1.0 + float(torch.cos(torch.tensor(share * torch.pi))))

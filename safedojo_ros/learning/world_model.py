@@ -1,6 +1,7 @@
 """Training of the world model on recorded episodes, over the latents of a frozen autoencoder."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.data.lerobot.reader import EpisodeReader, FrameArrays
 from safedojo_ros.learning.data.latents import encode, recorded_latents
-from safedojo_ros.learning.progress import progress_bar
-from safedojo_ros.learning.training_run import TrainingRun, learning_rate_factor
+from safedojo_ros.learning.fit import FitConfig, Loss, fit
+from safedojo_ros.learning.training_run import TrainingRun
 from safedojo_ros.models.autoencoder import FrameAutoencoder
 from safedojo_ros.models.normalisation import RobotScales
 from safedojo_ros.models.world_model import WorldModel, WorldModelSize
@@ -25,42 +27,59 @@ EARLY_RATE = 2e-3
 
 
 @dataclass(frozen=True)
-class WorldModelConfig:
-    """How the world model is trained.
-
-    context_noise: standard deviation of the noise that is added to the context latents (unit
-    variance), so that the model bears its own errors later; static_share: of samples in which the
-    scene stands still because the action does; start_share: of samples at t = 1, where every sample
-    of the flow begins and a one-step sample is made; self_forcing: of samples whose context is what
-    the model itself imagined over one to self_forcing_chunks chunks before, as in its futures
-    (arXiv 2506.08009), a share that grows from nothing while it learns; remember_start: of samples
-    that remember their episode's first frame, the others any frame before the chunk; emphasis: how
-    much more the error of a cell counts where its frame differs from the usual one, in units of the
-    mean difference: small things, and the obstacle among them, are few cells; state_steps,
-    drawing_steps, early_batch: updates of the state dynamics and of the arm's drawing, which come
-    first; held_out: share of episodes that are never trained on.
-    """
+class WorldModelConfig(FitConfig):
+    """How the world model is trained; `safedojo train world-model` reads it."""
 
     size: WorldModelSize = field(default_factory=WorldModelSize)
-    steps: int = 1500
+    """Of its network."""
     batch_size: int = 32
-    learning_rate: float = 1e-3
+    """Chunks a gradient step, at least 1."""
     weight_decay: float = 1e-4
+    """Of AdamW, 0 or more."""
     warmup_steps: int = 100
+    """Steps over which the learning rate rises; then it falls by half a cosine, 0 or more."""
     context_noise: float = 0.1
+    """Largest standard deviation of the noise on the context latents (of unit variance), so that
+    the model bears its own errors later, 0 or more."""
     static_share: float = 0.05
+    """Of the samples, in which the scene stands still because the action does, [0, 1]."""
     start_share: float = 0.5
+    """Of the samples, at t = 1, where every sample of the flow begins and a one-step sample is
+    made, [0, 1]."""
     self_forcing: float = 0.0
+    """Of the samples, whose context is what the model itself imagined before (arXiv 2506.08009);
+    the share grows from nothing to this while it learns, [0, 1]."""
     self_forcing_chunks: int = 3
+    """Over how many chunks at most, at least 1."""
     remember_start: float = 0.8
+    """Of the samples, that remember their episode's first frame; the others remember any frame
+    before the chunk, [0, 1]."""
     emphasis: float = 0.0
+    """How much more the error of a cell counts where its frame differs from the usual one, in units
+    of the mean difference: small objects, and the obstacle among them, are few cells, 0 or more."""
     state_steps: int = 3000
+    """Gradient steps of the state dynamics, which come first, 0 or more."""
     drawing_steps: int = 3000
+    """Gradient steps of the arm's drawing, which come next, 0 or more."""
     early_batch: int = 256
+    """Frames of each of these steps, at least 1."""
     held_out: float = 0.1
-    gradient_clip: float = 1.0
-    save_every: int = 250
-    seed: int = 0
+    """Share of the episodes that are never trained on, (0, 1)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("static_share", "start_share", "self_forcing", "remember_start"):
+            check_ranges(self, **{name: "[0, 1]"})
+        for name in ("context_noise", "emphasis", "state_steps", "drawing_steps"):
+            check_ranges(self, **{name: "[0, inf)"})
+        check_ranges(self, self_forcing_chunks="[1, inf)", early_batch="[1, inf)")
+        check_ranges(self, held_out="(0, 1)")
+
+    def early(self, steps: int) -> FitConfig:
+        """Of the two small networks that are fitted before the frames."""
+        return FitConfig(
+            steps, self.early_batch, EARLY_RATE, warmup_steps=100, gradient_clip=math.inf
+        )
 
 
 @dataclass
@@ -128,34 +147,34 @@ class LatentEpisodes:
 
 
 def new_world_model(
-    autoencoder: FrameAutoencoder, size: WorldModelSize, directories: Sequence[Path]
+    autoencoder: FrameAutoencoder, config: WorldModelConfig, directories: Sequence[Path]
 ) -> WorldModel:
     """An untrained world model, normalised by the data sets."""
+    torch.manual_seed(config.seed)
     parts = [EpisodeReader(directory).load_arrays(images=False) for directory in directories]
     state = np.concatenate([a.state for a in parts])
     actions = np.concatenate([a.actions for a in parts])
     return WorldModel(
         autoencoder,
-        size,
+        config.size,
         RobotScales.from_data(state, actions),
         tuple(parts[0].cameras) or ("agentview", "wrist"),
     )
 
 
-class WorldModelTraining:
-    """Flow matching of the chunk's frames and regression of its states; `update` is one step."""
+class WorldModelLoss:
+    """Flow matching of the chunk's frames, and what is fitted before: the state dynamics and the
+    arm's drawing.
+
+    starts: (M, 2) frames at which chunks of episodes that are trained on begin, and their
+    episode's first. Raises `DatasetError` where there is none.
+    """
 
     def __init__(
         self, config: WorldModelConfig, model: WorldModel, data: LatentEpisodes, device: str = "cpu"
     ) -> None:
         self.config, self.model, self.data, self.device = config, model, data, device
-        torch.manual_seed(config.seed)
         self.network = model.network.to(device)
-        named = self.network.named_parameters()
-        self.frame_parameters = [p for name, p in named if not name.startswith("state.")]
-        self.optimizer = torch.optim.AdamW(
-            self.frame_parameters, config.learning_rate, weight_decay=config.weight_decay
-        )
         held_out = data.held_out(config.held_out, config.seed)
         self.starts = chunk_starts(data, ~held_out, config.size.chunk_length)
         if len(self.starts) == 0:
@@ -163,10 +182,9 @@ class WorldModelTraining:
                 f"no episode is longer than a chunk of {config.size.chunk_length} steps"
             )
 
-    def update(self, step: int) -> dict[str, float]:
-        """One gradient step on a batch drawn from the seed and `step`."""
+    def frames(self, step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Of a batch of chunks."""
         config, size = self.config, self.config.size
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         chosen = torch.randint(len(self.starts), (config.batch_size,), generator=generator)
         first, episode_start = self.starts[chosen].unbind(1)
         past = (first - episode_start) * torch.rand(config.batch_size, generator=generator)
@@ -180,9 +198,9 @@ class WorldModelTraining:
         depth = int(torch.randint(config.self_forcing_chunks, (), generator=generator)) + 1
         forced &= first - depth * size.chunk_length >= episode_start
         if forced.any():
-            moments = (first[forced], episode_start[forced], remembered[forced])
+            rows = (first[forced], episode_start[forced], remembered[forced])
             context[forced], state[forced] = imagined_context(
-                self.model, self.data, depth, *moments, generator
+                self.model, self.data, depth, *rows, generator
             )
         still = torch.rand(config.batch_size, generator=generator) < config.static_share
         context, future, chunk = self._stand_still(still, context, future, chunk)
@@ -206,15 +224,7 @@ class WorldModelTraining:
             context, (1 - share) * future + share * start, time, state, chunk
         )
         weight = self._weight(future, reached)
-        frame_loss = ((velocity - (start - future)).square() * weight).mean()
-        rate = learning_rate_factor(step, config.warmup_steps, config.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * rate
-        self.optimizer.zero_grad(set_to_none=True)
-        frame_loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.frame_parameters, config.gradient_clip)
-        self.optimizer.step()
-        return {"frame_loss": frame_loss.item()}
+        return {"loss": ((velocity - (start - future)).square() * weight).mean()}
 
     @torch.no_grad()
     def _weight(self, future: torch.Tensor, reached: torch.Tensor) -> torch.Tensor:
@@ -228,70 +238,54 @@ class WorldModelTraining:
         weight = 1 + self.config.emphasis * unusual / unusual.mean()
         return weight / weight.mean()
 
-    def fit_state(self) -> float:
-        """Fit the state dynamics; returns their last loss. Frames are conditioned on what they say.
+    def state(self) -> Loss:
+        """Of the state dynamics; the frames are conditioned on what they say.
 
-        The loss is Huber's, in units of the usual change: a pushed hand turns by many standard
+        It is Huber's, in units of the usual change: a pushed gripper turns by many standard
         deviations, and squares of that would drown all else.
         """
         dynamics, data = self.network.state, self.data
         steps = torch.arange(self.config.size.chunk_length)
-        rows = self.starts[:, 0]
-        change = data.state[rows[:, None] + steps + 1] - data.state[rows][:, None]
-        generator = torch.Generator().manual_seed(self.config.seed)
+        every = self.starts[:, 0]
+        change = data.state[every[:, None] + steps + 1] - data.state[every][:, None]
         dynamics.spread.copy_(change.std(dim=0, correction=0) + LEAST_SPREAD)
+        draws, noise = (torch.Generator().manual_seed(self.config.seed) for _ in range(2))
 
-        def loss(rows: torch.Tensor) -> torch.Tensor:
+        def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+            rows = self._rows(draws)
             state, chunk = data.state[rows], data.actions[rows[:, None] + steps]
             states = data.state[rows[:, None] + steps + 1].to(self.device)
             view = data.latents[rows].float()
-            level = self.config.context_noise * torch.rand(len(rows), 1, 1, 1, generator=generator)
-            view += level * torch.randn(view.shape, generator=generator)
+            level = self.config.context_noise * torch.rand(len(rows), 1, 1, 1, generator=noise)
+            view += level * torch.randn(view.shape, generator=noise)
             predicted = dynamics(*(part.to(self.device) for part in (state, chunk, view)))
             missed = (predicted - states) / dynamics.spread
-            return torch.nn.functional.smooth_l1_loss(missed, torch.zeros_like(missed), beta=0.1)
+            huber = torch.nn.functional.smooth_l1_loss
+            return {"loss": huber(missed, torch.zeros_like(missed), beta=0.1)}
 
-        return self._fit("state", dynamics, self.config.state_steps, loss)
+        return loss
 
-    def fit_drawing(self) -> float:
-        """Fit the arm's drawing to recorded frames; returns its last loss.
+    def drawing(self) -> Loss:
+        """Of the arm's drawing, against recorded frames.
 
         Half of them end a chunk: an episode's last frames begin none.
         """
         drawing, data = self.network.drawing, self.data
         ends = torch.arange(self.config.early_batch) % 2 * self.config.size.chunk_length
+        draws = torch.Generator().manual_seed(self.config.seed)
 
-        def loss(rows: torch.Tensor) -> torch.Tensor:
-            rows = rows + ends[: len(rows)]
+        def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+            rows = self._rows(draws) + ends
             seen = data.latents[rows].float().to(self.device)
-            return torch.nn.functional.mse_loss(drawing(data.state[rows].to(self.device)), seen)
+            drawn = drawing(data.state[rows].to(self.device))
+            return {"loss": torch.nn.functional.mse_loss(drawn, seen)}
 
-        return self._fit("arm", drawing, self.config.drawing_steps, loss)
+        return loss
 
-    def _fit(
-        self,
-        name: str,
-        module: torch.nn.Module,
-        steps: int,
-        loss_of: Callable[[torch.Tensor], torch.Tensor],
-    ) -> float:
-        """Fit `module` alone to random moments, given to `loss_of` by their rows (B,)."""
-        generator = torch.Generator().manual_seed(self.config.seed)
-        optimizer = torch.optim.AdamW(module.parameters(), EARLY_RATE)
-        loss = torch.zeros(())
-        with progress_bar(name, 0, steps) as show:
-            for step in range(steps):
-                chosen = torch.randint(
-                    len(self.starts), (self.config.early_batch,), generator=generator
-                )
-                for group in optimizer.param_groups:
-                    group["lr"] = EARLY_RATE * learning_rate_factor(step, 100, steps)
-                loss = loss_of(self.starts[chosen, 0])
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                show(step + 1)
-        return float(loss.item())
+    def _rows(self, draws: torch.Generator) -> torch.Tensor:
+        """(early_batch,) random frames at which a chunk begins."""
+        chosen = torch.randint(len(self.starts), (self.config.early_batch,), generator=draws)
+        return self.starts[chosen, 0]
 
     def _stand_still(
         self,
@@ -390,18 +384,12 @@ def train_world_model(
 ) -> None:
     """Train `model` in place, in `directory`."""
     run = TrainingRun(directory, resume)
-    trainer = WorldModelTraining(config, model, data, device)
-    first = run.restore(trainer.network, trainer.optimizer)
-    if first == 0:
-        trainer.fit_state()
-        trainer.fit_drawing()
-    with progress_bar("world model", first, config.steps) as show:
-        for step in range(first, config.steps):
-            metrics = trainer.update(step)
-            show(step + 1, f"frames {metrics['frame_loss']:.3f}")
-            if (step + 1) % 20 == 0:
-                run.record(step + 1, metrics)
-            if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-                run.save(step + 1, trainer.network, trainer.optimizer)
-    run.close()
+    losses = WorldModelLoss(config, model, data, device)
+    network = losses.network
+    if not run.begun:
+        fit("state", network.state, losses.state(), config.early(config.state_steps))
+        fit("arm", network.drawing, losses.drawing(), config.early(config.drawing_steps))
+    named = network.named_parameters()
+    parameters = [p for name, p in named if not name.startswith("state.")]
+    fit("world model", network, losses.frames, config, run, parameters=parameters)
     model.parts.eval()

@@ -13,8 +13,8 @@ class Interrupted(BaseException):
 def interrupt_on_signal() -> Callable[[int], None]:
     """SIGTERM and SIGINT become `Interrupted`; a second one kills.
 
-    At once, but within a training only after its next step, which is saved: that is what the
-    returned function, to be called with the step, is for.
+    At once, but within a training only after its next step, which `learning.fit` then saves: that
+    is what the returned function, to be called after each step, is for.
     """
     asked = threading.Event()
 
@@ -27,10 +27,7 @@ def interrupt_on_signal() -> Callable[[int], None]:
             raise Interrupted
 
     def between(step: int) -> None:
-        from safedojo_ros.learning.training_run import save_now
-
         if asked.is_set():
-            save_now(step)
             raise Interrupted
 
     if threading.current_thread() is threading.main_thread():

@@ -101,7 +101,7 @@ def train_policy(recipe: "Recipe", request: TrainPolicy, say: Say = print) -> Tr
 
     data = imitation.Demonstrations.read(request.data, recipe.policy.only_safe)
     say(
-        f"{len(data.state)} frames, {len(data.taught)} of them imitated, "
+        f"{len(data.state)} frames, {len(data.imitated)} of them imitated, "
         f"{len(data.instructions)} instructions"
     )
     start = (
@@ -135,7 +135,7 @@ def train_safety(recipe: "Recipe", request: TrainSafety, say: Say = print) -> Tr
         imagined = imagined_contacts.imagined_contact_frames(config, model, world, latents)
         say(f"{len(imagined.episode)} imagined states")
     else:
-        images = autoencoder.recorded_pictures(data, recipe.autoencoder.moments)
+        images = autoencoder.recorded_images(data, recipe.autoencoder.frames)
         encoder = autoencoder.train_autoencoder(
             recipe.autoencoder, images, request.out / "autoencoder", request.resume, device
         )
@@ -167,7 +167,7 @@ def train_world_model(recipe: "Recipe", request: TrainWorldModel, say: Say = pri
         config = replace(config, size=model.size)
     else:
         safety = load_safety(find_checkpoint("safety", request.safety, request.store))
-        model = world_model.new_world_model(safety.autoencoder, config.size, data)
+        model = world_model.new_world_model(safety.autoencoder, config, data)
     model.parts.to(device)
     latents = world_model.LatentEpisodes.read(data, model, device)
     world_model.train_world_model(config, model, latents, request.out, request.resume, device)

@@ -47,8 +47,7 @@ class Anchor:
         """Scalar, with gradient; the batch is drawn from `rng`."""
         config, data = self.config, self.data
         generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        drawn = torch.randint(len(data.taught), (config.batch_size,), generator=generator)
         batch = demonstrated_batch(
-            self.policy, data, data.taught[drawn], config.colour_jitter, generator
+            self.policy, data, config.batch_size, config.colour_jitter, generator
         )
         return config.weight * imitation_loss(self.policy, batch, config.noise_draws, generator)

@@ -1,0 +1,116 @@
+"""The one loop that fits a network: resume, schedule, clip, average, metrics, saves, interruption.
+
+A training is its data, its loss and its configuration.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch.optim.swa_utils import AveragedModel
+
+from safedojo_ros.core.config import check_ranges
+from safedojo_ros.learning.progress import progress_bar
+from safedojo_ros.learning.training_run import TrainingRun
+
+RECORD_EVERY = 20
+"""Gradient steps between two lines of metrics."""
+
+Loss = Callable[[int, torch.Generator], dict[str, torch.Tensor]]
+"""From a step and the generator of its batch to {"loss": what is minimised, other metrics}."""
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Gradient steps by AdamW; every training reads these."""
+
+    steps: int = 1500
+    """Gradient steps, 0 or more."""
+    batch_size: int = 64
+    """Samples a gradient step, at least 1."""
+    learning_rate: float = 1e-3
+    """Highest, after the warm-up, 0 or more."""
+    weight_decay: float = 1e-2
+    """Of AdamW, 0 or more."""
+    warmup_steps: int = 50
+    """Steps over which the learning rate rises; then it falls by half a cosine, 0 or more."""
+    gradient_clip: float = 1.0
+    """Largest norm of the gradient, above 0."""
+    save_every: int = 250
+    """Steps between two saves to resume from, at least 1."""
+    seed: int = 0
+    """Of first weights, batches and noise, 0 or more."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "learning_rate", "weight_decay", "warmup_steps", "seed"):
+            check_ranges(self, **{name: "[0, inf)"})
+        check_ranges(self, batch_size="[1, inf)", save_every="[1, inf)", gradient_clip="(0, inf]")
+
+
+def fit(
+    name: str,
+    network: torch.nn.Module,
+    loss: Loss,
+    config: FitConfig,
+    run: TrainingRun | None = None,
+    *,
+    parameters: Iterable[torch.nn.Parameter] | None = None,
+    average: AveragedModel | None = None,
+    saved: Callable[[], None] = lambda: None,
+) -> None:
+    """Minimise `loss` in place; a step is drawn from the seed and its number alone.
+
+    run: where it goes on from, is saved and records its metrics; parameters: that are fitted
+    (default: all); average: a moving average of the weights, which is saved, too; saved: called
+    after every save. Whoever watches the bar may raise: the run is saved before.
+    """
+    parameters = list(network.parameters() if parameters is None else parameters)
+    optimizer = torch.optim.AdamW(
+        parameters, config.learning_rate, weight_decay=config.weight_decay
+    )
+    kept = network if average is None else torch.nn.ModuleList([network, average])
+    first = run.restore(kept, optimizer) if run else 0
+    smooth = None
+    ended = closing(run) if run else nullcontext()
+    with ended, progress_bar(name, first, config.steps) as show:
+        for step in range(first, config.steps):
+            seed = config.seed * 1_000_003 + step
+            torch.manual_seed(seed)  # dropout
+            rate = config.learning_rate * learning_rate_factor(
+                step, config.warmup_steps, config.steps
+            )
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            network.train()
+            losses = loss(step, torch.Generator().manual_seed(seed))
+            optimizer.zero_grad(set_to_none=True)
+            losses["loss"].backward()
+            norm = torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
+            optimizer.step()
+            if average is not None:
+                average.update_parameters(network)
+            value = losses["loss"].item()
+            smooth = value if smooth is None else 0.98 * smooth + 0.02 * value
+            done = step + 1
+            try:
+                show(done, f"loss {smooth:.4f}")
+            except BaseException:
+                if run:
+                    run.save(done, kept, optimizer)
+                raise
+            if run and (done % RECORD_EVERY == 0 or done == config.steps):
+                metrics = {key: part.item() for key, part in losses.items()}
+                metrics |= {"smooth_loss": smooth, "gradient_norm": float(norm)}
+                run.record(done, metrics | {"learning_rate": rate})
+            if run and (done % config.save_every == 0 or done == config.steps):
+                run.save(done, kept, optimizer)
+                saved()
+
+
+def learning_rate_factor(step: int, warmup: int, total: int) -> float:
+    """Linear warm-up, then half a cosine down to zero at `total`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    share = min(1.0, (step - warmup) / max(1, total - warmup))
+    return 0.5 * (1.0 + float(torch.cos(torch.tensor(share * torch.pi))))

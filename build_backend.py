@@ -12,7 +12,7 @@ def get_requires_for_build_wheel(config_settings: dict[str, Any] | None = None) 
     """Return `tool.safedojo.interface-build-requires` of pyproject.toml, or nothing if skipped."""
     if os.environ.get("SAFEDOJO_SKIP_INTERFACES", "0") not in ("", "0"):
         return []
-    text = (Path(__file__).parent / "pyproject.toml").read_text()
+    text = (Path(__file__).parent / "pyproject.toml").read_text(encoding="utf-8")
     requirements: list[str] = tomllib.loads(text)["tool"]["safedojo"]["interface-build-requires"]
     return requirements
 

@@ -4,6 +4,7 @@ import ast
 import os
 import re
 import subprocess
+import sys
 import tomllib
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -126,6 +127,43 @@ def test_the_fast_dds_profile_holds_a_picture_and_spares_small_containers() -> N
     size = re.search(r"<segment_size>(\d+)</segment_size>", text)
     assert size is not None
     assert 2 * 640 * 480 * 3 < int(size.group(1)) <= 4 * 2**20
+
+
+def test_a_terminal_that_knows_ascii_alone_ends_no_command() -> None:
+    script = (
+        "import sys; from safedojo_ros.cli import doctor, main; "
+        "doctor.run = lambda _: print('62 % (55–69) … π') or 0; sys.exit(main.main(['doctor']))"
+    )
+    variables = dict(os.environ) | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "62 % (55?69) ? ?\n"), done.stderr
+
+
+def opened_as_the_locale_says(source: str) -> list[int]:
+    """Lines of `source` that read or write text without saying its encoding."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call) or any(k.arg == "encoding" for k in node.keywords):
+            continue
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        owner = getattr(getattr(node.func, "value", None), "id", "")
+        mode = node.args[0 if isinstance(node.func, ast.Attribute) else 1 :][:1]
+        binary = any(isinstance(m, ast.Constant) and "b" in str(m.value) for m in mode)
+        if name in ("read_text", "write_text") or (
+            name == "open" and owner not in ("os", "av") and not binary
+        ):
+            found.append(node.lineno)
+    return found
+
+
+def test_no_file_is_read_or_written_in_the_encoding_of_the_locale() -> None:
+    assert opened_as_the_locale_says("open(p); p.open('a'); open(p, 'rb'); os.open(p, 0)") == [1, 1]
+    files = [*(ROOT / "safedojo_ros").rglob("*.py"), ROOT / "setup.py", ROOT / "build_backend.py"]
+    found = {
+        str(f.relative_to(ROOT)): opened_as_the_locale_says(f.read_text("utf-8")) for f in files
+    }
+    assert not {name: lines for name, lines in found.items() if lines}
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,7 @@ def read_details(
             raise CheckpointError(f"{directory} is of kind '{manifest.kind}'")
         return {key: getattr(manifest, key) for key in DETAILS}, manifest.id
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read {file}: {error}") from None
     if not isinstance(content, dict) or "spec" not in content or set(content) - set(DETAILS):

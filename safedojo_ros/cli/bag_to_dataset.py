@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from safedojo_ros.core.errors import ConfigError, DatasetError
+from safedojo_ros.core.files import write_whole
 from safedojo_ros.data.bags.conversion import ConversionReport, all_findings, convert
 from safedojo_ros.data.bags.episodes import ConversionConfig
 from safedojo_ros.data.bags.reader import find_bags
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
             args.target_topic.strip("/"),
             None if args.namespace is None else args.namespace.strip("/"),
         )
-    (args.out / REPORT).write_text(json.dumps(report.as_json(), indent=1) + "\n")
+    write_whole(args.out / REPORT, json.dumps(report.as_json(), indent=1) + "\n")
     show(report, Console())
     if not report.episodes:
         reasons = [reason for take in report.takes for reason in take.dropped]

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from safedojo_ros.cli.demo_run import LAST_WORDS, LEVELS, Demo
 from safedojo_ros.core.errors import ConfigError, SafeDojoError
+from safedojo_ros.core.files import write_whole
 from safedojo_ros.data.bags.retention import own_bags
 from safedojo_ros.data.bags.writer import METADATA
 from safedojo_ros.evaluation.statistics import Estimate, mcnemar_exact, wilson
@@ -131,7 +132,8 @@ class PracticeDemo(Demo):
                 if child.poll() is None:
                     child.terminate()
                     child.wait()
-        said = (self._folder / "bag_to_dataset.log").read_text().strip().splitlines()
+        text = (self._folder / "bag_to_dataset.log").read_bytes().decode(errors="replace")
+        said = text.strip().splitlines()
         if child.returncode != 0 and not self._interrupted:
             raise SafeDojoError(f"bag-to-dataset: {said[-1] if said else 'no reason given'}")
         self._console.print(f"recorded: {said[-1]}", soft_wrap=True)
@@ -249,7 +251,7 @@ class PracticeDemo(Demo):
                 "run": self._observer.figures.as_json(),
             }
             self._arguments.json.parent.mkdir(parents=True, exist_ok=True)
-            self._arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+            write_whole(self._arguments.json, json.dumps(document, indent=1) + "\n")
             self._console.print(f"written: {self._arguments.json}")
 
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from safedojo_ros.core.errors import SafeDojoError
+from safedojo_ros.core.files import write_whole
 from safedojo_ros.robot.gate.detour import DETOUR_RATIO, MEMORY
 
 LEVELS = {"0": 0, "I": 1, "II": 2}
@@ -159,7 +160,7 @@ class Demo:
 
     def _save_parameters(self) -> None:
         sections = {f"/**/{n}": {"ros__parameters": p} for n, p in self._parameters.items()}
-        self._file.write_text(json.dumps(sections))  # JSON is YAML
+        write_whole(self._file, json.dumps(sections))  # JSON is YAML
 
     def _view(self, files: list[Path]) -> list[Any]:
         from safedojo_ros.nodes.stack.processes import node_process
@@ -296,5 +297,5 @@ class Demo:
                 "run": figures,
             }
             options.json.parent.mkdir(parents=True, exist_ok=True)
-            options.json.write_text(json.dumps(document, indent=1) + "\n")
+            write_whole(options.json, json.dumps(document, indent=1) + "\n")
             self._console.print(f"written: {options.json}")

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -77,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 done, 2 a fault that the message explains, 3 a bar that `validate` found missed.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal may not know every character
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = build_parser()
     if not given:

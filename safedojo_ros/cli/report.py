@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.core.files import write_whole
 from safedojo_ros.learning.rl.methods import ABLATIONS
 
 if TYPE_CHECKING:
@@ -44,9 +45,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("nothing to report; give --sweep or --evaluation")
     comparison = compare(runs, args.baseline, ABLATIONS)
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "comparison.json").write_text(json.dumps(comparison, indent=1) + "\n")
+    write_whole(args.out / "comparison.json", json.dumps(comparison, indent=1) + "\n")
     films = [film for directory in args.sweep for film in read_films(directory)]
-    (args.out / "comparison.html").write_text(comparison_page(comparison, films))
+    write_whole(args.out / "comparison.html", comparison_page(comparison, films))
     for row in comparison["table"]:
         rates = ", ".join(f"{n.upper()} {100 * row[n]['value']:.1f}" for n in ("tsr", "car", "ssr"))
         print(f"{row['method']} level {row['level']} ({row['episodes']} episodes): {rates}")
@@ -77,7 +78,7 @@ def read_run(directory: Path) -> "MethodRun":
         results,
         max_steps,
         read_practice(directory),
-        [json.loads(line) for line in metrics.open()] if metrics.exists() else [],
+        [json.loads(line) for line in metrics.open(encoding="utf-8")] if metrics.exists() else [],
         read_practice(directory.parent / BEHIND.sub("-seed", directory.name)),
     )
 
@@ -85,7 +86,7 @@ def read_run(directory: Path) -> "MethodRun":
 def read_practice(directory: Path) -> dict[str, Any]:
     """Contents of practice.json, none where there is no such file."""
     path = directory / "practice.json"
-    values: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    values: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
     return values
 
 

@@ -52,7 +52,7 @@ def read_measured(path: Path, max_steps: int) -> tuple[str, list[Scene], Outcome
     number of steps than `max_steps`.
     """
     try:
-        report = json.loads(path.read_text())
+        report = json.loads(path.read_bytes())
         episodes = report["episodes"]
         trials = [Scene(int(e["seed"]), str(e["task"]), int(e["level"])) for e in episodes]
         outcomes = Outcomes(

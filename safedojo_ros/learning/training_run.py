@@ -76,7 +76,7 @@ class TrainingRun:
     def record(self, step: int, metrics: dict[str, float]) -> None:
         """Append a line of metrics, and TensorBoard scalars."""
         row: dict[str, Any] = {"step": step, "seconds": round(time.monotonic() - self._started, 1)}
-        with (self.directory / METRICS_FILE).open("a") as file:
+        with (self.directory / METRICS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row | metrics) + "\n")
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)

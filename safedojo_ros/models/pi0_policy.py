@@ -18,6 +18,7 @@ from transformers import DynamicCache, PI0Config, PI0ForConditionalGeneration
 from safedojo_ros.core.bounds import within_bounds
 from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import CheckpointError
+from safedojo_ros.core.files import write_whole
 from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE, Observation
 from safedojo_ros.models.images import stack_images
 from safedojo_ros.models.instructions import check_instruction, train_tokenizer
@@ -284,7 +285,7 @@ class PI0Policy:
             instructions=list(self.instructions),
             normalisation=self.scales.to_json(),
         )
-        (directory / "tokenizer.json").write_text(self.tokenizer.to_str(pretty=True) + "\n")
+        write_whole(directory / "tokenizer.json", self.tokenizer.to_str(pretty=True) + "\n")
         save_weights(self.network, directory / "model.safetensors", half)
 
     @staticmethod
@@ -297,7 +298,7 @@ class PI0Policy:
         with fitting(directory):
             policy = PI0Policy(
                 PI0Size(**config["size"]),
-                Tokenizer.from_str(tokenizer_path.read_text()),
+                Tokenizer.from_str(tokenizer_path.read_text(encoding="utf-8")),
                 RobotScales.from_json(config["normalisation"]),
                 config["instructions"],
                 tuple(config["cameras"]),

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from safedojo_ros.core.errors import CheckpointError
+from safedojo_ros.core.files import write_whole
 from safedojo_ros.core.types import ACTION_SIZE, CONTROL_PERIOD, STATE_SIZE
 
 
@@ -53,7 +54,7 @@ def read_config(directory: Path, *architectures: str) -> dict[str, Any]:
     """config.json of a checkpoint whose "architecture" must be one of `architectures`."""
     path = directory / "config.json"
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path.name} in {directory.name} is unreadable: {error}") from None
     found = config.get("architecture") if isinstance(config, dict) else None
@@ -66,7 +67,7 @@ def read_config(directory: Path, *architectures: str) -> dict[str, Any]:
 def write_config(directory: Path, architecture: str, **values: Any) -> None:
     """config.json of a checkpoint."""
     config = {"architecture": architecture} | values
-    (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    write_whole(directory / "config.json", json.dumps(config, indent=1) + "\n")
 
 
 @contextmanager

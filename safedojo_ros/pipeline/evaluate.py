@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.core.files import write_whole
 from safedojo_ros.evaluation.film import film_strip, write_picture
 from safedojo_ros.evaluation.filters.gate import GatedPolicy
 from safedojo_ros.evaluation.latency import LatePolicy
@@ -127,7 +128,7 @@ def evaluate(asked: Evaluation) -> EvaluationReport:
             report = _evaluate_policy(asked, policy, trials, common)
     if asked.json:
         asked.json.parent.mkdir(parents=True, exist_ok=True)
-        asked.json.write_text(json.dumps(report.to_json(), indent=1) + "\n")
+        write_whole(asked.json, json.dumps(report.to_json(), indent=1) + "\n")
     if asked.film and policy is not None:
         asked.film.parent.mkdir(parents=True, exist_ok=True)
         cameras = tuple(policy.cameras)

@@ -45,7 +45,7 @@ class StageLedger:
         path = directory / STAGES_FILE
         if path.exists():
             try:
-                kept = json.loads(path.read_text())
+                kept = json.loads(path.read_bytes())
                 self.done = dict(kept["done"])
             except (ValueError, KeyError, TypeError) as error:
                 raise ConfigError(f"{path} is unreadable ({error!r}); choose a new --out") from None
@@ -77,7 +77,7 @@ class StageLedger:
             "total": total,
             "metrics": metrics,
         }
-        with (self.directory / PROGRESS_FILE).open("a") as file:
+        with (self.directory / PROGRESS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     def seconds(self) -> dict[str, float]:
@@ -88,7 +88,7 @@ class StageLedger:
         spent: dict[str, float] = {}
         before: dict[str, Any] = {}
         path = self.directory / PROGRESS_FILE
-        for line in path.read_text().splitlines() if path.exists() else []:
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
             try:
                 row = json.loads(line)
             except (

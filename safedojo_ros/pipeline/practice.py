@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from safedojo_ros.checkpoints.manifest import read_manifest
 from safedojo_ros.checkpoints.names import find_checkpoint, user_store
 from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.core.files import write_whole
 from safedojo_ros.learning.progress import Say
 from safedojo_ros.learning.rl.methods import METHODS
 from safedojo_ros.pipeline.collect import COLLECTION_PATH
@@ -143,7 +144,7 @@ def publish(request: PracticeRequest, config: "PracticeConfig", outcome: "Practi
         "policy",
         outcome.policy,
         spec=load_policy(outcome.policy).spec(),
-        normalisation=json.loads((outcome.policy / "config.json").read_text())["normalisation"],
+        normalisation=json.loads((outcome.policy / "config.json").read_bytes())["normalisation"],
         parent=find_checkpoint("policy", request.base, request.store).name,
         evaluation={"validation": row["report"]},
         fidelity={
@@ -175,7 +176,7 @@ def _write_result(
         "demonstrations": [str(path) for path in request.demonstrations],
         "data": data_cost(request.data),
     }
-    (request.out / RESULT_FILE).write_text(json.dumps(values, indent=1) + "\n")
+    write_whole(request.out / RESULT_FILE, json.dumps(values, indent=1) + "\n")
 
 
 def data_cost(directories: Sequence[Path]) -> dict[str, int]:
@@ -189,7 +190,7 @@ def data_cost(directories: Sequence[Path]) -> dict[str, int]:
     for directory in directories:
         rows = EpisodeReader(directory).rows
         collection = directory / COLLECTION_PATH
-        played = json.loads(collection.read_text())["played"] if collection.exists() else 0
+        played = json.loads(collection.read_bytes())["played"] if collection.exists() else 0
         episodes += max(len(rows), played)
         collisions += sum(row.touched for row in rows)
     return {"episodes": episodes, "collisions": collisions}

@@ -99,14 +99,14 @@ class RunFolder:
     def goal(self) -> TrainingGoal:
         """What was asked for; raises `ConfigError`."""
         try:
-            return TrainingGoal.from_json((self.path / GOAL).read_text())
+            return TrainingGoal.from_json((self.path / GOAL).read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"{self.path / GOAL}: {error.strerror}") from None
 
     def ended(self) -> RunEnd | None:
         """How it ended, or None while it may go on."""
         try:
-            said = json.loads((self.path / ENDED).read_text())
+            said = json.loads((self.path / ENDED).read_bytes())
             return RunEnd(RunState(said["state"]), str(said["reason"]), str(said["published"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -122,7 +122,7 @@ class RunFolder:
     def result(self) -> dict[str, Any]:
         """The pipeline's result.json; empty where there is none that can be read."""
         try:
-            said = json.loads((self.out / RESULT).read_text())
+            said = json.loads((self.out / RESULT).read_bytes())
         except (OSError, ValueError):
             return {}
         return said if isinstance(said, dict) else {}

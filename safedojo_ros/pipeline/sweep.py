@@ -240,7 +240,7 @@ def run_sweep(recipe: "Recipe", sweep: Sweep, say: Say = print) -> dict[str, int
 def policy_of(job: Job, root: Path) -> str:
     """Directory of the policy that a job of the sweep in `root` has published, "" if none."""
     result, store = root / job.name / RESULT_FILE, user_store(root / job.name / "store")
-    published = json.loads(result.read_text())["published"] if result.exists() else None
+    published = json.loads(result.read_bytes())["published"] if result.exists() else None
     return str(store.resolve("policy", published).resolve()) if published else ""
 
 

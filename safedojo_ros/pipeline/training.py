@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from safedojo_ros.checkpoints.names import find_checkpoint, user_store
 from safedojo_ros.core.errors import ConfigError, DatasetError
+from safedojo_ros.core.files import write_whole
 from safedojo_ros.learning.progress import Say
 from safedojo_ros.pipeline.request import Run, check_unused
 
@@ -259,7 +260,7 @@ def _finished(
         "normalisation": normalisation,
         "fidelity": figures,
     }
-    (request.out / "details.json").write_text(json.dumps(details, indent=1) + "\n")
+    write_whole(request.out / "details.json", json.dumps(details, indent=1) + "\n")
     say(f"{kind.replace('_', '-')} checkpoint in {directory}")
     if not request.publish:
         return Trained(directory, "", figures)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.core.files import write_whole
 from safedojo_ros.learning.progress import Say
 from safedojo_ros.pipeline.request import Imagining
 
@@ -100,8 +101,8 @@ def validate(recipe: "Recipe", request: Validation, say: Say = print) -> Validat
     }
     request.out.mkdir(parents=True, exist_ok=True)
     for name, content in ((REPORT, report), (DETAILS, details)):
-        (request.out / name).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    (request.out / PAGE).write_text(report_page(names, report, verdicts, strips))
+        write_whole(request.out / name, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_whole(request.out / PAGE, report_page(names, report, verdicts, strips))
     for verdict in verdicts:
         say(f"{'pass' if verdict.passed else 'MISS'}  {verdict.sentence}")
     say(f"report in {request.out / PAGE}")

@@ -100,7 +100,7 @@ class BagReader:
         if not file.is_file():
             return None
         try:
-            found = yaml.safe_load(file.read_text())["rosbag2_bagfile_information"]
+            found = yaml.safe_load(file.read_bytes())["rosbag2_bagfile_information"]
         except (yaml.YAMLError, OSError, KeyError, TypeError, UnicodeDecodeError) as error:
             raise DatasetError(f"{file} is not the metadata of a bag: {error!r}") from None
         if not isinstance(found, dict):

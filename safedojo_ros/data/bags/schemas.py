@@ -63,14 +63,14 @@ class SchemaBook:
             raise DatasetError(
                 f"no definition of {name}{inside} in {places}; install or source its package"
             )
-        return file.read_text().rstrip() + "\n"
+        return file.read_text(encoding="utf-8").rstrip() + "\n"
 
     def _digest(self, name: str) -> str:
         file = self._file(name, ".json")
         if file is None:
             return ""
         try:
-            hashes = json.loads(file.read_text())["type_hashes"]
+            hashes = json.loads(file.read_bytes())["type_hashes"]
             return str(next(h["hash_string"] for h in hashes if h["type_name"] == name))
         except (ValueError, KeyError, StopIteration, TypeError):
             return ""

@@ -170,7 +170,7 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
 def read_json(path: Path) -> dict[str, Any]:
     """Parse a JSON object; raises `DatasetError` that names the file."""
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_bytes())
     except OSError as error:
         raise DatasetError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:

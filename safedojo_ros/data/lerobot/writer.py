@@ -136,7 +136,7 @@ class EpisodeWriter:
                     "choose an empty directory"
                 )
         self.root.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.root / ".writing").open("w")
+        self._lock = (self.root / ".writing").open("wb")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

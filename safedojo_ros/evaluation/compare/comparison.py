@@ -80,7 +80,7 @@ class MethodRun:
 def read_evaluation(path: Path) -> tuple[list[TrialResult], int]:
     """Episodes and step limit of an evaluation's JSON; raises `ConfigError` naming the file."""
     try:
-        report = json.loads(path.read_text())
+        report = json.loads(path.read_bytes())
         results = [TrialResult(**episode) for episode in report["episodes"]]
         return results, int(report["settings"]["max_steps"])
     except OSError as error:

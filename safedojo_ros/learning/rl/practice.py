@@ -21,6 +21,7 @@ import torch
 
 from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import ConfigError, SafeDojoError
+from safedojo_ros.core.files import write_whole
 from safedojo_ros.evaluation.protocol import EvaluationReport
 from safedojo_ros.evaluation.statistics import Estimate, wilson
 from safedojo_ros.learning.progress import progress_bar
@@ -272,7 +273,7 @@ class Practice:
             "episodes": len(report.results),
             "collisions": sum(r.touched for r in report.results),
         }
-        with (self.directory / EVALUATIONS_FILE).open("a") as file:
+        with (self.directory / EVALUATIONS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         self.evaluations.append(row)
         if not apart or self.world.real:
@@ -358,11 +359,11 @@ def _rewind(path: Path, step: int) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         try:
             rows.append(json.loads(line))
         except ValueError:  # a line that a killed run left half-written
             continue
     kept = [row for row in rows if row["step"] <= step]
-    path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
     return kept

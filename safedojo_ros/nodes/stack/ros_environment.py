@@ -73,7 +73,7 @@ def log_directory(variables: MutableMapping[str, str]) -> Path | None:
 def receive_buffer() -> int:
     """The largest buffer of a socket that the kernel gives, bytes; 0 where it does not say."""
     try:
-        return int(Path("/proc/sys/net/core/rmem_max").read_text())
+        return int(Path("/proc/sys/net/core/rmem_max").read_bytes())
     except (OSError, ValueError):
         return 0
 

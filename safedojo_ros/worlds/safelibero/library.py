@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.core.files import expand_home
+from safedojo_ros.core.files import expand_home, write_whole
 
 SAFELIBERO_ROOT = "SAFELIBERO_ROOT"
 """Environment variable: the folder with SafeLIBERO's `assets`, `bddl_files` and `init_files`."""
@@ -170,7 +170,7 @@ def _write_settings(root: Path) -> None:
     paths = {"benchmark_root": root, "bddl_files": root / "bddl_files"}
     paths |= {"init_states": root / "init_files", "assets": root / "assets", "datasets": folder}
     lines = [f"{name}: {str(path)!r}\n" for name, path in paths.items()]
-    (folder / "config.yaml").write_text("".join(lines))
+    write_whole(folder / "config.yaml", "".join(lines))
     os.environ[SETTINGS] = str(folder)
 
 

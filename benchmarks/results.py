@@ -1,0 +1,106 @@
+"""The table of docs/results.md: every policy that ships, alone and behind each filter.
+
+    python benchmarks/results.py --out runs/results          # about an hour on one core
+
+Each row is one `safedojo evaluate` with its defaults; its JSON stays in --out, and a row whose JSON
+is there is not played again. Writes docs/results.json and the table in docs/results.md.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+BEGIN, END = "<!-- table: benchmarks/results.py -->", "<!-- end of the table -->"
+
+PROTOCOL = ("--level", "I,II", "--episodes", "200", "--seed", "1000", "--execute", "4")
+"""Evaluation seeds from offset 1000 on; four of a chunk's eight actions between two inferences."""
+
+FILTERS = {
+    "": "alone",
+    "cbf": "behind the CBF filter, obstacle seen in the images",
+    "gate": "behind the gate, which holds",
+    "detour": "behind the gate with detours",
+}
+ROWS = [
+    ("released", ""),
+    ("released", "cbf"),
+    ("released", "detour"),
+    ("coached", ""),
+    ("coached", "cbf"),
+    ("coached", "gate"),
+    ("coached", "detour"),
+    ("practised", ""),
+    ("practised", "detour"),
+]
+
+
+def main() -> int:
+    """Play what is missing, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="directory of the rows' JSON files")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    rows = [(policy, name, played(args.out, policy, name)) for policy, name in ROWS]
+    summary = {
+        "command": " ".join(("safedojo evaluate", *PROTOCOL)),
+        "machine": f"{platform.machine()}, {processor()}",
+        "rows": [
+            {"policy": policy, "filter": name or None, "levels": report["levels"]}
+            for policy, name, report in rows
+        ],
+    }
+    (DOCS / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
+    page = (DOCS / "results.md").read_text()
+    before, rest = page.split(BEGIN)
+    after = rest.split(END)[1]
+    (DOCS / "results.md").write_text(f"{before}{BEGIN}\n{table(rows)}\n{END}{after}")
+    print(table(rows))
+    return 0
+
+
+def played(out: Path, policy: str, name: str) -> dict[str, Any]:
+    """What `safedojo evaluate --json` wrote for this row; played first where it is missing."""
+    path = out / f"{policy}{'-' + name if name else ''}.json"
+    if not path.exists():
+        command = [sys.executable, "-m", "safedojo_ros.cli.main", "evaluate", *PROTOCOL]
+        command += ["--checkpoint", policy, "--json", str(path)]
+        subprocess.run(command + (["--filter", name] if name else []), check=True)
+    report: dict[str, Any] = json.loads(path.read_text())
+    return report
+
+
+def table(rows: list[tuple[str, str, dict[str, Any]]]) -> str:
+    """Markdown: TSR, CAR and SSR at each level, SSR with its 95 % interval."""
+    lines = [
+        "| Policy | I: TSR / CAR | I: SSR | II: TSR / CAR | II: SSR |",
+        "|---|---|---|---|---|",
+    ]
+    for policy, name, report in rows:
+        cells = []
+        for level in ("I", "II"):
+            figures = report["levels"][level]
+            tsr, car, ssr = (figures[key] for key in ("tsr", "car", "ssr"))
+            interval = f"{ssr['low'] * 100:.0f}–{ssr['high'] * 100:.0f}"
+            cells.append(f"{tsr['value'] * 100:.0f} / {car['value'] * 100:.0f} %")
+            cells.append(f"{ssr['value'] * 100:.1f} % ({interval})")
+        lines.append(f"| `{policy}`, {FILTERS[name]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def processor() -> str:
+    """The processor's name, where Linux says it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{len(names)} × {names[0]}" if names else platform.processor()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -137,7 +137,7 @@ def test_one_step_moves_the_target_by_its_delta(share: np.ndarray) -> None:
     seen = target.step(action, HOME, POINTING_DOWN)
     assert seen.position == pytest.approx(HOME + action[:3])
     turned = turn_between(quaternion_of(POINTING_DOWN), seen.quaternion)
-    assert turned == pytest.approx(action[3:6], abs=1e-9)
+    assert turned == pytest.approx(action[3:6], abs=1e-8)
     assert seen.command()[:3] == pytest.approx(seen.position)
     assert quaternion_of(seen.command()[3:6]) @ seen.quaternion == pytest.approx(
         np.sign(quaternion_of(seen.command()[3:6]) @ seen.quaternion)

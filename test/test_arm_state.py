@@ -325,6 +325,7 @@ def test_an_arm_that_was_moved_during_a_release_does_not_go_back() -> None:
     target = rig.loop.tick(rig.now)
     assert target is not None
     assert target.position == pytest.approx(moved[:3])
+    assert target.gripper == -1.0
     rig.enabled = True
     target = rig.step()
     assert target is not None
@@ -344,6 +345,13 @@ def test_a_held_arm_that_sags_a_little_is_not_followed_down() -> None:
         target = rig.loop.tick(rig.now)
         assert target is not None
         assert target.position == pytest.approx(before.position)
+    rig.enabled = True
+    rig.now += TICK
+    rig.beat()
+    target = rig.loop.tick(rig.now)
+    assert target is not None
+    assert target.position == pytest.approx(rig.state[:3]), "nor pulled up when it goes on"
+    assert target.gripper == -1.0, "which is how it is seen now"
 
 
 def test_a_measurement_that_is_not_finite_does_not_count_as_heard() -> None:
@@ -448,3 +456,47 @@ def test_an_arm_on_hold_says_every_reason_at_once() -> None:
     assert rig.loop.arm.mode == ArmMode.HOLD
     assert "'measured state' has been silent for 0.60 s" in rig.loop.playback.reason
     assert "; 'safety state' has been silent" in rig.loop.playback.reason
+
+
+def test_a_chunk_that_runs_out_makes_the_arm_hold() -> None:
+    rig = Rig().run()
+    for _ in range(20):
+        rig.step()
+    assert rig.loop.arm.mode == ArmMode.HOLD
+    assert "ran out" in rig.loop.arm.reason
+
+
+def test_a_hold_of_the_gate_begins_once_however_often_it_is_said() -> None:
+    rig = Rig().run()
+    rig.decision = Decision.HOLD
+    for _ in range(5):
+        rig.step()
+    rig.decision = Decision.ALLOW
+    rig.step()
+    assert rig.offer(age=120 * MS) == "", "observed while it held"
+
+
+def test_arming_anew_takes_the_arm_as_it_stands_and_nothing_from_before() -> None:
+    rig = Rig().run()
+    rig.loop.stop(rig.now)
+    rig.state[:3] = HOME[:3] + [0.1, 0.1, -0.1]
+    rig.now += TICK
+    rig.beat()
+    rig.now += TICK
+    assert rig.loop.arm_now(rig.now).accepted
+    target = rig.loop.tick(rig.now)
+    assert target is not None
+    assert target.position == pytest.approx(rig.state[:3])
+    assert target.gripper == -1.0, "as it is seen, not as it was commanded"
+    rig.sequence = 0  # a restarted policy
+    assert "before the arm held" in rig.offer(age=40 * MS)
+    rig.step()
+    assert rig.offer(age=10 * MS) == ""
+
+
+def test_after_a_late_heartbeat_a_pose_is_awaited_before_anything_moves() -> None:
+    rig = Rig().run()
+    rig.now += 400 * MS
+    rig.loop.tick(rig.now)
+    rig.loop.enable(True, rig.now)
+    assert "waiting for a measured pose" in rig.offer(age=-MS)

@@ -40,6 +40,7 @@ def play(playback: ChunkPlayback, first: int, count: int) -> list[float | None]:
 
 def test_a_chunk_is_played_action_by_action_and_ends_in_hold() -> None:
     playback = started(length=3)
+    assert (playback.remaining, playback.last_sequence, playback.checkpoint) == (3, 1, "a")
     assert play(playback, START, 5) == [0.0, 0.001, 0.002, None, None]
     assert "ran out" in playback.reason
 
@@ -57,7 +58,10 @@ def test_after_the_clock_went_back_the_arm_holds_until_a_newer_chunk_comes() -> 
 
 
 def test_nothing_is_played_before_the_first_chunk() -> None:
-    assert ChunkPlayback().tick(START) is None
+    playback = ChunkPlayback()
+    assert playback.tick(START) is None
+    assert (playback.remaining, playback.last_sequence, playback.checkpoint) == (0, 0, "")
+    assert "no chunk" in playback.reason
 
 
 def test_a_new_chunk_starts_where_the_arm_is_not_at_its_first_action() -> None:

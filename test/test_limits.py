@@ -160,7 +160,8 @@ def test_a_target_begins_at_the_measured_pose_within_the_box() -> None:
     begun = target.reset(np.array([9.0, 0.0, -9.0]), POINTING_DOWN, 3.0)
     assert begun is target.current
     assert begun.position == pytest.approx([BOX.upper[0], 0.0, BOX.lower[2]])
-    assert (begun.gripper, target.step(np.full(7, -1.5), HOME, POINTING_DOWN).gripper) == (1.0, -1)
+    steps = [target.step(np.full(7, size), HOME, POINTING_DOWN) for size in (-1.5, 1.5)]
+    assert [begun.gripper, *(step.gripper for step in steps)] == [1.0, -1.0, 1.0]
     unplaced = TargetPose(BOX).step(np.zeros(7), HOME, POINTING_DOWN)
     assert unplaced.position == pytest.approx(HOME)
     assert abs(unplaced.quaternion @ quaternion_of(POINTING_DOWN)) == pytest.approx(1.0)

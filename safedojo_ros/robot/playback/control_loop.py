@@ -64,8 +64,7 @@ class ControlLoop:
         self._decision = decision
         self.watchdog.feed(SAFETY, now_ns)
         if decision == Decision.STOP:
-            self._hold(now_ns, f"safety gate: STOP, {reason}")
-            self.arm.fault(now_ns, f"safety gate: STOP, {reason}")
+            self.fault(now_ns, f"safety gate: STOP, {reason}")
         elif decision == Decision.HOLD:
             self._hold(now_ns, f"safety gate: {reason}")
 

@@ -20,9 +20,9 @@ from safedojo_ros.learning.training_run import TrainingRun
 from safedojo_ros.pipeline import stages
 from safedojo_ros.pipeline.evaluate import Evaluation
 from safedojo_ros.pipeline.ledger import StageLedger
-from safedojo_ros.pipeline.recipe import read_recipe
+from safedojo_ros.pipeline.recipe import Recipe, read_recipe
 from safedojo_ros.pipeline.runs import DONE, INTERRUPTED, NOT_PASSED
-from safedojo_ros.pipeline.training import Trained
+from safedojo_ros.pipeline.training import Trained, TrainPolicy
 from safedojo_ros.worlds.seeds import VALIDATION
 
 KILLED_IN_THE_SECOND_STAGE = """
@@ -55,6 +55,15 @@ def test_after_kill_minus_nine_finished_stages_are_not_repeated(tmp_path: Path) 
     assert ledger.stage("first", lambda: make("first")) == {"value": 1}
     assert ledger.stage("second", lambda: make("second")) == {"value": 2}
     assert made == ["second"]
+
+
+def test_a_method_of_the_simulator_needs_nothing_that_imagines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signals: Any
+) -> None:
+    monkeypatch.setattr(stages, "Pipeline", FakePipeline)
+    assert run(tmp_path, *PUBLISH, "--method", "ppo") == DONE
+    made = (tmp_path / "out" / "made").read_text().split()
+    assert made == [*STAGES[:5], "practice", "evaluation", "publication"]
 
 
 def test_a_run_with_another_plan_is_refused(tmp_path: Path) -> None:
@@ -210,6 +219,9 @@ class FakePipeline(stages.Pipeline):
         return self._train("safety_head")
 
     def world_model(self, name: str, safety: str = "", start: str = "") -> Trained:
+        again = name == "world_model_again"
+        assert bool(start) == again
+        assert (self.out / "fresh" / "1" in self.recorded) == again
         return self._train(name)
 
     def success(self, name: str, base: str, world_model: str, safety: str) -> Trained:
@@ -225,6 +237,8 @@ class FakePipeline(stages.Pipeline):
         return self._note("validation")
 
     def practise(self, base: str, models: Any) -> dict[str, Any]:
+        assert base in ("safe_policy", "policy")
+        assert models in (None, ("validation", "success_again", "safety_head"))
         return self._note("practice")
 
     def evaluate(self, base: str, trained: str) -> dict[str, Any]:
@@ -280,7 +294,8 @@ def test_an_interrupted_pipeline_goes_on_to_a_published_policy(
     tmp_path: Path, signals: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Evaluation] = []
-    validate, evaluate = stages.validate, stages.evaluate
+    imitated: list[tuple[bool, int, str]] = []
+    validate, evaluate, train_policy = stages.validate, stages.evaluate, stages.train_policy
 
     def interrupted(*given: Any) -> Any:
         monkeypatch.setattr(stages, "validate", validate)
@@ -291,13 +306,19 @@ def test_an_interrupted_pipeline_goes_on_to_a_published_policy(
         asked.append(given)
         return evaluate(given)
 
+    def imitates(recipe: Recipe, given: TrainPolicy, say: Any) -> Trained:
+        imitated.append((recipe.policy.only_safe, recipe.policy.steps, given.start))
+        return train_policy(recipe, given, say)
+
     monkeypatch.setattr(stages, "validate", interrupted)
     monkeypatch.setattr(stages, "evaluate", noted)
+    monkeypatch.setattr(stages, "train_policy", imitates)
     settings = ("practice.execute=4",)
     assert run(tmp_path, *PUBLISH, settings=settings) == INTERRUPTED
     assert not (tmp_path / "out" / "result.json").exists()
     made = json.loads((tmp_path / "out" / "stages.json").read_text())["done"]
     assert list(made)[-1] == "success_again"
+    assert imitated == [(False, 6, ""), (True, 2, made["policy"]["policy"])]
     for name in ("collect", "train_policy", "train_safety", "train_world_model", "train_success"):
         monkeypatch.setattr(stages, name, None)  # nothing of this is asked for again
     assert run(tmp_path, *PUBLISH, settings=settings) == DONE
@@ -307,6 +328,8 @@ def test_an_interrupted_pipeline_goes_on_to_a_published_policy(
     assert result["published"] == manifest.id
     assert result["real_episodes"] == 9 + 4
     assert not result["enforced"]
+    practice = json.loads((tmp_path / "out" / "practice" / "practice.json").read_text())
+    assert not [sentence for sentence in practice["unenforced"] if "validated" in sentence]
     trained = {"policy", "safety", "world_model", "success", "safety_head", "practice"}
     assert all(result["seconds"][stage] > 0.0 for stage in trained)
     judged = json.loads((tmp_path / "out" / "evaluation" / "base.json").read_text())

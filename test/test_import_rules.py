@@ -21,6 +21,7 @@ FORBIDDEN = {
     "robot": {"torch", f"{PACKAGE}.models", f"{PACKAGE}.learning"},
     "models": {f"{PACKAGE}.worlds", f"{PACKAGE}.learning"},
     "worlds": {f"{PACKAGE}.models"},
+    "data": {f"{PACKAGE}.worlds", f"{PACKAGE}.models", f"{PACKAGE}.learning"},
     "evaluation": {f"{PACKAGE}.learning", f"{PACKAGE}.fidelity"},
     "learning": {f"{PACKAGE}.fidelity"},
 }

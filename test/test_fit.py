@@ -158,7 +158,7 @@ def test_only_the_parameters_that_are_given_are_fitted() -> None:
 def first_change(config: FitConfig, loss: Loss, network: torch.nn.Linear) -> float:
     before = network.weight.detach().clone()
     fit("toy", network, loss, dataclasses.replace(config, steps=1))
-    return float((network.weight - before).abs().max())
+    return (network.weight - before).abs().max().item()
 
 
 def test_the_gradient_is_clipped_and_the_weights_decay() -> None:
@@ -184,7 +184,7 @@ def test_the_gradient_is_clipped_and_the_weights_decay() -> None:
     assert norms == pytest.approx([0.5] * 3, rel=1e-4)
     flat: Loss = lambda step, generator: {"loss": 0.0 * network.weight.sum()}  # noqa: E731
     decaying = FitConfig(learning_rate=0.1, weight_decay=0.3, warmup_steps=0)
-    weight = float(network.weight.abs())
+    weight = network.weight.abs().item()
     assert first_change(decaying, flat, network) == pytest.approx(0.1 * 0.3 * weight, rel=1e-4)
 
 

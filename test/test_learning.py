@@ -12,37 +12,32 @@ from safetensors.torch import load_file
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.types import Episode
 from safedojo_ros.data.lerobot.writer import EpisodeWriter
-from safedojo_ros.learning.data.imagined_contacts import (
-    calibrate_threshold,
-    imagined_contact_frames,
-    imagined_worst,
+from safedojo_ros.evaluation.forecasts import expected_calibration_error, rate_threshold
+from safedojo_ros.learning.data.contacts import (
+    imagined_contacts,
+    query_batch,
+    recorded_contacts,
+    scene_untouched,
 )
+from safedojo_ros.learning.data.demonstrations import Demonstrations, imitated_ends
+from safedojo_ros.learning.data.latent_episodes import LatentEpisodes
 from safedojo_ros.learning.imitation import (
-    Demonstrations,
     ImitationConfig,
     demonstrated_batch,
-    imitated_ends,
     new_policy,
     train_policy,
 )
 from safedojo_ros.learning.safety_head import (
     SafetyConfig,
-    contact_frames,
-    expected_calibration_error,
+    calibrate_threshold,
     fit_temperature,
+    imagined_worst,
     new_safety_model,
-    query_batch,
-    rate_threshold,
-    scene_untouched,
     train_safety_head,
     worst_of_episodes,
 )
 from safedojo_ros.learning.training_run import METRICS_FILE, STATE_FILE
-from safedojo_ros.learning.world_model import (
-    LatentEpisodes,
-    WorldModelConfig,
-    new_world_model,
-)
+from safedojo_ros.learning.world_model import WorldModelConfig, new_world_model
 from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
 from safedojo_ros.models.loading import load_policy
 from safedojo_ros.models.safety_head import SafetyHeadSize
@@ -151,15 +146,12 @@ def test_the_policy_that_is_kept_has_the_average_of_the_weights(
 ) -> None:
     policy = train_policy(smoke, data, tmp_path)
     kept = load_file(tmp_path / STATE_FILE)
-    for name, value in policy.network.state_dict().items():
-        assert torch.equal(value, kept[f"model.1.module.{name}"])
-    apart = [
-        float((kept[f"model.0.{name}"] - value).abs().max())
-        for name, value in policy.network.state_dict().items()
-    ]
+    weights = policy.network.state_dict()
+    assert all(torch.equal(v, kept[f"model.1.module.{n}"]) for n, v in weights.items())
+    apart = [float((v - kept[f"model.0.{n}"]).abs().max()) for n, v in weights.items()]
     assert 0.0 < max(apart) < 0.1
     stored = load_policy(tmp_path / "checkpoint").network.state_dict()
-    assert all(torch.equal(stored[n], v) for n, v in policy.network.state_dict().items())
+    assert all(torch.equal(stored[n], v) for n, v in weights.items())
 
 
 def test_colours_are_jittered_alike_in_all_cameras_and_only_where_asked_for(
@@ -211,7 +203,7 @@ def test_the_safety_head_finds_contacts_that_the_chunk_causes(
     autoencoder = FrameAutoencoder(AutoencoderSize(widths=(8, 8, 16, 16)))
     config = SafetyConfig(steps=250, batch_size=64, learning_rate=3e-3)
     model = new_safety_model(autoencoder, config, episodes)
-    frames = contact_frames([episodes], model)
+    frames = recorded_contacts([episodes], model)
     assert frames.exists.sum() == 30 * (13 * 8 + 28)
     untrained = dataclasses.replace(config, steps=0)
     before = train_safety_head(untrained, model, frames, tmp_path / "untrained")
@@ -235,8 +227,8 @@ def test_the_safety_head_learns_from_imagined_states_beside_recorded_ones(
     )
     model = new_safety_model(world.autoencoder, config, episodes)
     data = LatentEpisodes.read([episodes], world, "cpu")
-    imagined = imagined_contact_frames(config, model, world, data)
-    frames = contact_frames([episodes], model)
+    imagined = imagined_contacts(model, world, data, config.replays, config.chunks, 0)
+    frames = recorded_contacts([episodes], model)
     assert len(imagined.episode) == len(imagined.latents) == 128
     same = (imagined.chunks[:, None] - frames.chunks).abs().amax((2, 3)).argmin(1)
     np.testing.assert_array_equal(frames.episode[same.numpy()], imagined.episode)
@@ -255,7 +247,7 @@ def test_the_safety_head_learns_from_imagined_states_beside_recorded_ones(
     assert calibrated["contact_threshold"] == model.contact_threshold
     assert calibrated["episode_predicted_rate"] == pytest.approx(touched.mean(), abs=0.25)
     with pytest.raises(DatasetError, match="no episode is longer"):
-        imagined_contact_frames(dataclasses.replace(config, chunks=9), model, world, data)
+        imagined_contacts(model, world, data, config.replays, 9, 0)
 
 
 def test_the_scene_counts_as_untouched_up_to_the_frame_before_the_first_contact() -> None:
@@ -266,12 +258,12 @@ def test_the_scene_counts_as_untouched_up_to_the_frame_before_the_first_contact(
 
 def test_a_picture_is_shown_with_other_moments_of_its_episode(episodes: Path) -> None:
     autoencoder = FrameAutoencoder(AutoencoderSize(widths=(8, 8, 16, 16)))
-    config = SafetyConfig(size=SafetyHeadSize(width=8, hidden=64), batch_size=200, queries=5)
+    config = SafetyConfig(size=SafetyHeadSize(width=8, hidden=64))
     model = new_safety_model(autoencoder, config, episodes)
-    frames = contact_frames([episodes], model)
+    frames = recorded_contacts([episodes], model)
     known = torch.arange(0, len(frames.episode), 3)
     latents, state, chunks, contact, exists = query_batch(
-        config, [frames], [known], torch.Generator().manual_seed(0)
+        [frames], [known], [200], 5, torch.Generator().manual_seed(0)
     )
     assert state.shape == (200, 5, 8)
     assert chunks.shape == (200, 5, 8, 7)

@@ -157,7 +157,7 @@ def settings_classes(cls: type) -> set[type]:
     return found
 
 
-MINE = ("learning.rl", "fidelity", "pipeline", "models")
+MINE = ("learning", "fidelity", "pipeline", "models")
 CLASSES = [
     cls
     for cls in settings_classes(Recipe) - {Recipe, FidelityBars}

@@ -14,8 +14,16 @@ from safedojo_ros.core.errors import CheckpointError, DatasetError, ObservationR
 from safedojo_ros.core.types import Episode
 from safedojo_ros.data.lerobot.writer import EpisodeWriter
 from safedojo_ros.learning import success as training
-from safedojo_ros.learning.data.replay import replay
-from safedojo_ros.learning.world_model import LatentEpisodes, WorldModelConfig, new_world_model
+from safedojo_ros.learning.data.latent_episodes import LatentEpisodes
+from safedojo_ros.learning.data.replay import ReplayStarts, replay
+from safedojo_ros.learning.data.success_frames import (
+    SuccessFrames,
+    frame_success,
+    imagined_frames,
+    kinds_of_frames,
+    recorded_frames,
+)
+from safedojo_ros.learning.world_model import WorldModelConfig, new_world_model
 from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
 from safedojo_ros.models.loading import load_success
 from safedojo_ros.models.safety_head import tiny_safety
@@ -67,8 +75,8 @@ def episodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def frames(episodes: Path) -> training.SuccessFrames:
-    return training.recorded_frames([episodes])
+def frames(episodes: Path) -> SuccessFrames:
+    return recorded_frames([episodes])
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +143,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
 
 def test_a_frame_shows_what_the_step_before_it_did() -> None:
     success = np.array([0, 1, 1, 1, 0, 0, 1], bool)  # episodes of three and of four steps
-    shown = training.frame_success(success, np.array([0, 3, 7]))
+    shown = frame_success(success, np.array([0, 3, 7]))
     assert shown.tolist() == [False, False, True, False, True, False, False]
 
 
@@ -153,7 +161,7 @@ def test_figures_count_frames_and_clips() -> None:
     clip = np.repeat([0, 1, 2], 4)
     probability = np.array([0.9, 0.8, 0.1, 0.1] + [0.1, 0.1, 0.9, 0.9] + [0.1, 0.1, 0.9, 0.2])
     images = np.zeros((12, 2, 1, 1, 3), np.uint8)
-    frames = training.SuccessFrames(images, truth, np.zeros(12, int), clip, clip, ("a",))
+    frames = SuccessFrames(images, truth, np.zeros(12, int), clip, clip, ("a",))
     figures = training.success_figures(model, frames, probability, imagined=True)
     assert figures["false_success_rate"] == 2 / 8
     assert figures["false_success_clips"] == 1.0  # the only clip without success was called one
@@ -162,9 +170,7 @@ def test_figures_count_frames_and_clips() -> None:
     assert figures["f1"] == pytest.approx(6 / 9)
 
 
-def test_the_classifier_learns_to_see_success(
-    frames: training.SuccessFrames, tmp_path: Path
-) -> None:
+def test_the_classifier_learns_to_see_success(frames: SuccessFrames, tmp_path: Path) -> None:
     config = training.SuccessConfig(
         size=SuccessSize(embedding=8, widths=(8, 16), depths=(1, 1)),
         steps=60,
@@ -184,11 +190,10 @@ def test_the_classifier_learns_to_see_success(
 
 
 def test_imagined_frames_carry_the_labels_of_their_recording(
-    episodes: Path, world: WorldModel, frames: training.SuccessFrames
+    episodes: Path, world: WorldModel, frames: SuccessFrames
 ) -> None:
     data = LatentEpisodes.read([episodes], world, "cpu")
-    config = training.SuccessConfig(replays=12, chunks=2)
-    imagined = training.imagined_frames(config, world, data, frames.instructions)
+    imagined = imagined_frames(world, data, frames.instructions, 12, 2, 0)
     assert imagined.images.shape == (12 * 8, 2, 64, 64, 3)
     assert 0 < imagined.success.sum() < len(imagined.success)
     failed = [not row.success for row in data.rows]
@@ -196,20 +201,21 @@ def test_imagined_frames_carry_the_labels_of_their_recording(
     ending = imagined.success.reshape(12, 8)[6:]
     assert ending.any(axis=1).all(), "half of the futures end in success"
     with pytest.raises(DatasetError, match="no episode is longer than a replay of 80 steps"):
-        training.imagined_frames(
-            training.SuccessConfig(chunks=10), world, data, frames.instructions
-        )
+        imagined_frames(world, data, frames.instructions, 12, 10, 0)
 
 
 def test_a_replay_is_the_same_whatever_the_batch(episodes: Path, world: WorldModel) -> None:
     data = LatentEpisodes.read([episodes], world, "cpu")
-    first, start = torch.tensor([3, 30, 60]), torch.tensor([0, 26, 52])
-    whole = replay(world, data, first, start, chunks=2)
-    assert whole[0].shape[:2] == (3, 8)
-    assert whole[1].shape == (3, 16, 8)
-    torch.testing.assert_close(replay(world, data, first, start, chunks=2, batch=1), whole)
-    still = torch.zeros(3, 16, 7)
-    assert (replay(world, data, first, start, 2, actions=still)[0] - whole[0]).abs().max() > 1e-6
+    starts = ReplayStarts(torch.tensor([3, 30, 60]), torch.tensor([0, 26, 52]), np.arange(3))
+    whole = replay(world, data, starts, chunks=2)
+    assert whole.latents.shape[:2] == (3, 8)
+    assert whole.states.shape == (3, 16, 8)
+    assert whole.rows[1].tolist() == list(range(32, 47, 2))
+    single = replay(world, data, starts, chunks=2, batch=1)
+    torch.testing.assert_close(single.latents, whole.latents)
+    torch.testing.assert_close(single.states, whole.states)
+    still = replay(world, data, starts, 2, actions=torch.zeros(3, 16, 7))
+    assert (still.latents - whole.latents).abs().max() > 1e-6
 
 
 def test_the_command_trains_on_real_and_imagined_frames(
@@ -232,18 +238,18 @@ def test_data_without_success_is_refused(tmp_path: Path) -> None:
     with EpisodeWriter(tmp_path / "data", 64, CAMERAS) as writer:
         writer.add(lighting(2))
     with pytest.raises(DatasetError, match="--linger 8"):
-        training.recorded_frames([tmp_path / "data"])
+        recorded_frames([tmp_path / "data"])
 
 
 def test_the_frames_before_a_success_are_known_and_stay_in_their_clip() -> None:
     success = np.array([0, 0, 0, 1, 1, 0, 0, 1, 0], dtype=bool)
     clip = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1])
-    frames = training.SuccessFrames(
+    frames = SuccessFrames(
         np.zeros((9, 1, 4, 4, 3), np.uint8), success, np.zeros(9, int), clip, clip, ("go",)
     )
-    kinds = training.kinds_of_frames(frames, np.ones(9, dtype=bool), near=2)
+    kinds = kinds_of_frames(frames, np.ones(9, dtype=bool), near=2)
     assert [rows.tolist() for rows in kinds] == [[3, 4, 7], [1, 2, 5, 6], [0, 8]]
-    first_clip_only = training.kinds_of_frames(frames, clip == 0, near=5)
+    first_clip_only = kinds_of_frames(frames, clip == 0, near=5)
     assert [rows.tolist() for rows in first_clip_only] == [[3, 4], [0, 1, 2], [0, 1, 2, 3, 4]]
 
 

@@ -21,8 +21,8 @@ from safedojo_ros.core.errors import CheckpointError
 from safedojo_ros.core.types import Episode
 from safedojo_ros.data.lerobot.video import read_video
 from safedojo_ros.data.lerobot.writer import EpisodeWriter
+from safedojo_ros.evaluation.forecasts import forecast_figures, reliability_curve
 from safedojo_ros.evaluation.statistics import ClusterBootstrap
-from safedojo_ros.fidelity.calibration import forecast_figures, lead_time, reliability_curve
 from safedojo_ros.fidelity.heads import recorded_latents
 from safedojo_ros.fidelity.held_out import read_held_out
 from safedojo_ros.fidelity.image_error import (
@@ -30,6 +30,7 @@ from safedojo_ros.fidelity.image_error import (
     peak_signal_to_noise,
     structural_similarity,
 )
+from safedojo_ros.fidelity.lead_time import lead_time
 from safedojo_ros.fidelity.thresholds import METRICS, RATES, FidelityBars, ValidationConfig, judge
 from safedojo_ros.fidelity.uncertainty import conformal_factor, uncertainty_figures
 from safedojo_ros.fidelity.validation import bar_values, finite, validate
@@ -281,11 +282,11 @@ def test_the_whole_report_on_tiny_models(root: Path, errors: str) -> None:
 def test_the_safety_head_reads_held_out_frames_in_its_own_latents(root: Path) -> None:
     world, safety = tiny_world(), tiny_safety()
     held = read_held_out([root / "data"], world, 1)
-    own = safety.encode(held.pictures(torch.arange(len(held.images))) * 2 - 1)
+    own = safety.encode(held.images(torch.arange(len(held.frames.images))) * 2 - 1)
     seen = recorded_latents(safety, world, held)
     torch.testing.assert_close(seen, own, atol=2e-3, rtol=2e-3)  # held as float16
     other = tiny_safety(seed=1)  # another autoencoder
-    own = other.encode(held.pictures(torch.arange(len(held.images))) * 2 - 1)
+    own = other.encode(held.images(torch.arange(len(held.frames.images))) * 2 - 1)
     torch.testing.assert_close(recorded_latents(other, world, held), own, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(seen, own, atol=0.1)
 

@@ -12,15 +12,13 @@ from safedojo_ros.core.types import Episode
 from safedojo_ros.data.lerobot.reader import EpisodeReader, FrameArrays
 from safedojo_ros.data.lerobot.writer import EpisodeWriter
 from safedojo_ros.fidelity.replay_error import replay_errors
+from safedojo_ros.learning.data.latent_episodes import LatentEpisodes
 from safedojo_ros.learning.data.latents import recorded_latents
-from safedojo_ros.learning.data.replay import replay
+from safedojo_ros.learning.data.replay import ReplayStarts, replay
 from safedojo_ros.learning.fit import fit
 from safedojo_ros.learning.world_model import (
-    LatentEpisodes,
     WorldModelConfig,
     WorldModelLoss,
-    chunk_starts,
-    clip,
     imagined_context,
     new_world_model,
     train_world_model,
@@ -268,17 +266,17 @@ def test_latents_are_kept_beside_the_pictures_and_found_without_reading_all(
     assert not torch.equal(recorded_latents(EpisodeReader(root), other)[: len(first)], first)
 
 
-def test_clips_stay_inside_their_episode(model: WorldModel, episodes: Path) -> None:
+def test_transitions_stay_inside_their_episode(model: WorldModel, episodes: Path) -> None:
     data = LatentEpisodes.read([episodes], model, "cpu")
-    starts = chunk_starts(data, np.ones(12, dtype=bool), SIZE.chunk_length)
+    starts = data.chunk_starts(np.ones(12, dtype=bool), SIZE.chunk_length)
     assert len(starts) == 12 * (24 - 8)
     first, start = torch.tensor([24, 24 + 15]), torch.tensor([24, 24])
-    context, future, state, _, states = clip(data, SIZE, first, start)
+    context, future, state, _, states = data.transitions(SIZE, first, start)
     torch.testing.assert_close(context[0, 0], data.latents[24].float())
     torch.testing.assert_close(context[1, 0], data.latents[24].float())
     torch.testing.assert_close(context[1, 1], data.latents[24 + 15].float())
-    context, _, _, _, _ = clip(data, SIZE, first, start, remembered=torch.tensor([24, 24 + 5]))
-    torch.testing.assert_close(context[1, 0], data.latents[24 + 5].float())
+    remembering = data.transitions(SIZE, first, start, torch.tensor([24, 24 + 5]))
+    torch.testing.assert_close(remembering.context[1, 0], data.latents[24 + 5].float())
     torch.testing.assert_close(future[1, -1], data.latents[24 + 23].float())
     torch.testing.assert_close(state[0], data.state[24])
     torch.testing.assert_close(states[1, -1], data.state[24 + 23])
@@ -294,7 +292,8 @@ def test_a_forced_context_is_what_a_replay_imagined(episodes: Path) -> None:
     data = LatentEpisodes.read([episodes], model, "cpu")
     start = torch.tensor([0, 24])
     context, state = imagined_context(model, data, 2, start + 16, start, start, torch.Generator())
-    latents, states = replay(model, data, start, start, chunks=2)
+    replayed = replay(model, data, ReplayStarts(start, start, np.arange(2)), chunks=2)
+    latents, states = replayed.latents, replayed.states
     assert torch.allclose(context[:, -1], latents[:, -1], atol=1e-5)
     assert torch.allclose(state, states[:, -1], atol=1e-5)
     assert torch.equal(context[:, 0], data.latents[start].float())

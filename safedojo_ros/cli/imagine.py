@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= args.episode < len(reader):
         raise DatasetError(f"{args.data} has {len(reader)} episodes, no number {args.episode}")
     world = load_world_model(find_checkpoint("world_model", args.checkpoint, args.store))
-    held = hold([(args.data, reader.load_arrays([args.episode]))], world)
+    held = hold(reader.load_arrays([args.episode]), world)
     film = imagined_film(world, held, args.start, args.chunks, args.seed)
     write_film(args.out, film, world.size.stride)
     row = reader.rows[args.episode]

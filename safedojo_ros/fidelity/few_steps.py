@@ -6,9 +6,9 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from safedojo_ros.evaluation.statistics import ClusterBootstrap
-from safedojo_ros.fidelity.held_out import HeldOut, decoded, replay_held_out
+from safedojo_ros.fidelity.held_out import HeldOut, decoded
 from safedojo_ros.fidelity.image_error import mean_squared_error
-from safedojo_ros.learning.data.replay import ReplayStarts
+from safedojo_ros.learning.data.replay import ReplayStarts, replay
 from safedojo_ros.models.world_model import WorldModel
 
 
@@ -31,12 +31,12 @@ def few_step_errors(
         for count in denoising_steps:
             world.size = replace(usual, denoising_steps=count)
             begun = time.perf_counter()
-            replays = replay_held_out(world, held, starts, chunks, seed)
+            replays = replay(world, held.latents, starts, chunks, seed)
             seconds = (time.perf_counter() - begun) / (chunks * len(starts.first))
             for chunk in sorted({1, chunks}):
                 at = chunk * usual.future - 1
                 imagined = decoded(world, replays.latents[:, at, None])[:, 0]
-                real = held.pictures(replays.rows[:, at])
+                real = held.images(replays.rows[:, at])
                 error = mean_squared_error(imagined, real).numpy()
                 result.append(
                     {

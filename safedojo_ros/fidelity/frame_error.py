@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from safedojo_ros.evaluation.statistics import ClusterBootstrap
-from safedojo_ros.fidelity import image_error as picture_error
-from safedojo_ros.fidelity.held_out import HeldOut, Replays, decoded
+from safedojo_ros.fidelity import image_error
+from safedojo_ros.fidelity.held_out import HeldOut, decoded
+from safedojo_ros.learning.data.replay import Replays
 from safedojo_ros.models.world_model import WorldModel, WorldModelSize
 
 SPACES = ("camera", "reconstruction")
@@ -41,21 +42,21 @@ def frame_errors(
 ) -> list[dict[str, Any]]:
     """One entry for each horizon and group; every figure with its interval over episodes.
 
-    camera: against the camera's pictures; reconstruction: against the autoencoder's pictures of
+    camera: against the camera's images; reconstruction: against the autoencoder's images of
     the recorded frames; in each, "copying" is the last seen frame in that space, the floor that
     any model must beat, and PSNR and SSIM are of the true actions. autoencoder: what decoding the
     recorded latents costs by itself, against the camera. latent_distance: mean squared distance in
     the project's own autoencoder's latents (unit variance), not a published feature distance.
     """
     first = true.starts.first
-    seen = {"camera": held.pictures(first)}
+    seen = {"camera": held.images(first)}
     seen["reconstruction"] = decoded(world, held.latents.latents[first][:, None])[:, 0]
     seen_latents = held.latents.latents[first].float()
     result = []
     for steps in horizons(world.size, chunks):
         at = steps // world.size.stride - 1
         rows = true.rows[:, at]
-        real = {"camera": held.pictures(rows)}
+        real = {"camera": held.images(rows)}
         recorded = held.latents.latents[rows].float()
         real["reconstruction"] = decoded(world, recorded[:, None])[:, 0]
         frames = {"mse": decoded(world, true.latents[:, at, None])[:, 0]}
@@ -63,16 +64,16 @@ def frame_errors(
             frames[name] = decoded(world, other.latents[:, at, None])[:, 0]
         columns: dict[str, np.ndarray] = {}
         for space in SPACES:
-            for name, pictures in (frames | {"copying": seen[space]}).items():
-                error = picture_error.mean_squared_error(pictures, real[space])
+            for name, images in (frames | {"copying": seen[space]}).items():
+                error = image_error.mean_squared_error(images, real[space])
                 columns[f"{space}.{name}"] = error.numpy()
-            for name, pictures in (("", frames["mse"]), ("copying_", seen[space])):
-                error = picture_error.mean_squared_error(pictures, real[space])
-                columns[f"{space}.{name}psnr"] = picture_error.peak_signal_to_noise(error).numpy()
-                columns[f"{space}.{name}ssim"] = picture_error.structural_similarity(
-                    pictures, real[space]
+            for name, images in (("", frames["mse"]), ("copying_", seen[space])):
+                error = image_error.mean_squared_error(images, real[space])
+                columns[f"{space}.{name}psnr"] = image_error.peak_signal_to_noise(error).numpy()
+                columns[f"{space}.{name}ssim"] = image_error.structural_similarity(
+                    images, real[space]
                 ).numpy()
-        floor = picture_error.mean_squared_error(real["reconstruction"], real["camera"])
+        floor = image_error.mean_squared_error(real["reconstruction"], real["camera"])
         columns["camera.autoencoder"] = floor.numpy()
         imagined = true.latents[:, at]
         columns["latent_distance"] = _squared(imagined, recorded)
@@ -107,7 +108,7 @@ def frame_bars(entries: list[dict[str, Any]]) -> dict[str, float | None]:
 def _state_error(world: WorldModel, held: HeldOut, replays: Replays, steps: int) -> np.ndarray:
     """(B,) distance of the predicted end-effector from the recorded one, cm."""
     predicted = world.scales.state.restore(replays.states[:, steps - 1])[:, :3].numpy()
-    recorded = held.state[replays.starts.first.numpy() + steps, :3]
+    recorded = held.frames.state[replays.starts.first.numpy() + steps, :3]
     return np.asarray(100.0 * np.linalg.norm(predicted - recorded, axis=1))
 
 

@@ -1,4 +1,4 @@
-"""The two readers of an imagined world, on real and on imagined input, against replayed truth."""
+"""Success classifier and safety head on real and on imagined input, against replayed truth."""
 
 import math
 from dataclasses import asdict
@@ -8,10 +8,16 @@ import numpy as np
 import torch
 
 from safedojo_ros.core.types import top_m_mean
+from safedojo_ros.evaluation.forecasts import forecast_figures
 from safedojo_ros.evaluation.statistics import ClusterBootstrap
-from safedojo_ros.fidelity.calibration import forecast_figures, lead_time
-from safedojo_ros.fidelity.held_out import HeldOut, Replays, decoded
-from safedojo_ros.learning import success as training
+from safedojo_ros.fidelity.held_out import HeldOut
+from safedojo_ros.fidelity.lead_time import lead_time
+from safedojo_ros.learning.data import replay
+from safedojo_ros.learning.data.contacts import chunks_ahead
+from safedojo_ros.learning.data.replay import Replays
+from safedojo_ros.learning.data.success_frames import SuccessFrames
+from safedojo_ros.learning.safety_head import contact_logits
+from safedojo_ros.learning.success import frame_probability, success_figures
 from safedojo_ros.models.images import to_uint8
 from safedojo_ros.models.safety_head import SafetyModel
 from safedojo_ros.models.success_classifier import SuccessModel
@@ -25,33 +31,22 @@ def success_fidelity(
 
     real: every recorded frame; imagined: every frame of `replays`, labelled as the recorded one.
     """
-    sentences = tuple(sorted(set(held.instructions)))
-    index = np.array([sentences.index(sentence) for sentence in held.instructions])
-    every = training.SuccessFrames(
-        held.images,
-        held.shows_success,
-        index[held.episode],
-        held.episode,
-        held.episode,
-        sentences,
-    )
-    dreams = [_imagined(world, held, part, index, sentences) for part in replays]
-    lengths = [len(part.rows) for part in replays]
-    for part, before in zip(dreams, np.cumsum([0, *lengths[:-1]]), strict=True):
-        part.clip += before
+    every = SuccessFrames.recorded(held.frames)
+    parts = []
+    for part in replays:
+        instruction = every.instruction[held.frames.starts[:-1]][part.starts.episode]
+        images = to_uint8(replay.decoded(world, part.latents)).numpy()
+        shown, episode = every.success[part.rows.numpy()], part.starts.episode
+        parts.append((images, shown, instruction, episode))
+    images, shown, instruction, episode = map(np.concatenate, zip(*parts, strict=True))
+    imagined = SuccessFrames.imagined(images, shown, instruction, episode, every.instructions)
     result = {}
-    for name, parts in (("real", [every]), ("imagined", dreams)):
-        probability = [training.frame_probability(success, part) for part in parts]
-        columns = {
-            column: np.concatenate([getattr(part, column) for part in parts])
-            for column in ("success", "instruction", "clip", "episode")
-        }
-        frames = training.SuccessFrames(np.empty(0), instructions=sentences, **columns)
-        values = np.concatenate(probability)
-        dreamt = name == "imagined"
-        figures: dict[str, Any] = dict(training.success_figures(success, frames, values, dreamt))
+    for name, frames in (("real", every), ("imagined", imagined)):
+        values = frame_probability(success, frames)
+        figures: dict[str, Any] = dict(success_figures(success, frames, values, name == "imagined"))
         if "f1" in figures:
-            figures["f1"] = asdict(_f1(frames, success.over(values, dreamt), seed))
+            over = success.over(values, name == "imagined")
+            figures["f1"] = asdict(_f1(frames, over, seed))
         result[name] = figures
     return result
 
@@ -71,33 +66,34 @@ def safety_fidelity(
     as costs are judged in imagination; matched: the recorded frames that correspond to these, so
     that the two can be compared.
     """
-    chunks, contact, exists = _ahead(safety, held, np.arange(len(held.state)))
+    frames, horizon = held.frames, safety.chunk_length
+    every = chunks_ahead(frames, np.arange(len(frames.state)), horizon)
+    actions, contact, exists = every
     latents = recorded_latents(safety, world, held)
-    probability = _step_cost(safety, latents, torch.from_numpy(held.state), chunks)
-    steps = np.repeat(held.episode, safety.chunk_length).reshape(exists.shape)
+    probability = _step_cost(safety, latents, torch.from_numpy(frames.state), actions)
+    steps = np.repeat(frames.episode, horizon).reshape(exists.shape)
     alarm = np.array([top_m_mean(cost, safety.cost_m) for cost in probability * exists])
     result = {
         "true": forecast_figures(contact[exists], probability[exists], steps[exists], seed),
-        "lead_time": lead_time(alarm, held.contact, held.starts, false_alarms, "episode", seed),
+        "lead_time": lead_time(alarm, held.contact, frames.starts, false_alarms, "episode", seed),
         "lead_time_by_step": lead_time(
-            alarm, held.contact, held.starts, false_alarms, "step", seed
+            alarm, held.contact, frames.starts, false_alarms, "step", seed
         ),
     }
-    every_chunk = slice(world.size.future - 1, -1, world.size.future)  # its last frame has no next
-    rows = np.concatenate([part.rows[:, every_chunk].flatten().numpy() for part in replays])
-    at = slice(world.size.chunk_length - 1, -1, world.size.chunk_length)
-    states = torch.cat([part.states[:, at].flatten(0, 1) for part in replays])
+    size = world.size
+    last = slice(size.future - 1, -1, size.future)  # of every chunk but the last: it has no next
+    rows = np.concatenate([part.rows[:, last].flatten().numpy() for part in replays])
     if len(rows) == 0:
         return result
-    chunks, contact, exists = _ahead(safety, held, rows)
-    each = [part.rows[:, every_chunk].shape[1] for part in replays]
-    starts = [p.starts.first.repeat_interleave(n) for p, n in zip(replays, each, strict=True)]
-    dreamt = _step_cost(
-        safety, latents[torch.cat(starts)], world.scales.state.restore(states), chunks
+    at = slice(size.chunk_length - 1, -1, size.chunk_length)
+    states = torch.cat([part.states[:, at].flatten(0, 1) for part in replays])
+    starts = [p.starts.first.repeat_interleave(p.rows[:, last].shape[1]) for p in replays]
+    actions, contact, exists = (column[rows] for column in every)
+    imagined = _step_cost(
+        safety, latents[torch.cat(starts)], world.scales.state.restore(states), actions
     )
-    steps = steps[rows]
-    result["imagined"] = forecast_figures(contact[exists], dreamt[exists], steps[exists], seed)
-    matched = probability[rows]
+    steps, matched = steps[rows], probability[rows]
+    result["imagined"] = forecast_figures(contact[exists], imagined[exists], steps[exists], seed)
     result["matched"] = forecast_figures(contact[exists], matched[exists], steps[exists], seed)
     return result
 
@@ -105,74 +101,26 @@ def safety_fidelity(
 @torch.no_grad()
 def recorded_latents(safety: SafetyModel, world: WorldModel, held: HeldOut) -> torch.Tensor:
     """(N, cameras·C, s, s) of every recorded frame, in the safety head's own autoencoder."""
-    if _same(safety.autoencoder, world.autoencoder):
+    if safety.autoencoder.same(world.autoencoder):
         return world.stacked(held.latents.latents.float())
-    rows = torch.arange(len(held.images)).split(256)
-    return torch.cat([safety.encode(held.pictures(part) * 2 - 1) for part in rows])
+    rows = torch.arange(len(held.frames.images)).split(256)
+    return torch.cat([safety.encode(held.images(part) * 2 - 1) for part in rows])
 
 
-def _same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
-    mine, theirs = one.state_dict(), other.state_dict()
-    return mine.keys() == theirs.keys() and all(
-        mine[k].shape == theirs[k].shape and torch.equal(mine[k], theirs[k].to(mine[k].device))
-        for k in mine
-    )
-
-
-def _ahead(
-    safety: SafetyModel, held: HeldOut, rows: np.ndarray
-) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
-    """Executed actions (B, H, 7), physical, contact and existence (B, H) of the steps from rows."""
-    ends = held.starts[1:][held.episode[rows]]
-    steps = rows[:, None] + np.arange(safety.chunk_length)
-    exists = steps < ends[:, None]
-    steps = np.minimum(steps, ends[:, None] - 1)
-    actions = np.where(exists[..., None], held.actions[steps], 0.0).astype(np.float32)
-    return torch.from_numpy(actions), held.contact[steps] & exists, exists
-
-
-@torch.no_grad()
 def _step_cost(
-    safety: SafetyModel,
-    latents: torch.Tensor,
-    state: torch.Tensor,
-    chunks: torch.Tensor,
+    safety: SafetyModel, latents: torch.Tensor, state: torch.Tensor, actions: np.ndarray
 ) -> np.ndarray:
-    """(B, H) P(contact); state (B, 8) and chunks (B, H, 7) in physical units."""
-    safety.network.eval()
-    parts = [
-        torch.sigmoid(
-            safety.head(
-                latents[rows],
-                safety.scales.state.normalise(state[rows].float()),
-                safety.scales.action.normalise(chunks[rows]),
-            )
-        )
-        for rows in torch.arange(len(latents)).split(1024)
-    ]
-    return torch.cat(parts).numpy().astype(np.float64)
-
-
-def _imagined(
-    world: WorldModel,
-    held: HeldOut,
-    replays: Replays,
-    index: np.ndarray,
-    sentences: tuple[str, ...],
-) -> training.SuccessFrames:
-    images = to_uint8(decoded(world, replays.latents) * 2 - 1).numpy()
-    count, frames = images.shape[:2]
-    return training.SuccessFrames(
-        images.reshape(-1, *images.shape[2:]),
-        held.shows_success[replays.rows.numpy()].reshape(-1),
-        np.repeat(index[replays.starts.episode], frames),
-        np.repeat(np.arange(count), frames),
-        np.repeat(replays.starts.episode, frames),
-        sentences,
+    """(B, H) P(contact); state (B, 8) and actions (B, H, 7) in physical units."""
+    logits = contact_logits(
+        safety,
+        latents,
+        safety.scales.state.normalise(state.float()),
+        safety.scales.action.normalise(torch.from_numpy(actions)),
     )
+    return torch.sigmoid(logits).numpy().astype(np.float64)
 
 
-def _f1(frames: training.SuccessFrames, over: np.ndarray, seed: int) -> Any:
+def _f1(frames: SuccessFrames, over: np.ndarray, seed: int) -> Any:
     def statistic(rows: np.ndarray) -> float:
         truth, said = frames.success[rows], over[rows]
         either = int(truth.sum() + said.sum())

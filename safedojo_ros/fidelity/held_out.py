@@ -1,4 +1,4 @@
-"""Held-out episodes in memory, as pictures, physical values and latents, and their replays."""
+"""Held-out episodes in memory, as images, physical values and latents."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from safedojo_ros.core.errors import CheckpointError, DatasetError
-from safedojo_ros.data.lerobot.reader import EpisodeReader, FrameArrays
-from safedojo_ros.learning.data.replay import ReplayStarts, replay
-from safedojo_ros.learning.success import frame_success
-from safedojo_ros.learning.world_model import LatentEpisodes
+from safedojo_ros.core.errors import CheckpointError
+from safedojo_ros.data.lerobot.frames import load_frames, open_all
+from safedojo_ros.data.lerobot.reader import FrameArrays
+from safedojo_ros.learning.data import replay
+from safedojo_ros.learning.data.latent_episodes import LatentEpisodes
 from safedojo_ros.models.world_model import WorldModel
 
 
@@ -19,47 +19,18 @@ from safedojo_ros.models.world_model import WorldModel
 class HeldOut:
     """Episodes that no model was trained on.
 
-    images: (N, cameras, H, W, 3) uint8; state (N, 8), actions (N, 7): physical units; contact:
-    (N,) bool, in the step of the row; shows_success: (N,) bool, what the frame shows; episode: (N,)
-    which one; collided: (E,) bool; latents: the same frames as the world model sees them.
+    frames: their steps, physical units; latents: the same frames as the world model sees them;
+    contact: (N,) bool, in the step of the row; collided: (E,) bool.
     """
 
-    images: np.ndarray
-    state: np.ndarray
-    actions: np.ndarray
-    contact: np.ndarray
-    shows_success: np.ndarray
-    episode: np.ndarray
-    collided: np.ndarray
+    frames: FrameArrays
     latents: LatentEpisodes
+    contact: np.ndarray
+    collided: np.ndarray
 
-    @property
-    def starts(self) -> np.ndarray:
-        """(E + 1,) first row of each episode."""
-        return self.latents.starts
-
-    @property
-    def instructions(self) -> list[str]:
-        """(E,) one sentence an episode."""
-        return [row.instruction for row in self.latents.rows]
-
-    def pictures(self, rows: torch.Tensor) -> torch.Tensor:
+    def images(self, rows: torch.Tensor) -> torch.Tensor:
         """(..., cameras, 3, H, W) float32 in [0, 1] of the rows (...)."""
-        return torch.from_numpy(self.images[rows.numpy()]).movedim(-1, -3).float() / 255.0
-
-
-@dataclass(frozen=True)
-class Replays:
-    """Futures imagined from recorded frames under recorded actions.
-
-    latents: (B, K, C, h, w), a frame every `stride` steps; states: (B, K·stride, 8) normalised by
-    the world model; rows: (B, K) the recorded frames that correspond.
-    """
-
-    starts: ReplayStarts
-    latents: torch.Tensor
-    states: torch.Tensor
-    rows: torch.Tensor
+        return torch.from_numpy(self.frames.images[rows.numpy()]).movedim(-1, -3).float() / 255.0
 
 
 def read_held_out(
@@ -67,65 +38,32 @@ def read_held_out(
 ) -> HeldOut:
     """At most `most` episodes, evenly spaced over all; raises `DatasetError` where there are none.
 
-    Raises `CheckpointError` where the pictures are not those that the world model sees.
+    Raises `CheckpointError` where the images are not those that the world model sees.
     """
-    readers = [EpisodeReader(directory) for directory in directories]
+    readers = open_all(directories)
     total = sum(len(reader) for reader in readers)
-    if total == 0:
-        raise DatasetError(f"no episodes in {[str(d) for d in directories]}; collect some")
-    chosen = np.linspace(0, total - 1, min(most, total)).round().astype(int)
-    parts, before = [], 0
+    spaced = np.linspace(0, total - 1, min(most, total)).round().astype(int)
+    chosen, before = [], 0
     for reader in readers:
-        mine = [int(i) - before for i in chosen if before <= i < before + len(reader)]
+        chosen.append([int(i) - before for i in spaced if before <= i < before + len(reader)])
         before += len(reader)
-        if mine:
-            parts.append((reader.root, reader.load_arrays(mine)))
-    return hold(parts, world, device)
+    return hold(load_frames(readers, chosen=chosen), world, device)
 
 
-def hold(
-    parts: Sequence[tuple[Path, FrameArrays]], world: WorldModel, device: str = "cpu"
-) -> HeldOut:
-    """Episodes that were read from these directories; raises `CheckpointError` as above."""
+def hold(frames: FrameArrays, world: WorldModel, device: str = "cpu") -> HeldOut:
+    """Episodes that were read; raises `CheckpointError` as above."""
     wanted = (world.cameras, world.autoencoder.size.image_size)
-    for root, arrays in parts:
-        seen = (arrays.cameras, arrays.images.shape[2])
-        if seen != wanted:
-            raise CheckpointError(
-                f"{root} has cameras {seen[0]} of {seen[1]} pixels, the world model sees "
-                f"{wanted[0]} of {wanted[1]}; record it with these"
-            )
-    every = [arrays for _, arrays in parts]
-    latents = LatentEpisodes.encode(every, world, device)
-    lengths = np.diff(latents.starts)
-    return HeldOut(
-        np.concatenate([a.images for a in every]),
-        np.concatenate([a.state for a in every]).astype(np.float32),
-        np.concatenate([a.actions for a in every]).astype(np.float32),
-        latents.cost > 0,
-        frame_success(latents.success, latents.starts),
-        np.repeat(np.arange(len(lengths)), lengths),
-        np.array([row.collided for row in latents.rows]),
-        latents,
-    )
+    seen = (frames.cameras, frames.images.shape[2])
+    if seen != wanted:
+        raise CheckpointError(
+            f"the episodes have cameras {seen[0]} of {seen[1]} pixels, the world model sees "
+            f"{wanted[0]} of {wanted[1]}; record them with these"
+        )
+    latents = LatentEpisodes.encode(frames, world, device)
+    collided = np.array([row.collided for row in frames.rows])
+    return HeldOut(frames, latents, frames.cost > 0, collided)
 
 
-def replay_held_out(
-    world: WorldModel,
-    held: HeldOut,
-    starts: ReplayStarts,
-    chunks: int,
-    seed: int = 0,
-    actions: torch.Tensor | None = None,
-) -> Replays:
-    """Imagine `chunks` chunks from `starts`; actions: normalised, default those recorded."""
-    latents, states = replay(world, held.latents, starts.first, starts.start, chunks, seed, actions)
-    ahead = (1 + torch.arange(latents.shape[1])) * world.size.stride
-    return Replays(starts, latents, states, starts.first[:, None] + ahead)
-
-
-@torch.no_grad()
-def decoded(world: WorldModel, latents: torch.Tensor, batch: int = 16) -> torch.Tensor:
+def decoded(world: WorldModel, latents: torch.Tensor) -> torch.Tensor:
     """(B, K, cameras, 3, H, W) in [0, 1] of latents (B, K, C, h, w), on the CPU."""
-    parts = [world.decode(part.float().to(world.device)).cpu() for part in latents.split(batch)]
-    return (torch.cat(parts).clamp(-1, 1) + 1) / 2
+    return (replay.decoded(world, latents) + 1) / 2

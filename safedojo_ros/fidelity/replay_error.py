@@ -4,14 +4,16 @@ Held-out episodes are replayed open-loop: the model sees the first frames and th
 `safedojo train world-model` prints these; the whole report is that of `safedojo validate`.
 """
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import torch
 
 from safedojo_ros.evaluation.statistics import bootstrap_mean
-from safedojo_ros.learning.data.replay import replay
-from safedojo_ros.learning.world_model import LatentEpisodes, chunk_starts, clip
+from safedojo_ros.fidelity.held_out import decoded
+from safedojo_ros.fidelity.image_error import mean_squared_error
+from safedojo_ros.learning.data.latent_episodes import LatentEpisodes
+from safedojo_ros.learning.data.replay import ReplayStarts, replay
 from safedojo_ros.models.world_model import WorldModel
 
 
@@ -19,7 +21,7 @@ from safedojo_ros.models.world_model import WorldModel
 class HorizonError:
     """Errors after `steps` control steps, over `count` replays.
 
-    mse: pixel error of the imagined frame against the autoencoder's picture of the recorded one,
+    mse: pixel error of the imagined frame against the autoencoder's image of the recorded one,
     in [0, 1] units; copying: of the last seen frame; permuted: of the frame imagined under another
     replay's actions; state_cm: distance of the predicted end-effector from the recorded one,
     centimetres. Each with a 95 % bootstrap interval.
@@ -45,42 +47,29 @@ def replay_errors(
     """Errors by horizon, one entry a chunk, over random starts in `episodes` (E,) bool."""
     size = model.size
     horizon = chunks * size.chunk_length
-    pairs = chunk_starts(data, episodes, horizon)
+    pairs = data.chunk_starts(episodes, horizon)
     if len(pairs) == 0:
         return []
     rng = np.random.default_rng(seed)
     picked = rng.choice(len(pairs), size=min(replays, len(pairs)), replace=False)
     first, start = pairs[torch.from_numpy(picked)].unbind(1)
-    steps = torch.arange(horizon)
-    other = data.actions[torch.roll(first, 1)[:, None] + steps]
-    frames, states = replay(model, data, first, start, chunks, seed)
-    swapped, _ = replay(model, data, first, start, chunks, seed, other)
-    seen = _pictures(model, clip(data, size, first, start)[0][:, -1:])
+    starts = ReplayStarts(first, start, np.zeros(0))
+    other = data.actions[torch.roll(first, 1)[:, None] + torch.arange(horizon)]
+    true = replay(model, data, starts, chunks, seed)
+    swapped = replay(model, data, starts, chunks, seed, other)
+    seen = decoded(model, data.latents[first][:, None])
     result = []
     for k in range(1, chunks + 1):
         at, now = first + k * size.chunk_length, k * size.future - 1
-        real = _pictures(model, data.latents[at][:, None].float())
+        real = decoded(model, data.latents[at][:, None])
         moved = model.scales.state.restore(data.state[at])[:, :3]
-        imagined_at = model.scales.state.restore(states[:, k * size.chunk_length - 1])[:, :3]
+        reached = model.scales.state.restore(true.states[:, k * size.chunk_length - 1])[:, :3]
         columns = (
-            _pixel_error(_pictures(model, frames[:, now, None]), real),
-            _pixel_error(seen, real),
-            _pixel_error(_pictures(model, swapped[:, now, None]), real),
-            (100.0 * (imagined_at - moved).norm(dim=1)).numpy(),
+            mean_squared_error(decoded(model, true.latents[:, now, None]), real),
+            mean_squared_error(seen, real),
+            mean_squared_error(decoded(model, swapped.latents[:, now, None]), real),
+            100.0 * (reached - moved).norm(dim=1),
         )
-        intervals = [_with_interval(values) for values in columns]
-        result.append(HorizonError(k * size.chunk_length, len(first), *intervals))
+        estimates = (astuple(bootstrap_mean(values.tolist())) for values in columns)
+        result.append(HorizonError(k * size.chunk_length, len(first), *estimates))
     return result
-
-
-def _pictures(model: WorldModel, latents: torch.Tensor) -> torch.Tensor:
-    return (model.decode(latents.to(model.device)).cpu().clamp(-1, 1) + 1) / 2
-
-
-def _pixel_error(one: torch.Tensor, other: torch.Tensor) -> np.ndarray:
-    return np.asarray((one - other).square().flatten(1).mean(1))
-
-
-def _with_interval(values: np.ndarray) -> tuple[float, float, float]:
-    mean = bootstrap_mean(values.tolist())
-    return mean.value, mean.low, mean.high

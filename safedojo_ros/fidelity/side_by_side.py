@@ -11,8 +11,9 @@ from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.types import CONTROL_PERIOD
 from safedojo_ros.data.lerobot.video import write_video
 from safedojo_ros.evaluation.film import write_picture
-from safedojo_ros.fidelity.held_out import HeldOut, decoded, replay_held_out
-from safedojo_ros.learning.data.replay import ReplayStarts
+from safedojo_ros.fidelity.held_out import HeldOut
+from safedojo_ros.learning.data.replay import ReplayStarts, decoded, replay
+from safedojo_ros.models.images import to_uint8
 from safedojo_ros.models.world_model import WorldModel
 
 HEADING = 24
@@ -33,28 +34,27 @@ def imagined_film(
     One picture every `stride` steps, the first being the last one that the model has seen. Raises
     `DatasetError` where the episode does not last for `chunks` chunks after step `start`.
     """
-    horizon, length = chunks * world.size.chunk_length, len(held.images)
+    horizon, length = chunks * world.size.chunk_length, len(held.frames.images)
     if start < 0 or chunks < 1 or start + horizon >= length:
         raise DatasetError(
             f"the episode has {length} steps: {chunks} chunks from step {start} need "
             f"{start + horizon + 1}; give a smaller --start or fewer --chunks"
         )
     starts = ReplayStarts(torch.tensor([start]), torch.tensor([0]), np.zeros(1, dtype=np.int64))
-    replays = replay_held_out(world, held, starts, chunks, seed)
-    dream = (decoded(world, replays.latents)[0] * 255).round().to(torch.uint8)
-    imagined = dream.movedim(-3, -1).numpy()
+    replays = replay(world, held.latents, starts, chunks, seed)
+    imagined = to_uint8(decoded(world, replays.latents)[0]).numpy()
     rows = np.concatenate([[start], replays.rows[0].numpy()])
-    imagined = np.concatenate([held.images[start][None], imagined])
-    scale = -(-SIDE // held.images.shape[2])
+    imagined = np.concatenate([held.frames.images[start][None], imagined])
+    scale = -(-SIDE // held.frames.images.shape[2])
     frames = []
-    for row, dreamt in zip(rows, imagined, strict=True):
+    for row, image in zip(rows, imagined, strict=True):
         step = int(row) - start
         touched = bool(held.contact[start:row].any())
         parts = [
             _heading(f"recorded, step {step}" + (", touched" if touched else ""), scale, held),
-            _enlarged(held.images[row], scale),
+            _enlarged(held.frames.images[row], scale),
             _heading("imagined" if step else "seen", scale, held),
-            _enlarged(dreamt, scale),
+            _enlarged(image, scale),
         ]
         frames.append(np.vstack(parts))
     return np.stack(frames)
@@ -87,6 +87,6 @@ def _enlarged(pictures: np.ndarray, scale: int) -> np.ndarray:
 
 
 def _heading(text: str, scale: int, held: HeldOut) -> np.ndarray:
-    width = held.images.shape[1] * held.images.shape[3] * scale
+    width = held.frames.images.shape[1] * held.frames.images.shape[3] * scale
     bar = np.full((HEADING, width, 3), 255, np.uint8)
     return np.asarray(cv2.putText(bar, text, (6, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (40, 40, 40)))

@@ -16,10 +16,12 @@ from safedojo_ros.core.errors import CheckpointError
 from safedojo_ros.fidelity.few_steps import few_step_errors
 from safedojo_ros.fidelity.frame_error import altered_actions, frame_bars, frame_errors
 from safedojo_ros.fidelity.heads import safety_fidelity, success_fidelity
-from safedojo_ros.fidelity.held_out import HeldOut, Replays, decoded, replay_held_out
+from safedojo_ros.fidelity.held_out import HeldOut
 from safedojo_ros.fidelity.thresholds import ValidationConfig
 from safedojo_ros.fidelity.uncertainty import uncertainty_figures
-from safedojo_ros.learning.data.replay import draw_starts
+from safedojo_ros.learning.data.replay import Replays, decoded, draw_starts, replay
+from safedojo_ros.learning.data.success_frames import frame_success
+from safedojo_ros.models.images import to_uint8
 from safedojo_ros.models.safety_head import SafetyModel
 from safedojo_ros.models.success_classifier import SuccessModel
 from safedojo_ros.models.world_model import WorldModel
@@ -67,11 +69,11 @@ def validate(
     starts = draw_starts(held.latents, horizon, config.replays, rng)
     ending = draw_starts(held.latents, horizon, config.ending_replays, rng, at_end=1.0)
     progress("imagining under the recorded actions")
-    true = replay_held_out(world, held, starts, config.chunks, config.seed)
-    at_end = replay_held_out(world, held, ending, config.chunks, config.seed + 1)
+    true = replay(world, held.latents, starts, config.chunks, config.seed)
+    at_end = replay(world, held.latents, ending, config.chunks, config.seed + 1)
     progress("imagining under other actions")
     altered = {
-        name: replay_held_out(world, held, starts, config.chunks, config.seed, actions)
+        name: replay(world, held.latents, starts, config.chunks, config.seed, actions)
         for name, actions in altered_actions(held, true, world).items()
     }
     progress("frames by horizon")
@@ -88,10 +90,10 @@ def validate(
         "data": {
             "episodes": len(held.collided),
             "colliding": int(held.collided.sum()),
-            "frames": len(held.state),
-            "success_frames": int(held.shows_success.sum()),
+            "frames": len(held.frames.state),
+            "success_frames": int(frame_success(held.frames.success, held.frames.starts).sum()),
             "contact_steps": int(held.contact.sum()),
-            "sources": sorted({row.source for row in held.latents.rows}),
+            "sources": sorted({row.source for row in held.frames.rows}),
         },
         "by_horizon": by_horizon,
         "few_steps": few_steps,
@@ -107,7 +109,7 @@ def seed_uncertainty(
 ) -> dict[str, Any]:
     """After one chunk and after all: `uncertainty_figures` over `config.seeds` noises."""
     others = [
-        replay_held_out(world, held, true.starts, config.chunks, config.seed + 1000 + k)
+        replay(world, held.latents, true.starts, config.chunks, config.seed + 1000 + k)
         for k in range(1, config.seeds)
     ]
     if not others:
@@ -155,17 +157,17 @@ def film_strips(world: WorldModel, held: HeldOut, replays: Replays) -> list[Film
     every = torch.arange(world.size.future - 1, replays.rows.shape[1], world.size.future)
     result = []
     for i in chosen:
-        row = held.latents.rows[replays.starts.episode[i]]
+        row = held.frames.rows[replays.starts.episode[i]]
         kind = "colliding" if row.collided else "safe"
         first = int(replays.starts.first[i] - replays.starts.start[i])
-        imagined = decoded(world, replays.latents[i : i + 1, every])[0]
+        imagined = to_uint8(decoded(world, replays.latents[i : i + 1, every])[0])
         result.append(
             FilmStrip(
                 f"{row.instruction}, level {row.level}, a {kind} episode (seed {row.seed}), "
                 f"from step {first}",
                 [int(k + 1) * world.size.stride for k in every],
-                held.images[replays.rows[i, every].numpy()],
-                (imagined * 255).round().to(torch.uint8).movedim(-3, -1).numpy(),
+                held.frames.images[replays.rows[i, every].numpy()],
+                imagined.numpy(),
             )
         )
     return result

@@ -1,16 +1,14 @@
 """Imitation: fit the policy to recorded episodes."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from safedojo_ros.core.config import check_ranges
-from safedojo_ros.core.errors import ConfigError, DatasetError
-from safedojo_ros.data.lerobot.reader import EpisodeReader
+from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.learning.data.demonstrations import Demonstrations
 from safedojo_ros.learning.fit import FitConfig, fit
 from safedojo_ros.learning.policy_losses import PolicyBatch, imitation_loss
 from safedojo_ros.learning.training_run import TrainingRun
@@ -44,76 +42,6 @@ class ImitationConfig(FitConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_ranges(self, noise_draws="[1, inf)", ema_decay="[0, 1)", colour_jitter="[0, 1)")
-
-
-@dataclass
-class Demonstrations:
-    """Frames of all episodes, in memory.
-
-    images: (N, cameras, H, W, 3) uint8; state: (N, 8) and actions: (N, 7) physical; sentence: (N,)
-    index into instructions; ends: (N,) index after the last frame that is imitated, that of the
-    first success where there is one (what lingers after it is for the success classifier);
-    imitated: (M,) the frames that are.
-    """
-
-    images: torch.Tensor
-    state: torch.Tensor
-    actions: torch.Tensor
-    sentence: torch.Tensor
-    ends: torch.Tensor
-    imitated: torch.Tensor
-    instructions: list[str]
-    cameras: tuple[str, ...]
-
-    @staticmethod
-    def read(directories: Sequence[Path], only_safe: bool = False) -> "Demonstrations":
-        """Read data sets; the label is the expert's clean action where it was recorded.
-
-        only_safe: imitate no episode that has a contact or displacement.
-        """
-        parts = [EpisodeReader(directory).load_arrays() for directory in directories]
-        rows = [row for arrays in parts for row in arrays.rows]
-        if not rows:
-            raise DatasetError(f"no frames in {[str(d) for d in directories]}; collect episodes")
-        lengths = np.concatenate([np.diff(arrays.starts) for arrays in parts])
-        labels = [arrays.extra.get("clean_action", arrays.actions) for arrays in parts]
-        instructions = sorted({row.instruction for row in rows})
-        sentence = np.repeat([instructions.index(row.instruction) for row in rows], lengths)
-        success = np.concatenate([arrays.success for arrays in parts])
-        ends = np.repeat(imitated_ends(success, np.cumsum(lengths)), lengths)
-        safe = np.array([not row.touched for row in rows])
-        if only_safe and not safe.any():
-            raise DatasetError(
-                f"no episode in {[str(d) for d in directories]} is without contact; collect some "
-                "with --style safe, or leave only_safe out"
-            )
-        imitated = np.repeat(safe | (not only_safe), lengths) & (np.arange(len(ends)) < ends)
-        return Demonstrations(
-            torch.cat([torch.from_numpy(arrays.images) for arrays in parts]),
-            torch.from_numpy(np.concatenate([a.state for a in parts]).astype(np.float32)),
-            torch.from_numpy(np.concatenate(labels).astype(np.float32)),
-            torch.from_numpy(sentence.astype(np.int64)),
-            torch.from_numpy(ends),
-            torch.from_numpy(np.flatnonzero(imitated)),
-            instructions,
-            tuple(parts[0].cameras),
-        )
-
-    def chunk_rows(self, frames: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows (B, H) of the steps from each frame on, and which of them exist (B, H)."""
-        rows = frames[:, None] + torch.arange(length)
-        exists = rows < self.ends[frames][:, None]
-        return torch.minimum(rows, self.ends[frames][:, None] - 1), exists
-
-
-def imitated_ends(success: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """(E,) row after the step that brings each episode's first success, or after its last step.
-
-    success: (N,) bool, after each step; ends: (E,) row after each episode's last step.
-    """
-    first = np.append(np.flatnonzero(success), len(success))
-    starts = np.append(0, ends[:-1])
-    return np.minimum(first[np.searchsorted(first, starts)] + 1, ends).astype(np.int64)
 
 
 def demonstrated_batch(

@@ -1,26 +1,22 @@
 """Training of the success classifier on recorded frames, and on imagined ones beside them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score, roc_auc_score
+from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
 
 from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import DatasetError
-from safedojo_ros.data.lerobot.reader import EpisodeReader
-from safedojo_ros.learning.data.replay import draw_starts, replay
+from safedojo_ros.evaluation.forecasts import area_under_roc, rate_threshold
+from safedojo_ros.learning.data.splits import held_out_episodes
+from safedojo_ros.learning.data.success_frames import SuccessFrames, kinds_of_frames
 from safedojo_ros.learning.fit import FitConfig, fit
-from safedojo_ros.learning.progress import progress_bar
-from safedojo_ros.learning.safety_head import rate_threshold
 from safedojo_ros.learning.training_run import TrainingRun
-from safedojo_ros.learning.world_model import LatentEpisodes
-from safedojo_ros.models.images import to_uint8, to_unit
+from safedojo_ros.models.images import to_unit
 from safedojo_ros.models.success_classifier import SuccessModel, SuccessSize, sustained
-from safedojo_ros.models.world_model import WorldModel
 
 THRESHOLDS = np.linspace(0.02, 0.98, 97)
 
@@ -72,126 +68,6 @@ class SuccessConfig(FitConfig):
         check_ranges(self, colour_jitter="[0, 1)", ema_decay="[0, 1)")
 
 
-@dataclass
-class SuccessFrames:
-    """What the classifier learns from: one row a frame.
-
-    images: (N, cameras, H, W, 3) uint8; success: (N,) bool; instruction: (N,) index into
-    `instructions`; clip: (N,) the run of frames to which a frame belongs, in order of time (a
-    recorded episode, or one imagined future); episode: (N,) the recorded episode behind it.
-    """
-
-    images: np.ndarray
-    success: np.ndarray
-    instruction: np.ndarray
-    clip: np.ndarray
-    episode: np.ndarray
-    instructions: tuple[str, ...]
-
-    def of(self, chosen: np.ndarray) -> "SuccessFrames":
-        """The frames `chosen` (N,) bool."""
-        return SuccessFrames(
-            self.images[chosen],
-            self.success[chosen],
-            self.instruction[chosen],
-            self.clip[chosen],
-            self.episode[chosen],
-            self.instructions,
-        )
-
-
-def recorded_frames(directories: Sequence[Path]) -> SuccessFrames:
-    """Every frame of the data sets; raises `DatasetError` where there is none, or no success.
-
-    The pictures of one data set at a time are in memory beside those of all.
-    """
-    readers = [EpisodeReader(directory) for directory in directories]
-    sentences = [row.instruction for reader in readers for row in reader.rows]
-    if not sentences:
-        raise DatasetError(f"no episodes in {[str(d) for d in directories]}; collect some")
-    cameras = {reader.cameras for reader in readers}
-    if len(cameras) > 1:
-        raise DatasetError(f"the data sets have different cameras: {sorted(cameras)}")
-    images = np.empty((0, 0, 0, 0, 3), np.uint8)
-    lengths, successes = [], []
-    row = 0
-    for reader in readers:
-        arrays = reader.load_arrays()
-        if len(images) == 0:
-            count = sum(reader.frames for reader in readers)
-            images = np.empty((count, *arrays.images.shape[1:]), np.uint8)
-        if arrays.images.shape[1:] != images.shape[1:]:
-            raise DatasetError(f"{reader.root} has pictures of another size than {readers[0].root}")
-        images[row : row + len(arrays.images)] = arrays.images
-        row += len(arrays.images)
-        lengths.append(np.diff(arrays.starts))
-        successes.append(arrays.success)
-    length = np.concatenate(lengths)
-    success = frame_success(np.concatenate(successes), np.concatenate([[0], np.cumsum(length)]))
-    if not success.any():
-        raise DatasetError("no frame shows a success; collect some with --linger 8")
-    instructions = tuple(sorted(set(sentences)))
-    index = np.array([instructions.index(sentence) for sentence in sentences])
-    episode = np.repeat(np.arange(len(length)), length)
-    return SuccessFrames(images, success, index[episode], episode, episode, instructions)
-
-
-def frame_success(success: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """(N,) bool: what each frame shows, from `success` (N,) after the action of each step.
-
-    A frame shows the state before its own action, so it takes the label of the step before; an
-    episode's first frame is no success. starts: (E + 1,) first row of each episode.
-    """
-    shown = np.zeros(len(success), dtype=bool)
-    shown[1:] = success[:-1]
-    shown[starts[:-1]] = False
-    return shown
-
-
-def imagined_frames(
-    config: SuccessConfig, model: WorldModel, data: LatentEpisodes, instructions: tuple[str, ...]
-) -> SuccessFrames:
-    """Recorded actions replayed in imagination, labelled by what the recording shows.
-
-    Half of the futures end where an episode ends that shows success, since it is to be seen there.
-    Raises `DatasetError` where no episode is long enough.
-    """
-    rng = np.random.default_rng(config.seed)
-    horizon = config.chunks * model.size.chunk_length
-    shows = frame_success(data.success, data.starts)
-    succeeded = np.maximum.reduceat(shows, data.starts[:-1])
-    if not np.any(succeeded & (np.diff(data.starts) > horizon)):
-        succeeded[:] = True
-    ending = config.replays // 2
-    parts = (
-        draw_starts(data, horizon, config.replays - ending, rng),
-        draw_starts(data, horizon, ending, rng, succeeded, at_end=1.0),
-    )
-    first, start = (torch.cat([getattr(p, name) for p in parts]) for name in ("first", "start"))
-    episode = np.concatenate([part.episode for part in parts])
-    pictures, batch = [], 32
-    with progress_bar("imagine", 0, config.replays) as show:
-        for begin in range(0, config.replays, batch):
-            rows = slice(begin, begin + batch)
-            seed = config.seed * 1_000_003 + begin
-            latents, _ = replay(model, data, first[rows], start[rows], config.chunks, seed)
-            pictures.append(to_uint8(model.decode(latents.to(model.device))).cpu().numpy())
-            show(min(begin + batch, config.replays))
-    images = np.concatenate(pictures)
-    frames = images.shape[1]
-    ahead = (1 + np.arange(frames)) * model.size.stride
-    shown = shows[first.numpy()[:, None] + ahead]
-    index = np.array([instructions.index(row.instruction) for row in data.rows])
-    return SuccessFrames(
-        images.reshape(-1, *images.shape[2:]),
-        shown.reshape(-1),
-        np.repeat(index[episode], frames),
-        np.repeat(np.arange(config.replays), frames),
-        np.repeat(episode, frames),
-        instructions,
-    )
-
-
 def new_success_model(
     config: SuccessConfig, instructions: tuple[str, ...], cameras: tuple[str, ...]
 ) -> SuccessModel:
@@ -223,7 +99,8 @@ def train_success(
         )
     if frames.episode.max() < 3:
         raise DatasetError("fewer than 4 episodes; two are held out, so collect more")
-    held_out = held_out_episodes(config, frames)
+    count = int(frames.episode.max()) + 1
+    held_out = held_out_episodes(count, config.held_out, config.seed)
     training = ~np.isin(frames.episode, held_out)
     if not frames.success[training].any() or frames.success[training].all():
         raise DatasetError("the training frames are all alike; collect more, with --linger 8")
@@ -258,27 +135,6 @@ def averaged(network: torch.nn.Module, decay: float) -> torch.optim.swa_utils.Av
         return keep * kept + (1 - keep) * new
 
     return torch.optim.swa_utils.AveragedModel(network, avg_fn=mean, use_buffers=True)
-
-
-def held_out_episodes(config: SuccessConfig, frames: SuccessFrames) -> np.ndarray:
-    """Numbers of the episodes that are never trained on, in a random order."""
-    order = np.random.default_rng(config.seed).permutation(int(frames.episode.max()) + 1)
-    return np.asarray(order[: max(2, round(config.held_out * len(order)))])
-
-
-def kinds_of_frames(frames: SuccessFrames, chosen: np.ndarray, near: int) -> list[np.ndarray]:
-    """Rows of `chosen` (N,) bool: those that show success, those up to `near` before, all others.
-
-    Where a kind has no frame, all chosen rows stand in for it.
-    """
-    soon = np.zeros(len(chosen), dtype=bool)
-    for row in np.flatnonzero(frames.success[1:] & ~frames.success[:-1]) + 1:
-        before = slice(max(0, row - near), row)
-        soon[before] |= frames.clip[before] == frames.clip[row]
-    soon &= ~frames.success
-    kinds = (frames.success, soon, ~frames.success & ~soon)
-    rows = [np.flatnonzero(kind & chosen) for kind in kinds]
-    return [part if len(part) else np.flatnonzero(chosen) for part in rows]
 
 
 def frame_batch(
@@ -360,7 +216,7 @@ def match_rate(
     figures: dict[str, Any] = {"policy": policy, "trials": len(success)}
     figures["success"] = float(success.mean())
     if success.any() and not success.all():
-        figures["auroc"] = float(roc_auc_score(success, scores))
+        figures["auroc"] = area_under_roc(success, scores)
     model.validation |= {"imagined_threshold": model.imagined_threshold, "matched": figures}
     return figures
 

@@ -11,8 +11,9 @@ import torch
 
 from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import DatasetError
-from safedojo_ros.data.lerobot.reader import EpisodeReader, FrameArrays
-from safedojo_ros.learning.data.latents import encode, recorded_latents
+from safedojo_ros.data.lerobot.frames import load_frames, open_all
+from safedojo_ros.learning.data.latent_episodes import LatentEpisodes
+from safedojo_ros.learning.data.splits import held_out_episodes
 from safedojo_ros.learning.fit import FitConfig, Loss, fit
 from safedojo_ros.learning.training_run import TrainingRun
 from safedojo_ros.models.autoencoder import FrameAutoencoder
@@ -82,84 +83,21 @@ class WorldModelConfig(FitConfig):
         )
 
 
-@dataclass
-class LatentEpisodes:
-    """Recorded episodes as the world model sees them.
-
-    latents: (N, C, h, w) float16; state (N, 8) and actions (N, 7), executed, normalised;
-    cost, success: (N,); starts: (E + 1,) first frame of each episode; rows: what is known of each
-    episode.
-    """
-
-    latents: torch.Tensor
-    state: torch.Tensor
-    actions: torch.Tensor
-    cost: np.ndarray
-    success: np.ndarray
-    starts: np.ndarray
-    rows: list[Any]
-
-    @staticmethod
-    def read(directories: Sequence[Path], model: WorldModel, device: str) -> "LatentEpisodes":
-        """Encode every frame; raises `DatasetError` where there is none.
-
-        The pictures of one data set at a time are held in memory.
-        """
-        readers = [EpisodeReader(directory) for directory in directories]
-        parts = [reader.load_arrays(images=False) for reader in readers]
-        latents = [recorded_latents(reader, model.autoencoder, device) for reader in readers]
-        if not any(arrays.rows for arrays in parts):
-            raise DatasetError(f"no episodes in {[str(d) for d in directories]}; collect some")
-        return LatentEpisodes.join(parts, latents, model)
-
-    @staticmethod
-    def encode(parts: Sequence[FrameArrays], model: WorldModel, device: str) -> "LatentEpisodes":
-        """Encode every frame of data sets that are in memory, one after the other."""
-        images = [torch.from_numpy(arrays.images) for arrays in parts]
-        latents = [encode(part, model.autoencoder, device) for part in images]
-        return LatentEpisodes.join(parts, latents, model)
-
-    @staticmethod
-    def join(
-        parts: Sequence[FrameArrays], latents: Sequence[torch.Tensor], model: WorldModel
-    ) -> "LatentEpisodes":
-        """Data sets one after the other; latents: of each (N, cameras, C, s, s)."""
-        rows = [row for arrays in parts for row in arrays.rows]
-        lengths = np.concatenate([np.diff(arrays.starts) for arrays in parts])
-        state = torch.from_numpy(np.concatenate([a.state for a in parts]).astype(np.float32))
-        actions = torch.from_numpy(np.concatenate([a.actions for a in parts]).astype(np.float32))
-        return LatentEpisodes(
-            torch.cat([torch.cat(list(part.unbind(1)), dim=-1) for part in latents]),
-            model.scales.state.normalise(state),
-            model.scales.action.normalise(actions),
-            np.concatenate([a.cost for a in parts]),
-            np.concatenate([a.success for a in parts]),
-            np.concatenate([[0], np.cumsum(lengths)]),
-            rows,
-        )
-
-    def held_out(self, share: float, seed: int) -> np.ndarray:
-        """(E,) bool: the episodes that are never trained on."""
-        order = np.random.default_rng(seed).permutation(len(self.rows))
-        chosen = np.zeros(len(self.rows), dtype=bool)
-        chosen[order[: max(1, round(share * len(order)))]] = True
-        return chosen
-
-
 def new_world_model(
     autoencoder: FrameAutoencoder, config: WorldModelConfig, directories: Sequence[Path]
 ) -> WorldModel:
     """An untrained world model, normalised by the data sets."""
     torch.manual_seed(config.seed)
-    parts = [EpisodeReader(directory).load_arrays(images=False) for directory in directories]
-    state = np.concatenate([a.state for a in parts])
-    actions = np.concatenate([a.actions for a in parts])
-    return WorldModel(
-        autoencoder,
-        config.size,
-        RobotScales.from_data(state, actions),
-        tuple(parts[0].cameras) or ("agentview", "wrist"),
-    )
+    readers = open_all(directories)
+    frames = load_frames(readers, images=False)
+    scales = RobotScales.from_data(frames.state, frames.actions)
+    return WorldModel(autoencoder, config.size, scales, readers[0].cameras)
+
+
+def held_out(config: WorldModelConfig, data: LatentEpisodes) -> np.ndarray:
+    """(E,) bool: the episodes that are never trained on."""
+    numbers = held_out_episodes(len(data.rows), config.held_out, config.seed, least=1)
+    return np.isin(np.arange(len(data.rows)), numbers)
 
 
 class WorldModelLoss:
@@ -175,8 +113,7 @@ class WorldModelLoss:
     ) -> None:
         self.config, self.model, self.data, self.device = config, model, data, device
         self.network = model.network.to(device)
-        held_out = data.held_out(config.held_out, config.seed)
-        self.starts = chunk_starts(data, ~held_out, config.size.chunk_length)
+        self.starts = data.chunk_starts(~held_out(config, data), config.size.chunk_length)
         if len(self.starts) == 0:
             raise DatasetError(
                 f"no episode is longer than a chunk of {config.size.chunk_length} steps"
@@ -190,8 +127,8 @@ class WorldModelLoss:
         past = (first - episode_start) * torch.rand(config.batch_size, generator=generator)
         from_start = torch.rand(config.batch_size, generator=generator) < config.remember_start
         remembered = episode_start + torch.where(from_start, 0, past.long())
-        context, future, state, chunk, reached = clip(
-            self.data, size, first, episode_start, remembered
+        context, future, state, chunk, reached = self.data.transitions(
+            size, first, episode_start, remembered
         )
         forced = torch.rand(config.batch_size, generator=generator)
         forced = forced < config.self_forcing * step / config.steps
@@ -310,43 +247,6 @@ class WorldModelLoss:
         )
 
 
-def chunk_starts(data: LatentEpisodes, episodes: np.ndarray, length: int) -> torch.Tensor:
-    """(M, 2): frames from which a whole chunk is recorded, and their episode's first frame."""
-    pairs = [
-        (frame, data.starts[e])
-        for e in np.flatnonzero(episodes).tolist()
-        for frame in range(data.starts[e], data.starts[e + 1] - length)
-    ]
-    return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
-
-
-def clip(
-    data: LatentEpisodes,
-    size: WorldModelSize,
-    first: torch.Tensor,
-    episode_start: torch.Tensor,
-    remembered: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Context, future frames, state at the start, chunk, and states after each step.
-
-    first: (B,) frames at which the chunk begins; before an episode's start its first frame stands
-    in for the missing context. remembered: (B,) the context's first frame, default: the episode's.
-    """
-    back = torch.arange(2 - size.context, 1) * size.stride
-    ahead = torch.arange(1, size.future + 1) * size.stride
-    steps = torch.arange(size.chunk_length)
-    newest = torch.maximum(first[:, None] + back, episode_start[:, None])
-    remembered = episode_start if remembered is None else remembered
-    context_rows = torch.cat([remembered[:, None], newest], dim=1)
-    return (
-        data.latents[context_rows].float(),
-        data.latents[first[:, None] + ahead].float(),
-        data.state[first],
-        data.actions[first[:, None] + steps],
-        data.state[first[:, None] + steps + 1],
-    )
-
-
 @torch.no_grad()
 def imagined_context(
     model: WorldModel,
@@ -364,11 +264,11 @@ def imagined_context(
     length, device = model.size.chunk_length, model.device
     begin = first - depth * length
     remembered = torch.minimum(remembered, begin)
-    context, future, state, _, _ = clip(data, model.size, begin, episode_start, remembered)
-    context, state = context.to(device), state.to(device)
+    before = data.transitions(model.size, begin, episode_start, remembered)
+    context, state = before.context.to(device), before.state.to(device)
     for played in range(depth):
         rows = begin[:, None] + played * length + torch.arange(length)
-        noise = torch.randn(future.shape, generator=generator).to(device)
+        noise = torch.randn(before.future.shape, generator=generator).to(device)
         frames, states = model.imagine(context, state, data.actions[rows].to(device), noise)
         context, state = model.advanced(context, frames), states[:, -1]
     return context.cpu(), state.cpu()

@@ -87,6 +87,15 @@ class FrameAutoencoder(torch.nn.Module):
                 parameter.data = parameter.data.contiguous(memory_format=layout)
         return self
 
+    def same(self, other: "FrameAutoencoder") -> bool:
+        """Whether `other` has the very same weights."""
+        mine, theirs = self.state_dict(), other.state_dict()
+        return mine.keys() == theirs.keys() and all(
+            mine[name].shape == theirs[name].shape
+            and torch.equal(mine[name], theirs[name].to(mine[name].device))
+            for name in mine
+        )
+
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """The mean latent of each image, scaled to unit variance."""
         parts = _parts(images)

@@ -121,8 +121,8 @@ def train_safety(recipe: "Recipe", request: TrainSafety, say: Say = print) -> Tr
     With a world model: the head alone, over its autoencoder, to imagined states, too.
     """
     from safedojo_ros.learning import autoencoder, safety_head
-    from safedojo_ros.learning.data import imagined_contacts
-    from safedojo_ros.learning.world_model import LatentEpisodes
+    from safedojo_ros.learning.data import contacts
+    from safedojo_ros.learning.data.latent_episodes import LatentEpisodes
     from safedojo_ros.models.loading import load_world_model
     from safedojo_ros.models.threads import chosen_device
 
@@ -133,7 +133,9 @@ def train_safety(recipe: "Recipe", request: TrainSafety, say: Say = print) -> Tr
         world.parts.to(device)
         model = safety_head.new_safety_model(world.autoencoder, config, data[0])
         latents = LatentEpisodes.read(data, world, device)
-        imagined = imagined_contacts.imagined_contact_frames(config, model, world, latents)
+        imagined = contacts.imagined_contacts(
+            model, world, latents, config.replays, config.chunks, config.seed
+        )
         say(f"{len(imagined.episode)} imagined states")
     else:
         images = autoencoder.recorded_images(data, recipe.autoencoder.frames)
@@ -141,12 +143,12 @@ def train_safety(recipe: "Recipe", request: TrainSafety, say: Say = print) -> Tr
             recipe.autoencoder, images, request.out / "autoencoder", request.resume, device
         )
         model = safety_head.new_safety_model(encoder, config, data[0])
-    frames = safety_head.contact_frames(data, model, device)
+    frames = contacts.recorded_contacts(data, model, device)
     figures = safety_head.train_safety_head(
         config, model, frames, request.out / "head", request.resume, device, imagined
     )
     if imagined is not None:
-        figures["imagined"] |= imagined_contacts.calibrate_threshold(config, model, world, latents)
+        figures["imagined"] |= safety_head.calibrate_threshold(config, model, world, latents)
     model.network.cpu()
     for source, values in (("", figures), ("imagined states of ", figures.get("imagined", {}))):
         said = ", ".join(f"{k} {v:.4g}" for k, v in values.items() if k != "imagined")
@@ -159,6 +161,7 @@ def train_world_model(recipe: "Recipe", request: TrainWorldModel, say: Say = pri
     """Fit the video world model to latents; its figures are errors by horizon."""
     from safedojo_ros.fidelity.replay_error import replay_errors
     from safedojo_ros.learning import world_model
+    from safedojo_ros.learning.data.latent_episodes import LatentEpisodes
     from safedojo_ros.models.loading import load_safety, load_world_model
     from safedojo_ros.models.threads import chosen_device
 
@@ -170,9 +173,9 @@ def train_world_model(recipe: "Recipe", request: TrainWorldModel, say: Say = pri
         safety = load_safety(find_checkpoint("safety", request.safety, request.store))
         model = world_model.new_world_model(safety.autoencoder, config, data)
     model.parts.to(device)
-    latents = world_model.LatentEpisodes.read(data, model, device)
+    latents = LatentEpisodes.read(data, model, device)
     world_model.train_world_model(config, model, latents, request.out, request.resume, device)
-    errors = replay_errors(model, latents, latents.held_out(config.held_out, config.seed))
+    errors = replay_errors(model, latents, world_model.held_out(config, latents))
     model.parts.cpu()
     for error in errors:
         say(
@@ -188,12 +191,13 @@ def train_success(recipe: "Recipe", request: TrainSuccess, say: Say = print) -> 
     """Fit the success classifier to recorded frames, and to imagined ones beside them."""
     from safedojo_ros.data.lerobot.reader import EpisodeReader
     from safedojo_ros.learning import success
-    from safedojo_ros.learning.world_model import LatentEpisodes
+    from safedojo_ros.learning.data import success_frames
+    from safedojo_ros.learning.data.latent_episodes import LatentEpisodes
     from safedojo_ros.models.loading import load_world_model
     from safedojo_ros.models.threads import chosen_device
 
     config, device, data = recipe.success, chosen_device(request.device), list(request.data)
-    frames = success.recorded_frames(data)
+    frames = success_frames.recorded_frames(data)
     say(f"{len(frames.success)} frames, {int(frames.success.sum())} of them show success")
     cameras = EpisodeReader(data[0]).cameras
     imagined = None
@@ -203,7 +207,9 @@ def train_success(recipe: "Recipe", request: TrainSuccess, say: Say = print) -> 
             raise DatasetError(f"cameras are {cameras}, the world model's are {world.cameras}")
         world.parts.to(device)
         latents = LatentEpisodes.read(data, world, device)
-        imagined = success.imagined_frames(config, world, latents, frames.instructions)
+        imagined = success_frames.imagined_frames(
+            world, latents, frames.instructions, config.replays, config.chunks, config.seed
+        )
         say(f"{len(imagined.success)} imagined, {int(imagined.success.sum())} show success")
     model = success.new_success_model(config, frames.instructions, cameras)
     figures = success.train_success(

@@ -65,6 +65,11 @@ class FrameArrays:
     starts: np.ndarray
     rows: list[EpisodeRow]
 
+    @property
+    def episode(self) -> np.ndarray:
+        """(N,) which of the E episodes each step is of."""
+        return np.repeat(np.arange(len(self.rows)), np.diff(self.starts))
+
 
 class EpisodeReader(Sequence[Episode]):
     """The dataset at `root` as a sequence of episodes.

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from safedojo_ros.core.errors import DatasetError
-from safedojo_ros.learning.world_model import LatentEpisodes, clip
+from safedojo_ros.learning.data.latent_episodes import LatentEpisodes
 from safedojo_ros.models.world_model import WorldModel
 
 
@@ -17,6 +17,20 @@ class ReplayStarts:
     first: torch.Tensor
     start: torch.Tensor
     episode: np.ndarray
+
+
+@dataclass(frozen=True)
+class Replays:
+    """Futures imagined from recorded frames under recorded actions.
+
+    latents: (B, K, C, h, w), a frame every `stride` steps; states: (B, K·stride, 8) normalised by
+    the world model; rows: (B, K) the recorded frames that correspond.
+    """
+
+    starts: ReplayStarts
+    latents: torch.Tensor
+    states: torch.Tensor
+    rows: torch.Tensor
 
 
 def draw_starts(
@@ -48,31 +62,27 @@ def draw_starts(
 def replay(
     model: WorldModel,
     data: LatentEpisodes,
-    first: torch.Tensor,
-    start: torch.Tensor,
+    starts: ReplayStarts,
     chunks: int,
     seed: int = 0,
     actions: torch.Tensor | None = None,
     batch: int = 64,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the model imagines from the frames `first` (B,) on, their episodes beginning at `start`.
+) -> Replays:
+    """What the model imagines, on the CPU.
 
-    actions: (B, chunks·H, 7) normalised; default: those recorded. Returns latents
-    (B, chunks·F, C, h, w) and normalised states (B, chunks·H, 8), on the CPU. The noise depends on
-    `seed` and a replay's place alone, so neither `batch` nor other actions change it.
+    actions: (B, chunks·H, 7) normalised; default: those recorded. The noise depends on `seed` and
+    a replay's place alone, so neither `batch` nor other actions change it.
     """
-    size = model.size
-    steps = torch.arange(chunks * size.chunk_length)
+    size, first, device = model.size, starts.first, model.device
     if actions is None:
-        actions = data.actions[first[:, None] + steps]
-    device = model.device
+        actions = data.actions[first[:, None] + torch.arange(chunks * size.chunk_length)]
     generator = torch.Generator().manual_seed(seed)
     shape = (len(first), chunks, size.future, *data.latents.shape[1:])
     noise = torch.randn(shape, generator=generator)
     frames, states = [], []
     for rows in torch.arange(len(first)).split(batch):
-        context, _, state, _, _ = clip(data, size, first[rows], start[rows])
-        context, state = context.to(device), state.to(device)
+        before = data.transitions(size, first[rows], starts.start[rows])
+        context, state = before.context.to(device), before.state.to(device)
         seen, moved = [], []
         for k, chunk in enumerate(actions[rows].to(device).split(size.chunk_length, dim=1)):
             future, path = model.imagine(context, state, chunk, noise[rows, k].to(device))
@@ -82,4 +92,12 @@ def replay(
             moved.append(path.cpu())
         frames.append(torch.cat(seen, dim=1))
         states.append(torch.cat(moved, dim=1))
-    return torch.cat(frames), torch.cat(states)
+    ahead = (1 + torch.arange(chunks * size.future)) * size.stride
+    return Replays(starts, torch.cat(frames), torch.cat(states), first[:, None] + ahead)
+
+
+@torch.no_grad()
+def decoded(model: WorldModel, latents: torch.Tensor, batch: int = 16) -> torch.Tensor:
+    """(B, K, cameras, 3, H, W) in [−1, 1] of latents (B, K, C, h, w), on the CPU."""
+    parts = [model.decode(part.float().to(model.device)).cpu() for part in latents.split(batch)]
+    return torch.cat(parts).clamp(-1, 1)

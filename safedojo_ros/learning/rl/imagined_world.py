@@ -254,12 +254,7 @@ def keyframes_of(model: WorldModel, observations: list[Observation], batch: int 
 
 def _check_pair(world_model: WorldModel, safety: SafetyModel) -> None:
     """The head must read the latents that the world model imagines."""
-    ours, theirs = world_model.autoencoder.state_dict(), safety.autoencoder.state_dict()
-    same = ours.keys() == theirs.keys() and all(
-        ours[name].shape == theirs[name].shape
-        and torch.equal(ours[name], theirs[name].to(ours[name].device))
-        for name in ours
-    )
+    same = world_model.autoencoder.same(safety.autoencoder)
     if not same or safety.cameras != world_model.cameras:
         raise CheckpointError(
             f"safety head {safety.checkpoint_id} and world model {world_model.checkpoint_id} see "

@@ -1,0 +1,80 @@
+"""The steps of several data sets, one after the other, for training."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from safedojo_ros.core.errors import DatasetError
+from safedojo_ros.data.lerobot.reader import EpisodeReader, FrameArrays
+
+
+def open_all(directories: Sequence[Path]) -> list[EpisodeReader]:
+    """A reader of each; raises `DatasetError` for no episode at all, or for different cameras."""
+    readers = [EpisodeReader(directory) for directory in directories]
+    names = [str(directory) for directory in directories]
+    if not any(len(reader) for reader in readers):
+        raise DatasetError(f"no episodes in {names}; collect some")
+    cameras = sorted({reader.cameras for reader in readers})
+    if len(cameras) > 1:
+        raise DatasetError(f"the data sets {names} have different cameras: {cameras}")
+    return readers
+
+
+def load_frames(
+    readers: Sequence[EpisodeReader],
+    images: bool = True,
+    chosen: Sequence[Sequence[int]] | None = None,
+) -> FrameArrays:
+    """All steps of the data sets, as from `EpisodeReader.load_arrays`.
+
+    chosen: the episodes of each (default: all). The images of one data set at a time are in memory
+    beside those of all. `extra` holds the columns that all have; but the action that was executed
+    stands in for a "clean_action" that only some have. Raises `DatasetError` for images of
+    different sizes.
+    """
+    episodes = chosen or [range(len(reader)) for reader in readers]
+    count = sum(r.rows[i].length for r, some in zip(readers, episodes, strict=True) for i in some)
+    parts: list[FrameArrays] = []
+    every, first = np.empty((0, 0, 0, 0, 3), np.uint8), 0
+    for reader, some in zip(readers, episodes, strict=True):
+        part = reader.load_arrays(some, images=images)
+        if not parts:
+            every = np.empty((count, *part.images.shape[1:]), np.uint8)
+        if part.images.shape[1:] != every.shape[1:]:
+            raise DatasetError(
+                f"{reader.root} has images of another size than {readers[0].root}: "
+                f"{part.images.shape[1:]} and {every.shape[1:]} (cameras, height, width, colours)"
+            )
+        end = first + len(part.state)
+        every[first:end] = part.images
+        first = end
+        parts.append(replace(part, images=part.images[:0]))
+    labels = [part.extra.get("clean_action", part.actions) for part in parts]
+    common = set.intersection(*(set(part.extra) for part in parts))
+    extra = {name: np.concatenate([part.extra[name] for part in parts]) for name in common}
+    if any("clean_action" in part.extra for part in parts):
+        extra["clean_action"] = np.concatenate(labels)
+    lengths = np.concatenate([np.diff(part.starts) for part in parts])
+    return FrameArrays(
+        images=every,
+        cameras=parts[0].cameras,
+        state=np.concatenate([part.state for part in parts]),
+        actions=np.concatenate([part.actions for part in parts]),
+        success=np.concatenate([part.success for part in parts]),
+        cost=np.concatenate([part.cost for part in parts]),
+        displacement=np.concatenate([part.displacement for part in parts]),
+        extra=extra,
+        starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        rows=[row for part in parts for row in part.rows],
+    )
+
+
+def steps_ahead(rows: np.ndarray, ends: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (B, H) of the steps from `rows` (B,) on, and which of them exist (B, H) bool.
+
+    ends: (B,) row after the last one that does, which stands in for those that do not.
+    """
+    steps = rows[:, None] + np.arange(length)
+    return np.minimum(steps, ends[:, None] - 1), steps < ends[:, None]

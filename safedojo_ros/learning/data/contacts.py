@@ -1,0 +1,171 @@
+"""What the safety head learns from: recorded frames, and the states that futures are imagined in.
+
+An episode says more than what its own frames were followed by: wherever the gripper has been in it,
+and was about to go, is an answer to every image of the same scene. So each image is shown with its
+own frame and with others of its episode, taken from before the obstacle was first touched.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from safedojo_ros.data.lerobot.frames import load_frames, open_all, steps_ahead
+from safedojo_ros.data.lerobot.reader import FrameArrays
+from safedojo_ros.learning.data.latent_episodes import LatentEpisodes
+from safedojo_ros.learning.data.latents import recorded_latents
+from safedojo_ros.learning.data.replay import draw_starts, replay
+from safedojo_ros.models.safety_head import SafetyModel
+from safedojo_ros.models.world_model import WorldModel
+
+
+@dataclass
+class ContactFrames:
+    """What the head learns from: one row a frame.
+
+    latents: (N, cameras·C, s, s) float16; state: (N, 8); chunks: (N, H, 7) executed actions;
+    contact: (N, H); exists: (N, H), false past the episode's end; episode: (N,) its index;
+    begin: (N,) the recorded row that its episode begins with; untouched: (N,) how many rows from
+    there on the obstacle is where this row's picture shows it, 0 where it may have been moved.
+    """
+
+    latents: torch.Tensor
+    state: torch.Tensor
+    chunks: torch.Tensor
+    contact: torch.Tensor
+    exists: torch.Tensor
+    episode: np.ndarray
+    begin: torch.Tensor
+    untouched: torch.Tensor
+
+    def of(self, rows: torch.Tensor) -> "ContactFrames":
+        """The frames of these rows (int64)."""
+        return ContactFrames(
+            self.latents[rows],
+            self.state[rows],
+            self.chunks[rows],
+            self.contact[rows],
+            self.exists[rows],
+            self.episode[rows.numpy()],
+            self.begin[rows],
+            self.untouched[rows],
+        )
+
+
+def scene_untouched(cost: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """(N,) `ContactFrames.untouched` of recorded frames: up to the one before the first contact.
+
+    cost: (N,) of each step; starts: (E + 1,) first frame of each episode.
+    """
+    counts = []
+    for first, end in zip(starts[:-1], starts[1:], strict=True):
+        touched = np.flatnonzero(cost[first:end] > 0)
+        count = touched[0] + 1 if len(touched) else end - first
+        counts.append(np.where(np.arange(end - first) < count, count, 0))
+    return np.concatenate(counts)
+
+
+def chunks_ahead(
+    frames: FrameArrays, rows: np.ndarray, length: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Executed actions (B, H, 7), contact and existence (B, H) bool of the steps from `rows` (B,).
+
+    Beyond the episode's end there is neither action nor contact.
+    """
+    steps, exists = steps_ahead(rows, frames.starts[1:][frames.episode[rows]], length)
+    actions = np.where(exists[..., None], frames.actions[steps], 0.0).astype(np.float32)
+    return actions, (frames.cost[steps] > 0) & exists, exists
+
+
+def recorded_contacts(
+    directories: Sequence[Path], model: SafetyModel, device: str = "cpu"
+) -> ContactFrames:
+    """Encode every frame of the data sets; raises `DatasetError` where there is none."""
+    readers = open_all(directories)
+    frames = load_frames(readers, images=False)
+    latents = [recorded_latents(reader, model.autoencoder, device) for reader in readers]
+    every = np.arange(len(frames.state))
+    actions, contact, exists = chunks_ahead(frames, every, model.chunk_length)
+    return ContactFrames(
+        torch.cat(latents).flatten(1, 2),
+        model.scales.state.normalise(torch.from_numpy(frames.state)),
+        model.scales.action.normalise(torch.from_numpy(actions)),
+        torch.from_numpy(contact.astype(np.float32)),
+        torch.from_numpy(exists.astype(np.float32)),
+        frames.episode,
+        torch.from_numpy(frames.starts[:-1][frames.episode]),
+        torch.from_numpy(scene_untouched(frames.cost, frames.starts)),
+    )
+
+
+def imagined_contacts(
+    model: SafetyModel,
+    world: WorldModel,
+    data: LatentEpisodes,
+    replays: int,
+    chunks: int,
+    seed: int,
+) -> ContactFrames:
+    """Recorded actions replayed in imagination: the state at the end of every chunk but the last.
+
+    What comes next is what the recording has next. The image is the real one that the future
+    began with, as `learning.rl.imagined_world` judges its costs. `data` must be of the same
+    episodes, in the same order, as the recorded frames beside which these are learned from. Raises
+    `DatasetError` where no episode is long enough.
+    """
+    size, rng = world.size, np.random.default_rng(seed)
+    starts = draw_starts(data, chunks * size.chunk_length, replays, rng)
+    states = replay(world, data, starts, chunks, seed).states
+    # after the last chunk comes no next one
+    state = world.scales.state.restore(states[:, size.chunk_length - 1 : -1 : size.chunk_length])
+    ahead = torch.arange(1, chunks)[:, None] * size.chunk_length
+    rows = starts.first[:, None, None] + ahead + torch.arange(model.chunk_length)
+    actions = world.scales.action.restore(data.actions[rows]).flatten(0, 1)
+    contact = torch.from_numpy((data.cost[rows.numpy()] > 0).astype(np.float32)).flatten(0, 1)
+    each = torch.arange(len(starts.first)).repeat_interleave(chunks - 1)
+    untouched = torch.from_numpy(scene_untouched(data.cost, data.starts))
+    return ContactFrames(
+        world.stacked(data.latents[starts.first])[each],
+        model.scales.state.normalise(state.flatten(0, 1)),
+        model.scales.action.normalise(actions),
+        contact,
+        torch.ones_like(contact),
+        starts.episode[each.numpy()],
+        starts.start[each],
+        untouched[starts.first][each],
+    )
+
+
+def query_batch(
+    sources: list[ContactFrames],
+    known: list[torch.Tensor],
+    counts: Sequence[int],
+    queries: int,
+    generator: torch.Generator,
+) -> list[torch.Tensor]:
+    """Latents (B, …) of random rows and, K frames each, state, chunks, contact and exists.
+
+    sources: recorded frames, and imagined ones if there are any; known: the rows of each that may
+    be trained on; counts: images of each; queries: K. A row's own frame comes first; the others are
+    recorded ones of its episode, and do not exist where its image shows an obstacle that may have
+    been moved.
+    """
+    recorded, others, parts = sources[0], queries - 1, []
+    for frames, rows, count in zip(sources, known, counts, strict=False):
+        own = frames.of(rows[torch.randint(len(rows), (count,), generator=generator)])
+        share = torch.rand(count, others, generator=generator)
+        at = own.begin[:, None] + (share * own.untouched[:, None]).long()
+        exists = recorded.exists[at] * (own.untouched > 0)[:, None, None]
+        columns = [
+            torch.cat([mine[:, None], theirs], dim=1)
+            for mine, theirs in (
+                (own.state, recorded.state[at]),
+                (own.chunks, recorded.chunks[at]),
+                (own.contact, recorded.contact[at]),
+                (own.exists, exists),
+            )
+        ]
+        parts.append([own.latents, *columns])
+    return [torch.cat(column) for column in zip(*parts, strict=True)]

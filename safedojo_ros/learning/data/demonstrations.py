@@ -1,0 +1,76 @@
+"""Demonstrations: the frames that a policy imitates."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from safedojo_ros.core.errors import DatasetError
+from safedojo_ros.data.lerobot.frames import load_frames, open_all, steps_ahead
+
+
+@dataclass
+class Demonstrations:
+    """Frames of all episodes, in memory.
+
+    images: (N, cameras, H, W, 3) uint8; state: (N, 8) and actions: (N, 7) physical; sentence: (N,)
+    index into instructions; ends: (N,) index after the last frame that is imitated, that of the
+    first success where there is one (what lingers after it is for the success classifier);
+    imitated: (M,) the frames that are.
+    """
+
+    images: torch.Tensor
+    state: torch.Tensor
+    actions: torch.Tensor
+    sentence: torch.Tensor
+    ends: torch.Tensor
+    imitated: torch.Tensor
+    instructions: list[str]
+    cameras: tuple[str, ...]
+
+    @staticmethod
+    def read(directories: Sequence[Path], only_safe: bool = False) -> "Demonstrations":
+        """Read data sets; the label is the expert's clean action where it was recorded.
+
+        only_safe: imitate no episode that has a contact or displacement.
+        """
+        readers = open_all(directories)
+        frames = load_frames(readers)
+        lengths = np.diff(frames.starts)
+        instructions = sorted({row.instruction for row in frames.rows})
+        index = np.array([instructions.index(row.instruction) for row in frames.rows])
+        ends = imitated_ends(frames.success, frames.starts[1:])[frames.episode]
+        safe = np.array([not row.touched for row in frames.rows])
+        if only_safe and not safe.any():
+            raise DatasetError(
+                f"no episode in {[str(d) for d in directories]} is without contact; collect some "
+                "with --style safe, or leave only_safe out"
+            )
+        imitated = np.repeat(safe | (not only_safe), lengths) & (np.arange(len(ends)) < ends)
+        return Demonstrations(
+            torch.from_numpy(frames.images),
+            torch.from_numpy(frames.state),
+            torch.from_numpy(frames.extra.get("clean_action", frames.actions)),
+            torch.from_numpy(index[frames.episode]),
+            torch.from_numpy(ends),
+            torch.from_numpy(np.flatnonzero(imitated)),
+            instructions,
+            readers[0].cameras,
+        )
+
+    def chunk_rows(self, frames: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows (B, H) of the steps from each frame on, and which of them exist (B, H)."""
+        rows, exists = steps_ahead(frames.numpy(), self.ends[frames].numpy(), length)
+        return torch.from_numpy(rows), torch.from_numpy(exists)
+
+
+def imitated_ends(success: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """(E,) row after the step that brings each episode's first success, or after its last step.
+
+    success: (N,) bool, after each step; ends: (E,) row after each episode's last step.
+    """
+    first = np.append(np.flatnonzero(success), len(success))
+    starts = np.append(0, ends[:-1])
+    return np.minimum(first[np.searchsorted(first, starts)] + 1, ends).astype(np.int64)

@@ -1,0 +1,9 @@
+"""Which episodes are never trained on."""
+
+import numpy as np
+
+
+def held_out_episodes(count: int, share: float, seed: int, least: int = 2) -> np.ndarray:
+    """Numbers of the `share` of `count` episodes, at least `least`, in a random order."""
+    order = np.random.default_rng(seed).permutation(count)
+    return np.asarray(order[: max(least, round(share * count))])

@@ -170,10 +170,6 @@ STAGES = [
     "world_model",
     "success",
     "safety_head",
-    "first_practice",
-    "fresh",
-    "world_model_again",
-    "success_again",
     "validation",
     "practice",
     "evaluation",
@@ -192,7 +188,7 @@ class FakePipeline(stages.Pipeline):
         with (self.out / "made").open("a") as file:
             file.write(stage + "\n")
         made = {"checkpoint": stage, "policy": stage, "missed": [], "completed": True}
-        return made | {"policies": {"1": stage}, "episodes": 1}
+        return made | {"episodes": 1}
 
     def _train(self, stage: str) -> Trained:
         return Trained(Path(self._note(stage)["checkpoint"]), "", {})
@@ -218,27 +214,20 @@ class FakePipeline(stages.Pipeline):
     def safety_head(self, world_model: str) -> Trained:
         return self._train("safety_head")
 
-    def world_model(self, name: str, safety: str = "", start: str = "") -> Trained:
-        again = name == "world_model_again"
-        assert bool(start) == again
-        assert (self.out / "fresh" / "1" in self.recorded) == again
-        return self._train(name)
+    def world_model(self, safety: str) -> Trained:
+        assert safety == "safety"
+        return self._train("world_model")
 
-    def success(self, name: str, base: str, world_model: str, safety: str) -> Trained:
-        return self._train(name)
-
-    def first_practice(self, base: str, models: Any) -> dict[str, Any]:
-        return self._note("first_practice")
-
-    def fresh(self, policies: dict[str, str]) -> dict[str, Any]:
-        return self._note("fresh")
+    def success(self, base: str, world_model: str, safety: str) -> Trained:
+        assert (base, world_model, safety) == ("policy", "world_model", "safety")
+        return self._train("success")
 
     def validate(self, base: str, models: Any) -> dict[str, Any]:
         return self._note("validation")
 
     def practise(self, base: str, models: Any) -> dict[str, Any]:
         assert base in ("safe_policy", "policy")
-        assert models in (None, ("validation", "success_again", "safety_head"))
+        assert models in (None, ("validation", "success", "safety_head"))
         return self._note("practice")
 
     def evaluate(self, base: str, trained: str) -> dict[str, Any]:
@@ -265,7 +254,7 @@ def test_killed_in_every_stage_no_finished_one_is_repeated(
     assert (tmp_path / "out" / "made").read_text().split() == STAGES
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["stages"] == STAGES
-    played = ("demonstrations", "rollouts", "held_out", "fresh", "practice")
+    played = ("demonstrations", "rollouts", "held_out", "practice")
     assert result["real_episodes"] == len(played)
 
 
@@ -317,7 +306,7 @@ def test_an_interrupted_pipeline_goes_on_to_a_published_policy(
     assert run(tmp_path, *PUBLISH, settings=settings) == INTERRUPTED
     assert not (tmp_path / "out" / "result.json").exists()
     made = json.loads((tmp_path / "out" / "stages.json").read_text())["done"]
-    assert list(made)[-1] == "success_again"
+    assert list(made)[-1] == "safety_head"
     assert imitated == [(False, 6, ""), (True, 2, made["policy"]["policy"])]
     for name in ("collect", "train_policy", "train_safety", "train_world_model", "train_success"):
         monkeypatch.setattr(stages, name, None)  # nothing of this is asked for again
@@ -326,7 +315,7 @@ def test_an_interrupted_pipeline_goes_on_to_a_published_policy(
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     manifest = CheckpointStore(tmp_path / "store").show("policy")
     assert result["published"] == manifest.id
-    assert result["real_episodes"] == 9 + 4
+    assert result["real_episodes"] == 9
     assert not result["enforced"]
     practice = json.loads((tmp_path / "out" / "practice" / "practice.json").read_text())
     assert not [sentence for sentence in practice["unenforced"] if "validated" in sentence]
@@ -353,7 +342,7 @@ def test_a_missed_bar_ends_the_run_where_bars_are_enforced(
             return {"missed": ["it is blind"]}
 
     monkeypatch.setattr(stages, "Pipeline", Blind)
-    settings = ["practice.preflight.enforced=true", "pipeline.fresh=0"]
+    settings = ["practice.preflight.enforced=true"]
     assert run(tmp_path, "--base", "released", settings=settings) == NOT_PASSED
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["published"] is None

@@ -4,10 +4,9 @@ Stages: demonstrations, policy, the policy fine-tuned on those demonstrations th
 (all three left out with --base), rollouts of the first policy, held-out rollouts, autoencoder and
 safety head, world model, success classifier, the head anew on imagined states, too, validation,
 practice, evaluation, publication. Practice begins with the fine-tuned policy, and goes on imitating
-the same demonstrations (practice.anchor). With pipeline.fresh, practice is tried first: its
-policies are recorded where imagination has led them, and world model and success classifier learn
-from that, too, before validation. Each stage is what its own command does; a finished one is never
-repeated, so the same command goes on after a kill. Intermediate checkpoints stay in OUT/store.
+the same demonstrations (practice.anchor). Each stage is what its own command does; a finished one
+is never repeated, so the same command goes on after a kill. Intermediate checkpoints stay in
+OUT/store.
 
 Exit code 0: done; 3: a gate was not passed; 2: a fault; 130: interrupted, run it again to go on.
 OUT/result.json says which id was published, or why none was; the last line, and result.json, how

@@ -52,13 +52,6 @@ class PipelineConfig:
     first_head_steps: int = 200
     """Updates of the first safety head, beside which the autoencoder is kept until one has learned
     from imagined states, too; at least 1."""
-    fresh: int = 0
-    """Episodes of the policies of a first practice, at the levels of [practice], from which world
-    model and success classifier learn, too, 0 or more; 0: none, and one practice."""
-    fresh_steps: int = 4000
-    """Updates of the world model on all episodes then, at least 1."""
-    fresh_learning_rate: float = 1e-3
-    """Learning rate of these, above 0."""
     evaluation: int = 200
     """Episodes of the final evaluation at each level, at least 1."""
     workers: int = 2
@@ -67,12 +60,12 @@ class PipelineConfig:
     def __post_init__(self) -> None:
         for name in ("demonstrations", "rollouts", "held_out", "max_steps", "image_size"):
             check_ranges(self, **{name: "[1, inf)"})
-        for name in ("first_head_steps", "fresh_steps", "evaluation", "workers"):
+        for name in ("first_head_steps", "evaluation", "workers"):
             check_ranges(self, **{name: "[1, inf)"})
-        for name in ("demonstration_noise", "rollout_noise", "fresh", "safe_steps"):
+        for name in ("demonstration_noise", "rollout_noise", "safe_steps"):
             check_ranges(self, **{name: "[0, inf)"})
         check_ranges(self, demonstration_linger="[0, inf)", linger="[0, inf)")
-        check_ranges(self, safe_learning_rate="(0, inf)", fresh_learning_rate="(0, inf)")
+        check_ranges(self, safe_learning_rate="(0, inf)")
         check_ranges(self, direct_share="[0, 1]")
 
 

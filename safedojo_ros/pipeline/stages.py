@@ -39,14 +39,13 @@ if TYPE_CHECKING:
 
 IMAGINATION = ("safety", "world_model", "success")
 """What the stages begin with that train what practice imagines with."""
-PLAYED = ("demonstrations", "rollouts", "held_out", "fresh", "practice")
+PLAYED = ("demonstrations", "rollouts", "held_out", "practice")
 """What the stages begin with that play real episodes."""
 
 LEVELS = (1, 2)
 """Of the evaluation; practice itself begins at those of [practice]."""
-ROLLOUTS_FROM, HELD_OUT_FROM, FRESH_FROM = 100_000, 50_000, 300_000
-"""First seeds: of rollouts (training), held-out rollouts (validation), and those of the policies of
-a first practice (training)."""
+ROLLOUTS_FROM, HELD_OUT_FROM = 100_000, 50_000
+"""First seeds: of rollouts (training) and held-out rollouts (validation)."""
 JUDGED_FROM = 80_000
 """First of the validation seeds that decide about publication; evaluation seeds decide nothing."""
 BATCH = 32
@@ -171,24 +170,11 @@ class Pipeline:
 
     def imagination(self, base: str, safe: str) -> Models:
         """World model, success classifier and safety head."""
-        stage, checkpoint, config = self.ledger.stage, self.checkpoint, self.config
+        checkpoint = self.checkpoint
         first = checkpoint("safety", self.first_head)
-        world = checkpoint("world_model", lambda: self.world_model("world_model", safety=first))
-        success = checkpoint("success", lambda: self.success("success", base, world, first))
+        world = checkpoint("world_model", lambda: self.world_model(first))
+        success = checkpoint("success", lambda: self.success(base, world, first))
         head = checkpoint("safety_head", lambda: self.safety_head(world))
-        if config.fresh:
-            # No gate is asked: where imagination is wrong, its policies are the ones to show it.
-            # The safety head stays as it is: what it has learned from unsafe episodes is worth more
-            # at levels that practice leaves out.
-            models = Models(world, success, head)
-            tried = stage("first_practice", lambda: self.first_practice(safe, models))["policies"]
-            stage("fresh", lambda: self.fresh(tried))
-            seen = [self.out / "fresh" / update for update in tried]
-            self.recorded, self.keyframes = self.recorded + seen, self.keyframes + seen
-            name, old = "world_model_again", world
-            world = checkpoint(name, lambda: self.world_model(name, start=old))
-            again = "success_again"
-            success = checkpoint(again, lambda: self.success(again, base, world, head))
         return Models(world, success, head)
 
     def checkpoint(self, name: str, train: Callable[[], Trained]) -> str:
@@ -271,25 +257,19 @@ class Pipeline:
         inputs = self._training("safety_head", self.recorded)
         return train_safety(self.recipe, TrainSafety(world_model=world_model, **inputs), self.say)
 
-    def world_model(self, name: str, safety: str = "", start: str = "") -> Trained:
-        """The world model in OUT/`name`, over the autoencoder of `safety` or from `start` on."""
-        config, inputs = self.recipe.world_model, self._training(name, self.recorded)
-        if start:
-            steps, rate = self.config.fresh_steps, self.config.fresh_learning_rate
-            config = replace(config, steps=steps, learning_rate=rate)
-            request = TrainWorldModel(start=start, **inputs)
-        else:
-            request = TrainWorldModel(safety=safety, **inputs)
-        return train_world_model(replace(self.recipe, world_model=config), request, self.say)
+    def world_model(self, safety: str) -> Trained:
+        """The world model, over the autoencoder of `safety`."""
+        request = TrainWorldModel(safety=safety, **self._training("world_model", self.recorded))
+        return train_world_model(self.recipe, request, self.say)
 
-    def success(self, name: str, base: str, world_model: str, safety: str) -> Trained:
-        """The success classifier in OUT/`name`, matched to what the base achieves."""
+    def success(self, base: str, world_model: str, safety: str) -> Trained:
+        """The success classifier, matched to what the base achieves."""
         request = TrainSuccess(
             world_model=world_model,
             policy=base,
             played=self.out / "held_out",
             safety=safety,
-            **self._training(name, self.recorded),
+            **self._training("success", self.recorded),
         )
         return train_success(self.recipe, request, self.say)
 
@@ -316,36 +296,6 @@ class Pipeline:
             self.say(f"bar missed, not enforced: {sentence}")
         checkpoint = store.resolve("world_model", manifest.id).resolve()
         return {"missed": missed, "checkpoint": str(checkpoint)}
-
-    def first_practice(self, base: str, models: Models) -> Outputs:
-        """Practice without gates; every policy that it measured goes into OUT/store."""
-        config = self.recipe.practice
-        free = replace(config, preflight=replace(config.preflight, enforced=False))
-        request = self._request("first_practice", base, models)
-        outcome = practice.build(free, request).run()
-        policies = {}
-        for update in [row["step"] for row in outcome.evaluations if row["step"]]:
-            policy = request.out / "policies" / str(update)
-            one = practice.publish(request, free, replace(outcome, best=update, policy=policy))
-            policies[str(update)] = str(self._stored(one))
-        return {"policies": policies}
-
-    def fresh(self, policies: dict[str, str]) -> Outputs:
-        """Episodes of each policy (number of updates: checkpoint) into OUT/fresh/<updates>."""
-        each = max(1, self.config.fresh // len(policies))
-        counts = {"episodes": 0, "collisions": 0}
-        for n, (update, policy) in enumerate(policies.items()):
-            played = self._play(
-                f"fresh/{update}",
-                policy,
-                episodes=each,
-                levels=self.recipe.practice.levels,
-                noise=self.config.rollout_noise,
-                seed=FRESH_FROM + n * each,
-                execute=self.recipe.practice.execute or None,
-            )
-            counts = {what: counts[what] + played[what] for what in counts}
-        return counts
 
     def practise(self, base: str, models: Models | None) -> Outputs:
         """Practice in OUT/practice, its policy in OUT/store."""
@@ -490,6 +440,3 @@ class Pipeline:
         from safedojo_ros.models.loading import load_policy
 
         return tuple(tasks_of(load_policy(Path(policy))))
-
-    def _stored(self, policy: str) -> Path:
-        return user_store(self.store).resolve("policy", policy).resolve()

@@ -155,16 +155,51 @@ def test_a_bad_action_leaves_the_target_where_it_was(bad: np.ndarray) -> None:
     assert target.current is before
 
 
-def test_a_target_begins_at_the_measured_pose_within_the_box() -> None:
+def test_a_target_begins_at_the_measured_pose() -> None:
     target = TargetPose(BOX)
     begun = target.reset(np.array([9.0, 0.0, -9.0]), POINTING_DOWN, 3.0)
     assert begun is target.current
-    assert begun.position == pytest.approx([BOX.upper[0], 0.0, BOX.lower[2]])
+    assert begun.position == pytest.approx([9.0, 0.0, -9.0])
     steps = [target.step(np.full(7, size), HOME, POINTING_DOWN) for size in (-1.5, 1.5)]
     assert [begun.gripper, *(step.gripper for step in steps)] == [1.0, -1.0, 1.0]
     unplaced = TargetPose(BOX).step(np.zeros(7), HOME, POINTING_DOWN)
     assert unplaced.position == pytest.approx(HOME)
     assert abs(unplaced.quaternion @ quaternion_of(POINTING_DOWN)) == pytest.approx(1.0)
+
+
+points = arrays(np.float64, 3, elements=st.floats(-2.0, 2.0))
+
+
+@given(points)
+def test_an_action_of_zero_moves_no_arm_wherever_it_stands(place: np.ndarray) -> None:
+    target = TargetPose(BOX)
+    target.reset(place, POINTING_DOWN, -1.0)
+    assert np.array_equal(target.step(np.zeros(7), place, POINTING_DOWN).position, place)
+
+
+@given(points, st.lists(st.tuples(shares, points), max_size=20))
+def test_no_target_is_further_than_the_lead_wherever_the_arm_is_measured(
+    place: np.ndarray, steps: list
+) -> None:
+    target = TargetPose(BOX, max_lead=0.06)
+    target.reset(place, POINTING_DOWN, -1.0)
+    for share, measured in steps:
+        seen = target.step(share * ACTION_BOUND, measured, POINTING_DOWN)
+        assert np.linalg.norm(seen.position - measured) <= 0.06 + 1e-9
+
+
+@given(points, st.lists(shares, max_size=20))
+def test_from_outside_a_target_comes_in_and_goes_no_further_out(
+    place: np.ndarray, steps: list
+) -> None:
+    target = TargetPose(BOX, max_lead=0.06)
+    measured = target.reset(place, POINTING_DOWN, -1.0).position
+    outside = np.abs(BOX.clamp(measured) - measured)
+    for share in steps:
+        measured = target.step(share * ACTION_BOUND, measured, POINTING_DOWN).position
+        still = np.abs(BOX.clamp(measured) - measured)
+        assert np.all(still <= outside + 1e-9)
+        outside = still
 
 
 def test_a_blocked_arm_does_not_wind_its_target_up() -> None:

@@ -47,6 +47,11 @@ class Workspace:
         """The point of the box that is nearest to `position` (3,) m."""
         return np.clip(np.asarray(position, dtype=np.float64), self.lower, self.upper)
 
+    def widened(self, position: np.ndarray) -> "Workspace":
+        """The smallest box that holds this one and `position` (3,) m."""
+        lower, upper = np.minimum(self.lower, position), np.maximum(self.upper, position)
+        return Workspace(tuple(lower.tolist()), tuple(upper.tolist()))
+
     def contains(self, position: np.ndarray) -> bool:
         """Whether `position` (3,) m is inside or on the box."""
         position = np.asarray(position, dtype=np.float64)

@@ -35,8 +35,10 @@ class Target:
 class TargetPose:
     """Integrates delta actions. Rotations are applied in the base frame (from the left).
 
-    The target stays inside `workspace` and at most `max_lead` metres and `max_turn` radians
-    ahead of the measured pose, so a blocked arm does not wind its target up.
+    The target stays at most `max_lead` metres and `max_turn` radians ahead of the measured pose, so
+    a blocked arm does not wind its target up, and inside `workspace`. Where the arm itself stands
+    outside, the target begins there and may come in, but goes no further out: to be pulled in at
+    once would be a motion that nobody asked for.
     """
 
     def __init__(self, workspace: Workspace, max_lead: float = 0.06, max_turn: float = 1.0) -> None:
@@ -45,9 +47,9 @@ class TargetPose:
         self.current: Target | None = None
 
     def reset(self, position: np.ndarray, axis_angle: np.ndarray, gripper: float) -> Target:
-        """Put the target on the measured pose (position clamped into the workspace)."""
+        """Put the target on the measured pose, wherever that is: this never moves the arm."""
         self.current = Target(
-            self.workspace.clamp(_finite(position, 3)),
+            _finite(position, 3),
             quaternion_of(_finite(axis_angle, 3)),
             float(np.clip(gripper, -1.0, 1.0)),
         )
@@ -62,11 +64,8 @@ class TargetPose:
         action = _finite(action, ACTION_SIZE)
         position, axis_angle = _finite(position, 3), _finite(axis_angle, 3)
         before = self.current or self.reset(position, axis_angle, float(action[6]))
-        goal = before.position + action[:3]
-        ahead = goal - position
-        distance = float(np.linalg.norm(ahead))
-        if distance > self.max_lead:
-            goal = position + ahead * (self.max_lead / distance)
+        goal = self._led(before.position + action[:3], position)
+        goal = self._led(self.workspace.widened(before.position).clamp(goal), position)
         measured = quaternion_of(axis_angle)
         turned = multiply(quaternion_of(action[3:6]), before.quaternion)
         ahead = turn_between(measured, turned)
@@ -74,15 +73,21 @@ class TargetPose:
         if angle > self.max_turn:
             turned = multiply(quaternion_of(ahead * (self.max_turn / angle)), measured)
         self.current = Target(
-            self.workspace.clamp(goal),
+            goal,
             turned / np.linalg.norm(turned),
             float(np.clip(action[6], -1.0, 1.0)),
         )
         return self.current
 
+    def _led(self, goal: np.ndarray, position: np.ndarray) -> np.ndarray:
+        """`goal`, or where the way to it from the measured `position` is `max_lead` long."""
+        ahead = goal - position
+        distance = float(np.linalg.norm(ahead))
+        return position + ahead * (self.max_lead / distance) if distance > self.max_lead else goal
+
 
 def _finite(values: np.ndarray, size: int) -> np.ndarray:
-    values = np.asarray(values, dtype=np.float64)
+    values = np.array(values, dtype=np.float64)
     if values.shape != (size,) or not np.all(np.isfinite(values)):
         raise ChunkRejected(f"got {values.tolist()}, expected {size} finite numbers")
     return values

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -280,6 +281,53 @@ def test_transitions_stay_inside_their_episode(model: WorldModel, episodes: Path
     torch.testing.assert_close(future[1, -1], data.latents[24 + 23].float())
     torch.testing.assert_close(state[0], data.state[24])
     torch.testing.assert_close(states[1, -1], data.state[24 + 23])
+
+
+def test_the_context_is_noised_and_a_share_of_the_samples_begins_at_the_start_of_the_flow(
+    model: WorldModel, episodes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = LatentEpisodes.read([episodes], model, "cpu")
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    velocity = model.network.velocity
+
+    def spy(context: torch.Tensor, frames: torch.Tensor, time: torch.Tensor, *rest: Any) -> Any:
+        seen.append((context, time))
+        return velocity(context, frames, time, *rest)
+
+    monkeypatch.setattr(model.network, "velocity", spy)
+
+    def drawn(**settings: float) -> tuple[torch.Tensor, torch.Tensor]:
+        config = WorldModelConfig(size=SIZE, batch_size=64, static_share=0.0, **settings)
+        WorldModelLoss(config, model, data).frames(0, torch.Generator().manual_seed(0))
+        return seen[-1]
+
+    clean, time = drawn(context_noise=0.0, start_share=0.0)
+    assert torch.all(time < 1)
+    noised, at_start = drawn(context_noise=0.4, start_share=0.25)
+    level = (noised - clean).flatten(1).std(dim=1)
+    assert 0.0 < level.min() < 0.1
+    assert 0.3 < level.max() < 0.42
+    assert 0.1 < (at_start == 1).float().mean() < 0.4
+
+
+def test_the_state_dynamics_see_noised_frames(
+    model: WorldModel, episodes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = LatentEpisodes.read([episodes], model, "cpu")
+    views = []
+    forward = model.network.state.forward
+
+    def spy(state: torch.Tensor, chunk: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
+        views.append(view)
+        return forward(state, chunk, view)
+
+    monkeypatch.setattr(model.network.state, "forward", spy)
+    for noise in (0.0, 0.4):
+        config = WorldModelConfig(size=SIZE, early_batch=64, context_noise=noise)
+        WorldModelLoss(config, model, data).state()(0, torch.Generator())
+    level = (views[1] - views[0]).flatten(1).std(dim=1)
+    assert 0.0 < level.min() < 0.1
+    assert 0.3 < level.max() < 0.42
 
 
 def test_a_forced_context_is_what_a_replay_imagined(episodes: Path) -> None:

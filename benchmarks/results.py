@@ -34,8 +34,6 @@ ROWS = [
     ("coached", "cbf"),
     ("coached", "gate"),
     ("coached", "detour"),
-    ("practised", ""),
-    ("practised", "detour"),
 ]
 
 

@@ -53,7 +53,7 @@ from safedojo_ros.nodes.stack.spinning import run_node
 from safedojo_ros.robot.playback.schedule import ChunkSchedule
 
 SETTINGS = (
-    Setting("checkpoint", "released", "Policy: released, practised, coached, latest, id, path."),
+    Setting("checkpoint", "released", "Policy: released, coached, latest, id, path."),
     Setting("store", "", "Folder of the checkpoint store; empty: the user's."),
     Setting("cameras", ["agentview", "wrist"], "Cameras that this robot has."),
     Setting("margin_steps", 3, "Steps between asking for a chunk and its latest use.", 0, 32),

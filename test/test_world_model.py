@@ -296,8 +296,14 @@ def test_the_context_is_noised_and_a_share_of_the_samples_begins_at_the_start_of
 
     monkeypatch.setattr(model.network, "velocity", spy)
 
-    def drawn(**settings: float) -> tuple[torch.Tensor, torch.Tensor]:
-        config = WorldModelConfig(size=SIZE, batch_size=64, static_share=0.0, **settings)
+    def drawn(context_noise: float, start_share: float) -> tuple[torch.Tensor, torch.Tensor]:
+        config = WorldModelConfig(
+            size=SIZE,
+            batch_size=64,
+            static_share=0.0,
+            context_noise=context_noise,
+            start_share=start_share,
+        )
         WorldModelLoss(config, model, data).frames(0, torch.Generator().manual_seed(0))
         return seen[-1]
 

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.core.rotation import matrix_of, quaternion_of
+from safedojo_ros.core.rotation import POINTING_DOWN, matrix_of, quaternion_of
+from safedojo_ros.core.types import CONTROL_PERIOD
 from safedojo_ros.robot.fci import protocol as fci
-from safedojo_ros.robot.fci.client import FrankaArm, FrankaConfig
+from safedojo_ros.robot.fci.client import FrankaArm, FrankaConfig, Reading
 from safedojo_ros.robot.fci.controller import LOST_IN_A_ROW, FciController
 from safedojo_ros.robot.fci.emulator import FciEmulator
 from safedojo_ros.robot.fci.gripper import MAX_WIDTH, GripperController
+from safedojo_ros.robot.fci.hand_thread import TwoValued
 from safedojo_ros.robot.fci.motion import MotionBroken, MotionGenerator, too_fast
 from safedojo_ros.robot.fci.protocol import (
     CYCLE,
@@ -50,12 +52,12 @@ class PerfectRobot:
     def __init__(self) -> None:
         self.joints, self.velocities = HOME_JOINTS.copy(), np.zeros(7)
         self.contact_torques = np.zeros(7)
-        self.width, self.thing = MAX_WIDTH, 0.0
+        self.width, self.object = MAX_WIDTH, 0.0
         self._goal = MAX_WIDTH
 
     def follow(self, joints: np.ndarray, velocities: np.ndarray) -> None:
         self.joints, self.velocities = joints, velocities
-        self.width += float(np.clip(max(self._goal, self.thing) - self.width, -1e-3, 1e-3))
+        self.width += float(np.clip(max(self._goal, self.object) - self.width, -1e-3, 1e-3))
 
     def open_to(self, width: float) -> None:
         self._goal = width
@@ -570,11 +572,11 @@ def test_the_hand_grasps_what_is_there_and_says_what_it_missed() -> None:
     hand = GripperController(robot)
     assert not hand.grasped
     grasp = np.array([0.03, 0.005, 0.005, 0.1, 20.0]).tobytes()
-    robot.thing = 0.031
+    robot.object = 0.031
     assert hand.request(GripperCommand.GRASP, 1, grasp) == []
     assert settle(hand, robot) == GripperStatus.SUCCESS
     assert hand.grasped
-    robot.thing = 0.0
+    robot.object = 0.0
     hand.request(GripperCommand.GRASP, 2, grasp)
     assert settle(hand, robot) == GripperStatus.UNSUCCESSFUL
     hand.request(GripperCommand.MOVE, 3, np.array([0.05, 0.1]).tobytes())
@@ -591,7 +593,7 @@ def test_the_hand_goes_to_a_width_or_says_that_it_did_not() -> None:
     hand.request(GripperCommand.MOVE, 1, np.array([0.05, 0.1]).tobytes())
     assert settle(hand, robot) == GripperStatus.SUCCESS
     assert robot.width == pytest.approx(0.05)
-    robot.thing = 0.03
+    robot.object = 0.03
     hand.request(GripperCommand.MOVE, 2, np.array([0.01, 0.1]).tobytes())
     assert settle(hand, robot) == GripperStatus.UNSUCCESSFUL
     ended = hand.request(GripperCommand.STOP, 3, b"")
@@ -791,15 +793,29 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = 10.0) 
         time.sleep(0.02)
 
 
-def here(arm: FrankaArm) -> np.ndarray:
+def read(arm: FrankaArm) -> Reading:
+    wait_for(arm.read, "a reading")
     reading = arm.read()
     assert reading is not None
-    return reading.position
+    return reading
+
+
+def here(arm: FrankaArm) -> np.ndarray:
+    return read(arm).position
+
+
+def going(arm: FrankaArm, target: Target, condition: Callable[[], object], what: str) -> None:
+    """Asks for `target` every control period, as the node does, until the condition holds."""
+
+    def asked() -> object:
+        arm.go(target)
+        return condition()
+
+    wait_for(asked, what)
 
 
 def aimed(arm: FrankaArm, offset: tuple[float, float, float], gripper: float = -1.0) -> Target:
-    reading = arm.read()
-    assert reading is not None
+    reading = read(arm)
     return Target(reading.position + offset, quaternion_of(reading.axis_angle), gripper)
 
 
@@ -815,8 +831,8 @@ def test_the_client_knows_every_error_by_the_place_where_we_put_it(
     assert len(known) == len(flags)
 
     def seen() -> list[str]:
-        errors = arm._robot.state.current_errors
-        return [name for name in known if getattr(errors, name)]
+        state = arm._thread.state
+        return [name for name in known if state and getattr(state.current_errors, name)]
 
     for error in Error:
         flags[error] = True
@@ -834,10 +850,8 @@ def test_the_client_reads_goes_and_is_preempted(
     np.testing.assert_allclose(here(arm), world.position(), atol=1e-4)
     far, near = aimed(arm, (0.0, 0.15, 0.0)), aimed(arm, (0.05, -0.05, 0.02))
     start = here(arm)
-    arm.go(far)
-    wait_for(lambda: here(arm)[1] > start[1] + 0.02, "the first motion")
-    arm.go(near)
-    wait_for(lambda: reached(arm, near), "the second target")
+    going(arm, far, lambda: here(arm)[1] > start[1] + 0.02, "the first motion")
+    going(arm, near, lambda: reached(arm, near), "the second target")
     assert not arm.fault
     assert here(arm)[1] < start[1]
     assert served[0].lost == 0
@@ -845,35 +859,121 @@ def test_the_client_reads_goes_and_is_preempted(
 
 def test_the_client_rests_short_of_its_target(arm: FrankaArm) -> None:
     start, far = here(arm), aimed(arm, (0.0, 0.2, 0.0))
-    arm.go(far)
-    wait_for(lambda: here(arm)[1] > start[1] + 0.02, "the motion")
+    going(arm, far, lambda: here(arm)[1] > start[1] + 0.02, "the motion")
     arm.rest()
     wait_for(lambda: not arm._robot.is_in_control, "the arm to rest")
     assert here(arm)[1] < start[1] + 0.15
     assert not arm.fault
-    arm.go(far)
-    wait_for(lambda: reached(arm, far), "the target after all")
+    going(arm, far, lambda: reached(arm, far), "the target after all")
 
 
-def test_the_hand_closes_and_opens(arm: FrankaArm) -> None:
-    arm.go(aimed(arm, (0.0, 0.0, 0.0), gripper=1.0))
-    wait_for(lambda: fingers(arm) < 0.002, "closed fingers")
-    arm.go(aimed(arm, (0.0, 0.0, 0.0), gripper=-1.0))
-    wait_for(lambda: fingers(arm) > 0.038, "open fingers")
+def test_without_a_further_target_the_client_stops_by_itself(
+    arm: FrankaArm, served: tuple[FciEmulator, TabletopRobot]
+) -> None:
+    start = here(arm)
+    arm.go(aimed(arm, (0.0, 0.25, 0.0)))
+    wait_for(lambda: arm._robot.is_in_control, "the motion")
+    wait_for(lambda: not arm._robot.is_in_control, "the arm to rest")
+    assert 0.005 < here(arm)[1] - start[1] < 0.15
     assert not arm.fault
 
 
+def test_a_reading_carries_the_robots_time(
+    arm: FrankaArm, served: tuple[FciEmulator, TabletopRobot]
+) -> None:
+    before = read(arm).time
+    wait_for(lambda: read(arm).time > before, "a later reading")
+    assert read(arm).time <= served[0].controller.robot_time * CYCLE
+
+
+def silenced(emulator: FciEmulator) -> threading.Event:
+    """The emulator's thread stands still until the event that is returned is set."""
+    silent, done = threading.Event(), threading.Event()
+
+    def stand_still() -> None:
+        silent.set()
+        done.wait(10.0)
+
+    emulator._jobs.append(stand_still)
+    assert silent.wait(5.0)
+    return done
+
+
+def test_a_robot_that_says_nothing_is_known_at_once_and_nobody_waits_for_it(
+    arm: FrankaArm, served: tuple[FciEmulator, TabletopRobot]
+) -> None:
+    target = aimed(arm, (0.0, 0.2, 0.0))
+    done = silenced(served[0])
+    began, slowest, known = time.monotonic(), 0.0, 0.0
+    while time.monotonic() - began < 0.6:
+        at = time.monotonic()
+        arm.go(target)
+        reading = arm.read()
+        arm.rest()
+        assert arm.fault == ""
+        slowest = max(slowest, time.monotonic() - at)
+        if reading is None and not known:
+            known = time.monotonic() - began
+        time.sleep(0.01)
+    done.set()
+    assert 0.0 < known < 0.3
+    assert slowest < CONTROL_PERIOD
+
+
+def test_a_target_that_waited_for_a_silent_robot_is_not_gone_to(
+    arm: FrankaArm, served: tuple[FciEmulator, TabletopRobot]
+) -> None:
+    start, done = here(arm), silenced(served[0])
+    time.sleep(0.05)  # the arm's thread waits for a state by now
+    arm.go(aimed_at(start + [0.0, 0.2, 0.0]))
+    time.sleep(0.3)
+    done.set()
+    wait_for(arm.read, "the robot's return")
+    time.sleep(0.3)
+    assert np.linalg.norm(here(arm) - start) < 1e-3
+
+
+def aimed_at(position: np.ndarray) -> Target:
+    return Target(position, quaternion_of(POINTING_DOWN), -1.0)
+
+
+def test_the_gripper_closes_and_opens(arm: FrankaArm) -> None:
+    closed, opened = aimed(arm, (0.0, 0.0, 0.0), 1.0), aimed(arm, (0.0, 0.0, 0.0), -1.0)
+    going(arm, closed, lambda: fingers(arm) < 0.002, "closed fingers")
+    going(arm, opened, lambda: fingers(arm) > 0.038, "open fingers")
+    assert not arm.fault
+
+
+@pytest.mark.parametrize("command", [1.0, -1.0])
+def test_resting_stops_fingers_that_move_and_going_on_moves_them(command: float) -> None:
+    pytest.importorskip("franky", reason="franky-control is not installed")
+    robot = SlowHand()
+    robot.width = 0.04
+    emulator = FciEmulator(robot, "127.0.0.23", patience=0.5)
+    emulator.start()
+    with (
+        contextlib.closing(emulator),
+        contextlib.closing(FrankaArm(FrankaConfig("127.0.0.23"))) as arm,
+    ):
+        target = aimed(arm, (0.0, 0.0, 0.0), command)
+        going(arm, target, lambda: abs(robot.width - 0.04) > 0.002, "fingers that move")
+        arm.rest()
+        time.sleep(0.2)
+        stopped = robot.width
+        assert 0.02 < stopped < 0.06
+        time.sleep(0.3)
+        assert robot.width == pytest.approx(stopped, abs=1e-4)
+        going(arm, target, lambda: abs(robot.width - stopped) > 0.01, "fingers that go on")
+
+
 def fingers(arm: FrankaArm) -> float:
-    reading = arm.read()
-    assert reading is not None
-    return float(reading.fingers.mean())
+    return float(read(arm).fingers.mean())
 
 
 def test_contact_is_a_fault_until_it_is_recovered_from(arm: FrankaArm) -> None:
     above = here(arm)
     into_the_table = aimed(arm, (0.0, 0.0, -above[2] - 0.03))
-    arm.go(into_the_table)
-    wait_for(lambda: arm.fault, "the reflex")
+    going(arm, into_the_table, lambda: arm.fault, "the reflex")
     assert "reflex" in arm.fault
     stopped = here(arm)
     arm.go(aimed(arm, (0.0, 0.1, 0.0)))
@@ -881,15 +981,16 @@ def test_contact_is_a_fault_until_it_is_recovered_from(arm: FrankaArm) -> None:
     np.testing.assert_allclose(here(arm), stopped, atol=0.01)  # it yields a little
     assert arm.recover() == ""
     up = aimed(arm, (0.0, 0.0, 0.1))
-    arm.go(up)
-    wait_for(lambda: reached(arm, up), "the way up")
+    going(arm, up, lambda: reached(arm, up), "the way up")
     assert not arm.fault
 
 
+@pytest.mark.parametrize("moving", [True, False])
 def test_the_user_stop_has_to_be_released_first(
-    arm: FrankaArm, served: tuple[FciEmulator, TabletopRobot]
+    moving: bool, arm: FrankaArm, served: tuple[FciEmulator, TabletopRobot]
 ) -> None:
-    arm.go(aimed(arm, (0.0, 0.2, 0.0)))
+    if moving:
+        arm.go(aimed(arm, (0.0, 0.2, 0.0)))
     served[0].press_user_stop()
     wait_for(lambda: arm.fault, "the user stop")
     assert "user stop" in arm.recover()
@@ -902,9 +1003,71 @@ def test_a_robot_that_is_gone_is_a_fault(
     arm: FrankaArm, served: tuple[FciEmulator, TabletopRobot]
 ) -> None:
     served[0].close()
-    wait_for(lambda: arm.read() is None, "silence")
-    assert "lost" in arm.fault
+    wait_for(lambda: "lost" in arm.fault, "the loss")
+    assert arm.read() is None
     assert "start the node again" in arm.recover()
+
+
+def test_a_robot_with_another_tool_is_refused(
+    served: tuple[FciEmulator, TabletopRobot],
+) -> None:
+    pytest.importorskip("franky", reason="franky-control is not installed")
+    served[0].controller._state["F_T_EE"] = np.eye(4).ravel()
+    with pytest.raises(ConfigError, match=r"103 mm and 45° off.*choose the Franka Hand"):
+        FrankaArm(FrankaConfig("127.0.0.21"))
+
+
+def test_a_load_is_said(served: tuple[FciEmulator, TabletopRobot]) -> None:
+    pytest.importorskip("franky", reason="franky-control is not installed")
+    served[0].controller._state["m_load"] = 0.5
+    with contextlib.closing(FrankaArm(FrankaConfig("127.0.0.21"))) as arm:
+        assert "a load of 0.50 kg" in " ".join(arm.remarks)
+
+
+def test_a_gripper_that_is_not_homed_is_refused(
+    served: tuple[FciEmulator, TabletopRobot],
+) -> None:
+    pytest.importorskip("franky", reason="franky-control is not installed")
+    served[0].gripper.max_width = 0.0
+    with pytest.raises(ConfigError, match="not homed.*home it in Desk"):
+        FrankaArm(FrankaConfig("127.0.0.21"))
+
+
+def test_a_gripper_that_forgets_its_homing_is_a_fault(
+    arm: FrankaArm, served: tuple[FciEmulator, TabletopRobot]
+) -> None:
+    served[0].gripper.max_width = 0.0
+    wait_for(lambda: arm.fault, "the fault")
+    assert "home it in Desk" in arm.fault
+
+
+@pytest.mark.parametrize(("expected", "said"), [(0.0, ""), (0.032, ""), (0.06, "an object of 60")])
+def test_an_object_that_is_lost_or_another_is_said(expected: float, said: str) -> None:
+    pytest.importorskip("franky", reason="franky-control is not installed")
+    robot = PerfectRobot()
+    robot.object = 0.03
+    emulator = FciEmulator(robot, "127.0.0.23", patience=0.5)
+    emulator.start()
+    config = FrankaConfig("127.0.0.23", grasp_width=expected)
+    with contextlib.closing(emulator), contextlib.closing(FrankaArm(config)) as arm:
+        closed = aimed(arm, (0.0, 0.0, 0.0), 1.0)
+        going(arm, closed, lambda: arm._hand._held, "the grasp")
+        assert arm._hand._held == pytest.approx(0.03, abs=1e-3)
+        arm.rest()
+        time.sleep(0.2)
+        assert fingers(arm) == pytest.approx(0.015, abs=1e-3), "what is held is not let go"
+        assert said in arm.notice
+        assert bool(arm.notice) == bool(said)
+        robot.object = 0.0
+        wait_for(lambda: "the object was lost" in arm.notice, "the loss")
+        assert not arm.fault
+
+
+def test_the_gripper_changes_on_a_clear_command_and_not_at_once_again() -> None:
+    command = TwoValued()
+    said = [(0.1, 0.0), (0.5, 0.1), (-0.1, 1.0), (-0.9, 1.1), (0.9, 1.2), (0.9, 1.6)]
+    done = [command.update(value, at) for value, at in said]
+    assert done == [None, True, True, False, False, True]
 
 
 def test_no_robot_is_said_with_what_to_do() -> None:
@@ -916,7 +1079,8 @@ def test_no_robot_is_said_with_what_to_do() -> None:
 @pytest.mark.parametrize(
     "values",
     [{"address": ""}, {"velocity": 0.0}, {"acceleration": 0.9}, {"force": -1.0},
-     {"base": (0.0, np.nan, 0.0)}],
+     {"base": (0.0, np.nan, 0.0)}, {"grip_speed": 0.2}, {"open_width": 0.0},
+     {"grasp_width": 0.08}],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(ConfigError):

@@ -78,6 +78,20 @@ SETTINGS = (
     Setting(
         "contact_torque", FrankaConfig.torque, "Backend fci: the same at a joint (Nm).", 1.0, 100.0
     ),
+    Setting("grip_force", FrankaConfig.grip, "Backend fci: of the closed gripper (N).", 1.0, 70.0),
+    Setting(
+        "grip_speed", FrankaConfig.grip_speed, "Backend fci: of the fingers (m/s).", 0.005, 0.1
+    ),
+    Setting(
+        "open_width", FrankaConfig.open_width, "Backend fci: of the open gripper (m).", 0.005, 0.08
+    ),
+    Setting(
+        "grasp_width",
+        FrankaConfig.grasp_width,
+        "Backend fci: of what is grasped, 5 mm more or less (m); 0: anything.",
+        0.0,
+        0.075,
+    ),
     Setting("workspace_lower", [-0.25, -0.32, 0.012], "Lower corner of the workspace (m)."),
     Setting("workspace_upper", [0.34, 0.32, 0.45], "Upper corner of the workspace (m)."),
     Setting("blend_steps", 1, "Steps in which the arm goes over to a new chunk's path.", 0, 32),
@@ -100,7 +114,8 @@ class FrankaNode(DojoNode):
         self._loop: ControlLoop | None = None
         self._franka: FrankaArm | None = None
         self._fingers: np.ndarray | None = None
-        self._last_rejection = self._mode_said = ""
+        self._last_rejection = self._mode_said = self._gripper_said = ""
+        self._robot_time = -1.0
         self._rejected = 0
 
     # ---------------------------------------------------------------- life cycle
@@ -133,9 +148,15 @@ class FrankaNode(DojoNode):
                     float(self.setting("acceleration")),
                     float(self.setting("contact_force")),
                     float(self.setting("contact_torque")),
+                    float(self.setting("grip_force")),
+                    float(self.setting("grip_speed")),
+                    float(self.setting("open_width")),
+                    float(self.setting("grasp_width")),
                 ),
                 CONNECT_PATIENCE,
             )
+            for remark in self._franka.remarks:
+                self.say(remark)
         self._targets = self.create_publisher(ArmTarget, "arm/target", NEWEST)
         self._joints = self.create_publisher(JointState, "joint_states", NEWEST)
         self._pose = self.create_publisher(PoseStamped, "ee_pose", NEWEST)
@@ -285,13 +306,16 @@ class FrankaNode(DojoNode):
         """Backend fci: what the robot measures, and what has stopped it."""
         if self._franka is None or self._loop is None:
             return
-        reading = self._franka.read()
-        fault = self._franka.fault
+        reading, fault, notice = self._franka.read(), self._franka.fault, self._franka.notice
         if fault:
             self._loop.fault(self.now(), fault)
-        if reading is None:
+        if notice != self._gripper_said:
+            self._gripper_said = notice
+            if notice:
+                self.say(notice)
+        if reading is None or reading.time == self._robot_time:  # a state of before is no news
             return
-        stamp = self.now()
+        self._robot_time, stamp = reading.time, self.now()
         self._on_joints(joint_state(reading.joints, reading.velocities, reading.fingers, stamp))
         self._on_pose(pose_message(reading.position, reading.axis_angle, stamp))
 

@@ -44,6 +44,8 @@ class GripperController:
     def __init__(self, gripper: Gripper) -> None:
         self.gripper = gripper
         self.grasped = False
+        self.max_width = MAX_WIDTH
+        """m, as homing has found it; 0 before."""
         self._running: tuple[GripperCommand, int, float, float, float] | None = None
         self._cycles = self._still = self._message = 0
         self._last = gripper.width
@@ -96,7 +98,7 @@ class GripperController:
         """What the gripper sends by UDP."""
         self._message += 1
         return GRIPPER_STATE.pack(
-            self._message, self.gripper.width, MAX_WIDTH, self.grasped, TEMPERATURE
+            self._message, self.gripper.width, self.max_width, self.grasped, TEMPERATURE
         )
 
     def _abort(self) -> list[tuple[GripperCommand, int, GripperStatus]]:

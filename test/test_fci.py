@@ -3,6 +3,7 @@
 import contextlib
 import re
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -748,6 +749,37 @@ def test_a_hand_that_is_asked_nonsense_hangs_up_and_goes_on_serving(
     wait_for(lambda: served[0].cycles > cycles, "further cycles")
 
 
+@pytest.mark.parametrize("port", [fci.ARM_PORT, fci.GRIPPER_PORT])
+def test_who_connects_and_resets_does_not_end_the_service(
+    port: int, served: tuple[FciEmulator, TabletopRobot]
+) -> None:
+    done = silenced(served[0])  # so that the reset is there before the connection is looked at
+    line = socket.create_connection(("127.0.0.21", port), 5.0)
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    line.close()
+    done.set()
+    cycles = served[0].cycles
+    wait_for(lambda: served[0].cycles > cycles + 100, "further cycles")
+    line, reply = connected()
+    line.close()
+    assert len(reply) == fci.ARM_HEADER.size + fci.CONNECT_RESPONSE.size
+
+
+def test_a_client_that_reads_no_answers_holds_nobody_up_and_is_hung_up_on(
+    served: tuple[FciEmulator, TabletopRobot],
+) -> None:
+    line, _ = connected()
+    ask = fci.ARM_HEADER.pack(fci.Command.GET_ROBOT_MODEL, 1, fci.ARM_HEADER.size)
+    with line, contextlib.suppress(OSError):
+        for _ in range(4000):
+            line.sendall(ask * 10)
+    cycles = served[0].cycles
+    wait_for(lambda: served[0].cycles > cycles + 100, "further cycles")
+    again, reply = connected()
+    again.close()
+    assert len(reply) == fci.ARM_HEADER.size + fci.CONNECT_RESPONSE.size
+
+
 def test_an_address_is_served_once_and_free_again_after_it(
     served: tuple[FciEmulator, TabletopRobot],
 ) -> None:
@@ -958,11 +990,16 @@ def test_resting_stops_fingers_that_move_and_going_on_moves_them(command: float)
         target = aimed(arm, (0.0, 0.0, 0.0), command)
         going(arm, target, lambda: abs(robot.width - 0.04) > 0.002, "fingers that move")
         arm.rest()
-        time.sleep(0.2)
+        widths = [robot.width]
+
+        def stands() -> bool:
+            time.sleep(0.1)
+            widths.append(robot.width)
+            return abs(widths[-1] - widths[-2]) < 1e-6
+
+        wait_for(stands, "fingers that stand", 3.0)
         stopped = robot.width
         assert 0.02 < stopped < 0.06
-        time.sleep(0.3)
-        assert robot.width == pytest.approx(stopped, abs=1e-4)
         going(arm, target, lambda: abs(robot.width - stopped) > 0.01, "fingers that go on")
 
 

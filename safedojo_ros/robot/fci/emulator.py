@@ -51,6 +51,9 @@ LARGEST_DEBT = 0.02
 """Seconds of a stall that are caught up with."""
 
 LARGEST_REQUEST = 4096
+LARGEST_BACKLOG = 2**20
+"""Bytes of answers that a client may leave unread before it is hung up on."""
+
 INCOMPATIBLE = 1
 """Answer to a client of another version of the interface."""
 
@@ -68,10 +71,13 @@ class Robot(Arm, Gripper, Protocol):
 
 
 class _Line:
-    """One client's TCP connection, and the UDP socket that belongs to it."""
+    """One client's TCP connection, and the UDP socket that belongs to it.
+
+    Raises `OSError` for a client that has gone again.
+    """
 
     def __init__(self, tcp: socket.socket, address: str) -> None:
-        self.tcp, self.buffer = tcp, b""
+        self.tcp, self.buffer, self.unsent = tcp, b"", b""
         tcp.setblocking(False)
         tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.client = tcp.getpeername()[0]
@@ -82,6 +88,8 @@ class _Line:
 
     def requests(self, header: struct.Struct) -> list[tuple[int, int, bytes]] | None:
         """Command, number and payload of all that have come whole; None: the client is gone."""
+        if not self._sent():
+            return None
         try:
             received = self.tcp.recv(65536)
         except BlockingIOError:
@@ -103,15 +111,20 @@ class _Line:
         return found
 
     def reply(self, message: bytes) -> None:
-        """Send; a client that is gone is noticed where requests are read."""
+        """Send, now or as soon as the client reads."""
+        self.unsent += message
+        self._sent()
+
+    def _sent(self) -> bool:
+        """Send what is left; False if the client is gone, or reads nothing any more."""
         try:
-            self.tcp.setblocking(True)
-            self.tcp.sendall(message)
+            while self.unsent:
+                self.unsent = self.unsent[self.tcp.send(self.unsent) :]
+        except BlockingIOError:
+            return len(self.unsent) <= LARGEST_BACKLOG
         except OSError:
-            return
-        finally:
-            if self.tcp.fileno() >= 0:
-                self.tcp.setblocking(False)
+            return False
+        return True
 
     def send_state(self, state: bytes) -> None:
         """One datagram, if the client has said where to."""
@@ -231,14 +244,20 @@ class FciEmulator:
         for which, listener in enumerate(self._listeners):
             try:
                 connection, _ = listener.accept()
-            except BlockingIOError:
+            except OSError:  # nobody, or one who has gone again
                 continue
             if (self._gripper if which else self._arm) is not None:
                 connection.close()  # one client at a time
-            elif which:
-                self._gripper = _Line(connection, self.address)
+                continue
+            try:
+                line = _Line(connection, self.address)
+            except OSError:  # connected and reset
+                connection.close()
+                continue
+            if which:
+                self._gripper = line
             else:
-                self._arm = _Line(connection, self.address)
+                self._arm = line
 
     def _cycle(self) -> None:
         self.cycles += 1

@@ -1,5 +1,6 @@
 """The Franka Hand, opened and closed by threads of its own, since its calls block."""
 
+import contextlib
 import threading
 import time
 from typing import Any
@@ -29,6 +30,12 @@ SLIPPED = 0.003
 
 TOLERANCE = 0.005
 """Metres by which an object may differ from the width that it is expected to have."""
+
+LAST_ANSWER = 1.0
+"""Seconds that a motion under way may take to end when the connection is let go."""
+
+_UNANSWERED: list[Any] = []
+"""Grippers that owe an answer: to destroy one waits for it a minute, and all of Python with it."""
 
 
 class TwoValued:
@@ -97,7 +104,7 @@ class HandThread:
         self._wish, self._resting, self.fault = None, True, ""
 
     def close(self) -> None:
-        """End the threads; the gripper keeps what it holds."""
+        """Stop fingers that move, and end the threads; the gripper keeps what it holds."""
         self._closing.set()
         self._wake.set()
         for thread in self._threads:
@@ -146,6 +153,11 @@ class HandThread:
                 self.fault = self.fault or f"the gripper: {error}"
                 doing = running = None
                 self._wish, self._resting = None, True
+        if running is not None and not running.wait(0.0):
+            with contextlib.suppress(Exception):
+                self._gripper.stop()
+            if not running.wait(LAST_ANSWER):
+                _UNANSWERED.append(self._gripper)
 
     def _begin(self, closed: bool) -> Any:
         if not closed:

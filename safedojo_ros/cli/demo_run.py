@@ -113,9 +113,12 @@ class Demo:
         environment = dict(os.environ) | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         processes = StackProcesses(environment, quiet=not self._arguments.verbose)
         if self._arguments.composed:
-            processes.children = [composed_process(DEMO, files)]
-        else:
-            processes.children = [node_process(entry, files) for entry in DEMO.nodes]
+            processes.children.append(composed_process(DEMO, files))
+        processes.children += [
+            node_process(entry, files)
+            for entry in DEMO.nodes
+            if entry.alone or not self._arguments.composed
+        ]
         if self._bags is not None:
             processes.children.append(node_process(RECORDER, files))
         if not self._arguments.headless:

@@ -46,6 +46,11 @@ NEWEST = QoSProfile(
 )
 """Reliable, the newest only: states and targets that replace each other."""
 
+BEAT = QoSProfile(
+    reliability=ReliabilityPolicy.BEST_EFFORT, history=HistoryPolicy.KEEP_LAST, depth=1
+)
+"""Best effort, the newest only: heartbeats, of which a late one must not count."""
+
 IN_ORDER = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST, depth=10
 )

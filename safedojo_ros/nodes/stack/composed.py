@@ -1,4 +1,6 @@
-"""A whole stack in one process: `python -m safedojo_ros.nodes.stack.composed demo --ros-args ...`.
+"""A stack in one process, but for its watchdog.
+
+`python -m safedojo_ros.nodes.stack.composed demo --ros-args ...` runs it.
 
 Each node has an executor thread of its own. The processes share nothing in the default way of
 running; here a network's long computation can hold the interpreter, so the control tick is less
@@ -20,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] not in STACKS:
         raise ConfigError(f"name a stack: {', '.join(STACKS)}")
-    entries = STACKS[given[0]].nodes
+    entries = [entry for entry in STACKS[given[0]].nodes if not entry.alone]
     return run_together(
         [getattr(importlib.import_module(entry.module), entry.factory) for entry in entries],
         given[1:],

@@ -22,7 +22,9 @@ def stack_actions(stack: Stack) -> list[Any]:
             "parameters", default_value="", description="A parameters file on top of the default."
         ),
         DeclareLaunchArgument(
-            "composed", default_value="false", description="All nodes in one process."
+            "composed",
+            default_value="false",
+            description="All nodes but the watchdog in one process.",
         ),
         DeclareLaunchArgument(
             "arm", default_value="false", description="Arm as soon as the arm can be armed."
@@ -36,8 +38,9 @@ def _processes(stack: Stack, context: LaunchContext) -> list[Any]:
     extra = LaunchConfiguration("parameters").perform(context)
     if extra:
         files.append(extra)
-    actions: list[Any]
-    if LaunchConfiguration("composed").perform(context).lower() == "true":
+    actions: list[Any] = []
+    composed = LaunchConfiguration("composed").perform(context).lower() == "true"
+    if composed:
         command = [
             sys.executable,
             "-P",
@@ -48,22 +51,22 @@ def _processes(stack: Stack, context: LaunchContext) -> list[Any]:
         ]
         for file in files:
             command += ["--params-file", file]
-        actions = [ExecuteProcess(cmd=command, output="screen", name="composed")]
-    else:
-        actions = [
-            Node(
-                package=PACKAGE,
-                executable=entry.executable,
-                name=entry.name,
-                parameters=files,
-                remappings=list(entry.remappings),
-                respawn=entry.respawn,
-                respawn_delay=1.0,
-                output="screen",
-                additional_env={"OMP_NUM_THREADS": "1"},
-            )
-            for entry in stack.nodes
-        ]
+        actions.append(ExecuteProcess(cmd=command, output="screen", name="composed"))
+    actions += [
+        Node(
+            package=PACKAGE,
+            executable=entry.executable,
+            name=entry.name,
+            parameters=files,
+            remappings=list(entry.remappings),
+            respawn=entry.respawn,
+            respawn_delay=1.0,
+            output="screen",
+            additional_env={"OMP_NUM_THREADS": "1"},
+        )
+        for entry in stack.nodes
+        if entry.alone or not composed
+    ]
     if LaunchConfiguration("arm").perform(context).lower() == "true":
         command = [sys.executable, "-P", "-m", "safedojo_ros.nodes.stack.arming"]
         actions.append(ExecuteProcess(cmd=command, output="screen", name="arming"))

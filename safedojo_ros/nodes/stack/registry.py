@@ -14,7 +14,8 @@ class NodeEntry:
 
     name: in the graph; executable: under lib/safedojo_ros; module: offers `main(arguments)`;
     factory: the node's class in that module; niceness: priority of the process, where the
-    operating system allows it; respawn: whether it is started again when it dies.
+    operating system allows it; respawn: whether it is started again when it dies; alone: whether
+    it has a process of its own also where the others share one.
     """
 
     name: str
@@ -24,6 +25,7 @@ class NodeEntry:
     remappings: tuple[tuple[str, str], ...] = ()
     niceness: int = 0
     respawn: bool = True
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,10 @@ CAMERA = NodeEntry("camera_node", "camera_node", "safedojo_ros.nodes.camera_node
 POLICY = NodeEntry("policy_node", "policy_node", "safedojo_ros.nodes.policy_node", "PolicyNode")
 SAFETY = NodeEntry("safety_node", "safety_node", "safedojo_ros.nodes.safety_node", "SafetyNode")
 FRANKA = NodeEntry("franka_node", "franka_node", "safedojo_ros.nodes.franka_node", "FrankaNode")
+WATCHDOG = NodeEntry(
+    "watchdog_node", "watchdog_node", "safedojo_ros.nodes.watchdog_node", "WatchdogNode", alone=True
+)
+"""Lets go of the arm; nothing that computes may share its process."""
 
 RECORDER = NodeEntry(
     "recorder_node", "recorder_node", "safedojo_ros.nodes.recorder_node", "RecorderNode", niceness=5
@@ -69,10 +75,10 @@ VIEW = NodeEntry(
 )
 """The live view; `safedojo demo` adds it where there is a viewer."""
 
-DEMO = Stack("demo", "demo.yaml", (SIM, CAMERA, POLICY, SAFETY, FRANKA))
+DEMO = Stack("demo", "demo.yaml", (SIM, CAMERA, POLICY, SAFETY, FRANKA, WATCHDOG))
 """The embedded world and everything around it."""
 
-ROBOT = Stack("safedojo", "safedojo.yaml", (CAMERA, POLICY, SAFETY, FRANKA))
+ROBOT = Stack("safedojo", "safedojo.yaml", (CAMERA, POLICY, SAFETY, FRANKA, WATCHDOG))
 """The same without the world: a robot and cameras are there already."""
 
 TRAIN = Stack("train", "train.yaml", (RECORDER, TRAINER))
@@ -90,6 +96,7 @@ TOPICS = (
     "safety/chunk_cost",
     "safety/state",
     "franka/state",
+    "watchdog/state",
     "arm/target",
     "sim/episode",
 )

@@ -41,7 +41,8 @@ def _of(file: Path, folder: Path) -> Iterator[Fault]:
                 words = [ast.literal_eval(argument) for argument in call.args]
                 if len(words) != 3 or words[0] not in PARTS or call.keywords:
                     raise ValueError(f"{file.name}: {node.name}: {words} is no part, fault, effect")
-                yield Fault(*words, f"{file.relative_to(folder)}::{node.name}")
+                part, what, then = words
+                yield Fault(part, what, then, f"{file.relative_to(folder)}::{node.name}")
 
 
 def table(rows: list[Fault]) -> str:

@@ -160,7 +160,7 @@ def settings_classes(cls: type) -> set[type]:
 MINE = ("learning", "fidelity", "pipeline", "models")
 CLASSES = [
     cls
-    for cls in settings_classes(Recipe) - {Recipe, FidelityBars}
+    for cls in settings_classes(Recipe) - {FidelityBars}
     if cls.__module__.removeprefix("safedojo_ros.").startswith(MINE)
 ]
 

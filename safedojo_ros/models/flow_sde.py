@@ -27,14 +27,14 @@ from safedojo_ros.models.policy import PolicySample
 
 @dataclass(frozen=True)
 class FlowConfig:
-    """How the policy explores. A one-step Flow-SDE learns from the noise that it injects: much of
-    it, and early, where it decides."""
+    """How the policy explores in practice: noise is added in one of the denoising steps. Much noise
+    in an early step teaches most."""
 
     noise_level: float = 0.9
-    """a, share of the noise that is drawn anew in the noisy step, (0, 1]."""
+    """a, share of the noise that the noisy step draws anew, (0, 1]."""
     least_time: float = 0.6
-    """Only steps that end at this t or above may be the noisy one, [0, 1]: late noise hardly
-    changes the action, but makes its likelihood very steep."""
+    """The noisy step is one that ends at this flow time t or above, [0, 1]; t falls from 1 (noise) to
+    0 (action). Later noise hardly changes the action, but makes its likelihood very steep."""
 
     def __post_init__(self) -> None:
         check_ranges(self, noise_level="(0, 1]", least_time="[0, 1]")

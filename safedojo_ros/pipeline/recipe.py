@@ -1,4 +1,4 @@
-"""A recipe: everything that a preset sets, each stage's section as its own configuration."""
+"""A recipe: all settings of a preset, one section for each stage."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, fields
@@ -17,45 +17,46 @@ from safedojo_ros.learning.world_model import WorldModelConfig
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """How much a pipeline collects and evaluates."""
+    """How much `safedojo pipeline` collects and evaluates."""
 
     demonstrations: int = 2400
-    """Episodes of the experts, at least 1."""
+    """Episodes of the scripted experts, at least 1."""
     direct_share: float = 0.6
-    """Share of them that ignore the obstacle, [0, 1]."""
+    """Share of the demonstrations whose expert ignores the obstacle, [0, 1]."""
     demonstration_noise: float = 0.015
-    """Sigma of the bursts of noise in them, m a step, 0 or more."""
+    """Standard deviation of the noise bursts in demonstrations, metres a step, 0 or more."""
     demonstration_linger: int = 0
-    """Control steps recorded after success in them, 0 or more."""
+    """Control steps that a demonstration records after success, 0 or more."""
     only_successes: bool = True
-    """Keep no other of them."""
+    """Keep only the demonstrations that succeed."""
     rollouts: int = 1500
-    """Episodes of the base policy for world model, success classifier and safety head, at least
-    1."""
+    """Episodes of the base policy that world model, success classifier and safety head are trained
+    on, at least 1."""
     rollout_levels: tuple[int, ...] = (1,)
-    """Levels of rollouts and held-out rollouts."""
+    """Levels of rollouts and held-out rollouts: 0, 1, 2."""
     rollout_noise: float = 0.01
-    """Sigma of the bursts of noise in rollouts, m a step, 0 or more."""
+    """Standard deviation of the noise bursts in rollouts, metres a step, 0 or more."""
     held_out: int = 150
-    """Further episodes for validation, from the validation split, without noise; at least 1."""
+    """Held-out rollouts, at least 1: episodes of the base policy on validation seeds, without
+    noise, that the imagined world is validated with."""
     linger: int = 8
-    """Control steps recorded after success in every rollout, 0 or more."""
+    """Control steps that a rollout records after success, 0 or more."""
     max_steps: int = 150
-    """Control steps of an episode, everywhere, at least 1."""
+    """Control steps after which an episode ends, recorded or evaluated, at least 1."""
     image_size: int = 64
     """Side of the recorded images, pixels, at least 1."""
     safe_steps: int = 1500
-    """Updates by which the policy is fine-tuned on demonstrations without a contact before
-    practice, 0 or more; 0: none."""
+    """Gradient steps that fine-tune the base policy on the demonstrations without a contact, 0 or
+    more; practice starts from the result. 0: practice starts from the base policy."""
     safe_learning_rate: float = 5e-4
-    """Learning rate of these, above 0."""
+    """Learning rate of this fine-tuning, above 0."""
     first_head_steps: int = 200
-    """Updates of the first safety head, beside which the autoencoder is kept until one has learned
-    from imagined states, too; at least 1."""
+    """Gradient steps of the first safety head, at least 1. It is only used until the final one has
+    been trained on imagined states, too."""
     evaluation: int = 200
     """Episodes of the final evaluation at each level, at least 1."""
     workers: int = 2
-    """Processes of the experts, at least 1."""
+    """Processes that record demonstrations side by side, at least 1."""
 
     def __post_init__(self) -> None:
         for name in ("demonstrations", "rollouts", "held_out", "max_steps", "image_size"):
@@ -71,16 +72,24 @@ class PipelineConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The sections of a preset."""
+    """The sections of a preset; `safedojo pipeline` uses all of them."""
 
     policy: ImitationConfig = field(default_factory=ImitationConfig)
+    """Imitation. Used by `safedojo train policy`."""
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    """The frame autoencoder. Used by `safedojo train safety`."""
     safety: SafetyConfig = field(default_factory=SafetyConfig)
+    """The safety head. Used by `safedojo train safety`."""
     world_model: WorldModelConfig = field(default_factory=WorldModelConfig)
+    """The world model. Used by `safedojo train world-model`."""
     success: SuccessConfig = field(default_factory=SuccessConfig)
+    """The success classifier. Used by `safedojo train success`."""
     practice: PracticeConfig = field(default_factory=PracticeConfig)
+    """Training in imagination or in the simulator. Used by `safedojo practice` and `sweep`."""
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+    """The fidelity report and its bars. Used by `safedojo validate` and `train success`."""
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
+    """How much is collected and evaluated. Used by `safedojo pipeline` alone."""
 
 
 SECTIONS = tuple(f.name for f in fields(Recipe))
@@ -91,9 +100,9 @@ def read_recipe(
 ) -> Recipe:
     """The recipe of a preset (a known name or a TOML file) with `overrides`, "section.key=value".
 
-    reads: the sections that the caller reads; an override of another one would do nothing.
-    Raises `ConfigError` for an unknown preset, for an unknown section or key anywhere, naming the
-    nearest known one, for a value of another type or out of range, and for such an override.
+    reads: the sections that the caller reads; an override of another section is refused.
+    Raises `ConfigError` for an unknown preset, section or key (it names the nearest known one), for
+    a value of another type or out of range, and for an override of a section that is not read.
     """
     overrides = list(overrides)
     for text in overrides:

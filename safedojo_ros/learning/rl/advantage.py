@@ -1,7 +1,7 @@
-"""Advantages of a group's trajectories from reward and cost, each standardised apart.
+"""Advantages of a group's trajectories from reward and cost, each standardised separately.
 
-Standardising R − λC would hide λ in the ratio of the two spreads; standardising apart and then
-combining keeps its meaning. Symbols: R reward and C cost of a trajectory, μ_g and σ_g mean and
+Standardising R − λC would make the effect of λ depend on the two spreads; standardising first and
+combining afterwards does not. Symbols: R reward and C cost of a trajectory, μ_g and σ_g mean and
 standard deviation in its group, Z = (· − μ_g) / σ_g, λ the multiplier.
 
 paper       Z_r − λ·Z_c                                       SafeDojo, for reproduction
@@ -21,7 +21,7 @@ Mode = Literal["normalised", "paper"]
 
 @dataclass(frozen=True)
 class Groups:
-    """Which trajectories began alike: index (B,) int, from 0 to count − 1, all groups present."""
+    """Which trajectories share a start: index (B,) int, 0 to count − 1, no group empty."""
 
     index: np.ndarray
 
@@ -43,7 +43,7 @@ class Groups:
         return values - self.mean(values)[self.index]
 
     def standardised(self, values: np.ndarray, floor: float = LEAST_SPREAD) -> np.ndarray:
-        """(B,) centred `values` over the group's standard deviation, or `floor` if that is more."""
+        """(B,) centred `values` over the larger of `floor` and the group's standard deviation."""
         return self.centred(values) / np.maximum(self.spread(values), floor)[self.index]
 
     def differing(self, values: np.ndarray, least_spread: float) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""An anchor for practice: demonstrations that the policy goes on imitating meanwhile.
+"""An anchor for practice: demonstrations that the policy keeps imitating during practice.
 
-Practice shows a policy its own scenes only, and what it can do elsewhere fades. An imitation loss
-beside the objective holds it there, as in DAPG (arXiv 1709.10087).
+Practice covers few scenes, and a policy forgets what it could do in others. An imitation loss added
+to the objective prevents that, as in DAPG (arXiv 1709.10087).
 """
 
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ from safedojo_ros.models.pi0_policy import PI0Policy
 
 @dataclass(frozen=True)
 class AnchorConfig:
-    """How a policy goes on imitating, where there are demonstrations; every method reads it."""
+    """The imitation loss during practice. Used by every method that is given demonstrations."""
 
     weight: float = 3.0
-    """Of the imitation loss beside the objective, 0 or more; 0: no anchor."""
+    """Weight of the imitation loss in the objective, 0 or more; 0 turns the anchor off."""
     batch_size: int = 64
-    """Demonstrated frames a gradient step, at least 1."""
+    """Demonstrated frames in each gradient step, at least 1."""
     noise_draws: int = 2
-    """(time, noise) pairs of flow matching for each frame, at least 1."""
+    """Pairs (time, noise) of flow matching that are drawn for each frame, at least 1."""
     colour_jitter: float = 0.1
-    """Relative change of brightness and contrast of the images, [0, 1)."""
+    """Largest relative change of the images' brightness and contrast, [0, 1)."""
     only_safe: bool = True
-    """Leave out episodes with a contact or a displacement of the obstacle."""
+    """Imitate only episodes in which the obstacle was neither touched nor moved."""
 
     def __post_init__(self) -> None:
         check_ranges(self, weight="[0, inf)", batch_size="[1, inf)", noise_draws="[1, inf)")

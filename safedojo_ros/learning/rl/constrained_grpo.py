@@ -25,38 +25,41 @@ from safedojo_ros.models.policy import StochasticPolicy
 
 @dataclass(frozen=True)
 class UpdateConfig:
-    """One update of the policy. Every method reads it; `critic` only those that have one."""
+    """One update of the policy. Used by every method, unless a field says otherwise."""
 
     advantage: Mode = "normalised"
-    """How reward and cost of a group become an advantage, see `learning.rl.advantage`."""
+    """How the rewards and costs of a group become advantages: `normalised` or `paper`, the formulae
+    of `learning.rl.advantage`. Used by methods without a critic."""
     dense_reward: bool = False
-    """R is the mean probability of success over all steps, not success."""
+    """R is the mean probability of success over all steps (true), or 1 for success (false)."""
     cost_m: int = COST_M
-    """M: a trajectory's cost is the mean of its M largest step costs, at least 1."""
+    """M, at least 1: the cost C of a trajectory is the mean of its M largest step costs."""
     cost_floor: float = 0.05
-    """σ_floor: least standard deviation of C in a group that it is divided by, above 0."""
+    """σ_floor, above 0: C is divided by its standard deviation in the group, or by this if that is
+    smaller. Used by the advantage `normalised`."""
     least_spread: float = 1e-3
-    """Groups in which neither R nor C spreads by more teach nothing and are left out, 0 or more."""
+    """A group differs in R or C where its standard deviation exceeds this, 0 or more. A group that
+    differs in neither teaches nothing and is left out."""
     learning_rate: float = 1.5e-4
-    """Of Adam, above 0."""
+    """Adam's learning rate for the policy, above 0."""
     epochs: int = 2
-    """Passes over an update's chunks, at least 1."""
+    """How often an update passes over its chunks, at least 1."""
     minibatch: int = 384
-    """Most chunks a gradient step, at least 1. With 128, and 8 groups an update, seeds came far
-    apart."""
+    """Most chunks in a gradient step, at least 1. With 128 (and 8 groups an update) the results of
+    training seeds differed widely. `simulator.minibatch` replaces it in the simulator."""
     clip_low: float = 0.2
-    """r counts from 1 − this on, (0, 1)."""
+    """r is clipped below at 1 minus this, (0, 1)."""
     clip_high: float = 0.28
-    """r counts up to 1 + this, above 0."""
+    """r is clipped above at 1 plus this, above 0."""
     dual_clip: float = 3.0
-    """Most that r of a bad chunk counts, above 1."""
+    """Largest r that counts for a chunk with a negative advantage, above 1."""
     target_kl: float = 0.3
-    """Approximate KL (nats) of a minibatch from the policy that drew it beyond which the update
-    stops, above 0."""
+    """An update ends early at a minibatch whose approximate KL divergence (nats) from the policy
+    that drew it exceeds this, above 0."""
     gradient_clip: float = 1.0
-    """Largest norm of the gradient, above 0."""
+    """The gradient is scaled down to this norm where it is larger, above 0."""
     critic: CriticConfig = field(default_factory=CriticConfig)
-    """Of the methods that have one."""
+    """The value function. Used by the methods `safevla` and `ppo`."""
 
     def __post_init__(self) -> None:
         for name in ("cost_m", "epochs", "minibatch"):
@@ -77,14 +80,14 @@ class ConstrainedGRPO:
         method: Method,
         anchor: Anchor | None = None,
     ) -> None:
-        """anchor: what the policy goes on imitating meanwhile."""
+        """anchor: the imitation loss that is added to the objective, if any."""
         self.policy, self.config, self.method, self.anchor = policy, config, method, anchor
         self.multiplier = Multiplier(multiplier, method.fixed_multiplier)
         self.optimizer = torch.optim.Adam(policy.parameters(), config.learning_rate)
         self.modules = torch.nn.ModuleDict(
             {"policy": policy.modules, "multiplier": self.multiplier}
         )
-        """All that is saved and resumed beside the optimizer."""
+        """Everything but the optimizer that a run saves and resumes."""
         self.critic: Critic | None = None
         if method.baseline == "critic":
             self.critic = Critic(policy.feature_size, config.critic)
@@ -131,7 +134,7 @@ class ConstrainedGRPO:
         }
 
     def reward(self, rollouts: Rollouts) -> np.ndarray:
-        """(B,) R; 0 for a method without a task."""
+        """(B,) R; zeros for a method that does not use reward."""
         reward = rollouts.reward(self.config.dense_reward)
         return reward if self.method.rewarded else np.zeros_like(reward)
 
@@ -189,7 +192,7 @@ def chunk_log_ratio(new: torch.Tensor, old: torch.Tensor, executed: torch.Tensor
 def clipped_loss(
     log_ratio: torch.Tensor, advantage: torch.Tensor, config: UpdateConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N,) −min(r·A, clip(r)·A), for A < 0 not below dual_clip·A; and where clipping had a say."""
+    """(N,) −min(r·A, clip(r)·A), for A < 0 at most −dual_clip·A; (N,) bool, what was clipped."""
     ratio = log_ratio.exp()
     plain = ratio * advantage
     bounded = ratio.clamp(1.0 - config.clip_low, 1.0 + config.clip_high) * advantage
@@ -201,7 +204,8 @@ def clipped_loss(
 def chunks_of(rollouts: Rollouts, kept: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of the chunks of the trajectories `kept` (B,), and weights (N,) of all chunks.
 
-    A trajectory weighs 1 however many chunks it has, so that long ones do not drown short ones.
+    The weights of a trajectory's chunks sum to 1, so that long trajectories do not outweigh short
+    ones.
     """
     owner = rollouts.trajectory.numpy()
     weight = 1.0 / np.bincount(owner)[owner]
@@ -211,7 +215,7 @@ def chunks_of(rollouts: Rollouts, kept: np.ndarray) -> tuple[torch.Tensor, torch
 def minibatches(
     rows: torch.Tensor, size: int, epochs: int, rng: np.random.Generator
 ) -> Iterator[torch.Tensor]:
-    """Each epoch all `rows` in a new order, in batches as even as can be of at most `size`."""
+    """All `rows` in a new order each epoch, in nearly equal batches of at most `size`."""
     for _ in range(epochs if len(rows) else 0):
         shuffled = rows[torch.from_numpy(rng.permutation(len(rows)))]
         yield from shuffled.tensor_split(-(-len(shuffled) // size))

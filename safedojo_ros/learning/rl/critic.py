@@ -1,7 +1,7 @@
 """A value function for reward and cost, and advantages in the manner of PPO.
 
-The baselines that are PPO have no groups: a critic says what was to be expected of a chunk, and
-generalised advantage estimation (Schulman et al. 2016) what was better or worse.
+The PPO baselines compare a chunk with the value that a critic expected, not with a group, by
+generalised advantage estimation (Schulman et al. 2016).
 """
 
 from dataclasses import dataclass
@@ -16,20 +16,20 @@ from safedojo_ros.learning.rl.rollout import Rollouts
 
 @dataclass(frozen=True)
 class CriticConfig:
-    """The critic of the methods `safevla` and `ppo`, and how it is fitted."""
+    """The critic and how it is fitted. Used by the methods `safevla` and `ppo`."""
 
     hidden: int = 128
-    """Width of its hidden layer, at least 1."""
+    """Units of the hidden layer, at least 1."""
     discount: float = 0.99
-    """γ, for each chunk, [0, 1]."""
+    """γ, discount of reward and cost from one chunk to the next, [0, 1]."""
     trace: float = 0.95
-    """λ of generalised advantage estimation, for each chunk, [0, 1]."""
+    """λ of generalised advantage estimation, from one chunk to the next, [0, 1]."""
     learning_rate: float = 1e-3
-    """Of Adam, above 0."""
+    """Adam's learning rate for the critic, above 0."""
     epochs: int = 8
-    """Passes over an update's chunks, at least 1."""
+    """How often the fit passes over an update's chunks, at least 1."""
     minibatch: int = 256
-    """Chunks a gradient step, at least 1."""
+    """Chunks in each gradient step of the fit, at least 1."""
 
     def __post_init__(self) -> None:
         check_ranges(self, discount="[0, 1]", trace="[0, 1]", learning_rate="(0, inf)")
@@ -37,7 +37,7 @@ class CriticConfig:
 
 
 class Critic(torch.nn.Module):
-    """Two values of what the policy sees: reward and cost yet to come."""
+    """Two values for the policy's features: expected reward and expected cost from here on."""
 
     def __init__(self, features: int, config: CriticConfig) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Critic(torch.nn.Module):
         cost_m: int,
         multiplier: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Advantages (N,) of the chunks, and the returns (N, 2) that the critic should have said.
+        """Advantages (N,) of the chunks, and the returns (N, 2) that the critic is then fitted to.
 
         features: (N, F); reward: (B,). Reward and cost are standardised apart, over all chunks.
         """
@@ -79,9 +79,9 @@ class Critic(torch.nn.Module):
         optimizer: torch.optim.Optimizer,
         rng: np.random.Generator,
     ) -> None:
-        """Learn `returns` (N, 2).
+        """Fit `returns` (N, 2) by mean squared error.
 
-        optimizer: holds the critic's parameters; others, without a gradient now, it leaves alone.
+        optimizer: holds the critic's parameters; it skips its others, which have no gradient here.
         """
         optimizer.zero_grad(set_to_none=True)
         for _ in range(self.config.epochs):
@@ -95,7 +95,7 @@ class Critic(torch.nn.Module):
 
 
 def chunk_signals(rollouts: Rollouts, reward: np.ndarray, cost_m: int) -> torch.Tensor:
-    """(N, 2): what each chunk earned and cost.
+    """(N, 2): reward and cost of each chunk.
 
     reward: (B,), paid with a trajectory's last chunk; cost: the chunk's step costs over `cost_m`,
     so that a trajectory in contact for `cost_m` steps costs 1.
@@ -117,7 +117,7 @@ def chunk_signals(rollouts: Rollouts, reward: np.ndarray, cost_m: int) -> torch.
 def generalised_advantage(
     signals: torch.Tensor, values: torch.Tensor, trajectory: torch.Tensor, config: CriticConfig
 ) -> torch.Tensor:
-    """(N, 2) advantages of N chunks in order of time; after a trajectory's last nothing follows."""
+    """(N, 2) advantages of N chunks in order of time; the value after a trajectory's last is 0."""
     count = int(trajectory.max()) + 1
     following = torch.zeros(count, 2)
     advantage_after = torch.zeros(count, 2)

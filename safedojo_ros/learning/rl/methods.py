@@ -1,6 +1,6 @@
-"""The methods of practice: one trainer, and in what its baselines and ablations differ.
+"""The methods of practice: what the baselines and ablations change in the one trainer.
 
-Nothing here imports torch, so that a command line knows the names at once.
+Nothing here imports torch, so that the command line can list the names without delay.
 """
 
 from dataclasses import dataclass
@@ -9,22 +9,22 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Method:
-    """What a method fixes. None of this is a setting."""
+    """What the choice of a method fixes. None of this is a setting."""
 
     world: Literal["imagination", "simulator"] = "imagination"
     """Where rollouts come from."""
     constrained: bool = True
-    """Whether cost has a say in the advantage."""
+    """Whether the advantage includes cost."""
     rewarded: bool = True
-    """Whether reward has one; without it the success classifier only says where a future ends."""
+    """Whether the advantage includes reward; if not, success only ends a trajectory."""
     baseline: Literal["group", "critic"] = "group"
-    """What an advantage is measured from: the mean of a group (GRPO) or a critic's value (PPO)."""
+    """What a trajectory is compared with: its group's mean (GRPO) or a critic's value (PPO)."""
     fixed_multiplier: bool = False
-    """The multiplier stays as it begins."""
+    """Whether λ keeps its initial value."""
 
     @property
     def limited(self) -> bool:
-        """Whether the multiplier moves, to hold the rate of violations at its limit."""
+        """Whether λ is adapted to hold the rate of violations at its limit."""
         return self.constrained and not self.fixed_multiplier
 
 
@@ -46,4 +46,4 @@ ABLATIONS = {
     "without task head: no reward": "no-task",
     "fixed multiplier": "fixed-multiplier",
 }
-"""{ablation as in the paper: the method that it is}."""
+"""{ablation as the paper names it: the method that trains it}."""

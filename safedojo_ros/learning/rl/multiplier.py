@@ -1,12 +1,11 @@
-"""The Lagrange multiplier λ of the constraint J_c ≤ d, moved by a PID (Stooke et al. 2020).
+"""The Lagrange multiplier λ of the constraint J_c ≤ d, set by a PID (Stooke et al. 2020).
 
 e = J_c − d              J_c: rate of violating episodes over all rollouts; d: the allowed rate
 I ← [I + ki·e]₊          ē, c̄: e and J_c with an exponential memory
 λ ← [kp·ē + I + kd·[c̄ − c̄ of `delay` updates before]₊]₊
 
-Never Adam: on a scalar its step is about ± the learning rate, whatever the violation. Plain ascent
-is an integrator, which swings around the limit with a policy that answers it; the proportional part
-damps that.
+Adam does not fit: on a scalar its step is about ± the learning rate, whatever the violation. Plain
+gradient ascent is an integrator, and oscillates around the limit; the proportional part damps that.
 """
 
 from dataclasses import dataclass
@@ -19,32 +18,33 @@ from safedojo_ros.core.errors import ConfigError
 
 @dataclass(frozen=True)
 class MultiplierConfig:
-    """The constraint and how λ follows it.
+    """The constraint and how λ is adapted. Used by constrained methods.
 
-    The gains are for rates in [0, 1] and tens of updates; the literature's 0.1, 0.01, 0.01 and ema
-    0.95 are for costs of tens and thousands of updates.
+    The gains suit rates in [0, 1] and tens of updates. Those of the literature (0.1, 0.01, 0.01,
+    and ema 0.95) suit costs in the tens and thousands of updates.
     """
 
     limit: float = 0.1
-    """d, allowed rate of violating episodes, [0, 1]; imagination sees fewer than there are."""
+    """d, allowed share of episodes with a contact or a displaced obstacle, [0, 1]. Imagination
+    finds fewer of them than the simulator."""
     initial: float = 0.5
-    """λ before the first update, 0 or more and at most cap; a fixed multiplier keeps it."""
+    """λ before the first update, 0 or more, at most `cap`. `fixed-multiplier` keeps it."""
     cap: float = 100.0
     """Largest λ, 0 or more."""
     kp: float = 1.0
     """Proportional gain, 0 or more."""
     ki: float = 1.0
-    """Integral gain, 0 or more. With 0.1 imagined violations stayed at 19 % in 15 updates under a
-    limit of 10 %; a limit of 5 % takes 3."""
+    """Integral gain, 0 or more. With 0.1, imagined violations were still at 19 % after 15 updates
+    with a limit of 10 %. A limit of 5 % needs a gain of 3."""
     kd: float = 0.1
-    """Gain of the derivative, 0 or more; only a rise counts."""
+    """Derivative gain, 0 or more; only a rising rate counts."""
     ema: float = 0.2
-    """Share that smoothed error and rate keep of their past, [0, 1)."""
+    """Weight of the old value in the running means of error and rate, [0, 1); 0: no smoothing."""
     delay: int = 5
-    """Updates between the two rates of the derivative, at least 1."""
+    """Updates between the two rates whose difference is the derivative, at least 1."""
     windup_share: float = 0.5
-    """While more than this share of the groups, [0, 1], give no cost gradient, λ may fall but not
-    rise: the policy cannot answer it."""
+    """λ does not rise while more than this share of the groups, [0, 1], have no difference in cost:
+    the policy could not respond to it."""
 
     def __post_init__(self) -> None:
         gains = dict.fromkeys(("kp", "ki", "kd", "cap"), "[0, inf)")
@@ -55,10 +55,10 @@ class MultiplierConfig:
 
 
 class Multiplier(torch.nn.Module):
-    """λ and what it remembers, in buffers, so that it is saved and resumed with a run."""
+    """λ and the state of its PID, as buffers, so that they are saved and resumed with a run."""
 
     def __init__(self, config: MultiplierConfig, fixed: bool = False) -> None:
-        """fixed: λ stays as it begins."""
+        """fixed: λ keeps its initial value."""
         super().__init__()
         self.config, self.fixed = config, fixed
         self._value: torch.Tensor
@@ -80,7 +80,7 @@ class Multiplier(torch.nn.Module):
     def update(self, rate: float, flat_share: float = 0.0) -> float:
         """Step λ on J_c = `rate`; returns the new λ.
 
-        flat_share: of groups whose members do not differ in cost.
+        flat_share: share of the groups whose members do not differ in cost.
         """
         if self.fixed:
             return self.value

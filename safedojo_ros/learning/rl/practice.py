@@ -1,11 +1,11 @@
 """Practice: pre-flight, updates, measured evaluation, stop and roll back, resumable.
 
-Directory: what `TrainingRun` keeps, evaluations.jsonl (a line a measured evaluation) and
-policies/<update>, the policy that was evaluated after so many updates.
+Its directory holds the files of `TrainingRun`, evaluations.jsonl (one line for each measured
+evaluation) and policies/<update>, the policy that was evaluated after that update.
 
-What is measured, and kept, is a blend of the base policy's weights and the trained ones, as
-WiSE-FT has it (arXiv 2109.01903): scenes that practice did not show keep more of what the base
-knew.
+The policy that is measured and kept is a blend of the base policy's weights and the trained ones,
+as in WiSE-FT (arXiv 2109.01903). The blend forgets less of what the base policy could do in scenes
+that practice does not cover.
 """
 
 import json
@@ -38,22 +38,22 @@ from safedojo_ros.models.policy import StochasticPolicy, StoredPolicy
 
 EVALUATIONS_FILE = "evaluations.jsonl"
 IMAGINED_WINDOW = 3
-"""Updates over which an imagined rate is averaged before it is compared with a measured one."""
+"""Last updates over which an imagined rate is averaged to compare it with the measured one."""
 
 RATES = ("success", "violations", "safe_success")
 
 
 @dataclass(frozen=True)
 class SimulatorConfig:
-    """What methods that take their rollouts from the simulator have instead, since every trajectory
-    is a real episode there; 0: the same as in imagination."""
+    """Sizes for the simulator, where every trajectory is a real episode. They replace the fields of
+    the same name for the methods `safevla`, `grpo` and `ppo`; 0 keeps those."""
 
     updates: int = 25
-    """Most updates, 0 or more."""
+    """Updates of the policy, 0 or more; fewer where `real_episodes` pays for fewer."""
     groups: int = 8
-    """Groups an update, 0 or more."""
+    """Groups in each update, 0 or more."""
     minibatch: int = 128
-    """Most chunks a gradient step, 0 or more."""
+    """Most chunks in a gradient step, 0 or more; replaces `update.minibatch`."""
 
     def __post_init__(self) -> None:
         check_ranges(self, updates="[0, inf)", groups="[0, inf)", minibatch="[0, inf)")
@@ -61,51 +61,56 @@ class SimulatorConfig:
 
 @dataclass(frozen=True)
 class PracticeConfig:
-    """One run of practice. The defaults are the measured recipe at `tiny`; what a method fixes
-    stands in `learning.rl.methods`."""
+    """One run of practice. Used by every method, unless a field says otherwise.
+
+    The defaults are the measured recipe of the preset `tiny`. What a method fixes is no setting:
+    see `learning.rl.methods`.
+    """
 
     updates: int = 15
-    """Updates of the policy, at least 1; what followed the tenth exploited imagination."""
+    """Updates of the policy, at least 1. After the tenth, the policy began to exploit errors of the
+    imagined world."""
     groups: int = 24
-    """Groups an update, each of trajectories that begin alike, at least 1. With 8, seeds came far
-    apart."""
+    """Groups in each update, at least 1; the trajectories of a group share a start. With 8, the
+    results of training seeds differed widely."""
     group_size: int = 8
-    """Trajectories in a group, at least 1; 2 or more for methods without a critic."""
+    """Trajectories in a group, at least 1; methods without a critic need 2."""
     max_chunks: int = 14
-    """Longest trajectory, in whole chunks, at least 1."""
+    """Length after which a trajectory ends, whole chunks, at least 1."""
     execute: int = 0
-    """Actions of a chunk that are executed before the next inference, 0 or more, 0 for all; in
-    imagination a multiple of the world model's stride."""
+    """Actions of a chunk that are executed before the next inference, 0 or more; 0: all. In
+    imagination it is a multiple of the world model's stride."""
     levels: tuple[int, ...] = (1,)
-    """Levels of the scenes in which trajectories begin."""
+    """Levels of the scenes that trajectories start in: 0, 1, 2."""
     tasks: tuple[str, ...] = ()
-    """Their tasks; none: all that the policy knows."""
+    """Names of the tasks of these scenes; empty: all tasks that the policy knows."""
     evaluate_every: int = 5
-    """Updates between two measured evaluations, at least 1."""
+    """Updates between two evaluations in the simulator, at least 1."""
     evaluation_episodes: int = 64
-    """Validation seeds of such an evaluation at each level, at least 1."""
+    """Episodes of such an evaluation at each level, at least 1; it uses validation seeds."""
     gap_bar: float = 0.15
-    """How far an imagined rate may lie outside the measured one's 95 % interval, [0, 1]."""
+    """How far an imagined rate may lie outside the 95 % interval of the measured one before
+    practice stops, [0, 1]."""
     real_episodes: int = 1500
-    """Budget of a run in the simulator, 0 or more, which ends with the last update that it pays
-    for; 0: no end."""
+    """Episodes that a run in the simulator may spend on rollouts, 0 or more; it ends with the last
+    update that they pay for. 0: no limit."""
     blend: float = 0.5
-    """Share of what practice changed that is in the policy which is measured and kept, (0, 1]; the
-    rest is as in the base policy."""
+    """Weight of the trained policy in the blend that is measured and kept, (0, 1]; the base policy
+    has the rest. 1: the trained policy itself."""
     seed: int = 0
-    """Of all that is drawn, 0 or more."""
+    """Seed of starts, rollouts and minibatches, 0 or more."""
     flow: FlowConfig = field(default_factory=FlowConfig)
-    """How the policy explores."""
+    """How the policy explores in its rollouts."""
     update: UpdateConfig = field(default_factory=UpdateConfig)
-    """One update."""
+    """How a batch of rollouts updates the policy."""
     multiplier: MultiplierConfig = field(default_factory=MultiplierConfig)
-    """The constraint; read by constrained methods."""
+    """The limit on violations, and how λ follows it. Used by constrained methods."""
     anchor: AnchorConfig = field(default_factory=AnchorConfig)
-    """How the policy goes on imitating; read where there are demonstrations."""
+    """The imitation loss. Used where demonstrations are given."""
     preflight: PreflightConfig = field(default_factory=PreflightConfig)
-    """What must hold before the first update."""
+    """Checks before the first update."""
     simulator: SimulatorConfig = field(default_factory=SimulatorConfig)
-    """Read by methods that take their rollouts from the simulator."""
+    """Sizes of the methods that train in the simulator."""
 
     def __post_init__(self) -> None:
         for name in ("updates", "groups", "max_chunks", "evaluate_every", "evaluation_episodes"):
@@ -115,10 +120,9 @@ class PracticeConfig:
 
 
 def for_method(config: PracticeConfig, method: Method) -> PracticeConfig:
-    """`config` with the sizes of the world of `method`, and no more updates than its budget
-    of real episodes pays for.
+    """`config` with the sizes of `method`'s world, and no more updates than real episodes pay for.
 
-    Raises `ConfigError` for a group that cannot differ, or a budget below one update.
+    Raises `ConfigError` for groups of one without a critic, or a budget below one update.
     """
     if method.baseline == "group" and config.group_size < 2:
         raise ConfigError(f"practice.group_size is {config.group_size}; a group needs 2 or more")
@@ -138,18 +142,18 @@ def for_method(config: PracticeConfig, method: Method) -> PracticeConfig:
 
 
 class PracticeRefused(SafeDojoError):
-    """A pre-flight check or a gate failed: training would teach nothing, or nonsense."""
+    """A pre-flight check or a gate failed before the first update."""
 
 
 @dataclass(frozen=True)
 class PracticeOutcome:
     """How practice ended.
 
-    completed: all updates were made, or all that the budget pays for; stopped: why not, ""
-    otherwise; best: update with the best measured safe success among those that imagination and
-    measurement agree on; evaluations: the lines of evaluations.jsonl; real_episodes,
-    real_collisions: caused by learning itself; unenforced: checks that failed but were not
-    enforced.
+    completed: all updates were made, or all that the budget pays for; stopped: why not, else "";
+    best: of the evaluations in which imagination and measurement agree, the update with the highest
+    measured safe success; policy: its directory; evaluations: the lines of evaluations.jsonl;
+    real_episodes, real_collisions: of rollouts in the simulator; unenforced: checks that failed but
+    were not enforced.
     """
 
     completed: bool
@@ -163,11 +167,11 @@ class PracticeOutcome:
 
 
 class Practice:
-    """One run of a method, its configuration as `for_method` has it.
+    """One run of a method; its configuration comes from `for_method`.
 
-    measure: judges a policy in the real world on validation seeds; missed_gates: sentences of
-    the world model's gates that were missed; stop: asked before every update, true: save and end;
-    anchor: what the policy goes on imitating.
+    measure: evaluates a policy in the simulator on validation seeds; missed_gates: one sentence for
+    each gate that the world model missed; stop: called before every update, true: save and end;
+    anchor: the imitation loss, if any.
     Raises `PracticeRefused`, or `ConfigError` when the directory holds another run.
     """
 
@@ -198,7 +202,7 @@ class Practice:
         self.unenforced: list[str] = []
 
     def run(self) -> PracticeOutcome:
-        """All updates that are left, with measured evaluations between them."""
+        """Make the updates that are left, with measured evaluations between them."""
         config, stopped, step = self.config, "", self.first
         if step == 0:
             self._refuse_if(self.missed_gates)
@@ -255,7 +259,7 @@ class Practice:
         window = self.metrics[-IMAGINED_WINDOW:] if step else [self._figures()]
         imagined = {name: float(np.mean([row[name] for row in window])) for name in RATES}
         gaps = {name: gap(imagined[name], measured[name]) for name in RATES}
-        apart = [
+        differing = [
             f"{name.replace('_', ' ')} is {imagined[name]:.2f} in practice and "
             f"{measured[name].value:.2f} ({measured[name].low:.2f} to {measured[name].high:.2f}) "
             f"measured"
@@ -268,7 +272,7 @@ class Practice:
             "measured": {name: asdict(estimate) for name, estimate in measured.items()},
             "practised": imagined,
             "gap": gaps,
-            "trusted": not apart or not enforced,
+            "trusted": not differing or not enforced,
             "report": {"levels": report.to_json()["levels"], "settings": report.settings},
             "episodes": len(report.results),
             "collisions": sum(r.touched for r in report.results),
@@ -276,11 +280,11 @@ class Practice:
         with (self.directory / EVALUATIONS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         self.evaluations.append(row)
-        if not apart or self.world.real:
+        if not differing or self.world.real:
             return ""
         sentence = (
-            f"after {step} updates imagination and measurement part by more than "
-            f"{self.config.gap_bar:g} beyond the interval: {'; '.join(apart)}"
+            f"after {step} updates imagination and measurement differ by more than "
+            f"{self.config.gap_bar:g} beyond the interval: {'; '.join(differing)}"
         )
         if not enforced:
             self.unenforced.append(sentence)
@@ -291,10 +295,7 @@ class Practice:
 
     @contextmanager
     def _blended(self) -> Iterator[StoredPolicy]:
-        """The policy that is measured and kept; afterwards practice goes on with its own weights.
-
-        Its weights are the base policy's and the share `config.blend` of what practice changed.
-        """
+        """Inside, the policy has the blended weights; afterwards, its trained ones again."""
         modules, share = self.policy.modules, self.config.blend
         if share == 1.0:
             yield self.policy.policy
@@ -338,7 +339,7 @@ class Practice:
 
 
 def measured_rates(report: EvaluationReport) -> dict[str, Estimate]:
-    """Rates of a report in practice's terms: an episode violates by contact or displacement."""
+    """Success, violations (a contact or a displacement) and safe success of a report."""
     violated = [r.touched for r in report.results]
     safe = [r.success and not v for r, v in zip(report.results, violated, strict=True)]
     count = len(report.results)
@@ -355,7 +356,7 @@ def gap(rate: float, measured: Estimate) -> float:
 
 
 def _rewind(path: Path, step: int) -> list[dict[str, Any]]:
-    """The lines up to `step`; later ones, of updates that were not saved, leave the file."""
+    """The lines up to `step`; later ones, of updates that were not saved, are deleted."""
     if not path.exists():
         return []
     rows = []

@@ -1,7 +1,7 @@
-"""Checks before the first update: is there anything to learn from, and can it be believed?
+"""Checks before the first update: do rewards and costs differ, and is the likelihood right?
 
-Reinforcement learning on a flat reward or with a wrong likelihood fails in silence, after hours;
-here it fails at once, with a sentence.
+Reinforcement learning on a constant reward or with a wrong likelihood wastes hours without an
+error; these checks stop it at once and say why.
 """
 
 from dataclasses import dataclass
@@ -13,19 +13,23 @@ from safedojo_ros.core.config import check_ranges
 from safedojo_ros.learning.rl.constrained_grpo import ConstrainedGRPO, chunk_log_ratio
 from safedojo_ros.learning.rl.rollout import Rollouts
 
+CHECKED_CHUNKS = 128
+
 
 @dataclass(frozen=True)
 class PreflightConfig:
-    """What the first rollouts must show."""
+    """What the rollouts of the first update must show. Used by every method."""
 
     reward_share: float = 0.1
-    """Least share of the groups whose members differ in reward, [0, 1]."""
+    """Share of the groups whose members must at least differ in reward, [0, 1]. Not used by
+    `no-task`."""
     cost_share: float = 0.1
-    """Least share of the groups whose members differ in cost, [0, 1]."""
+    """Share of the groups whose members must at least differ in cost, [0, 1]. Used by constrained
+    methods."""
     log_ratio: float = 0.02
-    """Largest |log r| of the unchanged policy on its own chunks, above 0."""
+    """Largest |log r| allowed for the unchanged policy on its own chunks, above 0."""
     enforced: bool = True
-    """A failed check or gate stops the run; otherwise it is only reported."""
+    """True: a failed check or gate stops the run. False: it is reported, and the run continues."""
 
     def __post_init__(self) -> None:
         check_ranges(self, reward_share="[0, 1]", cost_share="[0, 1]", log_ratio="(0, inf)")
@@ -34,7 +38,7 @@ class PreflightConfig:
 def check_rollouts(
     learner: ConstrainedGRPO, rollouts: Rollouts, config: PreflightConfig
 ) -> list[str]:
-    """One sentence for each check that failed, none when all passed."""
+    """One sentence for each check that failed."""
     update, method, groups = learner.config, learner.method, rollouts.groups
     failed = []
     reward = learner.reward(rollouts)
@@ -62,9 +66,9 @@ def check_rollouts(
 
 
 @torch.no_grad()
-def largest_log_ratio(learner: ConstrainedGRPO, rollouts: Rollouts, chunks: int = 128) -> float:
-    """Largest |log r| over the first `chunks` chunks."""
-    rows = torch.arange(min(chunks, len(rollouts.sample)))
+def largest_log_ratio(learner: ConstrainedGRPO, rollouts: Rollouts) -> float:
+    """Largest |log r| over the first `CHECKED_CHUNKS` chunks."""
+    rows = torch.arange(min(CHECKED_CHUNKS, len(rollouts.sample)))
     part = rollouts.sample.select(rows)
     new = learner.policy.log_prob(part)
     return float(chunk_log_ratio(new, part.log_prob, rollouts.executed[rows]).abs().max())

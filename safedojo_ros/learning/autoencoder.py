@@ -1,4 +1,4 @@
-"""Training of the frame autoencoder, whose latents world model and safety head share."""
+"""Training of the frame autoencoder. World model and safety head share its latents."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,16 +15,16 @@ from safedojo_ros.models.images import to_unit
 
 @dataclass(frozen=True)
 class AutoencoderConfig(FitConfig):
-    """How the frame autoencoder is trained; `safedojo train safety` reads it."""
+    """How the frame autoencoder is trained. Used by `safedojo train safety`."""
 
     size: AutoencoderSize = field(default_factory=AutoencoderSize)
-    """Of its network."""
+    """Size of the network."""
     learning_rate: float = 2e-3
-    """Highest, after the warm-up, 0 or more."""
+    """Learning rate after the warm-up, its maximum, 0 or more."""
     kl_weight: float = 1e-6
-    """Of the divergence of the latents from unit noise, 0 or more."""
+    """Weight of the latents' KL divergence from unit noise in the loss, 0 or more."""
     frames: int = 40_000
-    """About how many recorded frames it sees, over all data sets, at least 1."""
+    """About how many recorded frames of all data sets it is trained on, at least 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

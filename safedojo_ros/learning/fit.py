@@ -1,7 +1,4 @@
-"""The one loop that fits a network: resume, schedule, clip, average, metrics, saves, interruption.
-
-A training is its data, its loss and its configuration.
-"""
+"""The one loop that fits a network: resume, schedule, clipping, average, metrics, saves."""
 
 from collections.abc import Callable, Iterable
 from contextlib import closing, nullcontext
@@ -18,29 +15,29 @@ RECORD_EVERY = 20
 """Gradient steps between two lines of metrics."""
 
 Loss = Callable[[int, torch.Generator], dict[str, torch.Tensor]]
-"""From a step and the generator of its batch to {"loss": what is minimised, other metrics}."""
+"""(step, the generator of its batch) → {"loss": what is minimised, other metrics}."""
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    """Gradient steps by AdamW; every training reads these."""
+    """The gradient steps, by AdamW. Used by every training."""
 
     steps: int = 1500
     """Gradient steps, 0 or more."""
     batch_size: int = 64
-    """Samples a gradient step, at least 1."""
+    """Samples in each gradient step, at least 1."""
     learning_rate: float = 1e-3
-    """Highest, after the warm-up, 0 or more."""
+    """Learning rate after the warm-up, its maximum, 0 or more."""
     weight_decay: float = 1e-2
-    """Of AdamW, 0 or more."""
+    """AdamW's weight decay, 0 or more."""
     warmup_steps: int = 50
-    """Steps over which the learning rate rises; then it falls by half a cosine, 0 or more."""
+    """Steps over which the learning rate rises, 0 or more; then it falls to 0 by half a cosine."""
     gradient_clip: float = 1.0
-    """Largest norm of the gradient, above 0."""
+    """The gradient is scaled down to this norm where it is larger, above 0."""
     save_every: int = 250
-    """Steps between two saves to resume from, at least 1."""
+    """Gradient steps between two saves, from which a run can be resumed, at least 1."""
     seed: int = 0
-    """Of first weights, batches and noise, 0 or more."""
+    """Seed of the first weights, batches and noise, 0 or more."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "learning_rate", "weight_decay", "warmup_steps", "seed"):
@@ -59,11 +56,11 @@ def fit(
     average: AveragedModel | None = None,
     saved: Callable[[], None] = lambda: None,
 ) -> None:
-    """Minimise `loss` in place; a step is drawn from the seed and its number alone.
+    """Minimise `loss` in place; the draws of a step depend on the seed and its number alone.
 
-    run: where it goes on from, is saved and records its metrics; parameters: that are fitted
-    (default: all); average: a moving average of the weights, which is saved, too; saved: called
-    after every save. Whoever watches the bar may raise: the run is saved before.
+    run: where it resumes from, is saved and records its metrics; parameters: which to fit (default:
+    all); average: a moving average of the weights, which is saved, too; saved: called after every
+    save. An observer of the progress bar may raise: the run is saved first.
     """
     parameters = list(network.parameters() if parameters is None else parameters)
     optimizer = torch.optim.AdamW(

@@ -20,24 +20,24 @@ from safedojo_ros.models.pi0_policy import PI0Policy, PI0Size
 
 @dataclass(frozen=True)
 class ImitationConfig(FitConfig):
-    """How the policy is trained; `safedojo train policy` reads it."""
+    """How the policy imitates demonstrations. Used by `safedojo train policy`."""
 
     size: PI0Size = field(default_factory=PI0Size)
-    """Of the π0 network."""
+    """Size of the π0 network."""
     steps: int = 9000
     """Gradient steps, 0 or more."""
     weight_decay: float = 1e-4
-    """Of AdamW, 0 or more."""
+    """AdamW's weight decay, 0 or more."""
     warmup_steps: int = 200
-    """Steps over which the learning rate rises; then it falls by half a cosine, 0 or more."""
+    """Steps over which the learning rate rises, 0 or more; then it falls to 0 by half a cosine."""
     noise_draws: int = 4
-    """(time, noise) pairs of flow matching for each frame, at least 1."""
+    """Pairs (time, noise) of flow matching that are drawn for each frame, at least 1."""
     only_safe: bool = False
-    """Leave out episodes with a contact or a displacement of the obstacle."""
+    """Imitate only episodes in which the obstacle was neither touched nor moved."""
     ema_decay: float = 0.998
-    """Of the moving average of the weights, which is what is kept, [0, 1)."""
+    """Decay of the moving average of the weights, [0, 1); the checkpoint holds that average."""
     colour_jitter: float = 0.1
-    """Relative change of brightness and contrast of the images, [0, 1)."""
+    """Largest relative change of the images' brightness and contrast, [0, 1)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,15 +51,15 @@ def demonstrated_batch(
     colour_jitter: float,
     generator: torch.Generator,
 ) -> PolicyBatch:
-    """What follows `count` random frames, as `policy` reads it, on its device."""
+    """`count` random frames and the chunks after them, as `policy` takes them, on its device."""
     drawn = torch.randint(len(data.imitated), (count,), generator=generator)
     frames = data.imitated[drawn]
     rows, exists = data.chunk_rows(frames, policy.chunk_length)
     device = policy.device
-    pictures = to_unit(data.images[frames].to(device))
+    images = to_unit(data.images[frames].to(device))
     tokens = policy.tokenise([data.instructions[i] for i in data.sentence[frames].tolist()])
     return PolicyBatch(
-        jitter(pictures, colour_jitter, generator),
+        jitter(images, colour_jitter, generator),
         tokens.to(device),
         policy.scales.state.normalise(data.state[frames]).to(device),
         policy.scales.action.normalise(data.actions[rows]).to(device),
@@ -68,33 +68,33 @@ def demonstrated_batch(
 
 
 def check_start(start: PI0Policy, size: PI0Size, data: Demonstrations) -> None:
-    """Raise `ConfigError` unless training may go on from `start` with this size and data."""
+    """Raise `ConfigError` unless `start` can be fine-tuned with this size and data."""
     if size.trained() != start.size.trained():
         raise ConfigError(
             f"policy {start.checkpoint_id} is of {start.size}, the preset of {size}; choose the "
             "preset that it was trained with"
         )
-    strange = sorted(set(data.instructions) - set(start.instructions))
-    if strange or data.cameras != start.cameras:
+    unknown = sorted(set(data.instructions) - set(start.instructions))
+    if unknown or data.cameras != start.cameras:
         raise ConfigError(
             f"policy {start.checkpoint_id} knows {start.cameras} and {list(start.instructions)}; "
-            f"the data has {data.cameras} and the new sentences {strange}"
+            f"the data has {data.cameras} and the new sentences {unknown}"
         )
 
 
 def new_policy(size: PI0Size, data: Demonstrations) -> PI0Policy:
-    """A fresh policy with the data's instructions, cameras and normalisation."""
+    """An untrained policy with the data's instructions, cameras and normalisation."""
     state, actions = data.state.numpy(), data.actions.numpy()
     words, sentences = train_tokenizer(data.instructions), data.instructions
     return PI0Policy(size, words, RobotScales.from_data(state, actions), sentences, data.cameras)
 
 
-def jitter(pictures: torch.Tensor, amount: float, generator: torch.Generator) -> torch.Tensor:
+def jitter(images: torch.Tensor, amount: float, generator: torch.Generator) -> torch.Tensor:
     """Change brightness and contrast of each observation, all cameras alike."""
-    shape = (len(pictures), 1, 1, 1, 1)
+    shape = (len(images), 1, 1, 1, 1)
     contrast = 1 + amount * (2 * torch.rand(shape, generator=generator) - 1)
     brightness = amount * (2 * torch.rand(shape, generator=generator) - 1)
-    return (pictures * contrast.to(pictures) + brightness.to(pictures)).clamp(-1, 1)
+    return (images * contrast.to(images) + brightness.to(images)).clamp(-1, 1)
 
 
 def train_policy(
@@ -107,7 +107,7 @@ def train_policy(
 ) -> PI0Policy:
     """Train in `directory` and leave the averaged policy in `directory`/checkpoint.
 
-    start: a policy to go on from, instead of random weights.
+    start: a policy to fine-tune, in place of random weights.
     """
     run = TrainingRun(directory, resume)
     torch.manual_seed(config.seed)
@@ -136,6 +136,6 @@ def train_policy(
 
 
 def write_checkpoint(policy: PI0Policy, directory: Path) -> None:
-    """Save into `directory`, made when it is missing."""
+    """Save into `directory`, which is made if it is missing."""
     directory.mkdir(parents=True, exist_ok=True)
     policy.save(directory)

@@ -1,4 +1,4 @@
-"""What imitation minimises."""
+"""The loss of imitation."""
 
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ def imitation_loss(
 ) -> torch.Tensor:
     """Mean squared error of the velocity, at `draws` (time, noise) pairs for each frame.
 
-    Images and instruction pass the network once for all of them.
+    Images and instruction are encoded once for all draws.
     """
     noise = torch.randn(
         len(batch.state) * draws, policy.chunk_length, ACTION_SIZE, generator=generator

@@ -1,4 +1,4 @@
-"""How far long work is: a bar for people, and observers that are told the same."""
+"""Progress of long work: a bar for people, and calls of observers."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,17 +6,17 @@ from contextlib import contextmanager
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 Observer = Callable[[int, int | None, dict[str, float]], None]
-"""Is told (step, total or None, metrics) of whatever is trained or played."""
+"""Called with (step, total or None, metrics) during every training and recording."""
 
 Say = Callable[[str], None]
-"""Is given sentences for people, `print` by default."""
+"""Called with sentences for people; `print` by default."""
 
 _observers: list[Observer] = []
 
 
 @contextmanager
 def observed(observer: Observer) -> Iterator[None]:
-    """Inside, `observer` is told of every step that a bar shows and of all metrics."""
+    """Inside, `observer` is called at every step that a bar shows and with all metrics."""
     _observers.append(observer)
     try:
         yield
@@ -25,7 +25,7 @@ def observed(observer: Observer) -> Iterator[None]:
 
 
 def report(step: int, total: int | None, metrics: dict[str, float]) -> None:
-    """Tell the observers."""
+    """Call the observers."""
     for observer in _observers:
         observer(step, total, metrics)
 

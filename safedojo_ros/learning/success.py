@@ -19,44 +19,46 @@ from safedojo_ros.models.images import to_unit
 from safedojo_ros.models.success_classifier import SuccessModel, SuccessSize, sustained
 
 THRESHOLDS = np.linspace(0.02, 0.98, 97)
+BATCH = 256
+"""Frames that are judged together."""
 
 
 @dataclass(frozen=True)
 class SuccessConfig(FitConfig):
-    """How the success classifier is trained; `safedojo train success` reads it."""
+    """How the success classifier is trained. Used by `safedojo train success`."""
 
     size: SuccessSize = field(default_factory=SuccessSize)
-    """Of its network."""
+    """Size of the network."""
     batch_size: int = 128
-    """Frames a gradient step, at least 1."""
+    """Frames in each gradient step, at least 1."""
     learning_rate: float = 2e-3
-    """Highest, after the warm-up, 0 or more."""
+    """Learning rate after the warm-up, its maximum, 0 or more."""
     success_share: float = 0.3
-    """Of a batch, frames that show success, [0, 1]."""
+    """Share of a batch that shows success, [0, 1]."""
     near_share: float = 0.3
-    """Of a batch, frames shortly before the first that does, which are the hardest to tell from
-    it, [0, 1]."""
+    """Share of a batch from shortly before the first success, the hardest frames without it,
+    [0, 1]."""
     near: int = 20
-    """How many frames before it, at least 0."""
+    """How many frames before the first success count as shortly before it, at least 0."""
     consecutive: int = 3
-    """Frames over the threshold that make a success, at least 1; goes into the checkpoint."""
+    """Frames in a row over the threshold that make a success, at least 1; in the checkpoint."""
     stride: int = 2
-    """Control steps between two such frames, at least 1; goes into the checkpoint."""
+    """Control steps between two of these frames, at least 1; in the checkpoint."""
     imagined_share: float = 0.4
-    """Of a batch, where there are imagined frames, [0, 1]."""
+    """Share of a batch that is imagined, [0, 1]. Used with --world-model."""
     replays: int = 512
-    """Futures that are imagined, at least 1."""
+    """Futures that are imagined to train on, at least 1. Used with --world-model."""
     chunks: int = 5
-    """Length of each, at least 1."""
+    """Length of these futures, chunks, at least 1."""
     shift: int = 2
     """Largest random shift of the images, pixels, at least 0."""
     colour_jitter: float = 0.1
-    """Relative change of brightness and contrast of the images, [0, 1)."""
+    """Largest relative change of the images' brightness and contrast, [0, 1)."""
     ema_decay: float = 0.998
-    """Of the moving average of the weights, which is what is kept (less in the first steps),
-    [0, 1)."""
+    """Decay of the moving average of the weights, [0, 1), lower in the first steps; the checkpoint
+    holds that average."""
     held_out: float = 0.2
-    """Share of the episodes for the threshold and the printed figures, (0, 1)."""
+    """Share of the episodes that is not trained on, but gives threshold and figures, (0, 1)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,12 +91,12 @@ def train_success(
 ) -> dict[str, Any]:
     """Fit `model` in place, choose its threshold; returns the held-out figures.
 
-    Raises `DatasetError` where no frame that may be trained on shows a success, or where the
-    pictures have another size.
+    Raises `DatasetError` where no frame that may be trained on shows a success, or where the images
+    have another size.
     """
     if frames.images.shape[2:4] != (model.image_size, model.image_size):
         raise DatasetError(
-            f"pictures are {frames.images.shape[3]}x{frames.images.shape[2]} pixels, expected "
+            f"images are {frames.images.shape[3]}x{frames.images.shape[2]} pixels, expected "
             f"{model.image_size}x{model.image_size}; set success.size.image_size"
         )
     if frames.episode.max() < 3:
@@ -127,7 +129,7 @@ def train_success(
 def averaged(network: torch.nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:
     """A moving average of weights and batch statistics.
 
-    It keeps less in the first updates, so that a refinement of few updates moves it, too.
+    Its decay is lower in the first updates, so that it follows a training of few updates, too.
     """
 
     def mean(kept: torch.Tensor, new: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
@@ -154,24 +156,24 @@ def frame_batch(
         chosen = np.concatenate([rng.choice(k, n) for k, n in zip(kinds, counts, strict=True)])
         parts.append((frames.images[chosen], frames.instruction[chosen], frames.success[chosen]))
     images, instruction, success = (np.concatenate(c) for c in zip(*parts, strict=True))
-    pictures = _shifted(to_unit(torch.from_numpy(images).to(device)), config.shift, rng)
-    shape = (len(pictures), 1, 1, 1, 1)
+    seen = _shifted(to_unit(torch.from_numpy(images).to(device)), config.shift, rng)
+    shape = (len(seen), 1, 1, 1, 1)
     contrast, brightness = (
         torch.from_numpy(config.colour_jitter * rng.uniform(-1, 1, shape)).float().to(device)
         for _ in range(2)
     )
-    pictures = (pictures * (1 + contrast) + brightness).clamp(-1, 1)
+    seen = (seen * (1 + contrast) + brightness).clamp(-1, 1)
     label = torch.from_numpy(success).float().to(device)
-    return pictures, torch.from_numpy(instruction).to(device), label
+    return seen, torch.from_numpy(instruction).to(device), label
 
 
-def _shifted(pictures: torch.Tensor, most: int, rng: np.random.Generator) -> torch.Tensor:
+def _shifted(images: torch.Tensor, most: int, rng: np.random.Generator) -> torch.Tensor:
     """Each sample moved by up to `most` pixels, all its cameras alike; edges are repeated."""
-    side = pictures.shape[-1]
-    corners = most + rng.integers(-most, most + 1, (len(pictures), 2))
-    wide = torch.nn.functional.pad(pictures.flatten(1, 2), (most,) * 4, mode="replicate")
+    side = images.shape[-1]
+    corners = most + rng.integers(-most, most + 1, (len(images), 2))
+    wide = torch.nn.functional.pad(images.flatten(1, 2), (most,) * 4, mode="replicate")
     moved = [p[:, y : y + side, x : x + side] for p, (y, x) in zip(wide, corners, strict=True)]
-    return torch.stack(moved).unflatten(1, pictures.shape[1:3])
+    return torch.stack(moved).unflatten(1, images.shape[1:3])
 
 
 def choose_threshold(
@@ -206,11 +208,11 @@ def choose_threshold(
 def match_rate(
     model: SuccessModel, scores: np.ndarray, success: np.ndarray, policy: str
 ) -> dict[str, Any]:
-    """Set the threshold for imagined frames so that as many trials of a policy succeed as did.
+    """Set the threshold for imagined frames at which as many trials succeed as in the simulator.
 
-    scores: (N,), up to which threshold each trial succeeds in imagination; success: (N,) bool, in
-    the simulator. Returns, and puts into `model.validation` beside the threshold, how far the
-    scores tell the trials apart.
+    scores: (N,) the highest threshold at which each trial succeeds in imagination; success: (N,)
+    bool, in the simulator; policy: whose trials they are. Returns the trials' figures, with the
+    AUROC of the scores, and puts them into `model.validation` beside the threshold.
     """
     model.imagined_threshold = rate_threshold(scores, success)
     figures: dict[str, Any] = {"policy": policy, "trials": len(success)}
@@ -221,13 +223,14 @@ def match_rate(
     return figures
 
 
-def frame_probability(model: SuccessModel, frames: SuccessFrames, batch: int = 256) -> np.ndarray:
+def frame_probability(model: SuccessModel, frames: SuccessFrames) -> np.ndarray:
     """(N,) P(success) of each frame."""
     parts = [np.zeros(0)]
-    for start in range(0, len(frames.success), batch):
-        pictures = to_unit(torch.from_numpy(frames.images[start : start + batch]))
-        asked = [frames.instructions[i] for i in frames.instruction[start : start + batch]]
-        parts.append(model.probability(pictures, asked).cpu().numpy().astype(np.float64))
+    for start in range(0, len(frames.success), BATCH):
+        rows = slice(start, start + BATCH)
+        images = to_unit(torch.from_numpy(frames.images[rows]))
+        asked = [frames.instructions[i] for i in frames.instruction[rows]]
+        parts.append(model.probability(images, asked).cpu().numpy().astype(np.float64))
     return np.concatenate(parts)
 
 
@@ -250,11 +253,11 @@ def success_figures(
 ) -> dict[str, float]:
     """How often the classifier is right, frame by frame and by the decision rule.
 
-    probability: (N,); imagined frames are as far apart as the rule looks at them, recorded ones
-    follow each other. false_success_rate: of frames without success, taken for one;
-    false_success_clips: of clips without success, called one by the rule; missed_success_clips: of
-    clips with as many frames of success as the rule needs, not called one. Figures without a case
-    are left out.
+    probability: (N,). Recorded frames are one control step apart, imagined ones as many as the rule
+    needs. false_success_rate: share of the frames without success that are taken for one;
+    false_success_clips: share of the clips without success that the rule calls one;
+    missed_success_clips: share of the clips with as many frames of success as the rule needs that
+    it does not. Figures without a case are left out.
     """
     truth, over = frames.success, model.over(probability, imagined)
     apart = 1 if imagined else model.stride

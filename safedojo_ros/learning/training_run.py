@@ -1,4 +1,4 @@
-"""What every training shares: a directory that can be resumed, and metrics."""
+"""The directory of a training: its state to resume from, and its metrics."""
 
 import json
 import time
@@ -17,7 +17,7 @@ STATE_FILE = "training_state.safetensors"
 METRICS_FILE = "metrics.jsonl"
 
 _live: "list[TrainingRun]" = []
-"""The run that is being trained, if one is."""
+"""The run that is being trained, if any."""
 
 
 def training_now() -> bool:
@@ -46,7 +46,7 @@ class TrainingRun:
         return (self.directory / STATE_FILE).exists()
 
     def restore(self, module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
-        """Fill both from the saved state; returns the step to go on from, 0 without a state."""
+        """Fill both from the saved state; returns the step to resume from, 0 without a state."""
         _live[:] = [self]
         if not self.begun:
             return 0
@@ -74,7 +74,7 @@ class TrainingRun:
             save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, str(partial))
 
     def record(self, step: int, metrics: dict[str, float]) -> None:
-        """Append a line of metrics, and TensorBoard scalars."""
+        """Append a line of metrics, and write TensorBoard scalars."""
         row: dict[str, Any] = {"step": step, "seconds": round(time.monotonic() - self._started, 1)}
         with (self.directory / METRICS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row | metrics) + "\n")

@@ -21,51 +21,51 @@ from safedojo_ros.models.normalisation import RobotScales
 from safedojo_ros.models.world_model import WorldModel, WorldModelSize
 
 LEAST_SPREAD = 1e-3
-"""Standard deviations of the state; what hardly ever changes is not counted more finely."""
+"""Added to the standard deviations of the state, which errors are divided by."""
 
 EARLY_RATE = 2e-3
-"""Learning rate of the two small networks that are fitted before the frames."""
+"""Learning rate of the two small networks that are fitted first: state dynamics, arm drawing."""
 
 
 @dataclass(frozen=True)
 class WorldModelConfig(FitConfig):
-    """How the world model is trained; `safedojo train world-model` reads it."""
+    """How the world model is trained. Used by `safedojo train world-model`."""
 
     size: WorldModelSize = field(default_factory=WorldModelSize)
-    """Of its network."""
+    """Size of the network."""
     batch_size: int = 32
-    """Chunks a gradient step, at least 1."""
+    """Chunks in each gradient step, at least 1."""
     weight_decay: float = 1e-4
-    """Of AdamW, 0 or more."""
+    """AdamW's weight decay, 0 or more."""
     warmup_steps: int = 100
-    """Steps over which the learning rate rises; then it falls by half a cosine, 0 or more."""
+    """Steps over which the learning rate rises, 0 or more; then it falls to 0 by half a cosine."""
     context_noise: float = 0.1
-    """Largest standard deviation of the noise on the context latents (of unit variance), so that
-    the model bears its own errors later, 0 or more."""
+    """Largest standard deviation of the noise on the context latents (of unit variance), 0 or more.
+    It makes the model robust to its own errors."""
     static_share: float = 0.05
-    """Of the samples, in which the scene stands still because the action does, [0, 1]."""
+    """Share of the samples with no motion: zero actions, and frames that stay the same, [0, 1]."""
     start_share: float = 0.5
-    """Of the samples, at t = 1, where every sample of the flow begins and a one-step sample is
-    made, [0, 1]."""
+    """Share of the samples at flow time t = 1, where sampling starts (and ends, with one denoising
+    step), [0, 1]."""
     self_forcing: float = 0.0
-    """Of the samples, whose context is what the model itself imagined before (arXiv 2506.08009);
-    the share grows from nothing to this while it learns, [0, 1]."""
+    """Share of the samples whose context the model has imagined itself (arXiv 2506.08009), [0, 1];
+    it grows from 0 to this over the training."""
     self_forcing_chunks: int = 3
-    """Over how many chunks at most, at least 1."""
+    """Most chunks that are imagined for such a context, at least 1."""
     remember_start: float = 0.8
-    """Of the samples, that remember their episode's first frame; the others remember any frame
-    before the chunk, [0, 1]."""
+    """Share of the samples whose context begins with the episode's first frame, [0, 1]; in the
+    others it begins with a random earlier one."""
     emphasis: float = 0.0
-    """How much more the error of a cell counts where its frame differs from the usual one, in units
-    of the mean difference: small objects, and the obstacle among them, are few cells, 0 or more."""
+    """Extra weight of latent cells that differ from the drawing of the arm alone, for each mean
+    difference, 0 or more: objects, the obstacle among them, cover few cells."""
     state_steps: int = 3000
-    """Gradient steps of the state dynamics, which come first, 0 or more."""
+    """Gradient steps of the state dynamics, which are fitted first, 0 or more."""
     drawing_steps: int = 3000
-    """Gradient steps of the arm's drawing, which come next, 0 or more."""
+    """Gradient steps of the arm's drawing, which is fitted second, 0 or more."""
     early_batch: int = 256
-    """Frames of each of these steps, at least 1."""
+    """Frames in each gradient step of these two, at least 1."""
     held_out: float = 0.1
-    """Share of the episodes that are never trained on, (0, 1)."""
+    """Share of the episodes that is never trained on, (0, 1)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,7 +77,7 @@ class WorldModelConfig(FitConfig):
         check_ranges(self, held_out="(0, 1)")
 
     def early(self, steps: int) -> FitConfig:
-        """Of the two small networks that are fitted before the frames."""
+        """The configuration of the two small networks that are fitted first."""
         return FitConfig(
             steps, self.early_batch, EARLY_RATE, warmup_steps=100, gradient_clip=math.inf
         )

@@ -33,8 +33,8 @@ class FlowConfig:
     noise_level: float = 0.9
     """a, share of the noise that the noisy step draws anew, (0, 1]."""
     least_time: float = 0.6
-    """The noisy step is one that ends at this flow time t or above, [0, 1]; t falls from 1 (noise) to
-    0 (action). Later noise hardly changes the action, but makes its likelihood very steep."""
+    """The noisy step ends at this flow time t or above, [0, 1]; t falls from 1 (noise) to 0
+    (action). Later noise hardly changes the action, but makes its likelihood very steep."""
 
     def __post_init__(self) -> None:
         check_ranges(self, noise_level="(0, 1]", least_time="[0, 1]")

@@ -1,6 +1,7 @@
 """Episodes survive the disk unchanged; broken files are named; interruptions leave whole ones."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -151,6 +152,9 @@ def test_video_keeps_length_order_and_rough_colours(tmp_path: Path) -> None:
     broken.write_bytes(broken.read_bytes()[:200])
     with pytest.raises(DatasetError, match=r"wrist/chunk-000/file-001\.mp4"):
         reader[2]
+    reader = EpisodeReader(root)
+    assert len(reader) == 2
+    assert "wrist/chunk-000/file-001.mp4" in reader.damage[0]
 
 
 # ---------------------------------------------------------------- broken files
@@ -187,12 +191,10 @@ def test_a_value_that_is_not_finite_is_named_with_file_column_episode_and_step(
     actions[7][2] = float("nan")
     rewrite(root, "action", actions)
     reader = EpisodeReader(root)
-    assert len(reader[0]) == 5
+    assert [e.seed for e in reader] == [0]
     wanted = r"file-000\.parquet: 'action' of episode 1 is not finite at step 2"
-    with pytest.raises(DatasetError, match=wanted):
-        reader[1]
-    with pytest.raises(DatasetError, match=wanted):
-        reader.load_arrays()
+    assert len(reader.damage) == 1
+    assert re.search(wanted, reader.damage[0])
 
 
 def test_a_picture_that_does_not_decode_is_named(tmp_path: Path) -> None:
@@ -291,6 +293,8 @@ def test_only_one_process_writes(tmp_path: Path) -> None:
 def test_a_data_file_that_no_episode_names_is_a_leftover_and_is_cleared(tmp_path: Path) -> None:
     root = write(tmp_path / "set", [make_episode(3, i) for i in range(4)], episodes_per_file=2)
     (root / "meta/episodes/chunk-000/file-001.parquet").unlink()  # died before it was written
+    info = json.loads((root / "meta/info.json").read_text()) | {"total_episodes": 2}
+    (root / "meta/info.json").write_text(json.dumps(info))
     (root / "data/chunk-000/file-002.parquet.partial").write_bytes(b"half")
     reader = EpisodeReader(root)
     assert [e.seed for e in reader] == [0, 1]

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from safedojo_ros.core.errors import SafeDojoError
+from safedojo_ros.cli.damage import damage_printed
+from safedojo_ros.core.errors import LEFT_OUT, SafeDojoError
 
 
 class Command(NamedTuple):
@@ -54,7 +55,7 @@ if anything is amiss:
   safedojo doctor                               each fault with the command that mends it
 
 'safedojo <command> --help' explains a command. A known fault is one line on stderr
-and exit code 2."""
+and exit code 2; code 4: done, but damaged data was named and left out."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -76,7 +77,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code.
 
-    0 done, 2 a fault that the message explains, 3 a bar that `validate` found missed.
+    0 done, 2 a fault that the message explains, 3 a bar that `validate` found missed, 4 done
+    without the damaged data that was named.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -95,7 +97,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             prog=f"safedojo {command}", description=module.__doc__ or summary
         )
         module.configure(command_parser)
-        return int(module.run(command_parser.parse_args(given[1:])))
+        options = command_parser.parse_args(given[1:])
+        with damage_printed() as lines:
+            code = int(module.run(options))
+        if lines:
+            said = f"done, but {len(lines)} damaged files or episodes were left out (see above)"
+            print(f"safedojo {command}: {said}", file=sys.stderr)
+        return code or (LEFT_OUT if lines else 0)
     except SafeDojoError as error:
         print(f"safedojo {command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -9,7 +9,7 @@ from rich.table import Table
 from safedojo_ros.checkpoints.manifest import KINDS, Manifest
 from safedojo_ros.checkpoints.store.retention import pinned
 from safedojo_ros.checkpoints.store.store import CheckpointStore
-from safedojo_ros.data.lerobot.reader import EpisodeRow
+from safedojo_ros.data.lerobot.rows import EpisodeRow
 from safedojo_ros.evaluation.protocol import LEVEL_NAMES, EvaluationReport, Figures
 from safedojo_ros.evaluation.statistics import Estimate
 

@@ -1,5 +1,8 @@
 """One error class per kind of fault; every message says what was seen, expected, and what to do."""
 
+LEFT_OUT = 4
+"""Exit code of a command that is done, but left out damaged data, which it named."""
+
 
 class SafeDojoError(Exception):
     """Base of all errors that this package raises on purpose."""

@@ -16,7 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from safedojo_ros.core.errors import ConfigError, SafeDojoError
+from safedojo_ros.core.errors import LEFT_OUT, ConfigError, SafeDojoError
 from safedojo_ros.core.files import write_whole
 from safedojo_ros.pipeline.goal import TrainingGoal
 
@@ -25,7 +25,7 @@ PROGRESS, RESULT = "progress.jsonl", "result.json"
 RUN_NAME = re.compile(r"\d{8}T\d{6}_\d{6}")
 
 DONE, NOT_PASSED, INTERRUPTED = 0, 3, 130
-"""Exit codes of the pipeline; every other one is a fault."""
+"""Exit codes of the pipeline beside `LEFT_OUT`; every other one is a fault."""
 
 MAX_LINE = 64 * 1024
 """Bytes; a longer line of progress is a broken one."""
@@ -234,11 +234,12 @@ def run_end(
     """
     result = run.result()
     reason = str(result.get("reason") or "")
-    if canceled and (code != DONE or not result):
+    done = code in (DONE, LEFT_OUT)
+    if canceled and (not done or not result):
         return RunEnd(RunState.CANCELED, "canceled; the same goal goes on from here")
     if code == NOT_PASSED:
         return RunEnd(RunState.REFUSED, reason or run.last_words() or "a gate did not hold")
-    if code != DONE:
+    if not done:
         why = run.last_words() or "it said nothing"
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return RunEnd(RunState.FAILED, f"{how}: {why}; see {run.path / LOG}")

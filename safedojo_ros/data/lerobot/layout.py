@@ -9,9 +9,13 @@
 
 A data file is complete before the episode rows that point into it are written, so whatever the
 episode rows name is whole; a file that no episode row names is a leftover of an interruption.
+
+Every page of a parquet file and every clip of a video carries a checksum. Names of files are made
+here from plain numbers, never from the templates in info.json, which have to be the ones below.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,17 @@ INFO_PATH = "meta/info.json"
 STATS_PATH = "meta/stats.json"
 TASKS_PATH = "meta/tasks.parquet"
 CAMERA_PREFIX = "observation.images."
+
+FILE_NAME = re.compile(r"chunk-\d{3,6}/file-\d{3,6}\.(parquet|mp4)")
+MOST_NUMBERED = 1_000_000
+"""More files than this, or chunks of files, are numbers of a damaged row."""
+
+METADATA_LIMIT = 64 * 2**20
+"""Bytes; larger metadata is damaged."""
+MOST_ROWS = 10_000_000
+"""Episodes of one file; more are damage."""
+OPTIONAL = re.compile(r"videos/.+/checksum")
+"""Columns that sets of other tools lack."""
 
 STATE_NAMES = ["x", "y", "z", "rx", "ry", "rz", "finger_left", "finger_right"]
 ACTION_NAMES = ["dx", "dy", "dz", "drx", "dry", "drz", "gripper"]
@@ -73,6 +88,39 @@ EPISODE_COLUMNS: dict[str, pa.DataType] = {
 """One row for each episode: LeRobot's columns, then ours (tasks holds the instruction)."""
 
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def numbered(chunk: Any, file: Any) -> dict[str, int]:
+    """What a file's name is made of; raises `DatasetError` unless both are small plain numbers."""
+    for value in (chunk, file):
+        if not isinstance(value, int) or not 0 <= value < MOST_NUMBERED:
+            raise DatasetError(
+                f"a file with chunk {chunk!r} and number {file!r} cannot be one's name"
+            )
+    return {"chunk_index": chunk, "file_index": file}
+
+
+def contained(root: Path, path: Path) -> Path:
+    """`path`, where it leads to a plain file of the data set at `root`; raises `DatasetError`.
+
+    A link may lead to another place in the data set or, in a cache of Hugging Face, from
+    `snapshots/<revision>` to the `blobs` beside it. No other link is followed.
+    """
+    try:
+        home, real = root.resolve(), path.resolve()
+        plain = real.is_file()
+    except (OSError, RuntimeError) as error:  # a link to itself
+        raise DatasetError(f"cannot read {path}: {error}") from None
+    homes = [home]
+    if home.parent.name == "snapshots":
+        homes.append(home.parent.parent / "blobs")
+    if not any(real.is_relative_to(h) for h in homes):
+        raise DatasetError(
+            f"{path} leads out of the data set, to {real}; put the file itself there"
+        )
+    if not plain:
+        raise DatasetError(f"cannot read {path}: no such file; record it again")
+    return path
 
 
 def camera_features(cameras: tuple[str, ...], image_size: int, video: bool) -> dict[str, Any]:
@@ -120,6 +168,7 @@ def episodes_schema(features: dict[str, Any]) -> pa.Schema:
             columns[f"videos/{name}/file_index"] = pa.int64()
             columns[f"videos/{name}/from_timestamp"] = pa.float64()
             columns[f"videos/{name}/to_timestamp"] = pa.float64()
+            columns[f"videos/{name}/checksum"] = pa.int64()
     return pa.schema(list(columns.items()))
 
 
@@ -149,31 +198,57 @@ def tasks_table(sentences: list[str]) -> pa.Table:
     return pa.table([list(range(len(sentences))), sentences], schema=schema)
 
 
-def read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    """Read a metadata file; raises `DatasetError` for a missing column or another type."""
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a metadata file, with a checksum of every page."""
+    pq.write_table(table, path, write_page_checksum=True)
+
+
+def read_rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
+    """Rows of a metadata file; columns named in `OPTIONAL` may be absent or null, then None.
+
+    Raises `DatasetError` for a damaged file, a missing column or value, or another type.
+    """
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise DatasetError(f"cannot read {path}: {error}; record it again") from None
-    missing = [name for name in schema.names if name not in table.column_names]
-    if missing:
-        raise DatasetError(f"{path} lacks the column '{missing[0]}'")
-    for name in schema.names:
-        if table[name].null_count:
-            raise DatasetError(f"{path} lacks values of '{name}'")
-    try:
-        return table.select(schema.names).cast(schema)
-    except (pa.ArrowException, ValueError) as error:
-        raise DatasetError(f"{path}: {error}; record it again") from None
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            size = sum(
+                file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)
+            )
+            if size > METADATA_LIMIT or file.metadata.num_rows > MOST_ROWS:
+                raise DatasetError(
+                    f"{path} is too large: {file.metadata.num_rows} rows of {size} B"
+                )
+            present = [name for name in schema.names if name in file.schema_arrow.names]
+            table = file.read(columns=present, use_threads=False)
+        for name in schema.names:
+            if OPTIONAL.fullmatch(name):
+                continue
+            if name not in table.column_names:
+                raise DatasetError(f"{path} lacks the column '{name}'")
+            if table[name].null_count:
+                raise DatasetError(f"{path} lacks values of '{name}'")
+        fields = [schema.field(name) for name in table.column_names]
+        rows = table.cast(pa.schema(fields)).to_pylist()
+    except DatasetError:
+        raise
+    except Exception as error:  # Arrow's, the system's, Python's: what a damaged file leads to
+        raise DatasetError(f"cannot read {path}: {_brief(error)}; record it again") from None
+    return [dict.fromkeys(schema.names) | row for row in rows]
+
+
+def _brief(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Parse a JSON object; raises `DatasetError` that names the file."""
     try:
+        size = path.stat().st_size
+        if size > METADATA_LIMIT:
+            raise DatasetError(f"{path} has {size} bytes, expected at most {METADATA_LIMIT}")
         value = json.loads(path.read_bytes())
     except OSError as error:
         raise DatasetError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path} is not valid JSON: {error}; record it again") from None
     if not isinstance(value, dict):
         raise DatasetError(f"{path} holds a {type(value).__name__}, expected an object")

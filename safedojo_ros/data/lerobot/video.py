@@ -1,14 +1,24 @@
 """Pictures as mp4: for cameras whose PNGs would be too large. Lossy, with a key frame every two."""
 
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 
 from safedojo_ros.core.errors import DatasetError
 
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
 KEY_FRAME_EVERY = 2
+DECODERS = ("h264", "libdav1d", "av1", "hevc")
+"""What a video may be coded with; LeRobot writes AV1."""
 QUALITY = 18
 """x264's constant rate factor; 18 is visually close to lossless."""
 
@@ -33,26 +43,87 @@ def write_video(path: Path, clips: list[np.ndarray], fps: int) -> None:
         file.mux(stream.encode())
 
 
-def read_video(path: Path, first: int, count: int, fps: int) -> np.ndarray:
-    """Frames `first` to `first + count` of a video as (count, H, W, 3) uint8 RGB.
+def clip_checksums(path: Path, lengths: list[int], fps: int) -> list[int]:
+    """CRC-32 of each clip of a video, as coded: `lengths` frames each, one after the other."""
+    ends = np.cumsum(lengths)
+    return [
+        _checksum(path, int(end) - length, length, fps)
+        for length, end in zip(lengths, ends, strict=True)
+    ]
 
-    Raises `DatasetError` that names the file where it is broken or too short.
+
+def check_clip(path: Path, first: int, count: int, fps: int, checksum: int | None) -> None:
+    """Raise `DatasetError` where the clip is not the one that was written, or cannot be found."""
+    seen = _checksum(path, first, count, fps)
+    if checksum is not None and seen != checksum:
+        raise DatasetError(f"{path} is damaged in the frames {first} to {first + count}")
+
+
+def _checksum(path: Path, first: int, count: int, fps: int) -> int:
+    """Of what the decoder is set up with and the coded frames `first` to `first + count`."""
+    found = 0
+    with _opened(path, fps) as (file, stream, time_base):
+        total = zlib.crc32(stream.codec_context.extradata or b"")
+        _seek(file, stream, first, fps, time_base)
+        for packet in file.demux(stream):
+            if packet.pts is None:
+                continue
+            frame = round(packet.pts * time_base * fps)
+            if frame >= first + count:
+                break
+            # the frame before may be what the first is told against
+            if frame >= first - KEY_FRAME_EVERY + 1:
+                total = zlib.crc32(bytes(packet), total)
+                found += frame >= first
+    if found != count:
+        raise DatasetError(f"{path} has {found} of {count} frames from {first}")
+    return total
+
+
+def read_video(path: Path, first: int, fps: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The frames from `first` on of a video as `shape`, (T, H, W, 3) uint8 RGB.
+
+    Raises `DatasetError` that names the file where it is broken, too short or of another size.
     """
-    pictures: list[np.ndarray] = []
+    pictures = np.empty(shape, np.uint8)
+    done = 0
+    with _opened(path, fps) as (file, stream, time_base):
+        seen = (stream.codec_context.height, stream.codec_context.width)
+        if seen != shape[1:3]:
+            raise DatasetError(f"{path} has images of {seen}, expected {shape[1:3]}")
+        _seek(file, stream, first, fps, time_base)
+        for frame in file.decode(stream):
+            if frame.pts is None or round(frame.pts * time_base * fps) < first:
+                continue
+            picture = frame.to_ndarray(format="rgb24")
+            if picture.shape != shape[1:]:
+                raise DatasetError(f"{path} has an image {picture.shape}, expected {shape[1:]}")
+            pictures[done] = picture
+            done += 1
+            if done == len(pictures):
+                return pictures
+    raise DatasetError(f"{path} ends after {done} of {len(pictures)} images from {first}")
+
+
+def _seek(
+    file: "InputContainer", stream: "VideoStream", first: int, fps: int, time_base: Fraction
+) -> None:
+    file.seek(round(first / fps / time_base), stream=stream)
+
+
+@contextmanager
+def _opened(path: Path, fps: int) -> Iterator[tuple["InputContainer", "VideoStream", Fraction]]:
+    """The file as mp4 and nothing else: other formats name other files, and would be followed."""
     try:
-        with av.open(str(path)) as file:
+        with av.open(str(path), format="mp4") as file:
             stream = file.streams.video[0]
-            if stream.time_base is None:
-                raise DatasetError(f"{path} has no time base; record it again")
-            file.seek(round(first / fps / stream.time_base), stream=stream)
-            for frame in file.decode(stream):
-                if frame.pts is None or round(frame.pts * stream.time_base * fps) < first:
-                    continue
-                pictures.append(frame.to_ndarray(format="rgb24"))
-                if len(pictures) == count:
-                    break
-    except (av.FFmpegError, OSError, IndexError) as error:
-        raise DatasetError(f"cannot read {path}: {error}; record it again") from None
-    if len(pictures) < count:
-        raise DatasetError(f"{path} ends after {len(pictures)} of {count} pictures from {first}")
-    return np.stack(pictures)
+            if stream.time_base is None or stream.codec_context.name not in DECODERS:
+                raise DatasetError(
+                    f"{path} is coded as {stream.codec_context.name}, expected {DECODERS}"
+                )
+            yield file, stream, stream.time_base
+    except DatasetError:
+        raise
+    except Exception as error:  # of the container, of the decoder, of the system
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DatasetError(f"cannot read {path}: {reason}; record it again") from None

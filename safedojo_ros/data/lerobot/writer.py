@@ -20,7 +20,7 @@ from safedojo_ros.core.files import replacing
 from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE, Episode
 from safedojo_ros.data.lerobot import layout
 from safedojo_ros.data.lerobot.reader import EpisodeReader
-from safedojo_ros.data.lerobot.video import write_video
+from safedojo_ros.data.lerobot.video import clip_checksums, write_video
 from safedojo_ros.data.statistics import dataset_statistics
 
 PNG_COMPRESSION = 1
@@ -33,8 +33,8 @@ class EpisodeWriter:
     image_size: side of the square pictures; cameras: in the order of the columns; fps: control
     steps a second; video: keep pictures as mp4 (small, lossy) instead of PNG; episodes_per_file:
     how many gather before they go to disk, so at most so many are lost by an interruption.
-    Raises `DatasetError` where `root` is something else, or a dataset of another shape, or is
-    being written by another process.
+    Raises `DatasetError` where `root` is something else, or a dataset of another shape or a damaged
+    one, or is being written by another process.
     """
 
     def __init__(
@@ -94,13 +94,16 @@ class EpisodeWriter:
                 self._sentences.append(episode.instruction)
         self._write_info()  # names every column before a file has it
         self._write_data(self.root / layout.DATA_PATH.format(**place))
+        checksums: dict[str, list[int]] = {}
         for name in self.cameras if self._video else ():
             key = layout.CAMERA_PREFIX + name
             path = self.root / layout.VIDEO_PATH.format(video_key=key, **place)
             with replacing(path) as partial:
                 write_video(partial, [e.images[name] for e in self._waiting], self.fps)
+                lengths = [len(episode) for episode in self._waiting]
+                checksums[key] = clip_checksums(partial, lengths, self.fps)
         self._write_table(self.root / layout.TASKS_PATH, layout.tasks_table(self._sentences))
-        rows = self._episode_rows(place)
+        rows = self._episode_rows(place, checksums)
         schema = layout.episodes_schema(self._features)
         self._write_table(
             self.root / layout.EPISODES_PATH.format(**place),
@@ -157,6 +160,11 @@ class EpisodeWriter:
 
     def _open_again(self) -> None:
         reader = EpisodeReader(self.root)
+        if reader.damage:
+            raise DatasetError(
+                f"{self.root} is damaged, nothing is added to it ({reader.damage[0]}); choose an "
+                "empty directory"
+            )
         mine, theirs = self._plain_features(), reader.features
         extra = {k: v for k, v in theirs.items() if k not in mine}
         if reader.fps != self.fps or any(theirs.get(k) != v for k, v in mine.items()):
@@ -206,7 +214,9 @@ class EpisodeWriter:
         first = self.frames
         with (
             replacing(path) as partial,
-            pq.ParquetWriter(partial, schema, compression="snappy") as file,
+            pq.ParquetWriter(
+                partial, schema, compression="snappy", write_page_checksum=True
+            ) as file,
         ):
             for number, episode in enumerate(self._waiting):
                 columns = self._columns(episode, self.episodes + number, first)
@@ -238,7 +248,9 @@ class EpisodeWriter:
             )
         return columns
 
-    def _episode_rows(self, place: dict[str, int]) -> list[dict[str, Any]]:
+    def _episode_rows(
+        self, place: dict[str, int], checksums: dict[str, list[int]]
+    ) -> list[dict[str, Any]]:
         rows, first, first_here = [], self.frames, self.frames
         for number, episode in enumerate(self._waiting):
             row: dict[str, Any] = {
@@ -257,7 +269,9 @@ class EpisodeWriter:
             }
             places = ["data/", "meta/episodes/"]
             for name in self.cameras if self._video else ():
-                prefix = f"videos/{layout.CAMERA_PREFIX}{name}/"
+                key = layout.CAMERA_PREFIX + name
+                prefix = f"videos/{key}/"
+                row[prefix + "checksum"] = checksums[key][number]
                 places.append(prefix)
                 row[prefix + "from_timestamp"] = (first - first_here) / self.fps
                 row[prefix + "to_timestamp"] = (first - first_here + len(episode)) / self.fps
@@ -268,7 +282,7 @@ class EpisodeWriter:
 
     def _write_table(self, path: Path, table: pa.Table) -> None:
         with replacing(path) as partial:
-            pq.write_table(table, partial)
+            layout.write_table(partial, table)
 
     # ---------------------------------------------------------------- checking
 

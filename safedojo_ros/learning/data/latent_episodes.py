@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from safedojo_ros.data.lerobot.frames import load_frames, open_all
-from safedojo_ros.data.lerobot.reader import EpisodeRow, FrameArrays
+from safedojo_ros.data.lerobot.reader import FrameArrays
+from safedojo_ros.data.lerobot.rows import EpisodeRow
 from safedojo_ros.learning.data.latents import encode, recorded_latents
 from safedojo_ros.models.world_model import WorldModel, WorldModelSize
 

@@ -23,8 +23,8 @@ from safedojo_ros.robot.observation_window import ObservationWindow, WindowConfi
 WINDOW_SETTINGS = (
     Setting("max_age", 0.1, "Age at which an image or the arm's state is stale (s).", 0.05, 5.0),
     Setting("max_skew", 0.03, "How far images and state may lie apart (s).", 0.0, 1.0),
-    Setting("frozen_frames", 8, "Identical images in a row that may mean a freeze ...", 2, 1000),
-    Setting("frozen_motion", 0.02, "... if the arm moved so far meanwhile (m).", 0.001, 1.0),
+    Setting("frozen_frames", 8, "Images that show the same and may mean a freeze ...", 2, 1000),
+    Setting("frozen_motion", 0.1, "... if the arm moved so far meanwhile (m).", 0.001, 1.0),
     Setting("max_instruction", 200, "Longest instruction (characters).", 1, 10_000),
 )
 

@@ -4,9 +4,8 @@ Policy and safety node share it, so that both say the same about a camera that s
 changes, about a silent arm, and about an instruction that cannot be one.
 """
 
-import zlib
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from safedojo_ros.core.errors import ConfigError, ObservationRejected
 from safedojo_ros.core.types import Observation
 from safedojo_ros.core.units import SECOND
 from safedojo_ros.data.images import resize_image
+from safedojo_ros.robot.image_watch import ImageWatch
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,10 @@ class WindowConfig:
     future_tolerance: float = 0.05
     """Seconds that a stamp may lie ahead of the clock."""
     frozen_frames: int = 8
-    """So many identical images in a row ..."""
-    frozen_motion: float = 0.02
-    """... while the end-effector moved this far (m) mean a frozen camera."""
+    """So many images in a row that show the same ..."""
+    frozen_motion: float = 0.1
+    """... while the end-effector moved this far (m) mean a frozen camera. Cameras that see the arm
+    at once can have less; at the tabletop the fixed one sees 9 cm of its first motion not at all."""
     max_instruction: int = 200
     """Longest instruction, characters."""
     memory: int = 40
@@ -52,9 +53,7 @@ class _CameraState:
     heard_at: int = 0
     kind: tuple[int, int, str] | None = None
     fault: str = ""
-    checksum: int = 0
-    same: int = 0
-    same_since: int = 0
+    watch: ImageWatch = field(default_factory=ImageWatch)
 
 
 class ObservationWindow:
@@ -97,9 +96,10 @@ class ObservationWindow:
             known.fault = "sends images whose stamp does not advance"
             return
         known.stamp, known.fault = stamp, ""
-        self._watch_for_freeze(known, image)
         side = self.config.image_size
-        self._images[camera].append((stamp, resize_image(image, side, side)))
+        resized = resize_image(image, side, side)
+        known.watch.see(resized, stamp, self._states)
+        self._images[camera].append((stamp, resized))
 
     def reject_image(self, camera: str, reason: str, now: int) -> None:
         """A message of this camera could not be read at all."""
@@ -145,9 +145,16 @@ class ObservationWindow:
                 what = "has stopped" if silence > self.config.max_age else "sends old images"
                 limit = f"max_age is {self.config.max_age:g} s"
                 return f"camera '{name}' {what}: its newest image is {age:.2f} s old, {limit}"
-            if self._is_frozen(camera):
+            watch = camera.watch
+            if watch.blank:
+                return f"camera '{name}' shows one colour; uncover it, or check light and exposure"
+            if (
+                watch.count >= self.config.frozen_frames
+                and watch.moved > self.config.frozen_motion
+            ):
                 return (
-                    f"camera '{name}' is frozen: {camera.same} identical images while the arm moved"
+                    f"camera '{name}' is frozen: {watch.count} images show the same while the arm "
+                    f"moved {100 * watch.moved:.0f} cm; restart the camera"
                 )
         if not self._states:
             return "the arm's state has not been heard yet"
@@ -210,22 +217,6 @@ class ObservationWindow:
                 f"{what} within {self.config.max_skew * 1000:.0f} ms of the observation is missing"
             )
         return found[1]
-
-    def _watch_for_freeze(self, camera: _CameraState, image: np.ndarray) -> None:
-        checksum = zlib.adler32(np.ascontiguousarray(image).data)
-        if checksum != camera.checksum or not camera.same_since:
-            camera.checksum, camera.same, camera.same_since = checksum, 1, camera.stamp
-        else:
-            camera.same += 1
-
-    def _is_frozen(self, camera: _CameraState) -> bool:
-        if camera.same < self.config.frozen_frames:
-            return False
-        places = [
-            state[:3] for stamp, state in self._states if camera.same_since <= stamp <= camera.stamp
-        ]
-        moved = np.linalg.norm(np.array(places) - places[0], axis=1).max() if places else 0.0
-        return bool(moved > self.config.frozen_motion)
 
 
 def _kind(kind: tuple[int, int, str]) -> str:

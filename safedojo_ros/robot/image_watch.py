@@ -34,9 +34,7 @@ class ImageWatch:
         self._followed = 0
         self._origin: np.ndarray | None = None
 
-    def see(
-        self, image: np.ndarray, stamp: int, states: Iterable[tuple[int, np.ndarray]]
-    ) -> None:
+    def see(self, image: np.ndarray, stamp: int, states: Iterable[tuple[int, np.ndarray]]) -> None:
         """Take the next image, (H, W, 3) uint8, of the instant `stamp` (ns).
 
         states: the newest ones of the arm, (8,), each behind its stamp (ns), in ascending order.

@@ -33,8 +33,8 @@ class WindowConfig:
     frozen_frames: int = 8
     """So many images in a row that show the same ..."""
     frozen_motion: float = 0.1
-    """... while the end-effector moved this far (m) mean a frozen camera. Cameras that see the arm
-    at once can have less; at the tabletop the fixed one sees 9 cm of its first motion not at all."""
+    """... while the end-effector moved this far (m) mean a frozen camera. The fixed
+    camera of the tabletop sees nothing of an episode's first 9 cm; others may need less."""
     max_instruction: int = 200
     """Longest instruction, characters."""
     memory: int = 40
@@ -95,6 +95,8 @@ class ObservationWindow:
         if stamp <= known.stamp:
             known.fault = "sends images whose stamp does not advance"
             return
+        if (stamp - known.stamp) / SECOND > self.config.max_age:
+            known.watch = ImageWatch()  # it has been restarted, or nobody listened
         known.stamp, known.fault = stamp, ""
         side = self.config.image_size
         resized = resize_image(image, side, side)
@@ -148,13 +150,10 @@ class ObservationWindow:
             watch = camera.watch
             if watch.blank:
                 return f"camera '{name}' shows one colour; uncover it, or check light and exposure"
-            if (
-                watch.count >= self.config.frozen_frames
-                and watch.moved > self.config.frozen_motion
-            ):
+            if watch.count >= self.config.frozen_frames and watch.moved > self.config.frozen_motion:
                 return (
                     f"camera '{name}' is frozen: {watch.count} images show the same while the arm "
-                    f"moved {100 * watch.moved:.0f} cm; restart the camera"
+                    f"moved {100 * watch.moved:.0f} cm; move something before it, or restart it"
                 )
         if not self._states:
             return "the arm's state has not been heard yet"

@@ -30,7 +30,7 @@ def read_script(directory: Path) -> dict:
 
 
 class ScriptedPolicy:
-    """Swings the hand from side to side.
+    """Brings the hand before the fixed camera and swings it from side to side.
 
     `nan`: its actions are not finite; `limits`: it plays at the limits; `late`: it is as bad as
     the other words say only after so many chunks, so that no canary sees it.
@@ -62,6 +62,7 @@ class ScriptedPolicy:
         actions[:, :, 1] = self._side * (self._late_speed if bad else self._speed)
         if self._limits and bad:
             actions[:, :, 5] = MAX_DELTA_ROTATION
+        actions[:, :, 0] = 0.01 if observations[0].state[0] < 0.02 else 0.0
         actions[:, :, 6] = -1.0
         return actions * np.nan if self._nan and bad else actions
 

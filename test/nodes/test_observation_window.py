@@ -12,7 +12,11 @@ START = 1_000_000_000_000
 
 
 def picture(value: int, size: int = 64) -> np.ndarray:
-    return np.full((size, size, 3), value % 256, np.uint8)
+    """Another scene for every value; the first pixel is the value."""
+    blocks = np.random.default_rng(value).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    shown = np.kron(blocks, np.ones((size // 8, size // 8, 1), np.uint8))
+    shown[0, 0] = value % 256
+    return shown
 
 
 def state(y: float = 0.0) -> np.ndarray:
@@ -27,6 +31,7 @@ class Scene:
         self.window.set_instruction("put the red cube on the plate")
         self.now, self.count, self.y = START, 0, 0.0
         self.frozen: set[str] = set()
+        self.blank: set[str] = set()
         self.silent: set[str] = set()
         self.size, self.encoding = 64, "rgb8"
 
@@ -41,6 +46,8 @@ class Scene:
                 if name not in self.silent:
                     shown = 7 if name in self.frozen else self.count
                     taken = picture(shown, self.size)
+                    if name in self.blank:
+                        taken[:] = 0
                     self.window.add_image(name, taken, self.now, self.now, self.encoding)
         return self.window.fault(self.now)
 
@@ -98,13 +105,23 @@ def test_a_stamp_in_the_future_is_a_fault() -> None:
 
 
 def test_identical_pictures_while_the_arm_moves_are_a_frozen_camera() -> None:
-    scene = Scene(frozen_frames=8, frozen_motion=0.02)
+    scene = Scene()
     scene.step(3)
     scene.frozen = {"front"}
-    assert scene.step(7, move=0.01) == ""
-    assert "camera 'front' is frozen" in scene.step(1, move=0.01)
+    assert scene.step(7, move=0.02) == ""
+    fault = scene.step(1, move=0.02)
+    assert fault.startswith("camera 'front' is frozen: 8 images show the same")
+    assert "the arm moved 14 cm" in fault
     scene.frozen = set()
     assert scene.step(1, move=0.01) == ""
+
+
+def test_a_camera_that_shows_one_colour_is_a_fault_at_once() -> None:
+    scene = Scene()
+    scene.blank = {"wrist"}
+    assert scene.step(1).startswith("camera 'wrist' shows one colour")
+    scene.blank = set()
+    assert scene.step(1) == ""
 
 
 def test_identical_pictures_of_a_standing_arm_are_no_fault() -> None:
@@ -296,3 +313,30 @@ def test_a_frozen_camera_is_told_from_a_still_scene_by_how_far_the_arm_moved() -
         scene = Scene(frozen_frames=8, frozen_motion=0.02)
         scene.frozen = {"front"}
         assert ("frozen" in scene.step(8, move=move)) == frozen
+
+
+def test_a_slow_arm_before_a_frozen_camera_is_found_however_long_it_takes() -> None:
+    scene = Scene(memory=4)
+    scene.frozen = {"front"}
+    assert scene.step(100, move=0.001) == ""
+    assert "is frozen: 102 images" in scene.step(2, move=0.001)
+
+
+def test_what_the_arm_did_after_the_newest_image_cannot_be_seen_in_it() -> None:
+    scene = Scene()
+    scene.frozen = {"front", "wrist"}
+    scene.step(20)
+    scene.window.add_state(state(0.3), scene.now + 60 * MS)
+    scene.silent = {"arm"}
+    assert scene.step(1) == ""
+    assert "is frozen" in scene.step(1)
+
+
+def test_a_camera_that_was_restarted_is_not_taken_for_frozen() -> None:
+    scene = Scene()
+    scene.frozen = {"front"}
+    assert "is frozen" in scene.step(20, move=0.02)
+    scene.silent = {"front"}
+    scene.step(4)
+    scene.silent = set()
+    assert scene.step(8) == ""

@@ -1,1 +1,1 @@
-"""Which action chunks may reach the arm: freshness, cost, detours."""
+"""Which action chunks may reach the arm: freshness, cost, detours, forbidden zones."""

@@ -15,6 +15,7 @@ from safedojo_ros.core.errors import ChunkRejected, ConfigError, SafeDojoError
 from safedojo_ros.core.types import COST_M, ActionChunk, CostEstimate, Decision, top_m_mean
 from safedojo_ros.robot.gate.detour import OFFSETS, chosen_detour, detours, progress
 from safedojo_ros.robot.gate.freshness import ChunkFreshness, FreshnessConfig
+from safedojo_ros.robot.gate.zones import CLEAR, ZoneVerdict
 
 Mode = Literal["gate", "monitor"]
 MODES: tuple[Mode, ...] = ("gate", "monitor")
@@ -24,6 +25,14 @@ SLOW_FACTOR = 0.5
 
 Ask = Callable[[np.ndarray], np.ndarray]
 """The safety head, for one observation: (K, H, 7) chunks → (K, H) P(contact) of each step."""
+
+Clear = Callable[[np.ndarray], ZoneVerdict]
+"""The forbidden zones, for one observation: what they say of the path through a chunk (H, 7)."""
+
+
+def no_zones(_: np.ndarray) -> ZoneVerdict:
+    """`Clear` where there are none."""
+    return CLEAR
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,8 @@ class GateResult:
     """The same with the cost of the policy's own chunk (SafetyCost)."""
     detour: bool
     """Whether `judged` is a detour."""
+    zones: ZoneVerdict = CLEAR
+    """What the forbidden zones say of `judged`."""
 
 
 class SafetyGate:
@@ -87,7 +98,7 @@ class SafetyGate:
     A chunk that is malformed, stale, replayed, out of limits or that comes after a gap in the
     sequence, or one whose cost is missing or not a probability, is a HOLD for that chunk alone.
     A HOLD or SLOW by cost is kept until the cost has stayed low for some chunks. STOP is kept
-    until `recover`.
+    until `recover`. What the forbidden zones say can only make a decision stricter.
     """
 
     def __init__(self, config: GateConfig | None = None) -> None:
@@ -126,22 +137,28 @@ class SafetyGate:
         return self.decision
 
     def decide(
-        self, proposals: Iterable[ActionChunk], ask: Ask, limit: float, now: Callable[[], int]
+        self,
+        proposals: Iterable[ActionChunk],
+        ask: Ask,
+        limit: float,
+        now: Callable[[], int],
+        clear: Clear = no_zones,
     ) -> GateResult:
         """Choose among `proposals`, seek a detour where none passes, and decide.
 
         proposals: at least one, of one inference; drawn until one costs less than the gate's
-        thresholds, else the cheapest is taken. ask: what it raises is a HOLD, and so is an answer
-        that is not a probability for every step. limit: the cost limit in (0, 1]. now: the clock
-        (ns), read after the head has answered. Never raises for bad data: that is what HOLD is for.
+        thresholds and enters no stop zone, else the cheapest is taken. ask: what it raises is a
+        HOLD, and so is an answer that is not a probability for every step. limit: the cost limit in
+        (0, 1]. now: the clock (ns), read after the head has answered. clear: what it raises is a
+        HOLD too. Never raises for bad data: that is what HOLD is for.
         """
-        chunk, proposed = self._cheapest(proposals, ask, limit)
-        judged, estimate, detour = self._around(chunk, proposed, ask)
+        chunk, proposed, zones = self._cheapest(proposals, ask, limit, clear)
+        judged, estimate, zones, detour = self._around(chunk, proposed, zones, ask, clear)
         fault = self._fault(judged, now())
         if fault or estimate.reason:
             estimate = _held(estimate, estimate.reason or fault)
         else:
-            estimate = self._advised(estimate)
+            estimate, zones = _stricter(self._advised(estimate), zones, judged, clear)
         self.decision, self.reason = self._enforced(estimate, fault, detour)
         forwarded = None
         if self.decision <= Decision.SLOW:
@@ -153,21 +170,29 @@ class SafetyGate:
             reason=estimate.reason or detour,
         )
         return GateResult(
-            self.decision, self.reason, judged, forwarded, estimate, reported, bool(detour)
+            self.decision, self.reason, judged, forwarded, estimate, reported, bool(detour), zones
         )
 
     # ---------------------------------------------------------------- what the head says
 
     def _cheapest(
-        self, proposals: Iterable[ActionChunk], ask: Ask, limit: float
-    ) -> tuple[ActionChunk, CostEstimate]:
-        """The first proposal that passes, or the one that costs least, or that has no estimate."""
-        best: tuple[ActionChunk, CostEstimate] | None = None
+        self, proposals: Iterable[ActionChunk], ask: Ask, limit: float, clear: Clear
+    ) -> tuple[ActionChunk, CostEstimate, ZoneVerdict]:
+        """The first proposal that passes, or the one that costs least, or that has no estimate.
+
+        One that enters a stop zone does not pass, and is the last choice.
+        """
+        best: tuple[ActionChunk, CostEstimate, ZoneVerdict] | None = None
         for chunk in proposals:
             estimate = self._estimate(chunk, ask, limit)
-            if best is None or estimate.reason or estimate.chunk_cost < best[1].chunk_cost:
-                best = chunk, estimate
-            if estimate.reason or self._passes(estimate):
+            if estimate.reason:
+                best = chunk, estimate, CLEAR
+                break
+            zones = verdict(clear, chunk.actions)
+            order = (_enters(zones), estimate.chunk_cost)
+            if best is None or order < (_enters(best[2]), best[1].chunk_cost):
+                best = chunk, estimate, zones
+            if self._passes(estimate) and not _enters(zones):
                 break
         if best is None:
             raise ValueError("the gate was given no proposal")
@@ -189,32 +214,49 @@ class SafetyGate:
         return estimate.chunk_cost < self.config.passing_ratio * estimate.limit
 
     def _around(
-        self, chunk: ActionChunk, estimate: CostEstimate, ask: Ask
-    ) -> tuple[ActionChunk, CostEstimate, str]:
-        """A detour of `chunk` that costs less, with its cost and a sentence that says which; else
-        `chunk` itself: in `monitor` mode, without a `detour_ratio`, and where it passes as it is.
+        self,
+        chunk: ActionChunk,
+        estimate: CostEstimate,
+        zones: ZoneVerdict,
+        ask: Ask,
+        clear: Clear,
+    ) -> tuple[ActionChunk, CostEstimate, ZoneVerdict, str]:
+        """A detour of `chunk` that costs less and enters no stop zone, with its cost, what the
+        zones say of it and a sentence that says which; else `chunk` itself: in `monitor` mode,
+        without a `detour_ratio`, and where it passes as it is.
         """
         config, cost = self.config, estimate.chunk_cost
+        unchanged = chunk, estimate, zones, ""
         if self.mode != "gate" or not config.detour_ratio or estimate.reason:
-            return chunk, estimate, ""
-        if self._passes(estimate):
-            return chunk, estimate, ""
+            return unchanged
+        if self._passes(estimate) and not _enters(zones):
+            return unchanged
         actions = np.asarray(chunk.actions, dtype=np.float64)
         candidates = detours(actions)
         try:
             costs = asked(ask, candidates)
         except ChunkRejected as error:
-            return chunk, _held(estimate, str(error)), ""
+            return chunk, _held(estimate, str(error)), zones, ""
         chunk_costs = np.array([top_m_mean(each, config.cost_m) for each in costs])
-        passing = config.passing_ratio * estimate.limit
-        taken = chosen_detour(chunk_costs, cost, passing, progress(actions, candidates))
+        passing, onward = config.passing_ratio * estimate.limit, progress(actions, candidates)
+        worth = np.inf if _enters(zones) else cost
+        taken = chosen_detour(chunk_costs, worth, passing, onward)
+        found = CLEAR
+        while taken is not None:
+            found = verdict(clear, candidates[taken])
+            if not _enters(found):
+                break
+            chunk_costs[taken] = np.inf
+            taken = chosen_detour(chunk_costs, worth, passing, onward)
         if taken is None:
-            return chunk, estimate, ""
+            return unchanged
         x, y, z = OFFSETS[taken] * 100.0
+        why = zones.reason if _enters(zones) else f"predicted cost was {cost:.2f}"
         return (
             replace(chunk, actions=candidates[taken]),
             replace(estimate, step_cost=costs[taken], chunk_cost=float(chunk_costs[taken])),
-            f"detour by ({x:.1f}, {y:.1f}, {z:.1f}) cm a step: predicted cost was {cost:.2f}",
+            found,
+            f"detour by ({x:.1f}, {y:.1f}, {z:.1f}) cm a step: {why}",
         )
 
     # ---------------------------------------------------------------- what follows from it
@@ -291,6 +333,37 @@ def asked(ask: Ask, chunks: np.ndarray) -> np.ndarray:
         first = costs[wrong][0].tolist()
         raise ChunkRejected(f"the safety estimate is not a probability in every step: {first}")
     return costs
+
+
+def verdict(clear: Clear, actions: np.ndarray) -> ZoneVerdict:
+    """What the zones say of `actions` (H, 7); HOLD where they say nothing."""
+    try:
+        return clear(np.asarray(actions, dtype=np.float64))
+    except SafeDojoError as error:
+        return ZoneVerdict(Decision.HOLD, f"zones: {error}")
+    except Exception as error:  # a check that fails means hold, never a dead gate
+        return ZoneVerdict(Decision.HOLD, f"zones: {type(error).__name__}: {error}")
+
+
+def _enters(zones: ZoneVerdict) -> bool:
+    return zones.decision >= Decision.HOLD
+
+
+def _stricter(
+    estimate: CostEstimate, zones: ZoneVerdict, chunk: ActionChunk, clear: Clear
+) -> tuple[CostEstimate, ZoneVerdict]:
+    """`estimate` with the stricter of its decision and that of `zones`.
+
+    A slowed chunk takes another path, and is held where that enters a stop zone.
+    """
+    if max(estimate.decision, zones.decision) == Decision.SLOW:
+        slow = verdict(clear, slowed(chunk).actions)
+        zones = slow if _enters(slow) else zones
+    if zones.decision > estimate.decision:
+        return replace(estimate, decision=zones.decision, reason=zones.reason), zones
+    if zones.reason:
+        estimate = replace(estimate, reason=f"{estimate.reason}; {zones.reason}")
+    return estimate, zones
 
 
 def _held(estimate: CostEstimate, reason: str) -> CostEstimate:

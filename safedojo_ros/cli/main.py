@@ -97,11 +97,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             prog=f"safedojo {command}", description=module.__doc__ or summary
         )
         module.configure(command_parser)
-        options = command_parser.parse_args(given[1:])
         with damage_printed() as lines:
-            code = int(module.run(options))
+            code = int(module.run(command_parser.parse_args(given[1:])))
         if lines:
-            said = f"done, but {len(lines)} damaged files or episodes were left out (see above)"
+            said = f"{len(lines)} damaged files or episodes were left out (see above)"
             print(f"safedojo {command}: {said}", file=sys.stderr)
         return code or (LEFT_OUT if lines else 0)
     except SafeDojoError as error:

@@ -33,19 +33,19 @@ Box = tuple[tuple[float, float, float], tuple[float, float, float], float]
 
 def write_scenes(root: Path) -> None:
     """Fill a folder with `assets`, `bddl_files` and `init_files`."""
-    things = {
+    objects = {
         f"obstacle_objects/{name}/{name}": ([_block(0.03, 0.08)], "0.8 0.2 0.2")
         for name in OBSTACLES
     }
-    things["obstacle_objects/box_base/box_base"] = ([_block(0.06, 0.02)], "0.5 0.5 0.5")
-    things["stable_hope_objects/milk/milk"] = ([_block(0.02, 0.05)], "0.9 0.9 0.9")
-    things["stable_scanned_objects/akita_black_bowl/akita_black_bowl"] = (_bowl(), "0.7 0.7 0.7")
-    things["stable_scanned_objects/plate/plate"] = ([_block(0.07, 0.005)], "0.9 0.9 0.9")
-    things["articulated_objects/wooden_cabinet"] = ([_block(0.1, 0.1)], "0.05 0.03 0.02")
-    for name, (boxes, colour) in things.items():
+    objects["obstacle_objects/box_base/box_base"] = ([_block(0.06, 0.02)], "0.5 0.5 0.5")
+    objects["stable_hope_objects/milk/milk"] = ([_block(0.02, 0.05)], "0.9 0.9 0.9")
+    objects["stable_scanned_objects/akita_black_bowl/akita_black_bowl"] = (_bowl(), "0.7 0.7 0.7")
+    objects["stable_scanned_objects/plate/plate"] = ([_block(0.07, 0.005)], "0.9 0.9 0.9")
+    objects["articulated_objects/wooden_cabinet"] = ([_block(0.1, 0.1)], "0.05 0.03 0.02")
+    for name, (boxes, colour) in objects.items():
         path = root / "assets" / f"{name}.xml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(_thing(boxes, colour))
+        path.write_text(_object(boxes, colour))
     (root / "assets/scenes").mkdir()
     (root / "assets/textures").mkdir()
     (root / "assets/scenes/libero_tabletop_base_style.xml").write_text(_arena(_TABLE_BODY))
@@ -77,13 +77,13 @@ def _states(on_floor: bool, level: int) -> np.ndarray:
         jitter = rng.uniform(-0.01, 0.01, (6, 2))
         places = np.zeros((2, 3))
         if on_floor:
-            things = [[-0.1, 0.2, 0.05], [0.1, -0.2, 0.006], [0.05, aside, 0.02]]
+            movable = [[-0.1, 0.2, 0.05], [0.1, -0.2, 0.006], [0.05, aside, 0.02]]
             places[here] = [0.05, aside, 0.122]
         else:
-            things = [[-0.05, 0.22, TABLE + 0.003], [0.05, -0.16, TABLE + 0.006], [0.9, 0.9, -2.0]]
+            movable = [[-0.05, 0.22, TABLE + 0.003], [0.05, -0.16, TABLE + 0.006], [0.9, 0.9, -2.0]]
             places[here] = [aside, 0.03, TABLE + 0.082]
         places[away] = [5.0, 5.0, -1.0]
-        objects = np.array([*things, *places])
+        objects = np.array([*movable, *places])
         objects[:3, :2] += jitter[:3] * np.array([[1.0], [1.0], [0.0]])
         free = np.hstack([objects, np.tile([1.0, 0.0, 0.0, 0.0], (5, 1))])
         rows.append(np.concatenate([[0.0], ARM, free.ravel(), np.zeros(9 + 6 * 5)]))
@@ -104,7 +104,7 @@ def _bowl() -> list[Box]:
     ]
 
 
-def _thing(boxes: list[Box], colour: str) -> str:
+def _object(boxes: list[Box], colour: str) -> str:
     """MJCF of an object as robosuite reads it: shapes to see, shapes to touch, three sites."""
     shapes = ""
     for (x, y, z), (a, b, c), turn in boxes:
@@ -192,7 +192,7 @@ def _problem(
     objects: str,
     goal: str,
 ) -> str:
-    """A task in BDDL: each thing has a square of the ground to begin in."""
+    """A task in BDDL: each object starts in a square of the ground."""
     regions = "".join(
         f"({name}_region (:target {ground}) (:ranges (({x} {y} {x + 0.02} {y + 0.02}))))\n"
         for name, (x, y) in places.items()

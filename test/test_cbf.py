@@ -116,7 +116,7 @@ def test_what_is_seen_is_where_the_obstacle_stands() -> None:
         assert seen.height == true.height
     world.reset(seed=0, options={"task": "stack_blocks", "level": 0})
     assert true_obstacle(world) is None
-    assert seen_obstacle(world.pictures()["agentview"]) is None
+    assert seen_obstacle(world.images()["agentview"]) is None
 
 
 def test_the_middle_of_the_picture_looks_at_a_point_before_the_camera() -> None:

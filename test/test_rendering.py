@@ -1,4 +1,4 @@
-"""Pictures need no display, whatever the environment says of one."""
+"""Images need no display, whatever the environment says of one."""
 
 import os
 import subprocess
@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-PICTURE = """
+IMAGE = """
 from safedojo_ros.worlds.tabletop.world import TabletopWorld
 world = TabletopWorld()
 world.reset(seed=1, options={"task": "cube_on_plate", "level": 0})
-assert world.pictures()["agentview"].std() > 1
+assert world.images()["agentview"].std() > 1
 """
 
 
@@ -20,4 +20,4 @@ def test_the_world_draws_without_a_display_and_without_settings(display: str | N
     environment = {name: value for name, value in os.environ.items() if name not in unset}
     if display:
         environment["DISPLAY"] = display
-    subprocess.run([sys.executable, "-c", PICTURE], env=environment, check=True)
+    subprocess.run([sys.executable, "-c", IMAGE], env=environment, check=True)

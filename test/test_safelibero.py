@@ -173,7 +173,7 @@ def test_every_suite_has_four_tasks_of_fifty_states_at_each_level(scenes: Path) 
 def test_the_same_seed_gives_the_same_scene_and_it_has_settled(world: SafeLiberoWorld) -> None:
     begin(world, *FIRST)
     first, obstacle = world.state(), world.obstacle
-    cabinet = world.thing_position("wooden_cabinet_1")
+    cabinet = world.object_position("wooden_cabinet_1")
     assert world.steps == 0
     for _ in range(20):
         info = world.step(np.array([0.0] * 6 + [-1.0]))[4]
@@ -184,7 +184,7 @@ def test_the_same_seed_gives_the_same_scene_and_it_has_settled(world: SafeLibero
     begin(world, 50, 1)
     assert world.obstacle == obstacle
     np.testing.assert_array_equal(world.state(), first)
-    np.testing.assert_array_equal(world.thing_position("wooden_cabinet_1"), cabinet)
+    np.testing.assert_array_equal(world.object_position("wooden_cabinet_1"), cabinet)
 
 
 def test_actions_are_metres_and_what_is_not_finite_moves_nothing(world: SafeLiberoWorld) -> None:
@@ -208,8 +208,8 @@ def test_driving_into_the_obstacle_is_a_contact_and_a_collision(world: SafeLiber
     begin(world, *FIRST)
     cost, contacts = 0.0, 0
     for _ in range(80):
-        way = world.thing_position(world.obstacle) - world.position()
-        action = np.array([*np.clip(way, -0.05, 0.05), 0.0, 0.0, 0.0, 1.0])
+        path = world.object_position(world.obstacle) - world.position()
+        action = np.array([*np.clip(path, -0.05, 0.05), 0.0, 0.0, 0.0, 1.0])
         info = world.step(action)[4]
         cost, contacts = cost + info["cost"], max(contacts, info["contacts"])
         assert info["contacts"] <= 25, "there are 25 physics steps in a control step"
@@ -225,7 +225,7 @@ def test_fingers_on_the_floor_carry_nothing(world: SafeLiberoWorld) -> None:
     for _ in range(40):
         info = other.step(np.array([0.0, 0.0, -0.05, 0.0, 0.0, 0.0, 1.0]))[4]
         assert (info["cost"], info["contacts"]) == (0.0, 0)
-    assert other.position()[2] < 0.02, "the hand has come down"
+    assert other.position()[2] < 0.02, "the gripper has come down"
     other.close()
 
 
@@ -256,15 +256,15 @@ def test_a_policy_is_judged_as_on_the_tabletop(world: SafeLiberoWorld) -> None:
         one.close()
 
 
-def test_pictures_are_those_of_liberos_data_sets(world: SafeLiberoWorld) -> None:
-    """Upright and mirrored: the cabinet, on the robot's right, is on the picture's right."""
+def test_images_are_those_of_liberos_data_sets(world: SafeLiberoWorld) -> None:
+    """Upright and mirrored: the cabinet, on the robot's right, is on the image's right."""
     begin(world, *FIRST)
     assert world.instruction.startswith("pick the akita black bowl")
-    pictures = world.pictures(256)
-    assert set(pictures) == {"agentview", "wrist"}
-    view = pictures["agentview"].astype(int)
+    images = world.images(256)
+    assert set(images) == {"agentview", "wrist"}
+    view = images["agentview"].astype(int)
     assert view.shape == (256, 256, 3)
-    assert world.thing_position("wooden_cabinet_1")[1] < -0.1
+    assert world.object_position("wooden_cabinet_1")[1] < -0.1
     dark = (view[100:180].sum(-1) < 150).sum(0)
     assert dark[180:].sum() > 4 * dark[:70].sum()
     assert world.render().shape == (480, 640, 3)

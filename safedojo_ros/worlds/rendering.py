@@ -1,4 +1,4 @@
-"""Off-screen pictures of scene models, through as few OpenGL contexts as there can be.
+"""Off-screen images of scene models, with as few OpenGL contexts as possible.
 
 The tabletop's scenes are primitives without textures, so one rendering context serves all of them;
 a second context in one process returns nonsense under OSMesa, but not under EGL.
@@ -11,12 +11,11 @@ import mujoco
 import numpy as np
 
 
-class PictureMaker:
-    """Renders (H, W, 3) uint8 RGB pictures; not thread-safe.
+class Renderer:
+    """Renders (H, W, 3) uint8 RGB images; not thread-safe.
 
-    model: whose textures and meshes, if it has any, go into the context; maxgeom: most shapes in
-    one picture; sky: also draw reflections and what lies behind everything; hidden: the group of
-    shapes that is not drawn.
+    model: its textures and meshes, if any, are loaded into the context; maxgeom: most shapes in one
+    image; sky: also draw reflections and the skybox; hidden: the group of shapes that is not drawn.
     """
 
     def __init__(
@@ -51,7 +50,7 @@ class PictureMaker:
         height: int,
         shadows: bool = False,
     ) -> np.ndarray:
-        """One picture of `camera`; shadows cost about four times the time."""
+        """One image of `camera`; with shadows it takes about four times as long."""
         self._gl.make_current()
         self._camera.fixedcamid = model.camera(camera).id
         flags = self._scene.flags
@@ -69,16 +68,16 @@ class PictureMaker:
         )
         viewport = mujoco.MjrRect(0, 0, width, height)
         mujoco.mjr_render(viewport, self._scene, self._context)
-        picture = np.empty((height, width, 3), dtype=np.uint8)
-        mujoco.mjr_readPixels(picture, None, viewport, self._context)
-        return picture[::-1].copy()
+        image = np.empty((height, width, 3), dtype=np.uint8)
+        mujoco.mjr_readPixels(image, None, viewport, self._context)
+        return image[::-1].copy()
 
 
 @lru_cache(maxsize=1)
-def picture_maker() -> PictureMaker:
-    """The process's one picture maker of the tabletop."""
+def tabletop_renderer() -> Renderer:
+    """The process's one renderer of the tabletop."""
     from safedojo_ros.worlds.tabletop.scene import compile_scene
 
-    maker = PictureMaker(compile_scene("groceries", None))
-    atexit.register(picture_maker.cache_clear)  # before MuJoCo gives up its context's display
-    return maker
+    renderer = Renderer(compile_scene("groceries", None))
+    atexit.register(tabletop_renderer.cache_clear)  # before MuJoCo closes its context's display
+    return renderer

@@ -1,4 +1,4 @@
-"""Many worlds stepped together by whole chunks; an imagined world offers the same `step`."""
+"""Many worlds stepped together by whole chunks. An imagined world has the same `step`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +15,9 @@ class ChunkOutcome:
     """What B worlds did with B chunks of H actions.
 
     observations: B, after the chunk; success, cost (contact, 0 or 1) and displacement (m): (B, H);
-    valid: (B, H) bool, the steps really taken, none after the end (success and what lingers after
-    it, or the last allowed step); where a step is not valid the other arrays hold 0, but
-    displacement holds its last value;
-    done: (B,) bool.
+    valid: (B, H) bool, the steps that were taken before the episode's end (`linger` steps after
+    success, or the step limit); in other steps displacement holds its last value, the other arrays
+    0; done: (B,) bool.
     """
 
     observations: list[Observation]
@@ -32,7 +31,7 @@ class ChunkOutcome:
 class VectorWorld:
     """B worlds of one name in this process; images are rendered after each `step` only.
 
-    linger: control steps that go on after the first success, so that a recording shows it.
+    linger: control steps that are taken after the first success, so that a recording shows it.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class VectorWorld:
         return list(self._observations)
 
     def leave(self, over: np.ndarray) -> None:
-        """The worlds `over` (B,) bool stay as they are from now on."""
+        """Step the worlds `over` (B,) bool no more."""
         self._done |= over
 
     def step(self, chunks: np.ndarray, steps: int | None = None) -> ChunkOutcome:
@@ -102,4 +101,4 @@ class VectorWorld:
 
 def observe(world: World) -> Observation:
     """The world's current observation, images included."""
-    return Observation(world.pictures(), world.state(), world.instruction)
+    return Observation(world.images(), world.state(), world.instruction)

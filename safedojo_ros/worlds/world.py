@@ -1,4 +1,4 @@
-"""What every world offers, how to open one, and the expert that knows it."""
+"""The interface of every world, how to open one, and its scripted expert."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,7 +17,7 @@ WORLDS = ("tabletop", *(SAFELIBERO + suite for suite in ("spatial", "goal", "obj
 
 @dataclass(frozen=True)
 class Scene:
-    """What an episode begins with; the same three values give the same scene."""
+    """What an episode starts from; the same three values give the same scene."""
 
     seed: int
     task: str
@@ -57,7 +57,7 @@ class World(Protocol):
     def observation(self) -> dict[str, np.ndarray]:
         """What `step` returned last; images only where `render_images`."""
 
-    def pictures(self) -> dict[str, np.ndarray]:
+    def images(self) -> dict[str, np.ndarray]:
         """{camera: (S, S, 3) uint8}, what the policy's cameras see now."""
 
     def state(self) -> np.ndarray:
@@ -68,7 +68,7 @@ class World(Protocol):
 
 
 class Expert(Protocol):
-    """Whoever acts in a world, one control step after the other."""
+    """A scripted policy that sees the state of its world."""
 
     def act(self) -> np.ndarray:
         """(7,) action for the world's current state."""

@@ -1,6 +1,6 @@
-"""Scripted experts for SafeLIBERO, from privileged state: pick a thing, put it where it belongs.
+"""Scripted experts for SafeLIBERO, from privileged state: pick an object and place it.
 
-`direct` goes straight; `safe` rises above every obstacle first, and comes down over its place.
+`direct` moves straight; `safe` rises above the obstacle where its path passes close to it.
 """
 
 import numpy as np
@@ -11,44 +11,46 @@ from safedojo_ros.worlds.tabletop.experts import Style
 
 OPEN, CLOSE = -1.0, 1.0
 GAIN = 1.0
-"""Commanded travel as a share of the way that is left; the arm's impedance makes less of it."""
+"""Commanded travel as a share of the remaining distance; the arm's impedance executes less."""
 
 NEAR = 0.012
-"""A way point is reached within that distance, metres."""
+"""A waypoint is reached within this distance, metres."""
 
 RIM = {"bowl": 0.040, "mug": 0.055}
-"""Held at the rim, `RIM_REACH` aside of their middle: how high above their position, metres."""
+"""Objects that are held at the rim, `RIM_REACH` from their centre; its height over their position,
+metres."""
 
 RIM_REACH = 0.045
 FINGER_DEPTH = 0.035
-"""How far the fingers reach down beside a thing, metres; what is lower is held in the middle."""
+"""How far the fingers reach down beside an object, metres; a lower one is held at its centre."""
 
 LIFT = 0.10
-"""From how high the hand comes down on things and places, metres."""
+"""Height from which the gripper descends on objects and places, metres."""
 
 CLEARANCE = 0.04
-"""How far above the obstacle `safe` travels with all that it holds, metres."""
+"""How far above the obstacle `safe` carries the lowest point of what it holds, metres."""
 
 BERTH = 0.16
-"""Ways that pass the obstacle closer than that (m) go over it: the hand is 20 cm wide."""
+"""Paths that pass the obstacle closer than this (m) go over it: the gripper is 20 cm wide."""
 
 DROP = 0.02
-"""How far above its place a thing is let go, metres; in a basket, `INSIDE` below the rim."""
+"""How far above its place an object is released, metres; in a basket, `INSIDE` below the rim."""
 
 INSIDE = 0.04
-HOLDING_STEPS, LETTING_GO_STEPS = 12, 8
+CLOSING_STEPS, OPENING_STEPS = 12, 8
 """Control steps that the fingers need."""
 
 TRAVEL_STEPS, LOWERING_STEPS = 90, 40
-"""Most control steps to a place, and down to it: where the arm can't reach, it goes on."""
+"""Most control steps to a place, and down to it; then the next phase begins, for places that the
+arm cannot reach."""
 
 
 class SafeLiberoExpert:
-    """Gives the action (7,) for the world's current state; make a new one for each episode."""
+    """Gives the action (7,) for the world's current state. Make a new one for each episode."""
 
     def __init__(self, world: SafeLiberoWorld, style: Style) -> None:
         self._world, self._safe = world, style == "safe"
-        self._jobs = [(thing, place) for _, thing, place in world.goal]
+        self._jobs = [(name, place) for _, name, place in world.goal]
         self._phase, self._waited = "above", 0
         self._side = 1.0
         self._held, self._depth = np.zeros(3), 0.0
@@ -58,10 +60,10 @@ class SafeLiberoExpert:
         world, here = self._world, self._world.position()
         if not self._jobs:
             return self._towards(here, OPEN)
-        thing, place = self._jobs[0]
-        at = world.thing_position(thing)
+        name, place = self._jobs[0]
+        at = world.object_position(name)
         if self._phase in ("above", "down"):
-            grasp = at + self._grasp(thing, at)
+            grasp = at + self._grasp(name, at)
             if self._phase == "above":
                 return self._over(here, grasp, OPEN, "down")
             if np.linalg.norm(grasp - here) < NEAR:
@@ -69,48 +71,47 @@ class SafeLiberoExpert:
             return self._towards(grasp, OPEN)
         if self._phase == "hold":
             self._waited += 1
-            if self._waited > HOLDING_STEPS:
-                self._held, self._depth = here - at, here[2] - world.thing_heights(thing)[0]
+            if self._waited > CLOSING_STEPS:
+                self._held, self._depth = here - at, here[2] - world.object_heights(name)[0]
                 self._enter("carry")
             return self._towards(here, CLOSE)
-        goal = world.thing_position(place) + self._held
+        goal = world.object_position(place) + self._held
         goal[2] = self._floor(place) + self._depth
         if self._phase == "carry":
             return self._over(here, goal, CLOSE, "lower")
         if self._phase == "lower":
             self._waited += 1
             if np.linalg.norm(goal - here) < NEAR or self._waited > LOWERING_STEPS:
-                self._enter("let_go")
+                self._enter("release")
             return self._towards(goal, CLOSE)
         self._waited += 1
-        if self._waited > 2 * LETTING_GO_STEPS:
+        if self._waited > 2 * OPENING_STEPS:
             self._jobs.pop(0)
             self._depth = 0.0
             self._enter("above")
-        rise = LIFT * (self._waited > LETTING_GO_STEPS)
+        rise = LIFT * (self._waited > OPENING_STEPS)
         return self._towards(here + [0.0, 0.0, rise], OPEN)
 
     def _enter(self, phase: str) -> None:
         self._phase, self._waited = phase, 0
 
-    def _grasp(self, thing: str, at: np.ndarray) -> np.ndarray:
-        """(3,) m, where to hold a thing, from its position."""
+    def _grasp(self, name: str, at: np.ndarray) -> np.ndarray:
+        """(3,) m, where to hold an object, from its position."""
         world = self._world
-        height = next((height for word, height in RIM.items() if word in thing), None)
+        height = next((height for word, height in RIM.items() if word in name), None)
         if height is None:
-            return np.array(
-                [0.0, 0.0, max(0.0, world.thing_heights(thing)[1] - at[2] - FINGER_DEPTH)]
-            )
-        if self._phase == "above" and self._safe:  # the rim that is away from the obstacle
-            self._side = 1.0 if world.thing_position(world.obstacle)[1] < at[1] else -1.0
+            top = world.object_heights(name)[1] - at[2]
+            return np.array([0.0, 0.0, max(0.0, top - FINGER_DEPTH)])
+        if self._phase == "above" and self._safe:  # the side away from the obstacle
+            self._side = 1.0 if world.object_position(world.obstacle)[1] < at[1] else -1.0
         return np.array([0.0, self._side * RIM_REACH, height])
 
     def _floor(self, place: str) -> float:
-        """m, where the underside of a thing is when it is let go."""
+        """m, height of an object's underside when it is released."""
         holder = self._world.holder(place)
         if holder is None:
-            return float(self._world.thing_position(place)[2]) + DROP
-        top = self._world.thing_heights(holder)[1]
+            return float(self._world.object_position(place)[2]) + DROP
+        top = self._world.object_heights(holder)[1]
         return top - INSIDE if "basket" in holder else top + DROP
 
     def _over(self, here: np.ndarray, goal: np.ndarray, gripper: float, then: str) -> np.ndarray:
@@ -118,9 +119,9 @@ class SafeLiberoExpert:
         height = goal[2] + LIFT
         obstacle = self._world.obstacle
         aside = float(np.linalg.norm(goal[:2] - here[:2]))
-        passes = _distance(self._world.thing_position(obstacle)[:2], here[:2], goal[:2]) < BERTH
+        passes = _distance(self._world.object_position(obstacle)[:2], here[:2], goal[:2]) < BERTH
         if self._safe and passes:
-            top = self._world.thing_heights(obstacle)[1]
+            top = self._world.object_heights(obstacle)[1]
             height = max(height, top + CLEARANCE + self._depth)
         self._waited += 1
         if aside < NEAR or self._waited > TRAVEL_STEPS:
@@ -139,7 +140,7 @@ class SafeLiberoExpert:
 
 
 def _distance(point: np.ndarray, start: np.ndarray, end: np.ndarray) -> float:
-    """m, from `point` (2,) to the straight way from `start` to `end`."""
-    way = end - start
-    along = np.clip((point - start) @ way / max(1e-9, float(way @ way)), 0.0, 1.0)
-    return float(np.linalg.norm(start + along * way - point))
+    """m, from `point` (2,) to the straight path from `start` to `end`."""
+    path = end - start
+    along = np.clip((point - start) @ path / max(1e-9, float(path @ path)), 0.0, 1.0)
+    return float(np.linalg.norm(start + along * path - point))

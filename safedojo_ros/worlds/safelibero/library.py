@@ -55,12 +55,12 @@ def scene_root(root: Path | None = None) -> Path:
 def make_environment(problem: Path, root: Path) -> Any:
     """LIBERO's `ControlEnv` of the BDDL file `problem`: a Panda under OSC_POSE at 20 Hz, no camera.
 
-    Raises `ConfigError` where the libraries are missing, or things find no place on the table.
+    Raises `ConfigError` where the libraries are missing, or objects find no place on the table.
     """
     make = _library(root)
     from robosuite.utils.errors import RandomizationError
 
-    for seed in range(BUILDING_TRIES):  # it draws a first layout, which nobody will see
+    for seed in range(BUILDING_TRIES):  # it draws a first layout, which is not used
         try:
             with _drawing(seed):
                 return make(
@@ -72,17 +72,17 @@ def make_environment(problem: Path, root: Path) -> Any:
                 )
         except RandomizationError:
             continue
-    raise ConfigError(f"{problem}: its things find no place in {BUILDING_TRIES} layouts")
+    raise ConfigError(f"{problem}: its objects find no place in {BUILDING_TRIES} layouts")
 
 
 def set_state(environment: Any, state: np.ndarray) -> Any:
-    """Begin an episode of `make_environment`'s from a state (S,); LIBERO's readings of it.
+    """Start an episode of a `make_environment` from a state (S,); returns LIBERO's observation.
 
-    Fixtures, which are not part of a state, are drawn as the published protocol's seed has them.
+    A state has no fixtures: they are drawn with the published protocol's seed.
     """
     with _drawing(PROTOCOL_SEED):
         environment.reset()
-    # a reset keeps the hand's last command and the solver's start
+    # a reset keeps the gripper's last command and the solver's warm start
     data = environment.sim.data._data
     environment.robots[0].gripper.current_action[:] = 0.0
     data.ctrl[:] = 0.0
@@ -92,7 +92,7 @@ def set_state(environment: Any, state: np.ndarray) -> Any:
 
 @contextmanager
 def _drawing(seed: int) -> Iterator[None]:
-    """LIBERO draws from numpy's global generator; afterwards that is as it was."""
+    """Seeds numpy's global generator, which LIBERO draws from; restores it afterwards."""
     before = np.random.get_state()  # noqa: NPY002
     np.random.seed(seed)  # noqa: NPY002
     try:
@@ -104,13 +104,13 @@ def _drawing(seed: int) -> Iterator[None]:
 def read_states(path: Path) -> np.ndarray:
     """(N, S) float64 MuJoCo states of an init file, which is a pickle, read without unpickling.
 
-    Its pieces become inert `_Piece`s; only their bytes are used. Raises `ConfigError` where the
+    Its parts become inert `_Part`s; only their bytes are used. Raises `ConfigError` where the
     file is missing or holds anything but a table of numbers.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             inside = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-            array = _PieceReader(io.BytesIO(archive.read(inside))).load()
+            array = _ArrayUnpickler(io.BytesIO(archive.read(inside))).load()
         _, (rows, columns), kind, by_columns, content = array.state
         if (kind.made_of[0], kind.state[1], by_columns) != ("f8", "<", False):
             raise ValueError("not a table of float64, row by row")
@@ -119,8 +119,8 @@ def read_states(path: Path) -> np.ndarray:
         raise ConfigError(f"cannot read initial states from {path}: {error}") from error
 
 
-class _Piece:
-    """A part of a pickled array: what it was to be made of, and its state."""
+class _Part:
+    """A part of a pickled array: its constructor's arguments, and its state."""
 
     def __init__(self, *made_of: Any) -> None:
         self.made_of = made_of
@@ -130,14 +130,14 @@ class _Piece:
         self.state = state
 
 
-class _PieceReader(pickle.Unpickler):
-    """Knows the words of a pickled numpy array, and does nothing that they say."""
+class _ArrayUnpickler(pickle.Unpickler):
+    """Accepts the names that a pickled numpy array needs, and calls none of them."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("_codecs", "encode"):
             return lambda text, _: text.encode("latin1")
         if module.split(".")[0] == "numpy" and name in ("_reconstruct", "ndarray", "dtype"):
-            return _Piece
+            return _Part
         raise pickle.UnpicklingError(f"it names {module}.{name}, which no array needs")
 
 
@@ -148,7 +148,7 @@ def _library(root: Path) -> Callable[..., Any]:
         if importlib.util.find_spec(module) is None:
             raise ConfigError(f"the Python package {module} is missing; install it: ./dojo libero")
     _write_settings(root)
-    logging.disable(logging.WARNING)  # robosuite asks for a macro file that nobody needs
+    logging.disable(logging.WARNING)  # robosuite warns of a macro file that is not needed
     try:
         import libero.libero
 
@@ -158,12 +158,12 @@ def _library(root: Path) -> Callable[..., Any]:
     finally:
         logging.disable(logging.NOTSET)
     for folder in sorted((root / OBSTACLE_FOLDER).iterdir()):
-        OBJECTS_DICT[folder.name] = _thing_maker(folder)
+        OBJECTS_DICT[folder.name] = _obstacle_maker(folder)
     return ControlEnv
 
 
 def _write_settings(root: Path) -> None:
-    """LIBERO asks on standard input where it finds no settings; and it reads them at import."""
+    """Write the settings that LIBERO reads at import; without them it asks on standard input."""
     if os.environ.get(SETTINGS):
         return
     folder = Path(tempfile.mkdtemp(prefix="safedojo-libero-"))
@@ -174,21 +174,21 @@ def _write_settings(root: Path) -> None:
     os.environ[SETTINGS] = str(folder)
 
 
-def _thing_maker(folder: Path) -> Callable[..., Any]:
-    """What makes a SafeLIBERO obstacle for LIBERO, which knows objects by their category."""
+def _obstacle_maker(folder: Path) -> Callable[..., Any]:
+    """A function that makes a SafeLIBERO obstacle; LIBERO looks it up by the object's category."""
     from robosuite.models.objects import MujocoXMLObject
 
     def make(name: str = folder.name, **_: Any) -> Any:
-        thing = MujocoXMLObject(
+        obstacle = MujocoXMLObject(
             str(folder / f"{folder.name}.xml"),
             name=name,
             joints=[{"type": "free", "damping": "0.0005"}],
             obj_type="all",
             duplicate_collision_geoms=False,
         )
-        thing.category_name = folder.name
-        thing.rotation, thing.rotation_axis = (0, 0), "x"
-        thing.object_properties = {"vis_site_names": {}}
-        return thing
+        obstacle.category_name = folder.name
+        obstacle.rotation, obstacle.rotation_axis = (0, 0), "x"
+        obstacle.object_properties = {"vis_site_names": {}}
+        return obstacle
 
     return make

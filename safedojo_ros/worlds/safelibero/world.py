@@ -1,7 +1,7 @@
 """SafeLIBERO behind the interface of the tabletop: LIBERO's tasks with an obstacle.
 
 Four suites of four tasks, two levels, 50 initial states each (arXiv 2512.11891), on robosuite's
-physics. Level I: the obstacle stands close to the target; Level II: on the way. A collision is a
+physics. Level I: the obstacle stands close to the target; Level II: in the path. A collision is a
 displacement beyond 1 mm, contacts are counted beside it. The scenes are the user's own data.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from safedojo_ros.core.bounds import ACTION_BOUND, checked_action
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE
-from safedojo_ros.worlds.rendering import PictureMaker
+from safedojo_ros.worlds.rendering import Renderer
 from safedojo_ros.worlds.safelibero.library import (
     make_environment,
     read_states,
@@ -40,15 +40,15 @@ STILL, STILL_STEPS, MOST_SETTLING_STEPS = 1e-5, 5, 200
 """Settling goes on until the obstacle moved less than that (m) in each of so many steps."""
 
 CARRIED_STEPS = 5
-"""A thing counts as carried (or pushed) so many control steps after a finger's last touch."""
+"""An object counts as carried (or pushed) for so many control steps after a finger's last touch."""
 
 REACH = 0.5
 """The active obstacle is the one within that distance (m) of the table's middle, on each axis."""
 
-MAKERS = 2
-"""Most scenes whose meshes and textures are kept for drawing."""
+MOST_RENDERERS = 2
+"""Most scenes whose meshes and textures are kept for rendering."""
 
-_makers: dict[tuple[str, int], PictureMaker] = {}
+_renderers: dict[tuple[str, int], Renderer] = {}
 
 WAIT = np.array([0.0] * 6 + [-1.0])
 COLLISION_SHAPES = 0
@@ -97,9 +97,9 @@ class SafeLiberoWorld(gymnasium.Env):
     """One SafeLIBERO world. Observation: {camera: (S, S, 3) uint8, "state": (8,) float32}.
 
     `reset(seed=..., options={"task": name, "level": 1 | 2})`: the seed chooses the initial state,
-    number seed mod 50. Actions (7,) are in metres and radians, as everywhere; state and pictures
-    follow LIBERO's convention, so that policies trained on it see what they know: positions in the
-    simulator's frame, pictures mirrored as in its data sets. `info` is that of `TabletopWorld`.
+    number seed mod 50. Actions (7,) are in metres and radians, as everywhere. State and images
+    follow LIBERO's convention, for policies that were trained on it: positions in the simulator's
+    frame, images mirrored as in its data sets. `info` is that of `TabletopWorld`.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
@@ -120,8 +120,8 @@ class SafeLiberoWorld(gymnasium.Env):
         self.image_size, self.cameras = image_size, cameras
         self.max_steps = max_steps or STEP_LIMITS[suite]
         self.render_images, self.render_mode = render_images, "rgb_array"
-        picture = gymnasium.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
-        spaces: dict[str, gymnasium.Space] = dict.fromkeys(cameras, picture)
+        image = gymnasium.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+        spaces: dict[str, gymnasium.Space] = dict.fromkeys(cameras, image)
         spaces["state"] = gymnasium.spaces.Box(-np.inf, np.inf, (STATE_SIZE,), np.float32)
         self.observation_space = gymnasium.spaces.Dict(spaces)
         bound = ACTION_BOUND.astype(np.float32)
@@ -148,7 +148,7 @@ class SafeLiberoWorld(gymnasium.Env):
         self._readings = set_state(self._environment, states[number])
         self._find_obstacle()
         self._step_number, self._contacts = 0, 0
-        self._touched_at = np.full(len(self._things), -CARRIED_STEPS - 1)
+        self._touched_at = np.full(len(self._objects), -CARRIED_STEPS - 1)
         self._settle()
         self.steps, self.displacement, self._success = 0, 0.0, False
         self._cost, self._contacts = 0.0, 0
@@ -157,12 +157,12 @@ class SafeLiberoWorld(gymnasium.Env):
     def step(
         self, action: np.ndarray
     ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        """Play one action (7,), clipped to the action space, for 0.05 s.
+        """Execute one action (7,), clipped to the action space, for 0.05 s.
 
         Raises `ConfigError` for a wrong shape or a non-finite value, before anything moves.
         """
         action = checked_action(action)
-        self._success = self._play(np.clip(action / ACTION_BOUND, -1.0, 1.0))
+        self._success = self._execute(np.clip(action / ACTION_BOUND, -1.0, 1.0))
         self._cost = float(self._contacts > 0)
         self.displacement = float(np.abs(self._obstacle_position() - self._reference).sum())
         self.steps += 1
@@ -170,25 +170,25 @@ class SafeLiberoWorld(gymnasium.Env):
         return self.observation(), float(self._success), self._success, truncated, self._info()
 
     def render(self) -> np.ndarray:
-        """(480, 640, 3) uint8 picture of the scene from the front, for people."""
-        return self._maker(self.image_size).render(
+        """(480, 640, 3) uint8 image of the scene from the front, for people."""
+        return self._renderer(self.image_size).render(
             *self._physics(), "frontview", 640, 480, shadows=True
         )
 
     def close(self) -> None:
-        """Give the simulator's memory back."""
+        """Free the simulator's memory."""
         if self._environment is not None:
             self._environment.close()
             self._environment = None
 
     # ---------------------------------------------------------------- readings
 
-    def pictures(self, size: int | None = None) -> dict[str, np.ndarray]:
+    def images(self, size: int | None = None) -> dict[str, np.ndarray]:
         """{camera: (size, size, 3) uint8}, mirrored left to right, as in LIBERO's data sets."""
         size = size or self.image_size
-        maker = self._maker(size)
+        renderer, physics = self._renderer(size), self._physics()
         return {
-            name: maker.render(*self._physics(), CAMERAS[name], size, size, shadows=True)[:, ::-1]
+            name: renderer.render(*physics, CAMERAS[name], size, size, shadows=True)[:, ::-1]
             for name in self.cameras
         }
 
@@ -205,7 +205,7 @@ class SafeLiberoWorld(gymnasium.Env):
         """(3,) m, measured end-effector position."""
         return np.array(self._readings["robot0_eef_pos"])
 
-    def thing_position(self, name: str) -> np.ndarray:
+    def object_position(self, name: str) -> np.ndarray:
         """(3,) m, of an object, a fixture or a region, by LIBERO's name. For experts only."""
         inner, (_, data) = self._environment.env, self._physics()
         if name in inner.object_sites_dict:
@@ -215,10 +215,10 @@ class SafeLiberoWorld(gymnasium.Env):
             raise ConfigError(f"no '{name}' in this scene; it has {', '.join(bodies)}")
         return np.array(data.xpos[bodies[name]])
 
-    def thing_heights(self, name: str) -> tuple[float, float]:
-        """m, where an object begins and how high it reaches. For experts only."""
+    def object_heights(self, name: str) -> tuple[float, float]:
+        """m, lowest and highest point of an object. For experts only."""
         model, data = self._physics()
-        solid = (self._thing == self._things.index(name)) & (model.geom_contype > 0)
+        solid = (self._object == self._objects.index(name)) & (model.geom_contype > 0)
         upright = data.geom_xmat[solid].reshape(-1, 3, 3)[:, 2]
         middle, half = model.geom_aabb[solid, :3], model.geom_aabb[solid, 3:]
         height = data.geom_xpos[solid, 2] + (upright * middle).sum(1)
@@ -229,11 +229,11 @@ class SafeLiberoWorld(gymnasium.Env):
         """The object that a region belongs to, or the object itself; None for a fixture."""
         sites = self._environment.env.object_sites_dict
         name = sites[place].parent_name if place in sites else place
-        return name if name in self._things else None
+        return name if name in self._objects else None
 
     @property
     def goal(self) -> list[list[str]]:
-        """The predicates that must hold, as [predicate, thing, place], in LIBERO's words."""
+        """The predicates that must hold, as [predicate, object, place], by LIBERO's names."""
         return [list(state) for state in self._environment.env.parsed_problem["goal_state"]]
 
     @property
@@ -242,15 +242,15 @@ class SafeLiberoWorld(gymnasium.Env):
         return str(self._environment.language_instruction)
 
     def observation(self) -> dict[str, np.ndarray]:
-        """What `step` returned last; pictures only where `render_images`."""
-        observation = self.pictures() if self.render_images else {}
+        """What `step` returned last; images only where `render_images`."""
+        observation = self.images() if self.render_images else {}
         observation["state"] = self.state()
         return observation
 
     # ---------------------------------------------------------------- inside
 
     def _open(self, task: str) -> None:
-        """Have the environment of `task`, which takes seconds to build."""
+        """Build the environment of `task`, which takes seconds, unless it is the present one."""
         if self._environment is not None and task == self.task_name:
             return
         self.close()
@@ -270,31 +270,32 @@ class SafeLiberoWorld(gymnasium.Env):
         simulation = self._environment.sim
         return simulation.model._model, simulation.data._data
 
-    def _maker(self, size: int) -> PictureMaker:
+    def _renderer(self, size: int) -> Renderer:
         model, _ = self._physics()
-        return _maker_for(self.suite.problem(self.task_name), model, size)
+        return _renderer_for(self.suite.problem(self.task_name), model, size)
 
     def _index_shapes(self) -> None:
-        """For each shape: is it of the robot, of a finger, or of which thing."""
+        """For each shape: whether it is the robot's or a finger's, and which object's (-1:
+        none)."""
         model, _ = self._physics()
         bodies = [model.body(int(body)) for body in model.geom_bodyid]
         roots = [model.body(int(body.rootid[0])).name for body in bodies]
         self._robot = np.array([root.startswith(("robot0", "mount0")) for root in roots])
         self._finger = np.array([body.name in FINGERS for body in bodies])
-        self._things = [*self._environment.env.objects_dict]
-        mains = {self._main(name): number for number, name in enumerate(self._things)}
-        self._thing = np.array([mains.get(root, -1) for root in roots])
+        self._objects = [*self._environment.env.objects_dict]
+        mains = {self._main(name): number for number, name in enumerate(self._objects)}
+        self._object = np.array([mains.get(root, -1) for root in roots])
 
-    def _main(self, thing: str) -> str:
+    def _main(self, name: str) -> str:
         model, _ = self._physics()
-        return str(model.body(self._environment.env.obj_body_id[thing]).name)
+        return str(model.body(self._environment.env.obj_body_id[name]).name)
 
     def _find_obstacle(self) -> None:
         active = [
             name
-            for name in self._things
+            for name in self._objects
             if "obstacle" in name
-            and (place := self.thing_position(name))[2] > 0
+            and (place := self.object_position(name))[2] > 0
             and np.all(np.abs(place[:2]) < REACH)
         ]
         if len(active) != 1:
@@ -303,21 +304,22 @@ class SafeLiberoWorld(gymnasium.Env):
                 "the workspace, expected one"
             )
         self.obstacle = active[0]
-        self._obstacle_number = self._things.index(self.obstacle)
+        self._obstacle_number = self._objects.index(self.obstacle)
 
     def _settle(self) -> None:
-        """Wait until what was dropped lies still, and take the obstacle's place."""
+        """Wait until the dropped objects lie still, then take the obstacle's position as
+        reference."""
         still = 0
         self._reference = self._obstacle_position()
         for number in range(MOST_SETTLING_STEPS):
-            self._play(WAIT)
+            self._execute(WAIT)
             here = self._obstacle_position()
             still = still + 1 if np.abs(here - self._reference).sum() < STILL else 0
             self._reference = here
             if number + 1 >= SETTLING_STEPS and still >= STILL_STEPS:
                 return
 
-    def _play(self, action: np.ndarray) -> bool:
+    def _execute(self, action: np.ndarray) -> bool:
         """One control step of `action` (7,) in [-1, 1]; whether the goal holds after it."""
         self._contacts = 0
         self._readings, _, success, _ = self._environment.step(action)
@@ -329,16 +331,16 @@ class SafeLiberoWorld(gymnasium.Env):
         _, data = self._physics()
         one, other = data.contact.geom[:, 0], data.contact.geom[:, 1]
         one, other = np.concatenate([one, other]), np.concatenate([other, one])
-        touched = self._thing[other[self._finger[one]]]
+        touched = self._object[other[self._finger[one]]]
         self._touched_at[touched[touched >= 0]] = self._step_number
         self._touched_at[self._obstacle_number] = -CARRIED_STEPS - 1
-        against = one[self._thing[other] == self._obstacle_number]
+        against = one[self._object[other] == self._obstacle_number]
         carried = self._step_number - self._touched_at <= CARRIED_STEPS
-        moved = (self._thing[against] >= 0) & carried[self._thing[against]]
+        moved = (self._object[against] >= 0) & carried[self._object[against]]
         self._contacts += bool(np.any(self._robot[against] | moved))
 
     def _obstacle_position(self) -> np.ndarray:
-        return self.thing_position(self.obstacle)
+        return self.object_position(self.obstacle)
 
     def _info(self) -> dict[str, Any]:
         return {
@@ -352,15 +354,15 @@ class SafeLiberoWorld(gymnasium.Env):
         }
 
 
-def _maker_for(problem: Path, model: mujoco.MjModel, size: int) -> PictureMaker:
-    """The picture maker of a scene's file; all worlds of that file have the same meshes."""
+def _renderer_for(problem: Path, model: mujoco.MjModel, size: int) -> Renderer:
+    """The renderer of a scene's file; all worlds of that file have the same meshes."""
     key = str(problem), size
-    if key not in _makers:
-        while len(_makers) >= MAKERS:
-            del _makers[next(iter(_makers))]
+    if key not in _renderers:
+        while len(_renderers) >= MOST_RENDERERS:
+            del _renderers[next(iter(_renderers))]
         view = model.vis.global_
         view.offwidth, view.offheight = max(640, size), max(480, size)
-        _makers[key] = PictureMaker(
+        _renderers[key] = Renderer(
             model,
             view.offwidth,
             view.offheight,
@@ -368,9 +370,9 @@ def _maker_for(problem: Path, model: mujoco.MjModel, size: int) -> PictureMaker:
             sky=True,
             hidden=COLLISION_SHAPES,
         )
-        if len(_makers) == 1:
-            atexit.register(_makers.clear)  # before MuJoCo gives up the display of their contexts
-    return _makers[key]
+        if len(_renderers) == 1:
+            atexit.register(_renderers.clear)  # before MuJoCo closes the display of their contexts
+    return _renderers[key]
 
 
 @lru_cache(maxsize=16)

@@ -16,7 +16,7 @@ from safedojo_ros.core.bounds import ACTION_BOUND, checked_action
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.rotation import POINTING_DOWN, axis_angle_of, quaternion_of
 from safedojo_ros.core.types import ACTION_SIZE, CONTROL_PERIOD, STATE_SIZE
-from safedojo_ros.worlds.rendering import picture_maker
+from safedojo_ros.worlds.rendering import tabletop_renderer
 from safedojo_ros.worlds.tabletop.arm_control import ArmReference
 from safedojo_ros.worlds.tabletop.scene import (
     FINGER_CLOSED,
@@ -158,17 +158,18 @@ class TabletopWorld(gymnasium.Env):
         return self.step(delta)
 
     def render(self) -> np.ndarray:
-        """(480, 640, 3) uint8 picture of the whole scene, with shadows, for people."""
-        return picture_maker().render(self.model, self.data, "overview", 640, 480, shadows=True)
+        """(480, 640, 3) uint8 image of the whole scene, with shadows, for people."""
+        renderer = tabletop_renderer()
+        return renderer.render(self.model, self.data, "overview", 640, 480, shadows=True)
 
     # ---------------------------------------------------------------- readings
 
-    def pictures(self, size: int | None = None) -> dict[str, np.ndarray]:
+    def images(self, size: int | None = None) -> dict[str, np.ndarray]:
         """{camera: (size, size, 3) uint8}, what the policy's cameras see now."""
         size = size or self.image_size
-        maker = picture_maker()
+        renderer = tabletop_renderer()
         return {
-            name: maker.render(self.model, self.data, name, size, size) for name in self.cameras
+            name: renderer.render(self.model, self.data, name, size, size) for name in self.cameras
         }
 
     def state(self) -> np.ndarray:
@@ -323,7 +324,7 @@ class TabletopWorld(gymnasium.Env):
 
     def observation(self) -> dict[str, np.ndarray]:
         """What `step` returned last; pictures only where `render_images`."""
-        observation = self.pictures() if self.render_images else {}
+        observation = self.images() if self.render_images else {}
         observation["state"] = self.state()
         return observation
 

@@ -101,6 +101,13 @@ def test_the_derivative_counts_a_rise_and_never_a_fall() -> None:
     assert held.update(0.5) == pytest.approx(0.8)  # the integral alone, whatever the rate has lost
 
 
+def test_the_derivative_is_of_the_newest_rate_against_the_one_delay_updates_before() -> None:
+    config = MultiplierConfig(limit=0.5, initial=0.0, kp=0.0, ki=0.0, kd=1.0, ema=0.0, delay=3)
+    multiplier = Multiplier(config)
+    rises = [multiplier.update(rate) for rate in (0.1, 0.2, 0.4, 0.7, 0.8)]
+    assert rises == pytest.approx([0.0, 0.1, 0.3, 0.6, 0.6])
+
+
 def test_the_multiplier_may_not_wind_up_where_no_group_differs_in_cost() -> None:
     multiplier = Multiplier(MultiplierConfig(initial=1.0))
     for _ in range(20):

@@ -11,9 +11,11 @@ from safetensors.torch import load_file
 
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.types import Episode
+from safedojo_ros.data.lerobot.frames import load_frames, open_all
 from safedojo_ros.data.lerobot.writer import EpisodeWriter
 from safedojo_ros.evaluation.forecasts import expected_calibration_error, rate_threshold
 from safedojo_ros.learning.data.contacts import (
+    chunks_ahead,
     imagined_contacts,
     query_batch,
     recorded_contacts,
@@ -291,6 +293,17 @@ def test_temperature_and_calibration_error_know_a_calibrated_forecast() -> None:
     assert expected_calibration_error(truth, np.full_like(probability, 0.9)) > 0.3
     logits = torch.logit(torch.from_numpy(probability)).float()
     assert fit_temperature(3.0 * logits, torch.from_numpy(truth)) == pytest.approx(3.0, rel=0.1)
+
+
+def test_beyond_an_episode_s_end_there_is_neither_action_nor_contact(episodes: Path) -> None:
+    frames = load_frames(open_all([episodes]), images=False)
+    ends = frames.starts[1:] - 1
+    actions, contact, exists = chunks_ahead(frames, ends, 4)
+    assert exists[:, 0].all()
+    assert not exists[:, 1:].any()
+    assert not contact[:, 1:].any()
+    np.testing.assert_array_equal(actions[:, 0], frames.actions[ends].astype(np.float32))
+    np.testing.assert_array_equal(actions[:, 1:], 0.0)
 
 
 def test_an_episode_is_judged_at_the_frames_where_chunks_begin() -> None:

@@ -1,6 +1,7 @@
 """The success classifier: what it accepts, its rule, its labels, and that it learns to see."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -239,6 +240,34 @@ def test_data_without_success_is_refused(tmp_path: Path) -> None:
         writer.add(lighting(2))
     with pytest.raises(DatasetError, match="--linger 8"):
         recorded_frames([tmp_path / "data"])
+
+
+def test_each_source_of_frames_sets_its_own_threshold(
+    frames: SuccessFrames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = SimpleNamespace(consecutive=1, threshold=0.5, imagined_threshold=0.5, validation={})
+    monkeypatch.setattr(training, "frame_probability", lambda model, given: given.success * 0.5)
+    monkeypatch.setattr(training, "success_figures", lambda *given: {})
+    held_out = np.unique(frames.episode)
+
+    def thresholds(imagined: SuccessFrames | None) -> tuple[float, float | None]:
+        chances = iter((0.3, 0.7))
+        monkeypatch.setattr(training, "best_threshold", lambda label, chance: next(chances))
+        training.choose_threshold(model, frames, imagined, held_out)  # type: ignore[arg-type]
+        return model.threshold, model.imagined_threshold
+
+    assert thresholds(None) == (0.3, None)
+    assert thresholds(frames) == (0.3, 0.7)
+
+
+def test_a_sample_is_moved_as_a_whole_and_no_further_than_asked() -> None:
+    images = torch.zeros(64, 2, 3, 16, 16)
+    images[..., 8, 8] = 1.0
+    moved = training._shifted(images, 2, np.random.default_rng(0))
+    assert moved.shape == images.shape
+    rows, columns = zip(*(torch.nonzero(sample[0, 0])[0].tolist() for sample in moved), strict=True)
+    assert (min(rows), max(rows), min(columns), max(columns)) == (6, 10, 6, 10)
+    assert torch.equal(moved[:, 0], moved[:, 1])
 
 
 def test_the_frames_before_a_success_are_known_and_stay_in_their_clip() -> None:

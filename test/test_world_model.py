@@ -382,7 +382,11 @@ def test_training_lowers_the_error_and_reports_by_horizon(
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
     smoke = read_recipe("smoke").world_model
     fresh = new_world_model(model.autoencoder, smoke, [episodes])
+    before = [parameter.clone() for parameter in fresh.network.frames.parameters()]
     train_world_model(smoke, fresh, data, tmp_path / "run")
+    after = fresh.network.frames.parameters()
+    changed = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
+    assert any(changed)
     errors = replay_errors(fresh, data, np.ones(12, dtype=bool), chunks=2, replays=8)
     assert [error.steps for error in errors] == [8, 16]
     assert all(error.mse[1] <= error.mse[0] <= error.mse[2] for error in errors)

@@ -776,7 +776,11 @@ def test_the_users_store_follows_the_environment(
 
 
 def test_the_command_publishes_lists_shows_verifies_and_rolls_back(
-    tmp_path: Path, source: Path, released: CheckpointStore, capsys: pytest.CaptureFixture
+    tmp_path: Path,
+    source: Path,
+    released: CheckpointStore,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     root = tmp_path / "store"
 
@@ -790,6 +794,10 @@ def test_the_command_publishes_lists_shows_verifies_and_rolls_back(
     code, text = run("publish", "policy", str(source))
     assert code == 2
     assert "--details" in text
+    code, text = run("publish", "policy", str(source), "--details", str(details))
+    assert code == 2
+    assert "this policy is not fit to be used" in text
+    monkeypatch.setattr("safedojo_ros.models.trial.act_once", lambda kind, directory, spec: None)
     assert run("publish", "policy", str(source), "--details", str(details))[0] == 0
     shipped = str(released.resolve("policy"))
     assert run("publish", "policy", shipped, "--name", "imported")[0] == 0

@@ -179,6 +179,11 @@ def test_the_command_pushes_and_pulls(
     assert code == 0
     assert COMMIT in text
     words = ("pull", "policy", "me/policy", "--latest", "--revision")
+    code, text = run(world.there, *words, COMMIT)
+    assert code == 2
+    assert "this policy is not fit to be used" in text
+    assert world.there.latest("policy") is None
+    monkeypatch.setattr("safedojo_ros.models.trial.act_once", lambda kind, directory, spec: None)
     assert run(world.there, *words, COMMIT)[0] == 0
     assert world.there.latest("policy") == world.manifest.id
     code, text = run(world.there, *words, "f" * 40)

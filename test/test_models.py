@@ -184,7 +184,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda d: (d / "model.safetensors").write_bytes(
             (d / "model.safetensors").read_bytes()[:1000]
         ),
-        "cannot be read",
+        "its header claims",
     ),
     "NaN weights": (
         _weights(lambda t: t[sorted(t)[0]].fill_(float("nan"))),

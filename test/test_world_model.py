@@ -176,7 +176,7 @@ def test_the_first_frame_of_the_context_is_remembered(model: WorldModel) -> None
 
 
 def test_a_context_needs_a_remembered_and_a_new_frame() -> None:
-    with pytest.raises(ConfigError, match="context 1"):
+    with pytest.raises(ConfigError, match="context is 1"):
         WorldModelSize(context=1)
     with pytest.raises(ConfigError, match="stride 3"):
         WorldModelSize(stride=3)

@@ -1,11 +1,11 @@
 """What a manifest says beside its files, where a directory is published that holds only these."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from safedojo_ros.checkpoints.manifest import MANIFEST, verify
 from safedojo_ros.core.errors import CheckpointError
+from safedojo_ros.core.strict_json import read_json
 
 DETAILS = ("spec", "normalisation", "evaluation", "fidelity", "requires")
 
@@ -26,10 +26,7 @@ def read_details(
         if manifest.kind != kind:
             raise CheckpointError(f"{directory} is of kind '{manifest.kind}'")
         return {key: getattr(manifest, key) for key in DETAILS}, manifest.id
-    try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {file}: {error}") from None
+    content = read_json(file)
     if not isinstance(content, dict) or "spec" not in content or set(content) - set(DETAILS):
         raise CheckpointError(f"{file} needs 'spec' and may have {', '.join(DETAILS[1:])}")
     return content, None

@@ -7,7 +7,6 @@ Weights are safetensors; pickle is never read, written or listed.
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import re
 import stat
@@ -17,13 +16,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from safedojo_ros.core.errors import CheckpointError
+from safedojo_ros.core.strict_json import MAX_BYTES, parse_json
+from safedojo_ros.core.tensor_file import read_header
 
 SCHEMA = 1
 KINDS = ("policy", "safety", "world_model", "success")
 MANIFEST = "manifest.json"
-MAX_MANIFEST_BYTES = 4 * 1024 * 1024
-MAX_HEADER_BYTES = 100_000_000
-"""The limit of the safetensors format."""
 
 ALLOWED_SUFFIXES = frozenset(
     {".json", ".jsonl", ".safetensors", ".txt", ".model", ".md", ".toml", ".csv", ".png", ".html"}
@@ -33,13 +31,6 @@ PICKLE_SUFFIXES = frozenset(
 )
 IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
-
-DTYPE_BYTES = {
-    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
-    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
-    **dict.fromkeys(("U32", "I32", "F32"), 4),
-    **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
-}
 
 
 @dataclass(frozen=True)
@@ -88,25 +79,19 @@ class Manifest:
 
 def parse_manifest(text: str | bytes, where: str = MANIFEST) -> Manifest:
     """Parse and check the text of a manifest; raises `CheckpointError` naming `where`."""
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not a finite number")
-
-    try:
-        content = json.loads(text, parse_constant=refuse, object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{where} is not valid JSON: {error}; publish it again") from None
+    content = parse_json(text, where)
     if not isinstance(content, dict):
         raise CheckpointError(f"{where} holds a {type(content).__name__}, expected an object")
     if content.get("schema") != SCHEMA or isinstance(content.get("schema"), bool):
         raise CheckpointError(
-            f"{where} has schema {content.get('schema')!r}, this version reads {SCHEMA}; "
+            f"{where} has schema {content.get('schema')!r:.40}, this version reads {SCHEMA}; "
             "publish the checkpoint again with this version, or update safedojo"
         )
     fields = {f.name: f for f in dataclasses.fields(Manifest)}
     unknown = sorted(set(content) - set(fields))
     if unknown:
-        raise CheckpointError(f"{where} has unknown key '{unknown[0]}'; known: {', '.join(fields)}")
+        known = ", ".join(fields)
+        raise CheckpointError(f"{where} has unknown key {unknown[0]!r:.80}; known: {known}")
     content.setdefault("requires", {})
     for name in fields:
         if name not in content:
@@ -134,13 +119,11 @@ def read_manifest(directory: Path) -> Manifest:
     path = Path(directory) / MANIFEST
     try:
         with open_regular(path) as file:
-            text = file.read(MAX_MANIFEST_BYTES + 1)
+            text = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise CheckpointError(f"{directory} is not a checkpoint: it has no {MANIFEST}") from None
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
-    if len(text) > MAX_MANIFEST_BYTES:
-        raise CheckpointError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes; it is not ours")
     return parse_manifest(text, str(path))
 
 
@@ -176,7 +159,7 @@ def verify(directory: Path, manifest: Manifest | None = None) -> Manifest:
                     )
                 if path.suffix == ".safetensors":
                     file.seek(0)
-                    check_safetensors(file, size, str(path))
+                    read_header(file, size, str(path))
         except OSError as error:
             raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
     return manifest
@@ -246,51 +229,6 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def check_safetensors(file: BinaryIO, size: int, where: str) -> None:
-    """Check the header of a safetensors file of `size` bytes, without torch.
-
-    Offsets must lie in the file, follow each other without hole or overlap, and fit dtype and
-    shape. Raises `CheckpointError` that names `where`.
-    """
-
-    def bad(what: str) -> CheckpointError:
-        return CheckpointError(f"{where} is not a sound safetensors file: {what}; save it again")
-
-    prefix = file.read(8)
-    if len(prefix) < 8:
-        raise bad(f"it has {size} bytes")
-    length = int.from_bytes(prefix, "little")
-    if length > min(size - 8, MAX_HEADER_BYTES):
-        raise bad(f"its header claims {length} bytes, the file has {size}")
-    try:
-        header = json.loads(file.read(length), object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise bad(f"its header is not JSON ({error})") from None
-    if not isinstance(header, dict):
-        raise bad("its header is not an object")
-    spans = []
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        try:
-            width, shape = DTYPE_BYTES[entry["dtype"]], entry["shape"]
-            begin, end = entry["data_offsets"]
-        except (TypeError, KeyError, ValueError):
-            raise bad(f"tensor '{name}' has no known dtype, shape or data_offsets") from None
-        if not isinstance(shape, list) or not all(_is_count(v) for v in [*shape, begin, end]):
-            raise bad(f"tensor '{name}' has shape {shape!r:.60} and offsets {begin!r}, {end!r}")
-        if end - begin != width * math.prod(shape):
-            raise bad(f"tensor '{name}' of {entry['dtype']} {shape} has {end - begin} bytes")
-        spans.append((begin, end, name))
-    position = 0
-    for begin, end, name in sorted(spans):
-        if begin != position:
-            raise bad(f"tensor '{name}' begins at {begin}, expected {position}")
-        position = end
-    if position != size - 8 - length:
-        raise bad(f"its tensors end at {position} of {size - 8 - length} data bytes")
-
-
 _TYPES: dict[str, Any] = {
     **dict.fromkeys(("kind", "id", "created", "revision"), str),
     **dict.fromkeys(("files", "spec", "normalisation", "evaluation", "fidelity"), dict),
@@ -302,7 +240,7 @@ _TYPES: dict[str, Any] = {
 
 def _check_kind(kind: str, where: str) -> None:
     if kind not in KINDS:
-        raise CheckpointError(f"{where}: unknown kind '{kind:.40}'; known: {', '.join(KINDS)}")
+        raise CheckpointError(f"{where}: unknown kind {kind!r:.40}; known: {', '.join(KINDS)}")
 
 
 def _check_entry(path: str, entry: Any, where: str) -> None:
@@ -338,10 +276,3 @@ def _check_requires(requires: dict[str, Any], where: str) -> None:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key appears twice")
-    return result

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from safedojo_ros.checkpoints.manifest import verify
-from safedojo_ros.checkpoints.store.store import LATEST, CheckpointStore
+from safedojo_ros.checkpoints.manifest import IDENTIFIER, verify
+from safedojo_ros.checkpoints.store.store import LATEST, CheckpointStore, Prove, check_name
 from safedojo_ros.core.errors import CheckpointError
 from safedojo_ros.core.files import expand_home
 
@@ -24,11 +24,14 @@ def shipped_policies() -> dict[str, CheckpointStore]:
     return {name: CheckpointStore(here / name) for name in ("practised", "coached")}
 
 
-def user_store(root: Path | None = None) -> CheckpointStore:
-    """The store at `root`; by default the user's, `SAFEDOJO_STORE` or `~/.safedojo/checkpoints`."""
-    if root is not None:
-        return CheckpointStore(root)
-    return CheckpointStore(Path(os.environ.get("SAFEDOJO_STORE") or "~/.safedojo/checkpoints"))
+def user_store(root: Path | None = None, prove: Prove | None = None) -> CheckpointStore:
+    """The store at `root`; by default the user's, `SAFEDOJO_STORE` or `~/.safedojo/checkpoints`.
+
+    prove: asked about everything that is to enter; see `pipeline.publication`.
+    """
+    if root is None:
+        root = Path(os.environ.get("SAFEDOJO_STORE") or "~/.safedojo/checkpoints")
+    return CheckpointStore(root, prove=prove)
 
 
 def find_checkpoint(kind: str, name: str, store_root: Path | None = None) -> Path:
@@ -45,6 +48,7 @@ def find_checkpoint(kind: str, name: str, store_root: Path | None = None) -> Pat
         return shipped[name].resolve(kind)
     if name == LATEST:
         return (store if store.latest(kind) else released).resolve(kind)
+    check_name(name)
     if "/" in name:
         path = expand_home(name)
         manifest = verify(path)
@@ -52,6 +56,6 @@ def find_checkpoint(kind: str, name: str, store_root: Path | None = None) -> Pat
             raise CheckpointError(f"{path} is of kind '{manifest.kind}', expected '{kind}'")
         return path
     for place in (store, *shipped.values()):
-        if (place.root / kind / name).is_dir():
+        if IDENTIFIER.fullmatch(name) and (place.root / kind / name).is_dir():
             return place.resolve(kind, name)
     return store.resolve(kind, name)

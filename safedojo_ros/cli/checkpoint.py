@@ -9,11 +9,12 @@ from typing import Any
 from safedojo_ros.checkpoints.details import DETAILS, read_details
 from safedojo_ros.checkpoints.hub import pull, push
 from safedojo_ros.checkpoints.manifest import KINDS, read_manifest
-from safedojo_ros.checkpoints.names import find_checkpoint, user_store
+from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.checkpoints.provenance import package_warnings
 from safedojo_ros.checkpoints.store.retention import pin, prune, unpin
 from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.cli.tables import print_checkpoints
+from safedojo_ros.pipeline.publication import publishing_store
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run one action and print its sentences; 1: the list has broken checkpoints."""
-    store = user_store(args.store)
+    store = publishing_store(args.store)
     for sentence in args.act(store, args):
         print(sentence)
     return int(args.action == "list" and bool(store.broken(args.kind)))

@@ -50,7 +50,8 @@ class SafetyConfig(FitConfig):
     held_out: float = 0.2
     """Share of the episodes for temperature, threshold and the printed figures, (0, 1]."""
     cost_m: int = COST_M
-    """M: the largest step costs that make the chunk cost, at least 1; goes into the checkpoint."""
+    """M: the largest step costs that make the chunk cost, at least 1, at most a chunk's steps; goes
+    into the checkpoint."""
     cost_limit: float = 0.2
     """Chunk cost that a policy is asked to stay under, (0, 1); goes into the checkpoint."""
 
@@ -60,6 +61,7 @@ class SafetyConfig(FitConfig):
             check_ranges(self, **{name: "[1, inf)"})
         check_ranges(self, positive_weight="(0, inf)", imagined_share="[0, 1]", chunks="[2, inf)")
         check_ranges(self, held_out="(0, 1]", cost_limit="(0, 1)")
+        check_ranges(self, cost_m=f"[1, {self.size.chunk_length}]")
 
 
 def train_safety_head(

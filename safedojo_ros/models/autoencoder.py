@@ -10,7 +10,10 @@ import torch
 from diffusers import AutoencoderKL
 
 from safedojo_ros.core.config import check_ranges
-from safedojo_ros.core.errors import CheckpointError, ConfigError
+from safedojo_ros.core.errors import ConfigError
+
+MAX_ACTIVATION = 2**26
+"""Numbers that a block makes of one image, at most: 256 MB."""
 
 
 @dataclass(frozen=True)
@@ -18,18 +21,28 @@ class AutoencoderSize:
     """How large the frame autoencoder is and what it sees."""
 
     widths: tuple[int, ...] = (16, 32, 64, 64)
-    """Channels of each block, multiples of 8; every block but the last halves the image."""
+    """Channels of each block, multiples of 8 up to 2048, for 1 to 8 blocks; every block but the
+    last halves the image."""
     layers: int = 1
-    """Residual layers of a block, at least 1."""
+    """Residual layers of a block, [1, 8]."""
     latent_channels: int = 8
-    """Channels of a latent, at least 1."""
+    """Channels of a latent, [1, 64]."""
     image_size: int = 64
-    """Side of the images, pixels, at least 1 and a multiple of 2 to the power of the halvings."""
+    """Side of the images, pixels, [1, 1024], a multiple of 2 to the power of the halvings."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, layers="[1, inf)", latent_channels="[1, inf)", image_size="[1, inf)")
-        if not self.widths or min(self.widths) < 1:
-            raise ConfigError(f"widths are {self.widths}, expected one channel count a block")
+        check_ranges(self, layers="[1, 8]", latent_channels="[1, 64]", image_size="[1, 1024]")
+        if not 1 <= len(self.widths) <= 8 or any(w % 8 or not 8 <= w <= 2048 for w in self.widths):
+            raise ConfigError(
+                f"widths are {self.widths!s:.80}, expected multiples of 8 up to 2048, "
+                "for 1 to 8 blocks"
+            )
+        made = [(self.image_size >> k) ** 2 * width for k, width in enumerate(self.widths)]
+        if max(made) > MAX_ACTIVATION:
+            raise ConfigError(
+                f"image_size {self.image_size} with widths {self.widths} makes more than "
+                f"{MAX_ACTIVATION} numbers of an image; make one smaller"
+            )
         if self.image_size % 2 ** (len(self.widths) - 1):
             raise ConfigError(
                 f"image_size is {self.image_size}, expected a multiple of "
@@ -76,7 +89,7 @@ class FrameAutoencoder(torch.nn.Module):
         self.network: Any = network
         self.latent_scale: torch.Tensor
         self.register_buffer("latent_scale", torch.ones(()))
-        self.to("cpu")
+        self._apply(lambda tensor: tensor)  # lays the kernels out
 
     def _apply(self, fn: Any, recurse: bool = True) -> "FrameAutoencoder":
         """What `to` does; the kernels are laid out as their device likes them, too."""
@@ -118,15 +131,5 @@ class FrameAutoencoder(torch.nn.Module):
         return squared + 0.2 * error.abs().mean() + kl_weight * posterior.kl().mean(), squared
 
     def config(self) -> dict[str, Any]:
-        """Plain values from which `from_config` builds the same network."""
+        """Plain values, of an `AutoencoderSize`."""
         return asdict(self.size)
-
-    @staticmethod
-    def from_config(config: dict[str, Any]) -> "FrameAutoencoder":
-        """Raises `CheckpointError` when the values do not fit."""
-        try:
-            values = dict(config)
-            values["widths"] = tuple(values["widths"])
-            return FrameAutoencoder(AutoencoderSize(**values))
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"autoencoder config does not fit: {error!r}") from None

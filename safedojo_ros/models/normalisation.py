@@ -12,6 +12,8 @@ from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE
 
 LEAST_SCALE = 1e-3
 """Floor of a standard deviation, so that a constant column stays constant."""
+LEAST, MOST = 1e-6, 100.0
+"""What a checkpoint's numbers may be, metres and radians: no arm needs others."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,9 @@ class Affine:
         try:
             mean = torch.tensor(value["mean"], dtype=torch.float32)
             scale = torch.tensor(value["scale"], dtype=torch.float32)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"normalisation of {what} is unreadable: {error!r}") from None
+        except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
+            fault = f"{type(error).__name__}: {error!s:.80}"
+            raise CheckpointError(f"normalisation of {what} is unreadable: {fault}") from None
         if mean.shape != (size,) or scale.shape != (size,):
             raise CheckpointError(
                 f"normalisation of {what} has {mean.numel()} and {scale.numel()} numbers, expected "
@@ -54,6 +57,11 @@ class Affine:
             )
         if not (torch.isfinite(mean).all() and torch.isfinite(scale).all() and (scale > 0).all()):
             raise CheckpointError(f"normalisation of {what} is not finite and positive")
+        if mean.abs().max() > MOST or scale.max() > MOST or scale.min() < LEAST:
+            raise CheckpointError(
+                f"normalisation of {what}: expected means within {MOST:g} and scales within "
+                f"[{LEAST:g}, {MOST:g}] metres and radians"
+            )
         return Affine(mean, scale)
 
 
@@ -69,11 +77,12 @@ class RobotScales:
         return {"state": self.state.to_json(), "action": self.action.to_json()}
 
     @staticmethod
-    def from_json(value: Mapping[str, Any]) -> "RobotScales":
+    def from_json(value: Mapping[str, Any] | None) -> "RobotScales":
         """Inverse of `to_json`; raises `CheckpointError` for another robot or action space."""
+        parts = value if isinstance(value, Mapping) else {}
         return RobotScales(
-            Affine.from_json(value.get("state", {}), STATE_SIZE, "state"),
-            Affine.from_json(value.get("action", {}), ACTION_SIZE, "action"),
+            Affine.from_json(parts.get("state", {}), STATE_SIZE, "state"),
+            Affine.from_json(parts.get("action", {}), ACTION_SIZE, "action"),
         )
 
     @staticmethod

@@ -6,6 +6,7 @@ x_t = t·noise + (1 − t)·action, and the network predicts the velocity noise 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -17,24 +18,33 @@ from transformers import DynamicCache, PI0Config, PI0ForConditionalGeneration
 
 from safedojo_ros.core.bounds import within_bounds
 from safedojo_ros.core.config import check_ranges
-from safedojo_ros.core.errors import CheckpointError
+from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.files import write_whole
 from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE, Observation
 from safedojo_ros.models.images import stack_images
-from safedojo_ros.models.instructions import check_instruction, train_tokenizer
+from safedojo_ros.models.instructions import (
+    TOKENIZER_FILE,
+    check_instruction,
+    read_tokenizer,
+    train_tokenizer,
+)
 from safedojo_ros.models.normalisation import RobotScales, unit_scales
 from safedojo_ros.models.weights import (
-    fitting,
-    load_weights,
+    build_and_load,
+    known_cameras,
+    known_instructions,
     read_config,
     robot_spec,
     save_weights,
+    section,
     write_config,
 )
 
 ARCHITECTURE = "pi0"
 
 _NAMES = signature(PI0ForConditionalGeneration.forward).parameters
+MAX_PATCHES = 32
+"""Along a side of an image: attention grows with the fourth power of it."""
 CACHE = "cache" if "cache" in _NAMES else "past_key_values"
 """What transformers calls the keys and values that it keeps; releases differ."""
 
@@ -44,37 +54,42 @@ class PI0Size:
     """How large vision tower, language model and action expert are, and what they see."""
 
     width: int = 128
-    """Of vision tower and language model, at least 1."""
+    """Of vision tower and language model, [1, 4096]."""
     expert_width: int = 128
-    """Of the action expert, at least 1."""
+    """Of the action expert, [1, 4096]."""
     layers: int = 4
-    """Of each of the three, at least 1."""
+    """Of each of the three, [1, 64]."""
     heads: int = 4
-    """Attention heads of a layer, at least 1."""
+    """Attention heads of a layer, [1, 64]."""
     head_dim: int = 32
-    """Width of a head, at least 1."""
+    """Width of a head, [1, 512]."""
     feed_forward: int = 4
-    """Width of a layer's MLP over the layer's own, at least 1."""
+    """Width of a layer's MLP over the layer's own, [1, 16]."""
     patch: int = 16
-    """Side of an image patch, pixels, at least 1; divides image_size."""
+    """Side of an image patch, pixels, [1, 256]; divides image_size, into 32 x 32 at most."""
     image_size: int = 64
-    """Side of the images, pixels, at least 1."""
+    """Side of the images, pixels, [1, 1024]."""
     chunk_length: int = 8
-    """H, steps of a chunk, at least 1."""
+    """H, steps of a chunk, [1, 64]."""
     text_tokens: int = 12
-    """Room for the instruction, tokens, at least 1."""
+    """Room for the instruction, tokens, [1, 256]."""
     denoising_steps: int = 5
-    """Euler steps of an action sample, at least 1; may be chosen anew after training."""
+    """Euler steps of an action sample, [1, 100]; may be chosen anew after training."""
     temperature: float = 1.0
-    """Of the noise that a sample starts from, 0 or more; below 1 for less variety and more
+    """Of the noise that a sample starts from, [0, 10]; below 1 for less variety and more
     precision; may be chosen anew after training."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "expert_width", "layers", "heads", "head_dim", "feed_forward"):
-            check_ranges(self, **{name: "[1, inf)"})
-        for name in ("patch", "image_size", "chunk_length", "text_tokens", "denoising_steps"):
-            check_ranges(self, **{name: "[1, inf)"})
-        check_ranges(self, temperature="[0, inf)")
+        check_ranges(self, width="[1, 4096]", expert_width="[1, 4096]", layers="[1, 64]")
+        check_ranges(self, heads="[1, 64]", head_dim="[1, 512]", feed_forward="[1, 16]")
+        check_ranges(self, patch="[1, 256]", image_size="[1, 1024]", chunk_length="[1, 64]")
+        check_ranges(self, text_tokens="[1, 256]", denoising_steps="[1, 100]")
+        check_ranges(self, temperature="[0, 10]")
+        if self.image_size % self.patch or self.image_size // self.patch > MAX_PATCHES:
+            raise ConfigError(
+                f"patch is {self.patch}, expected a divisor of image_size {self.image_size} that "
+                f"makes at most {MAX_PATCHES} patches a side"
+            )
 
     def trained(self) -> "PI0Size":
         """Without what may be chosen anew after training, for comparing with another size."""
@@ -285,28 +300,23 @@ class PI0Policy:
             instructions=list(self.instructions),
             normalisation=self.scales.to_json(),
         )
-        write_whole(directory / "tokenizer.json", self.tokenizer.to_str(pretty=True) + "\n")
+        write_whole(directory / TOKENIZER_FILE, self.tokenizer.to_str(pretty=True) + "\n")
         save_weights(self.network, directory / "model.safetensors", half)
 
     @staticmethod
     def load(directory: Path) -> "PI0Policy":
         """Read a checkpoint directory; raises `CheckpointError` that says what does not fit."""
         config = read_config(directory, ARCHITECTURE)
-        tokenizer_path = directory / "tokenizer.json"
-        if not tokenizer_path.is_file():
-            raise CheckpointError(f"tokenizer.json is missing in {directory.name}")
-        with fitting(directory):
-            policy = PI0Policy(
-                PI0Size(**config["size"]),
-                Tokenizer.from_str(tokenizer_path.read_text(encoding="utf-8")),
-                RobotScales.from_json(config["normalisation"]),
-                config["instructions"],
-                tuple(config["cameras"]),
-                checkpoint_id=directory.name,
-            )
-        load_weights(policy.network, directory / "model.safetensors")
-        policy.network.eval()
-        return policy
+        build = partial(
+            PI0Policy,
+            section(PI0Size, config, "size"),
+            read_tokenizer(directory),
+            RobotScales.from_json(config.get("normalisation")),
+            known_instructions(config, least=0),
+            known_cameras(config),
+            checkpoint_id=directory.name,
+        )
+        return build_and_load(build, lambda policy: policy.network, directory)
 
 
 def tiny_policy(seed: int = 0, instructions: Sequence[str] = ()) -> PI0Policy:

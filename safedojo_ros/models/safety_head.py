@@ -27,11 +27,13 @@ from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
 from safedojo_ros.models.images import stack_images
 from safedojo_ros.models.normalisation import RobotScales, unit_scales
 from safedojo_ros.models.weights import (
-    fitting,
-    load_weights,
+    build_and_load,
+    known_cameras,
+    number,
     read_config,
     robot_spec,
     save_weights,
+    section,
     write_config,
 )
 
@@ -43,19 +45,19 @@ class SafetyHeadSize:
     """How large the safety head is and what it judges."""
 
     width: int = 32
-    """Channels of the context encoder, at least 8 and a multiple of 8."""
+    """Channels of the context encoder, [8, 1024], a multiple of 8."""
     hidden: int = 256
-    """Width of the MLPs, at least 1."""
+    """Width of the MLPs, [1, 8192]."""
     chunk_length: int = 8
-    """H, steps of a chunk, at least 1."""
+    """H, steps of a chunk, [1, 64]."""
     dropout: float = 0.1
     """Share of the context's features that training drops, [0, 1)."""
     octaves: int = 4
-    """Sines and cosines of a position that the MLP gets beside its coordinates, 0 or more."""
+    """Sines and cosines of a position that the MLP gets beside its coordinates, [0, 16]."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, width="[8, inf)", hidden="[1, inf)", chunk_length="[1, inf)")
-        check_ranges(self, dropout="[0, 1)", octaves="[0, inf)")
+        check_ranges(self, width="[8, 1024]", hidden="[1, 8192]", chunk_length="[1, 64]")
+        check_ranges(self, dropout="[0, 1)", octaves="[0, 16]")
         if self.width % 8:
             raise ConfigError(f"width is {self.width}, expected a multiple of 8")
 
@@ -160,9 +162,9 @@ class SafetyHead(torch.nn.Module):
 class SafetyModel:
     """Autoencoder, head and normalisation: everything that a safety checkpoint holds.
 
-    cost_m: how many of the largest step costs make the chunk cost; cost_limit: the chunk cost
-    that the policy is asked to stay under; contact_threshold: step cost above which an episode
-    counts as one with contact, chosen so that as many do as really had one.
+    cost_m: how many of the largest step costs make the chunk cost, [1, H]; cost_limit: the chunk
+    cost that the policy is asked to stay under, (0, 1); contact_threshold: step cost above which an
+    episode counts as one with contact, chosen so that as many do as really had one, [0, 1].
     """
 
     def __init__(
@@ -177,13 +179,15 @@ class SafetyModel:
         contact_threshold: float = 0.5,
     ) -> None:
         self.contact_threshold = contact_threshold
+        self.cost_m, self.cost_limit, self.checkpoint_id = cost_m, cost_limit, checkpoint_id
+        check_ranges(self, cost_m=f"[1, {size.chunk_length}]", cost_limit="(0, 1)")
+        check_ranges(self, contact_threshold="[0, 1]")
         self.autoencoder, self.cameras = autoencoder, tuple(cameras)
         channels = autoencoder.size.latent_channels * len(cameras)
         self.head = SafetyHead(size, channels, autoencoder.size.latent_size, scales)
         self.network = torch.nn.ModuleDict({"autoencoder": autoencoder, "head": self.head})
         self.scales = scales
         self.chunk_length, self.image_size = size.chunk_length, autoencoder.size.image_size
-        self.cost_m, self.cost_limit, self.checkpoint_id = cost_m, cost_limit, checkpoint_id
 
     def step_cost(self, observations: list[Observation], actions: np.ndarray) -> np.ndarray:
         """(B, H) P(contact) of each step of `actions` (B, H, 7), metres and radians.
@@ -254,20 +258,27 @@ class SafetyModel:
     def load(directory: Path) -> "SafetyModel":
         """Read a checkpoint directory; raises `CheckpointError` that says what does not fit."""
         config = read_config(directory, ARCHITECTURE)
-        with fitting(directory):
-            model = SafetyModel(
-                FrameAutoencoder.from_config(config["autoencoder"]),
-                SafetyHeadSize(**config["size"]),
-                RobotScales.from_json(config["normalisation"]),
-                tuple(config["cameras"]),
-                int(config["cost_m"]),
-                float(config["cost_limit"]),
+        autoencoder = section(AutoencoderSize, config, "autoencoder")
+        size = section(SafetyHeadSize, config, "size")
+        scales = RobotScales.from_json(config.get("normalisation"))
+        cameras = known_cameras(config)
+        cost_m = number(config, "cost_m", 1, size.chunk_length)
+        cost_limit = number(config, "cost_limit", 0.0, 1.0)
+        threshold = number(config, "contact_threshold", 0.0, 1.0, default=0.5)
+
+        def build() -> SafetyModel:
+            return SafetyModel(
+                FrameAutoencoder(autoencoder),
+                size,
+                scales,
+                cameras,
+                cost_m,
+                cost_limit,
                 checkpoint_id=directory.name,
-                contact_threshold=float(config.get("contact_threshold", 0.5)),
+                contact_threshold=threshold,
             )
-        load_weights(model.network, directory / "model.safetensors")
-        model.network.eval()
-        return model
+
+        return build_and_load(build, lambda model: model.network, directory)
 
 
 def tiny_safety(seed: int = 0, image_size: int = 64) -> SafetyModel:

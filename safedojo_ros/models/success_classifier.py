@@ -6,6 +6,7 @@ frame is no success.
 """
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,14 +17,19 @@ from transformers import ResNetConfig, ResNetForImageClassification
 from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import CheckpointError, ConfigError, ObservationRejected
 from safedojo_ros.models.weights import (
-    fitting,
-    load_weights,
+    build_and_load,
+    known_cameras,
+    known_instructions,
+    number,
     read_config,
     save_weights,
+    section,
     write_config,
 )
 
 ARCHITECTURE = "success_resnet"
+MAX_FRAMES = 1000
+"""Most frames in a row, and most control steps between two of them."""
 
 
 @dataclass(frozen=True)
@@ -31,24 +37,27 @@ class SuccessSize:
     """How large the ResNet is and what it sees."""
 
     embedding: int = 16
-    """Channels of the first convolution, at least 1."""
+    """Channels of the first convolution, [1, 1024]."""
     widths: tuple[int, ...] = (16, 32, 64, 128)
-    """Channels of each stage."""
+    """Channels of each stage, 1 to 8 stages of at most 8192."""
     depths: tuple[int, ...] = (1, 1, 1, 1)
-    """Residual blocks of each stage, as many as `widths`."""
+    """Residual blocks of each stage, as many as `widths`, at most 64 each."""
     layer: Literal["basic", "bottleneck"] = "basic"
     """Kind of the blocks."""
     image_size: int = 64
-    """Side of the images, pixels, at least 1."""
+    """Side of the images, pixels, [1, 1024]."""
     stem_pooling: bool = True
     """Whether the first convolution is pooled, as in the ImageNet ResNets; without it objects of a
     few pixels stay apart."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, embedding="[1, inf)", image_size="[1, inf)")
-        if len(self.widths) != len(self.depths) or min((*self.widths, *self.depths), default=0) < 1:
+        check_ranges(self, embedding="[1, 1024]", image_size="[1, 1024]")
+        stages = len(self.widths) == len(self.depths) and 1 <= len(self.widths) <= 8
+        stages = stages and min(*self.widths, *self.depths) >= 1
+        if not stages or max(self.widths) > 8192 or max(self.depths) > 64:
             raise ConfigError(
-                f"widths are {self.widths} and depths {self.depths}, expected both for each stage"
+                f"widths are {self.widths!s:.60} and depths {self.depths!s:.60}, expected both for "
+                "each of 1 to 8 stages, at most 8192 and 64"
             )
 
 
@@ -164,23 +173,23 @@ class SuccessModel:
     def load(directory: Path) -> "SuccessModel":
         """Read a checkpoint directory; raises `CheckpointError` that says what does not fit."""
         config = read_config(directory, ARCHITECTURE)
-        with fitting(directory):
-            size = dict(config["size"])
-            size |= {name: tuple(size[name]) for name in ("widths", "depths")}
-            model = SuccessModel(
-                SuccessSize(**size),
-                tuple(config["instructions"]),
-                tuple(config["cameras"]),
-                float(config["threshold"]),
-                int(config["consecutive"]),
-                int(config["stride"]),
-                dict(config["validation"]),
-                checkpoint_id=directory.name,
-                imagined_threshold=config.get("imagined_threshold"),
-            )
-        load_weights(model.network, directory / "model.safetensors")
-        model.network.eval()
-        return model
+        imagined = None
+        if config.get("imagined_threshold") is not None:
+            imagined = number(config, "imagined_threshold", 0.0, 1.0)
+        validation = config.get("validation")
+        build = partial(
+            SuccessModel,
+            section(SuccessSize, config, "size"),
+            known_instructions(config, least=1),
+            known_cameras(config),
+            number(config, "threshold", 0.0, 1.0),
+            number(config, "consecutive", 1, MAX_FRAMES),
+            number(config, "stride", 1, MAX_FRAMES),
+            validation if isinstance(validation, dict) else {},
+            checkpoint_id=directory.name,
+            imagined_threshold=imagined,
+        )
+        return build_and_load(build, lambda model: model.network, directory)
 
 
 def sustained(over: np.ndarray, consecutive: int) -> np.ndarray:

@@ -1,18 +1,38 @@
 """Weights in and out of safetensors files; nothing else is ever read."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from safedojo_ros.core.errors import CheckpointError
+from safedojo_ros.core.config import from_mapping
+from safedojo_ros.core.errors import CheckpointError, ConfigError
 from safedojo_ros.core.files import write_whole
+from safedojo_ros.core.strict_json import read_json
+from safedojo_ros.core.tensor_file import TensorEntry, read_header
 from safedojo_ros.core.types import ACTION_SIZE, CONTROL_PERIOD, STATE_SIZE
+
+M = TypeVar("M")
+T = TypeVar("T")
+
+FLOATS = ("F16", "BF16", "F32")
+"""What the weights of a network may be stored as."""
+OTHERS = {
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""Counters and masks are stored as what they are."""
+MAX_CAMERAS = 8
+MAX_SENTENCES = 1024
 
 
 def save_weights(module: torch.nn.Module, path: Path, half: bool = False) -> None:
@@ -24,8 +44,29 @@ def save_weights(module: torch.nn.Module, path: Path, half: bool = False) -> Non
     save_file(tensors, str(path))
 
 
-def load_weights(module: torch.nn.Module, path: Path) -> None:
-    """Fill `module` from `path`; raises `CheckpointError` unless names, shapes and values fit."""
+def build_and_load(
+    build: Callable[[], M], network: Callable[[M], torch.nn.Module], directory: Path
+) -> M:
+    """The model that `build` makes, its `network` filled from the directory's weights.
+
+    Before any memory is taken, the file's header is compared with a network that `build` makes on
+    torch's meta device, so that sizes which the file does not back cost nothing. Raises
+    `CheckpointError`.
+    """
+    path = directory / "model.safetensors"
+    with fitting(directory):
+        with torch.device("meta"):
+            wanted = network(build()).state_dict()
+        _compare(_header(path), wanted, path.name)
+        model = build()
+    _fill(network(model), path)
+    network(model).eval()
+    return model
+
+
+def _fill(module: torch.nn.Module, path: Path) -> None:
+    """Weights whose header has been compared into `module`; their values must be finite."""
+    wanted = module.state_dict()
     try:
         tensors = load_file(str(path))
     except (OSError, SafetensorError) as error:
@@ -33,41 +74,114 @@ def load_weights(module: torch.nn.Module, path: Path) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path.name}: weights '{name}' are not finite")
-    wanted = module.state_dict()
-    missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    try:
+        cast = {name: t.to(wanted[name].dtype) for name, t in tensors.items()}
+        module.load_state_dict(cast, strict=True)
+    except (KeyError, RuntimeError):
+        raise CheckpointError(f"{path.name} changed while it was read; load it again") from None
+
+
+def _header(path: Path) -> dict[str, TensorEntry]:
+    try:
+        with path.open("rb") as file:
+            return read_header(file, path.stat().st_size, path.name)
+    except OSError as error:
+        raise CheckpointError(f"{path.name} is unreadable: {error.strerror}") from None
+
+
+def _compare(
+    header: Mapping[str, TensorEntry], wanted: Mapping[str, torch.Tensor], where: str
+) -> None:
+    """Raise `CheckpointError` unless names, shapes and types are those of a network's state."""
+    missing, extra = sorted(wanted.keys() - header.keys()), sorted(header.keys() - wanted.keys())
     if missing or extra:
         raise CheckpointError(
-            f"{path.name} is of another architecture: {len(missing)} weights missing "
-            f"{missing[:3]}, {len(extra)} unknown {extra[:3]}"
+            f"{where} is of another architecture: {len(missing)} weights missing "
+            f"{missing[:3]!s:.200}, {len(extra)} unknown {extra[:3]!s:.200}"
         )
-    for name, tensor in tensors.items():
-        if tensor.shape != wanted[name].shape:
+    for name, entry in header.items():
+        tensor = wanted[name]
+        if entry.shape != tuple(tensor.shape):
             raise CheckpointError(
-                f"{path.name}: '{name}' has shape {tuple(tensor.shape)}, "
-                f"expected {tuple(wanted[name].shape)}"
+                f"{where}: '{name}' has shape {entry.shape}, expected {tuple(tensor.shape)}"
             )
-    cast = {name: t.to(wanted[name].dtype) for name, t in tensors.items()}
-    module.load_state_dict(cast, strict=True)
+        allowed = FLOATS if tensor.is_floating_point() else (OTHERS.get(tensor.dtype, "none"),)
+        if entry.dtype not in allowed:
+            raise CheckpointError(
+                f"{where}: '{name}' is stored as {entry.dtype}, expected {' or '.join(allowed)}"
+            )
 
 
 def read_config(directory: Path, *architectures: str) -> dict[str, Any]:
     """config.json of a checkpoint whose "architecture" must be one of `architectures`."""
-    path = directory / "config.json"
     try:
-        config = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path.name} in {directory.name} is unreadable: {error}") from None
+        config = read_json(directory / "config.json")
+    except CheckpointError as error:
+        raise CheckpointError(f"{directory.name}: {error}") from None
     found = config.get("architecture") if isinstance(config, dict) else None
     if found not in architectures:
         expected = " or ".join(f"'{name}'" for name in architectures)
-        raise CheckpointError(f"checkpoint is a '{found}', expected {expected}")
-    return config
+        raise CheckpointError(f"checkpoint is a {found!r:.40}, expected {expected}")
+    return dict(config)
 
 
 def write_config(directory: Path, architecture: str, **values: Any) -> None:
     """config.json of a checkpoint."""
     config = {"architecture": architecture} | values
     write_whole(directory / "config.json", json.dumps(config, indent=1) + "\n")
+
+
+def section(cls: type[T], config: Mapping[str, Any], name: str) -> T:
+    """The dataclass `cls` of a section of config.json; every field must be there, and fit.
+
+    Raises `CheckpointError`.
+    """
+    values = config.get(name)
+    if not isinstance(values, Mapping):
+        raise CheckpointError(f"config.json has {name} {values!r:.40}, expected a section")
+    try:
+        return from_mapping(cls, values, f"{name}.")
+    except ConfigError as error:
+        raise CheckpointError(f"config.json does not fit: {one_line(error)}") from None
+
+
+def number(
+    config: Mapping[str, Any], name: str, low: float, high: float, default: Any = None
+) -> Any:
+    """A number of config.json within [low, high]; an integer where both bounds are.
+
+    Raises `CheckpointError`.
+    """
+    value = config.get(name, default)
+    whole = isinstance(low, int) and isinstance(high, int)
+    right = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    if not right or not low <= value <= high:
+        kind = "a whole number" if whole else "a number"
+        raise CheckpointError(
+            f"config.json: {name} is {value!r:.40}, expected {kind} within [{low:g}, {high:g}]"
+        )
+    return value
+
+
+def texts(config: Mapping[str, Any], name: str, least: int, most: int) -> tuple[str, ...]:
+    """A list of `least` to `most` different sentences or names; raises `CheckpointError`."""
+    value: Any = config.get(name)
+    right = isinstance(value, list) and all(isinstance(v, str) and v.strip() for v in value)
+    if not right or not least <= len(value) <= most or len(set(value)) < len(value):
+        raise CheckpointError(
+            f"config.json: {name} is {value!r:.60}, expected {least} to {most} different texts"
+        )
+    return tuple(value)
+
+
+def known_cameras(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The cameras' names; raises `CheckpointError`."""
+    return texts(config, "cameras", 1, MAX_CAMERAS)
+
+
+def known_instructions(config: Mapping[str, Any], least: int) -> tuple[str, ...]:
+    """At least so many sentences that it was trained on; raises `CheckpointError`."""
+    return texts(config, "instructions", least, MAX_SENTENCES)
 
 
 @contextmanager
@@ -78,7 +192,13 @@ def fitting(directory: Path) -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as error:
-        raise CheckpointError(f"config of {directory.name} does not fit: {error!r}") from None
+        fault = f"{type(error).__name__}: {one_line(error)}"
+        raise CheckpointError(f"config of {directory.name} does not fit: {fault}") from None
+
+
+def one_line(error: Exception) -> str:
+    """The first line of an error's text, cut."""
+    return f"{(str(error).strip().splitlines() or [''])[0]:.200}"
 
 
 def robot_spec(cameras: tuple[str, ...], image_size: int, chunk_length: int) -> dict[str, Any]:

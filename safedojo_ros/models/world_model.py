@@ -20,19 +20,22 @@ from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE
-from safedojo_ros.models.autoencoder import FrameAutoencoder
+from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
 from safedojo_ros.models.normalisation import RobotScales
 from safedojo_ros.models.weights import (
-    fitting,
-    load_weights,
+    build_and_load,
+    known_cameras,
     read_config,
     robot_spec,
     save_weights,
+    section,
     write_config,
 )
 
 ARCHITECTURE = "wan_world_model"
 TRAINING_TIMESTEPS = 1000
+MAX_TOKENS = 8192
+"""Of all frames of all cameras: attention grows with the square of it."""
 STATE_BOUND = 5.0
 """Standard deviations beyond which a state no longer changes the arm's drawing."""
 
@@ -42,41 +45,41 @@ class WorldModelSize:
     """How large the world model is and what it sees."""
 
     heads: int = 4
-    """Attention heads of a layer, at least 1."""
+    """Attention heads of a layer, [1, 64]."""
     head_dim: int = 32
-    """Width of a head, at least 1."""
+    """Width of a head, [1, 512]."""
     layers: int = 4
-    """Layers of the transformer, at least 1."""
+    """Layers of the transformer, [1, 64]."""
     feed_forward: int = 512
-    """Width of a layer's MLP, at least 1."""
+    """Width of a layer's MLP, [1, 32768]."""
     action_width: int = 64
-    """Width in which an action is given to the cross-attention, at least 1."""
+    """Width in which an action is given to the cross-attention, [1, 8192]."""
     context: int = 2
     """Clean frames before the chunk: the first remembered from the start of the future, the others
-    the newest; at least 2."""
+    the newest; [2, 16]."""
     stride: int = 4
-    """Control steps between two frames, at least 1."""
+    """Control steps between two frames, [1, 64]."""
     chunk_length: int = 8
-    """H, steps of a chunk, at least 1 and a multiple of stride."""
+    """H, steps of a chunk, [1, 64], a multiple of stride."""
     denoising_steps: int = 1
-    """Euler steps of a sample, at least 1."""
+    """Euler steps of a sample, [1, 100]."""
     noise_scale: float = 0.3
-    """Standard deviation of the noise around the last frame, latents having about 1; above 0."""
+    """Standard deviation of the noise around the last frame, latents having about 1; (0, 10]."""
     drawing: int = 256
-    """Width of the network that draws the arm, at least 1."""
+    """Width of the network that draws the arm, [1, 8192]."""
     patch: int = 2
-    """Cells of the latent along a side of a token, at least 1."""
+    """Cells of the latent along a side of a token, [1, 16]."""
 
     def __post_init__(self) -> None:
-        for name in ("heads", "head_dim", "layers", "feed_forward", "action_width", "stride"):
-            check_ranges(self, **{name: "[1, inf)"})
-        for name in ("chunk_length", "denoising_steps", "drawing", "patch"):
-            check_ranges(self, **{name: "[1, inf)"})
-        check_ranges(self, noise_scale="(0, inf)")
-        if self.context < 2 or self.chunk_length % self.stride:
+        check_ranges(self, heads="[1, 64]", head_dim="[1, 512]", layers="[1, 64]")
+        check_ranges(self, feed_forward="[1, 32768]", action_width="[1, 8192]")
+        check_ranges(self, context="[2, 16]", stride="[1, 64]", chunk_length="[1, 64]")
+        check_ranges(self, denoising_steps="[1, 100]", noise_scale="(0, 10]")
+        check_ranges(self, drawing="[1, 8192]", patch="[1, 16]")
+        if self.chunk_length % self.stride:
             raise ConfigError(
-                f"context {self.context}, chunk_length {self.chunk_length}, stride {self.stride}: "
-                "expected a context of 2 or more, and chunks of whole strides"
+                f"chunk_length is {self.chunk_length} and stride {self.stride}: "
+                "expected chunks of whole strides"
             )
 
     @property
@@ -226,6 +229,12 @@ class WorldModel:
     ) -> None:
         self.autoencoder, self.size, self.cameras = autoencoder, size, tuple(cameras)
         side = autoencoder.size.latent_size
+        tokens = (size.context + size.future) * len(cameras) * (side // size.patch) ** 2
+        if side % size.patch or tokens > MAX_TOKENS:
+            raise ConfigError(
+                f"patch is {size.patch}, expected a divisor of the latents' side {side} that makes "
+                f"at most {MAX_TOKENS} tokens of all frames, not {tokens}"
+            )
         cells = (autoencoder.size.latent_channels, side, side * len(cameras))
         self.network = WorldModelNetwork(size, cells)
         self.parts = torch.nn.ModuleDict({"autoencoder": autoencoder, "network": self.network})
@@ -308,14 +317,13 @@ class WorldModel:
     def load(directory: Path) -> "WorldModel":
         """Read a checkpoint directory; raises `CheckpointError` that says what does not fit."""
         config = read_config(directory, ARCHITECTURE)
-        with fitting(directory):
-            model = WorldModel(
-                FrameAutoencoder.from_config(config["autoencoder"]),
-                WorldModelSize(**config["size"]),
-                RobotScales.from_json(config["normalisation"]),
-                tuple(config["cameras"]),
-                checkpoint_id=directory.name,
-            )
-        load_weights(model.parts, directory / "model.safetensors")
-        model.parts.eval()
-        return model
+        autoencoder = section(AutoencoderSize, config, "autoencoder")
+        size = section(WorldModelSize, config, "size")
+        scales = RobotScales.from_json(config.get("normalisation"))
+        cameras = known_cameras(config)
+
+        def build() -> WorldModel:
+            encoder = FrameAutoencoder(autoencoder)
+            return WorldModel(encoder, size, scales, cameras, checkpoint_id=directory.name)
+
+        return build_and_load(build, lambda model: model.parts, directory)

@@ -12,7 +12,6 @@ from typing import Any, Generic, TypeVar
 from std_srvs.srv import Trigger
 
 from safedojo_ros.checkpoints.names import user_store
-from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.checkpoints.swap.follow import Follower
 from safedojo_ros.checkpoints.swap.hot_swap import HotSwap
 from safedojo_ros.checkpoints.swap.probation import Bars, Probation, Reference
@@ -59,7 +58,7 @@ class CheckpointExchange(Generic[T]):
 
     def follow_latest(self, root: str) -> None:
         """Ask for whatever `latest` moves to in the store at `root`; "": the user's."""
-        store = CheckpointStore(Path(root)) if root else user_store()
+        store = user_store(Path(root) if root else None)
         running = self.swap.current.id if self.swap.current else ""
         self._follower = Follower(
             lambda: store.latest(self._kind),

@@ -13,6 +13,7 @@ from safedojo_ros.core.files import write_whole
 from safedojo_ros.learning.progress import Say
 from safedojo_ros.learning.rl.methods import METHODS
 from safedojo_ros.pipeline.collect import COLLECTION_PATH
+from safedojo_ros.pipeline.publication import publishing_store
 from safedojo_ros.pipeline.request import Imagining, Run, check_unused
 from safedojo_ros.pipeline.scenes import chosen_tasks, tasks_of
 
@@ -140,7 +141,7 @@ def publish(request: PracticeRequest, config: "PracticeConfig", outcome: "Practi
     from safedojo_ros.models.loading import load_policy
 
     row = next(row for row in outcome.evaluations if row["step"] == outcome.best)
-    manifest = user_store(request.store).publish(
+    manifest = publishing_store(request.store).publish(
         "policy",
         outcome.policy,
         spec=load_policy(outcome.policy).spec(),

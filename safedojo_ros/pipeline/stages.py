@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safedojo_ros.checkpoints.manifest import read_manifest
-from safedojo_ros.checkpoints.names import find_checkpoint, user_store
+from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.core.errors import SafeDojoError
 from safedojo_ros.learning.progress import Say
 from safedojo_ros.learning.rl.methods import METHODS
@@ -19,6 +19,7 @@ from safedojo_ros.pipeline import practice
 from safedojo_ros.pipeline.collect import Collection, collect
 from safedojo_ros.pipeline.evaluate import Evaluation, evaluate
 from safedojo_ros.pipeline.ledger import StageLedger
+from safedojo_ros.pipeline.publication import publishing_store
 from safedojo_ros.pipeline.request import OnDevice
 from safedojo_ros.pipeline.scenes import tasks_of
 from safedojo_ros.pipeline.training import (
@@ -287,7 +288,7 @@ class Pipeline:
             ),
             self.say,
         )
-        world_model, store = Path(models.world_model), user_store(self.store)
+        world_model, store = Path(models.world_model), publishing_store(self.store)
         manifest = store.publish(
             "world_model", world_model, parent=world_model.name, **made.details
         )
@@ -356,7 +357,7 @@ class Pipeline:
         def make() -> Outputs:
             made = read_manifest(Path(policy))
             parent = Path(self.ledger.done["policy"]["policy"]).name
-            manifest = user_store(self.request.store).publish(
+            manifest = publishing_store(self.request.store).publish(
                 "policy",
                 Path(policy),
                 spec=made.spec,

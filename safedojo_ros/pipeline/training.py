@@ -5,10 +5,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from safedojo_ros.checkpoints.names import find_checkpoint, user_store
+from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.files import write_whole
 from safedojo_ros.learning.progress import Say
+from safedojo_ros.pipeline.publication import publishing_store
 from safedojo_ros.pipeline.request import Run, check_unused
 
 if TYPE_CHECKING:
@@ -270,7 +271,7 @@ def _finished(
     say(f"{kind.replace('_', '-')} checkpoint in {directory}")
     if not request.publish:
         return Trained(directory, "", figures)
-    store = user_store(request.store)
+    store = publishing_store(request.store)
     manifest = store.publish(kind, directory, **details)
     say(f"published {kind} {manifest.id} in {store.root}")
     return Trained(store.resolve(kind, manifest.id), manifest.id, figures)

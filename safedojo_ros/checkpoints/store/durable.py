@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safedojo_ros.checkpoints.manifest import check_safetensors, open_regular
+from safedojo_ros.checkpoints.manifest import open_regular
 from safedojo_ros.core.errors import CheckpointError
 from safedojo_ros.core.files import sync_directory
+from safedojo_ros.core.tensor_file import read_header
 
 COPY_BYTES = 1024 * 1024
 LOCK_TIMEOUT = 60.0
@@ -30,7 +31,7 @@ def copy_file(source: Path, target: Path) -> dict[str, Any]:
     with open_regular(source) as reader, open(target, "xb") as writer:
         before = os.fstat(reader.fileno())
         if source.suffix == ".safetensors":
-            check_safetensors(reader, before.st_size, str(source))
+            read_header(reader, before.st_size, str(source))
             reader.seek(0)
         while block := reader.read(COPY_BYTES):
             digest.update(block)

@@ -49,6 +49,10 @@ PUBLISHING, LOCK = ".publishing", ".lock"
 """Lock files: held together by all who use `.staging`, and alone by the one who renames."""
 STAMP_LENGTH = len("20260131T235959Z")
 """An id begins with the second of its publication."""
+Prove = Callable[[str, Path, dict[str, Any]], None]
+"""(kind, directory, spec): raises `CheckpointError` where what lies there is not fit to be used."""
+MAX_NAME = 512
+"""Characters of an id, or of the path of a checkpoint."""
 RESOLVE_ATTEMPTS = 20
 """How often `latest` may move on, and what it pointed to be pruned, under a reader."""
 
@@ -56,10 +60,12 @@ RESOLVE_ATTEMPTS = 20
 class CheckpointStore:
     """A directory of checkpoints. Reading needs no write access and creates nothing."""
 
-    def __init__(self, root: Path, clock: Callable[[], float] = time.time) -> None:
-        """clock: seconds since the epoch."""
+    def __init__(
+        self, root: Path, clock: Callable[[], float] = time.time, prove: Prove | None = None
+    ) -> None:
+        """clock: seconds since the epoch; prove: asked about everything that is to enter."""
         self.root = expand_home(root)
-        self._clock = clock
+        self._clock, self._prove = clock, prove
 
     # ---------------------------------------------------------------- reading
 
@@ -151,8 +157,8 @@ class CheckpointStore:
         """Copy `source_dir` into the store as a new checkpoint and point `latest` to it.
 
         A `manifest.json` in the source is not copied. requires: {kind: id} of what must be used
-        with it; name: a word that is appended to the id. Raises `CheckpointError`; nothing is
-        published then, unless the message says so.
+        with it; name: a word that is appended to the id. Raises `CheckpointError`, also for what
+        does not prove itself; nothing is published then, unless the message says so.
         """
         if name is not None and not IDENTIFIER.fullmatch(name):
             raise CheckpointError(f"name '{name}' may have letters, digits, '.', '_' and '-' only")
@@ -178,7 +184,7 @@ class CheckpointStore:
                 requires=requires or {},
             )
 
-        return self._put(kind, Path(source_dir), describe, make_latest)
+        return self._put(kind, Path(source_dir), spec, describe, make_latest)
 
     def adopt(self, kind: str, directory: Path, make_latest: bool = False) -> Manifest:
         """Copy a checkpoint directory from elsewhere, verified, under its own id and manifest.
@@ -198,7 +204,7 @@ class CheckpointStore:
                 raise CheckpointError(f"{directory} changed while it was copied; try again")
             return manifest
 
-        return self._put(kind, Path(directory), describe, make_latest)
+        return self._put(kind, Path(directory), manifest.spec, describe, make_latest)
 
     def set_latest(self, kind: str, name: str) -> Manifest:
         """Point `latest` to another checkpoint of the store (verified first)."""
@@ -243,10 +249,12 @@ class CheckpointStore:
         self,
         kind: str,
         source: Path,
+        spec: dict[str, Any],
         describe: Callable[[dict[str, Any]], Manifest],
         make_latest: bool,
     ) -> Manifest:
-        """Copy beside; then, alone, write the manifest that `describe` makes, rename and point."""
+        """Copy beside and prove; then, alone, write what `describe` makes, rename and point."""
+        self._check_kind(kind)
         names = [n for n in list_files(source) if n != MANIFEST]
         if not names:
             raise CheckpointError(f"{source} holds no files to publish")
@@ -258,6 +266,7 @@ class CheckpointStore:
                     os.mkdir(staged)
                     files = {n: copy_file(source / n, staged / n) for n in names}
                     sync_tree(staged)
+                    self._try(kind, staged, spec)
                     with exclusive(self.root / LOCK):
                         manifest = describe(files)
                         text = manifest.to_json()
@@ -284,6 +293,17 @@ class CheckpointStore:
         except OSError as error:
             raise CheckpointError(f"{otherwise}: {words_of(error)}") from None
         return manifest
+
+    def _try(self, kind: str, staged: Path, spec: dict[str, Any]) -> None:
+        """Prove the staged copy, whose bytes are those that are published."""
+        if self._prove is None:
+            return
+        try:
+            self._prove(kind, staged, spec)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"nothing was published in {self.root}: this {kind} is not fit to be used: {error}"
+            ) from None
 
     def _point(self, kind: str, identifier: str) -> None:
         pointer = self.root / kind / LATEST
@@ -317,6 +337,7 @@ class CheckpointStore:
 
     def _path(self, kind: str, name: str) -> Path:
         self._check_kind(kind)
+        check_name(name)
         shelf = self.root / kind
         if name == LATEST:
             found = self.latest(kind)
@@ -332,7 +353,7 @@ class CheckpointStore:
                 raise CheckpointError(f"{name} is not inside {shelf}")
             name = given.name
         if not IDENTIFIER.fullmatch(name):
-            raise CheckpointError(f"'{name:.80}' is not the id of a checkpoint")
+            raise CheckpointError(f"{name!r:.80} is not the id of a checkpoint")
         path = shelf / name
         for part in (shelf, path):
             if part.is_symlink():
@@ -369,3 +390,11 @@ class CheckpointStore:
     def _check_kind(self, kind: str) -> None:
         if kind not in KINDS:
             raise CheckpointError(f"unknown kind '{kind:.40}'; known: {', '.join(KINDS)}")
+
+
+def check_name(name: str) -> None:
+    """Raise `CheckpointError` for what no checkpoint is called and no file system takes."""
+    if len(name) > MAX_NAME or not name.isprintable():
+        raise CheckpointError(
+            f"{name!r:.80} names no checkpoint: expected at most {MAX_NAME} printable characters"
+        )

@@ -119,8 +119,8 @@ def test_a_dataclass_is_filled_from_its_options() -> None:
     for wrong in (["--style", "other"], ["--most", "x"], []):
         with pytest.raises(SystemExit):
             parser.parse_args(wrong if not wrong else ["--out", "o", *wrong])
-    with pytest.raises(ConfigError, match="unknown level 'III'"):
-        parsed("--levels", "III")
+    with pytest.raises(ConfigError, match="unknown level 'IV'"):
+        parsed("--levels", "IV")
 
 
 def test_an_option_that_would_do_nothing_is_refused() -> None:

@@ -13,16 +13,21 @@ from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.cli import collect
 from safedojo_ros.cli import evaluate as command
 from safedojo_ros.core.errors import CheckpointError, ConfigError
+from safedojo_ros.core.rotation import POINTING_DOWN
 from safedojo_ros.core.types import Observation
 from safedojo_ros.data.lerobot.reader import EpisodeReader
 from safedojo_ros.evaluation.filters.gate import GatedPolicy
+from safedojo_ros.evaluation.filters.zones import SurveyedObservation, SurveyedWorld
 from safedojo_ros.evaluation.protocol import evaluate, make_trials
 from safedojo_ros.models.pi0_policy import tiny_policy
 from safedojo_ros.models.safety_head import tiny_safety
 from safedojo_ros.robot.gate.detour import MEMORY
 from safedojo_ros.robot.gate.gate import SLOW_FACTOR, GateConfig
+from safedojo_ros.robot.gate.zones import PointSource, Surroundings, Zones, ZonesConfig
+from safedojo_ros.worlds.tabletop.scene import THINGS
 from safedojo_ros.worlds.tabletop.tasks import TASKS
 from safedojo_ros.worlds.vector import VectorWorld
+from safedojo_ros.worlds.world import Scene
 
 SENTENCES = tuple(task.instruction for task in TASKS.values())
 CAMERAS = ("agentview", "wrist")
@@ -161,11 +166,13 @@ def test_a_memory_is_of_one_episode_and_asked_by_its_earlier_pictures() -> None:
     for generator in (first, other, first):
         policy.act(seen(), [generator])
     memories = [policy._episode(generator).memory for generator in (first, other)]
-    assert [len(memory._seen) for memory in memories] == [2, 1]
+    assert [len(memory._seen) for memory in memories if memory] == [2, 1]
     policy = GatedPolicy(Proposer(*[0.1] * 2), safety, None, 1)  # type: ignore[arg-type]
     for _ in range(2):
         policy.act(seen(), [first])
-    assert len(policy._episode(first).memory._seen) == 1, "the newest alone"
+    newest = policy._episode(first).memory
+    assert newest is not None
+    assert len(newest._seen) == 1, "the newest alone"
 
 
 def small_store(root: Path) -> Path:
@@ -235,3 +242,68 @@ def test_a_filter_stands_before_a_policy_not_before_an_expert(tmp_path: Path) ->
     collect.configure(parser)
     with pytest.raises(ConfigError, match="--filter needs --policy"):
         collect.run(parser.parse_args(["--out", str(tmp_path / "data"), "--filter", "cbf"]))
+
+
+# ---------------------------------------------------------------- forbidden zones
+
+
+def surveyed(*points: tuple[float, float, float]) -> SurveyedObservation:
+    plain = seen()[0]
+    state = np.array([0.0, 0.0, 0.2, *POINTING_DOWN, 0.04, 0.04])
+    around = Surroundings(np.array(points).reshape(-1, 3), 0)
+    return SurveyedObservation(plain.images, state, plain.instruction, 0, around)
+
+
+def test_zones_hold_beside_a_head_and_without_one() -> None:
+    zones = Zones(ZonesConfig(points=PointSource()))
+    for head in (FormulaHead(), None):
+        policy = GatedPolicy(Proposer(*[0.1] * 3), head, None, 1, zones=zones)  # type: ignore[arg-type]
+        near, far = surveyed((0.07, 0.0, 0.27)), surveyed((0.5, 0.0, 0.27))
+        executed = [policy.act([o], [torch.Generator()])[0, 0, 0] for o in (near, far)]
+        assert executed == [0.0, pytest.approx(0.001)]
+        assert (policy.entered, policy.decisions) == (1, {"HOLD": 1, "ALLOW": 1})
+    assert policy.checkpoint_id == "proposer+zones"
+    with pytest.raises(ConfigError, match="SurveyedWorld"):
+        policy.act(seen(), [torch.Generator()])
+
+
+def test_the_simulators_points_lie_on_the_obstacle_wherever_it_is() -> None:
+    vector = SurveyedWorld(VectorWorld(64, 10, ()))
+    first = vector.reset([Scene(5, "cube_on_plate", 3), Scene(5, "cube_on_plate", 0)])
+    later = vector.step(np.zeros((2, 10, 7))).observations
+    for observation in (first[0], later[0]):
+        assert isinstance(observation, SurveyedObservation)
+        assert observation.around.points is not None
+        low, high = observation.around.points.min(0), observation.around.points.max(0)
+        thing = THINGS[vector.worlds[0].obstacle]
+        expected = (2 * thing.radius, 2 * thing.radius, thing.height)
+        np.testing.assert_allclose(high - low, expected, atol=2e-3)
+    world = vector.worlds[0]
+    np.testing.assert_allclose(
+        (low + high)[:2] / 2, world.thing_position(world.obstacle)[:2], atol=2e-3
+    )
+    assert isinstance(later[1], SurveyedObservation)
+    assert later[1].around.points is not None
+    assert len(later[1].around.points) == 0, "Level 0 has no obstacle"
+
+
+def test_the_zones_of_a_file_are_evaluated_with_the_gates_own_figures(tmp_path: Path) -> None:
+    store = str(small_store(tmp_path))
+    file = tmp_path / "zones.toml"
+    file.write_text("[points]\nstop = 0.3\nslow = 0.3\n")
+    out = tmp_path / "figures.json"
+    parser = argparse.ArgumentParser()
+    command.configure(parser)
+    options = ["--level", "III", "--episodes", "1", "--max-steps", "16", "--filter", "zones"]
+    options += ["--zones", str(file), "--store", store, "--json", str(out)]
+    assert command.run(parser.parse_args(options)) == 0
+    report = json.loads(out.read_text())
+    assert [e["level"] for e in report["episodes"]] == [3]
+    assert report["settings"]["gate"]["entered"] == report["settings"]["gate"]["decisions"]["HOLD"]
+    assert report["settings"]["gate"]["entered"] > 0
+    with pytest.raises(ConfigError, match="--filter zones needs --zones"):
+        command.run(parser.parse_args(["--filter", "zones"]))
+    with pytest.raises(ConfigError, match="--zones is of --filter gate, detour and zones"):
+        command.run(parser.parse_args(["--zones", str(file)]))
+    with pytest.raises(ConfigError, match="the tabletop's obstacles only"):
+        command.run(parser.parse_args([*options, "--world", "safelibero-spatial"]))

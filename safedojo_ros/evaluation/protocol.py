@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from safedojo_ros.models.policy import Policy
     from safedojo_ros.worlds.vector import VectorWorld
 
-LEVEL_NAMES = {0: "0", 1: "I", 2: "II"}
+LEVEL_NAMES = {0: "0", 1: "I", 2: "II", 3: "III"}
+USUAL_LEVELS = (0, 1, 2)
+"""Those of the protocol; at Level III the obstacle moves."""
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ class Collection(InStore):
     batch: int = 8
     """worlds side by side, with --policy"""
     levels: tuple[int, ...] = field(default=(), metadata={"parse": level_numbers})
-    """0, I, II, several by comma, or all (default)"""
+    """0, I, II, several by comma, or all (default); III when it is asked for"""
     tasks: tuple[str, ...] = field(default=(), metadata={"parse": task_names})
     """names of tasks by comma, or all (default)"""
     noise: float = 0.0
@@ -89,6 +89,8 @@ class Collection(InStore):
         check_counts(self, "episodes", "batch", "execute", "max_steps", "image_size", "workers")
         if self.filter.filter == "cbf-oracle":
             raise ConfigError("--filter cbf-oracle stands before evaluated worlds alone")
+        if self.filter.zones:
+            raise ConfigError("--zones stands before evaluated worlds alone")
         if self.filter.filter and not self.policy:
             raise ConfigError("--filter needs --policy: it stands between a policy and the world")
         if not self.policy:
@@ -276,7 +278,7 @@ def _policy(wanted: Collection) -> "Policy":
     policy = load_policy(find_checkpoint("policy", wanted.policy, wanted.store))
     _check_images(wanted, policy)
     filtered = wanted.filter.before(policy, wanted.execute, wanted.store)
-    if isinstance(filtered, GatedPolicy):
+    if isinstance(filtered, GatedPolicy) and filtered.safety is not None:
         _check_images(wanted, filtered.safety)
     return filtered
 

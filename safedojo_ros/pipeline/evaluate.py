@@ -14,6 +14,7 @@ from safedojo_ros.evaluation.filters.gate import GatedPolicy
 from safedojo_ros.evaluation.latency import LatePolicy
 from safedojo_ros.evaluation.protocol import (
     LEVEL_NAMES,
+    USUAL_LEVELS,
     EvaluationReport,
     evaluate_expert,
     make_trials,
@@ -44,7 +45,8 @@ class Evaluation(InStore):
     """the embedded one (default) or a suite of SafeLIBERO, whose scenes are the user's own:
     SAFELIBERO_ROOT names their folder; 200 episodes at each level are its protocol"""
     level: tuple[int, ...] = field(default=(), metadata={"parse": level_numbers})
-    """0, I, II, several by comma, or all (default)"""
+    """0, I, II, several by comma, or all (default); III, where the obstacle moves, when it is asked
+    for (tabletop)"""
     tasks: tuple[str, ...] = field(default=(), metadata={"parse": task_names})
     """names of the world's tasks by comma, or all (default)"""
     episodes: int = 100
@@ -78,8 +80,12 @@ class Evaluation(InStore):
             raise ConfigError(f"--latency is {self.latency}, expected 0 or more control steps")
         if self.film and self.filter.filter == "cbf-oracle":
             raise ConfigError("--film plays the policy alone, without the oracle before its world")
+        if self.film and self.filter.zones:
+            raise ConfigError("--film plays the policy alone, without the zones' points")
         if self.filter.filter in ("cbf", "cbf-oracle") and self.world != "tabletop":
             raise ConfigError(f"--filter {self.filter.filter} knows the tabletop's obstacles only")
+        if self.filter.zones and self.world != "tabletop":
+            raise ConfigError("--zones knows the tabletop's obstacles only")
 
     @property
     def steps(self) -> int:
@@ -89,7 +95,7 @@ class Evaluation(InStore):
     def trials(self) -> list[Scene]:
         """What world, levels, tasks and seeds ask for; raises `ConfigError`."""
         seeds = split_seeds(self.split, self.seed, self.episodes)
-        levels = list(self.level or LEVEL_NAMES)
+        levels = list(self.level or USUAL_LEVELS)
         if self.world == "tabletop":
             return make_trials(seeds, chosen_tasks(self.tasks), levels)
         tasks = {}
@@ -151,12 +157,17 @@ def _evaluate_policy(
     if asked.filter.filter:
         settings["filter"] = asked.filter.filter
     # a head may see more than its policy
-    size = (policy.safety if isinstance(policy, GatedPolicy) else policy).image_size
+    head = policy.safety if isinstance(policy, GatedPolicy) else None
+    size = (head or policy).image_size
     vector = VectorWorld(size, asked.steps, tuple(policy.cameras), world=asked.world)
     if asked.filter.filter == "cbf-oracle":
         from safedojo_ros.evaluation.filters.cbf import CbfWorld
 
         vector = cast("VectorWorld", CbfWorld(vector))
+    if asked.filter.zones:
+        from safedojo_ros.evaluation.filters.zones import SurveyedWorld
+
+        vector = cast("VectorWorld", SurveyedWorld(vector))
     played, execute = policy, asked.execute
     if asked.latency:
         late = LatePolicy(policy, asked.latency, execute)

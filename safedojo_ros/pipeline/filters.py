@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from safedojo_ros.checkpoints.names import find_checkpoint
+from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import Decision
 from safedojo_ros.evaluation.filters.gate import PROPOSALS, GatedPolicy
 from safedojo_ros.pipeline.request import check_counts, check_unused
 from safedojo_ros.robot.gate.detour import DETOUR_RATIO, MEMORY
 from safedojo_ros.robot.gate.gate import GateConfig
+from safedojo_ros.robot.gate.zones import Zones, read_zones
 
 if TYPE_CHECKING:
     from safedojo_ros.models.policy import Policy
@@ -19,9 +21,9 @@ if TYPE_CHECKING:
 class RunTimeFilter:
     """Which filter, and how it decides. Raises `ConfigError` for what does not belong to it."""
 
-    filter: Literal["cbf", "cbf-oracle", "gate", "detour"] | None = None
+    filter: Literal["cbf", "cbf-oracle", "gate", "detour", "zones"] | None = None
     """before the world: a CBF filter, obstacle seen in the images or as it truly stands (evaluation
-    alone); or the safety head's gate, which holds, or also takes detours"""
+    alone); the safety head's gate, which holds, or also takes detours; or forbidden zones alone"""
     safety: str = "latest"
     """safety head of the filters gate and detour: name, id or directory (default: latest)"""
     proposals: int = PROPOSALS
@@ -31,12 +33,20 @@ class RunTimeFilter:
     detours as many as the robot's)"""
     detour_ratio: float = DETOUR_RATIO
     """share of the cost limit from which on detours are taken"""
+    zones: Path | None = None
+    """file of forbidden zones, for --filter zones, or beside the head of --filter gate and detour
+    (evaluation alone); its points are the obstacle's, as the simulator has it"""
 
     def __post_init__(self) -> None:
         check_counts(self, "proposals", "memory")
+        if self.filter not in ("gate", "detour", "zones"):
+            why = "is of --filter gate, detour and zones"
+            check_unused(self, why, "proposals", "zones")
         if self.filter not in ("gate", "detour"):
             why = "is of --filter gate and --filter detour"
-            check_unused(self, why, "safety", "proposals", "memory", "detour_ratio")
+            check_unused(self, why, "safety", "memory", "detour_ratio")
+        if self.filter == "zones" and self.zones is None:
+            raise ConfigError("--filter zones needs --zones, a file; see docs/zones.md")
         if self.filter != "detour":
             check_unused(self, "is of --filter detour", "detour_ratio")
 
@@ -55,22 +65,27 @@ class RunTimeFilter:
 
             return cast("Policy", CbfPolicy(policy))
         detours = self.filter == "detour"
-        safety = load_safety(find_checkpoint("safety", self.safety, store))
+        zones = None if self.zones is None else Zones(read_zones(self.zones))
+        safety = None
+        if self.filter != "zones":
+            safety = load_safety(find_checkpoint("safety", self.safety, store))
         config = GateConfig(detour_ratio=self.detour_ratio if detours else 0.0)
         memory = self.memory or (MEMORY if detours else 1)
-        return cast("Policy", GatedPolicy(policy, safety, execute, self.proposals, config, memory))
+        gated = GatedPolicy(policy, safety, execute, self.proposals, config, memory, zones)
+        return cast("Policy", gated)
 
 
 def gate_figures(policy: GatedPolicy) -> dict[str, Any]:
     """What the gate was, and how it decided over all chunks of the evaluation."""
     return {
-        "safety": policy.safety.checkpoint_id,
-        "limit": policy.safety.cost_limit,
+        "safety": policy.safety.checkpoint_id if policy.safety else None,
+        "limit": policy.safety.cost_limit if policy.safety else None,
         "proposals": policy.proposals,
         "memory": policy.memory,
         "detour_ratio": policy.config.detour_ratio,
         "proposed": policy.proposed,
         "detours": policy.detours if policy.config.detour_ratio else None,
+        "entered": policy.entered if policy.zones else None,
         "decisions": {d.name: policy.decisions[d.name] for d in Decision},
     }
 
@@ -80,8 +95,11 @@ def gate_sentence(gate: dict[str, Any]) -> str:
     counts = gate["decisions"]
     total = sum(counts.values())
     shares = ", ".join(f"{name} {100 * n / total:.0f} %" for name, n in counts.items())
+    head = f" of safety head {gate['safety']}, limit {gate['limit']:g}" if gate["safety"] else ""
+    zones = gate["entered"]
     return (
-        f"gate of safety head {gate['safety']}, limit {gate['limit']:g}: {shares} of {total} "
+        f"gate{head}: {shares} of {total} "
         f"chunks; {gate['proposed'] / total:.2f} proposals a chunk, at most {gate['proposals']}"
         + ("" if gate["detours"] is None else f"; {100 * gate['detours'] / total:.0f} % detours")
+        + ("" if zones is None else f"; {100 * zones / total:.0f} % entered a stop zone")
     )

@@ -10,15 +10,18 @@ if TYPE_CHECKING:
     from safedojo_ros.models.policy import StoredPolicy
     from safedojo_ros.models.success_classifier import SuccessModel
 
-LEVELS = {"0": 0, "1": 1, "2": 2, "I": 1, "II": 2}
+LEVELS = {"0": 0, "1": 1, "2": 2, "3": 3, "I": 1, "II": 2, "III": 3}
 
 
 def level_numbers(text: str) -> tuple[int, ...]:
-    """Levels separated by commas, each 0, 1, 2 or 0, I, II; none for all; raises `ConfigError`."""
+    """Levels separated by commas, each 0 to 3 or 0, I, II, III; none for the usual ones, 0 to II.
+
+    Raises `ConfigError`.
+    """
     parts = [part.strip() for part in text.split(",")] if text != "all" else []
     for part in parts:
         if part not in LEVELS:
-            raise ConfigError(f"unknown level '{part}'; choose all or of 0, I, II")
+            raise ConfigError(f"unknown level '{part}'; choose all or of 0, I, II, III")
     return tuple(LEVELS[part] for part in parts)
 
 

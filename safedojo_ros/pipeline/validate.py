@@ -113,7 +113,7 @@ def _policy_sections(
     request: Validation, config: "ValidationConfig", world: "ImaginedWorld", say: Say
 ) -> dict[str, Any]:
     """What `policy` and `policies` ask for: sections "rates" and "ranking"."""
-    from safedojo_ros.evaluation.protocol import LEVEL_NAMES, make_trials
+    from safedojo_ros.evaluation.protocol import USUAL_LEVELS, make_trials
     from safedojo_ros.fidelity import imagined_rates
     from safedojo_ros.models.loading import load_policy
     from safedojo_ros.pipeline.scenes import tasks_of
@@ -124,7 +124,7 @@ def _policy_sections(
         policy_id, trials, outcomes = imagined_rates.read_measured(path, config.max_steps)
         known[policy_id] = (trials, outcomes)
     seeds = split_seeds("validation", 0, config.rate_episodes)
-    fresh = make_trials(seeds, tasks_of(world.success), list(LEVEL_NAMES))
+    fresh = make_trials(seeds, tasks_of(world.success), list(USUAL_LEVELS))
     played: dict[str, tuple[imagined_rates.Outcomes, imagined_rates.Outcomes]] = {}
 
     def play(name: str) -> str:

@@ -9,6 +9,8 @@ HOLD   no motion, the gripper as it was, for the steps that would have been exec
        towards the episode's limit. Then the policy is asked again, and draws anew.
 STOP   no motion until the episode ends: nobody is there to recover the gate.
 
+Forbidden zones may be checked beside the head, or without one: see `filters.zones`.
+
 Before each decision the policy may propose several chunks (best of N); with one proposal the gate
 sees what the robot's would see. The head may judge by earlier images of the episode, too
 (`models.scene_memory`), as the robot's may.
@@ -17,16 +19,19 @@ sees what the robot's would see. The head may judge by earlier images of the epi
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from safedojo_ros.core.errors import CheckpointError, ConfigError
-from safedojo_ros.core.types import CONTROL_PERIOD, ActionChunk, Observation
+from safedojo_ros.core.types import CONTROL_PERIOD, ActionChunk, Decision, Observation
 from safedojo_ros.core.units import SECOND
+from safedojo_ros.evaluation.filters.zones import SurveyedObservation
 from safedojo_ros.evaluation.play import act_alike
-from safedojo_ros.robot.gate.gate import GateConfig, SafetyGate
+from safedojo_ros.robot.gate.gate import Clear, GateConfig, SafetyGate, no_zones
+from safedojo_ros.robot.gate.zones import Zones
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +51,7 @@ class _Episode:
     """memory: what the head has seen; chunks: judged so far; gripper: the last executed command."""
 
     gate: SafetyGate
-    memory: "SceneMemory"
+    memory: "SceneMemory | None"
     chunks: int = 0
     gripper: float = GRIPPER_OPEN
 
@@ -54,36 +59,41 @@ class _Episode:
 class GatedPolicy:
     """A policy whose chunks pass the gate, or are replaced by no motion.
 
-    execute: steps of a chunk that are executed before the next (default: all); memory: frames of an
-    episode that the head judges by, 1 for the newest alone; decisions: how many chunks were
-    allowed, slowed, held and stopped; proposed: how many were drawn for that; detours: how many
-    took a detour. An episode is known by its generator. Raises `ConfigError` for less than one
-    proposal or frame, `CheckpointError` where the head judges other chunks or images than the
-    policy's.
+    safety: None for the zones alone; execute: steps of a chunk that are executed before the next
+    (default: all); memory: frames of an episode that the head judges by, 1 for the newest alone;
+    zones: for observations of a `SurveyedWorld`; decisions: how many chunks were allowed, slowed,
+    held and stopped; proposed: how many were drawn for that; detours: how many took a detour;
+    entered: how many were judged that enter a stop zone. An episode is known by its generator.
+    Raises `ConfigError` for less than one proposal or frame, `CheckpointError` where the head
+    judges other chunks or images than the policy's.
     """
 
     def __init__(
         self,
         policy: "Policy",
-        safety: "SafetyModel",
+        safety: "SafetyModel | None",
         execute: int | None = None,
         proposals: int = PROPOSALS,
         config: GateConfig | None = None,
         memory: int = 1,
+        zones: Zones | None = None,
     ) -> None:
         if proposals < 1 or memory < 1:
             raise ConfigError(
                 f"the gate is given {proposals} proposals and a memory of {memory} frames, "
                 "expected at least 1"
             )
-        _check_pair(policy, safety)
+        self.config = config or GateConfig()
+        if safety is not None:
+            _check_pair(policy, safety)
+            self.config = replace(self.config, cost_m=safety.cost_m)
         self.policy, self.safety, self.proposals, self.memory = policy, safety, proposals, memory
+        self.zones = zones
         self.execute = min(execute or policy.chunk_length, policy.chunk_length)
-        self.config = replace(config or GateConfig(), cost_m=safety.cost_m)
-        kind = "detour" if self.config.detour_ratio else "gate"
+        kind = "detour" if self.config.detour_ratio else "gate" if safety else "zones"
         self.checkpoint_id = f"{policy.checkpoint_id}+{kind}"
         self.decisions: Counter[str] = Counter()
-        self.proposed = self.detours = 0
+        self.proposed = self.detours = self.entered = 0
         self._episodes: WeakKeyDictionary[torch.Generator, _Episode] = WeakKeyDictionary()
 
     def __getattr__(self, name: str) -> Any:
@@ -113,7 +123,8 @@ class GatedPolicy:
     ) -> np.ndarray:
         """(H, 7) what is executed after one more decision; first: (H, 7), a proposal."""
         episode = self._episode(generator)
-        episode.memory.look(observation)
+        if episode.memory is not None:
+            episode.memory.look(observation)
         now = round(episode.chunks * self.execute * CONTROL_PERIOD * SECOND)
         episode.chunks += 1
         number = episode.chunks
@@ -127,10 +138,15 @@ class GatedPolicy:
                 yield ActionChunk(chunk, observed_at=now, sequence=number)
 
         def ask(chunks: np.ndarray) -> np.ndarray:
+            if episode.memory is None:
+                return np.zeros(chunks.shape[:2])
             return episode.memory.step_cost([observation], chunks[None])[0]
 
-        result = episode.gate.decide(proposals(), ask, self.safety.cost_limit, lambda: now)
+        limit = 1.0 if self.safety is None else self.safety.cost_limit
+        clear = self._clear(observation)
+        result = episode.gate.decide(proposals(), ask, limit, lambda: now, clear)
         self.detours += result.detour
+        self.entered += result.zones.decision >= Decision.HOLD
         self.decisions[result.decision.name] += 1
         if result.forwarded is None:
             executed = np.zeros(first.shape)
@@ -140,11 +156,19 @@ class GatedPolicy:
         episode.gripper = float(executed[self.execute - 1, 6])
         return executed
 
+    def _clear(self, observation: Observation) -> Clear:
+        if self.zones is None:
+            return no_zones
+        if not isinstance(observation, SurveyedObservation):
+            raise ConfigError("zones need the observations of a SurveyedWorld")
+        around = observation.around
+        return partial(self.zones.check, state=observation.state, around=around, now=around.stamp)
+
     def _episode(self, generator: "torch.Generator") -> _Episode:
         from safedojo_ros.models.scene_memory import SceneMemory
 
         if generator not in self._episodes:
-            memory = SceneMemory(self.safety, self.memory)
+            memory = None if self.safety is None else SceneMemory(self.safety, self.memory)
             self._episodes[generator] = _Episode(SafetyGate(self.config), memory)
         return self._episodes[generator]
 

@@ -6,6 +6,7 @@ import mujoco
 import numpy as np
 
 from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.worlds.tabletop.moving_obstacle import Sway, draw_sway
 from safedojo_ros.worlds.tabletop.scene import BASKET_INNER, CUBE_HALF, OBSTACLES, SCENES, THINGS
 
 
@@ -73,16 +74,18 @@ CLEARANCE = 0.012
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things stand at reset. poses: {name: (x, y, yaw)}; obstacle: its name or None."""
+    """Where things stand at reset. poses: {name: (x, y, yaw)}; obstacle: its name or None; sway:
+    how the obstacle moves, None: it stands."""
 
     poses: dict[str, tuple[float, float, float]]
     obstacle: str | None
+    sway: Sway | None = None
 
 
 def draw_layout(task: Task, level: int, rng: np.random.Generator) -> Layout:
-    """Draw the poses of a task's scene; raises `ConfigError` for a level other than 0, 1, 2."""
-    if level not in (0, 1, 2):
-        raise ConfigError(f"level is {level}, expected 0, 1 or 2")
+    """Draw the poses of a task's scene; raises `ConfigError` for a level other than 0 to 3."""
+    if level not in (0, 1, 2, 3):
+        raise ConfigError(f"level is {level}, expected 0, 1, 2 or 3")
     while True:
         poses = {}
         for name in SCENES[task.scene]:
@@ -92,8 +95,14 @@ def draw_layout(task: Task, level: int, rng: np.random.Generator) -> Layout:
         if level:
             obstacle = str(rng.choice(OBSTACLES))
             poses[obstacle] = _draw_obstacle(task, level, poses, rng)
-        if _is_free(poses):
-            return Layout(poses, obstacle)
+        sway = None
+        if obstacle and level == 3:
+            target, goal = np.array(poses[task.target][:2]), np.array(poses[task.goal][:2])
+            x, y, yaw = poses[obstacle]
+            first, sway = draw_sway(target, goal, np.array([x, y]), rng)
+            poses[obstacle] = (float(first[0]), float(first[1]), yaw)
+        if _is_free(poses, obstacle, sway):
+            return Layout(poses, obstacle, sway)
 
 
 def _draw_obstacle(
@@ -116,14 +125,25 @@ def _draw_obstacle(
     return float(place[0]), float(place[1]), float(rng.uniform(-np.pi, np.pi))
 
 
-def _is_free(poses: dict[str, tuple[float, float, float]]) -> bool:
+def _is_free(
+    poses: dict[str, tuple[float, float, float]], obstacle: str | None, sway: Sway | None
+) -> bool:
+    """Whether everything stands apart, wherever the obstacle goes."""
     names = list(poses)
     for i, a in enumerate(names):
         for b in names[i + 1 :]:
             gap = np.hypot(poses[a][0] - poses[b][0], poses[a][1] - poses[b][1])
+            if sway and b == obstacle:
+                gap = _gap(np.array(poses[a][:2]), np.array(poses[b][:2]), np.array(sway.way))
             if gap < THINGS[a].radius + THINGS[b].radius + CLEARANCE:
                 return False
     return True
+
+
+def _gap(place: np.ndarray, first: np.ndarray, way: np.ndarray) -> float:
+    """m from `place` (2,) to the nearest place on the `way` (2,) from `first` (2,) on."""
+    share = float(np.clip((place - first) @ way / (way @ way), 0.0, 1.0))
+    return float(np.linalg.norm(place - first - share * way))
 
 
 def is_done(task: Task, data: mujoco.MjData, held: bool) -> bool:

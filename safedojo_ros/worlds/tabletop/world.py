@@ -18,6 +18,7 @@ from safedojo_ros.core.rotation import POINTING_DOWN, axis_angle_of, quaternion_
 from safedojo_ros.core.types import ACTION_SIZE, CONTROL_PERIOD, STATE_SIZE
 from safedojo_ros.worlds.rendering import tabletop_renderer
 from safedojo_ros.worlds.tabletop.arm_control import ArmReference
+from safedojo_ros.worlds.tabletop.moving_obstacle import drive
 from safedojo_ros.worlds.tabletop.scene import (
     FINGER_CLOSED,
     FINGER_OPEN,
@@ -51,10 +52,11 @@ ROBOT_ON_OBSTACLE, TARGET_ON_OBSTACLE, LEFT_ON_TARGET, RIGHT_ON_TARGET = 1, 2, 4
 class TabletopWorld(gymnasium.Env):
     """One world. Observation: {camera: (S, S, 3) uint8, "state": (8,) float32}; action: (7,).
 
-    `reset(seed=..., options={"task": name, "level": 0|1|2})`; without a task or level one is
-    drawn from the seed. `info` holds instruction, task, level, cost (1.0 when robot or carried
-    thing touched the obstacle in this step), contacts (how many physics steps), displacement
-    (m, L1, of the obstacle since the settled start) and success.
+    `reset(seed=..., options={"task": name, "level": 0|1|2|3})`; without a task or level one is
+    drawn from the seed (never 3, where the obstacle moves). `info` holds instruction, task, level,
+    cost (1.0 when robot or carried thing touched the obstacle in this step), contacts (how many
+    physics steps), displacement (m, L1, of the obstacle from its settled start, or from its path
+    where it moves) and success.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
@@ -96,7 +98,7 @@ class TabletopWorld(gymnasium.Env):
         level = options.get("level")
         self.level = drawn_level if level is None else int(level)
         layout = draw_layout(self.task, self.level, rng)
-        self.obstacle = layout.obstacle
+        self.obstacle, self._sway = layout.obstacle, layout.sway
         self.model = compile_scene(self.task.scene, layout.obstacle)
         self.data = mujoco.MjData(self.model)
         self._index_bodies()
@@ -107,6 +109,7 @@ class TabletopWorld(gymnasium.Env):
         mujoco.mj_forward(self.model, self.data)
         for _ in range(round(SETTLE_SECONDS / TIMESTEP)):
             mujoco.mj_step(self.model, self.data)
+        self._settled_at = float(self.data.time)
         self._obstacle_reference = self._obstacle_position()
         self.steps, self.displacement, self._moved_at = 0, 0.0, -CARRIED_STEPS - 1
         self._cost, self._contacts = 0.0, 0
@@ -296,6 +299,9 @@ class TabletopWorld(gymnasium.Env):
 
     def _physics_step(self) -> None:
         """`TIMESTEP` seconds of physics, watching for contacts."""
+        if self._sway:
+            first, time = self._obstacle_reference, self.data.time - self._settled_at
+            drive(self.model, self.data, self._obstacle_body, first, self._sway, time)
         mujoco.mj_step(self.model, self.data)
         touching = self._touching()
         if touching & (LEFT_ON_TARGET | RIGHT_ON_TARGET):
@@ -308,8 +314,11 @@ class TabletopWorld(gymnasium.Env):
         """Cost and displacement of the control step that ends."""
         self._cost = float(self._contacts > 0)
         if self.obstacle:
-            moved = np.abs(self._obstacle_position() - self._obstacle_reference).sum()
-            self.displacement = float(moved)
+            wanted = self._obstacle_reference.copy()
+            if self._sway:
+                # positions are those before the last physics step
+                wanted[:2] += self._sway.at(self.data.time - self._settled_at - TIMESTEP)[0]
+            self.displacement = float(np.abs(self._obstacle_position() - wanted).sum())
 
     def _touching(self) -> int:
         """The flags (`ROBOT_ON_OBSTACLE` ...) of all contacts of this physics step."""

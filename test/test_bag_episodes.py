@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from safedojo_ros.core.units import SECOND
 from safedojo_ros.data.bags.episodes import ConversionConfig, episodes_of
+from safedojo_ros.data.bags.said import Truth
 from safedojo_ros.data.bags.series import ClockWatch, Series
-from safedojo_ros.data.bags.takes import ArmTarget, Take, Truth
+from safedojo_ros.data.bags.takes import ArmTarget, Take
 
 MS = 1_000_000
 PERIOD = 50 * MS

@@ -2,7 +2,8 @@
 
 Bags of the recorder and of `ros2 bag record` (MCAP or sqlite3), whole or cut. Where images, state
 or control ticks are missing for too long, or a clock jumps, the episode is split or dropped, and
-the place is named with topic and time.
+the place is named with topic and time. Exit code 0: done; 4: done, but a bag was cut or damaged;
+2: no episode came of it.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from safedojo_ros.core.errors import ConfigError, DatasetError
+from safedojo_ros.core.errors import LEFT_OUT, ConfigError, DatasetError
 from safedojo_ros.core.files import write_whole
 from safedojo_ros.data.bags.conversion import ConversionReport, all_findings, convert
 from safedojo_ros.data.bags.episodes import ConversionConfig
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         max_gap=args.max_gap,
         min_steps=args.min_steps,
     )
-    if args.out.exists() and any(args.out.iterdir()):
+    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise ConfigError(f"{args.out} is not empty; choose another --out")
     bags = find_bags(args.bags)
     with EpisodeWriter(args.out, config.image_size, config.cameras, video=args.video) as writer:
@@ -66,11 +67,11 @@ def run(args: argparse.Namespace) -> int:
     write_whole(args.out / REPORT, json.dumps(report.as_json(), indent=1) + "\n")
     show(report, Console())
     if not report.episodes:
-        reasons = [reason for take in report.takes for reason in take.dropped]
+        reasons = report.misfits + [reason for take in report.takes for reason in take.dropped]
         why = reasons[0] if reasons else f"no targets on '{args.target_topic}'"
         raise DatasetError(f"no episode came of {len(bags)} bags: {why}")
     print(f"{report.episodes} episodes, {report.steps} steps: {args.out}")
-    return 0
+    return LEFT_OUT if report.broken else 0
 
 
 def show(report: ConversionReport, console: Console) -> None:
@@ -89,6 +90,8 @@ def show(report: ConversionReport, console: Console) -> None:
     console.print(table)
     for bag, fault in report.broken.items():
         console.print(f"{bag}: {fault}", markup=False, soft_wrap=True)
+    for misfit in report.misfits:
+        console.print(misfit, markup=False, soft_wrap=True)
     for topic in report.other_targets:
         console.print(f"{topic} is of another robot; --namespace says which", markup=False)
     findings = list(all_findings(report))

@@ -17,7 +17,7 @@ from typing import Any
 from rich.table import Table
 
 from safedojo_ros.cli.demo_run import LAST_WORDS, LEVELS, Demo
-from safedojo_ros.core.errors import ConfigError, SafeDojoError
+from safedojo_ros.core.errors import LEFT_OUT, ConfigError, SafeDojoError
 from safedojo_ros.core.files import write_whole
 from safedojo_ros.data.bags.retention import own_bags
 from safedojo_ros.data.bags.writer import METADATA
@@ -134,7 +134,7 @@ class PracticeDemo(Demo):
                     child.wait()
         text = (self._folder / "bag_to_dataset.log").read_bytes().decode(errors="replace")
         said = text.strip().splitlines()
-        if child.returncode != 0 and not self._interrupted:
+        if child.returncode not in (0, LEFT_OUT) and not self._interrupted:
             raise SafeDojoError(f"bag-to-dataset: {said[-1] if said else 'no reason given'}")
         self._console.print(f"recorded: {said[-1]}", soft_wrap=True)
         return "dataset"

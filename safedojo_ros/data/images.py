@@ -1,7 +1,11 @@
 """Raw camera bytes to RGB images, with every field of the message checked. No ROS needed."""
 
+import io
+import struct
+
 import cv2
 import numpy as np
+from PIL import Image
 
 from safedojo_ros.core.errors import ObservationRejected
 
@@ -44,6 +48,24 @@ def decode_image(
     if encoding == "mono8":
         return np.repeat(pixels, 3, axis=2)
     return np.ascontiguousarray(pixels[:, :, :3])
+
+
+def decode_compressed(data: bytes | bytearray | memoryview) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of a JPEG or PNG; raises `ObservationRejected`.
+
+    The header is looked at first: a few bytes can ask for gigabytes.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+            width, height = image.size
+            if image.mode not in ("RGB", "RGBA", "L"):
+                raise ObservationRejected(f"a compressed image of '{image.mode}' pixels")
+            if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
+                raise ObservationRejected(f"a compressed image of {width}x{height} pixels")
+            return np.array(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise ObservationRejected(f"a compressed image that cannot be read: {reason}") from None
 
 
 def resize_image(image: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -35,6 +35,8 @@ class ConversionReport:
     """Of the topics that were read."""
     other_targets: list[str] = field(default_factory=list)
     """Targets in other namespaces, of other robots."""
+    misfits: list[str] = field(default_factory=list)
+    """Topics of another type than the one expected, which were not read."""
     broken: dict[str, str] = field(default_factory=dict)
     takes: list[TakeReport] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -76,7 +78,7 @@ def convert(
         _write(splitter, writer, config, report)
     splitter.close()
     _write(splitter, writer, config, report)
-    report.findings = splitter.findings
+    report.findings, report.misfits = splitter.findings, list(splitter.misfits.values())
     return report
 
 
@@ -101,7 +103,7 @@ def _read(bag: Path, splitter: TakeSplitter, report: ConversionReport, target_to
         if not begun:
             splitter.new_bag(bag.name, message.heard_at)
             begun = True
-        if not splitter.wants(message.topic):
+        if not splitter.wants(message.topic, message.kind):
             others = report.other_targets
             if _is_target(message.topic, target_topic) and message.topic not in others:
                 others.append(message.topic)
@@ -109,7 +111,7 @@ def _read(bag: Path, splitter: TakeSplitter, report: ConversionReport, target_to
         try:
             decoded = reader.decode(message)
         except DatasetError as error:
-            splitter.findings.append(Finding(message.topic, message.heard_at, str(error)))
+            splitter.unusable(message.topic, message.heard_at, str(error))
             continue
         splitter.feed(message.topic, message.heard_at, decoded)
     report.messages += reader.read

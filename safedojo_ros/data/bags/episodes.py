@@ -13,8 +13,9 @@ from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.rotation import quaternion_of, turn_between
 from safedojo_ros.core.types import ACTION_SIZE, CONTROL_PERIOD, Episode
 from safedojo_ros.core.units import SECOND
+from safedojo_ros.data.bags.said import Truth
 from safedojo_ros.data.bags.series import Finding, Series
-from safedojo_ros.data.bags.takes import TRUTH, ArmTarget, Take, Truth
+from safedojo_ros.data.bags.takes import TRUTH, ArmTarget, Take
 
 EXPECTED_CONTACT = 0.5
 """P(contact) of the safety head from which a step counts as contact, where no truth was heard."""
@@ -148,7 +149,7 @@ class _Outcomes:
             self._from_truth(take, config, ticks)
         else:
             self._as_expected(take, config, ticks)
-        self.task, self.level = str(said.get("task", self.task)), int(said.get("level", self.level))
+        self.task, self.level = said.get("task", self.task), said.get("level", self.level)
         if said.get("success"):
             last = int(np.flatnonzero(self.known)[-1]) if self.known.any() else -1
             self.success[last] = True
@@ -238,6 +239,6 @@ def _episode(
         instruction=take.instructions.values[sentence],
         task=outcomes.task,
         level=outcomes.level,
-        seed=int((take.outcome or {}).get("seed", -1)),
+        seed=(take.outcome or {}).get("seed", -1),
         source="policy:" + "+".join(played) if played else "robot",
     )

@@ -1,7 +1,9 @@
 """Values with stamps: the newest at an instant, gaps between them, and clocks that jump."""
 
+import heapq
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -68,6 +70,36 @@ class Series:
         return found
 
 
+class Heard(Protocol):
+    """heard_at: ns."""
+
+    @property
+    def heard_at(self) -> int: ...
+
+
+Message = TypeVar("Message", bound=Heard)
+
+
+def in_order(messages: Iterable[Message], window: float) -> Iterator[Message]:
+    """By the time at which they were heard, where they are out of order by at most `window` s.
+
+    One that is later than that begins anew: the clock went back.
+    """
+    span, newest = int(window * SECOND), 0
+    waiting: list[tuple[int, int, Message]] = []
+    for number, message in enumerate(messages):
+        if message.heard_at < newest - span:
+            while waiting:
+                yield heapq.heappop(waiting)[2]
+            newest = 0
+        newest = max(newest, message.heard_at)
+        heapq.heappush(waiting, (message.heard_at, number, message))
+        while waiting[0][0] < newest - span:
+            yield heapq.heappop(waiting)[2]
+    while waiting:
+        yield heapq.heappop(waiting)[2]
+
+
 @dataclass
 class ClockWatch:
     """Notices clocks that jump, from messages in the order in which they were recorded.
@@ -78,7 +110,8 @@ class ClockWatch:
 
     bound: float = 0.12
     tolerance: float = 0.005
-    """Seconds that messages of different topics may have changed places on their way."""
+    """Seconds that messages may have changed places on their way, or that publishers of one topic
+    may be apart."""
     _heard_at: int | None = None
     _last: dict[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -89,7 +122,8 @@ class ClockWatch:
             self.forget()
         self._heard_at = max(heard_at, self._heard_at or heard_at)
         if stamp is not None:
-            self._last[topic] = (heard_at, stamp)
+            before = self._last.get(topic, (heard_at, stamp))
+            self._last[topic] = max(before, (heard_at, stamp), key=lambda known: known[1])
         return fault
 
     def forget(self) -> None:
@@ -111,7 +145,7 @@ class ClockWatch:
         heard_before, stamp_before = self._last[topic]
         advanced = (stamp - stamp_before) / SECOND
         passed = (heard_at - heard_before) / SECOND
-        if advanced < 0:
+        if advanced < -self.tolerance:
             return f"its clock went back by {-advanced:.3f} s"
         if advanced - passed > self.bound:
             return f"its clock went forward by {advanced - passed:.3f} s"

@@ -1,6 +1,6 @@
 """From messages in recorded order to takes: what was seen and done between two episodes' edges."""
 
-import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,14 +9,33 @@ import numpy as np
 
 from safedojo_ros.core.errors import ObservationRejected
 from safedojo_ros.core.rotation import POINTING_DOWN, axis_angle_of
+from safedojo_ros.core.types import ACTION_SIZE
 from safedojo_ros.core.units import SECOND
+from safedojo_ros.data.bags.said import outcome_of, truth_of, word
 from safedojo_ros.data.bags.series import SILENCE, ClockWatch, Finding, Series
-from safedojo_ros.data.images import decode_image, resize_image
+from safedojo_ros.data.images import decode_compressed, decode_image, resize_image
 
 ENABLE, OUTCOME, TRUTH = "robot/enable", "sim/episode", "sim/truth"
 POSE, JOINTS, INSTRUCTION = "ee_pose", "joint_states", "instruction"
 TARGET, CHUNK, COST = "arm/target", "safety/action_chunk", "safety/cost"
 FINGERS = ("fr3_finger_joint1", "fr3_finger_joint2")
+KINDS = {
+    ENABLE: "std_msgs/msg/Bool",
+    OUTCOME: "std_msgs/msg/String",
+    TRUTH: "std_msgs/msg/String",
+    POSE: "geometry_msgs/msg/PoseStamped",
+    JOINTS: "sensor_msgs/msg/JointState",
+    INSTRUCTION: "std_msgs/msg/String",
+    CHUNK: "safedojo_ros/msg/ActionChunk",
+    COST: "safedojo_ros/msg/SafetyCost",
+}
+TARGET_KIND, IMAGE_KIND = "safedojo_ros/msg/ArmTarget", "sensor_msgs/msg/Image"
+COMPRESSED_KIND = "sensor_msgs/msg/CompressedImage"
+
+REACH = 100.0
+"""Metres, radians; numbers beyond are no robot's."""
+MOST_FINDINGS = 20
+"""Findings of one topic's unusable messages; further ones are counted."""
 
 
 @dataclass(frozen=True)
@@ -29,18 +48,6 @@ class ArmTarget:
     gripper: float
     sequence: int
     checkpoint: str
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What the world knew after a step: contact, displacement of the obstacle (m), success."""
-
-    contact: bool
-    displacement: float
-    success: bool
-    running: bool
-    task: str
-    level: int
 
 
 @dataclass
@@ -96,13 +103,26 @@ class TakeSplitter:
             CHUNK: self._on_chunk,
             COST: self._on_cost,
         }
+        self._kinds = KINDS | {target_topic: TARGET_KIND}
         for name in cameras:
-            self._readers[f"camera/{name}/image_raw"] = self._picture_reader(name)
+            raw = f"camera/{name}/image_raw"
+            self._readers[raw] = self._picture_reader(name)
+            self._readers[f"{raw}/compressed"] = self._compressed_reader(name)
+            self._kinds |= {raw: IMAGE_KIND, f"{raw}/compressed": COMPRESSED_KIND}
         self._prefix = f"{namespace}/" if namespace else ""
+        self._unusable: Counter[str] = Counter()
+        self.misfits: dict[str, str] = {}
+        """{topic: what is wrong with its type}."""
 
-    def wants(self, topic: str) -> bool:
-        """Whether messages of this topic have to be decoded."""
-        return topic.startswith(self._prefix) and self._own(topic) in self._readers
+    def wants(self, topic: str, kind: str) -> bool:
+        """Whether messages of this topic have to be decoded; a wrong type is a misfit."""
+        if not topic.startswith(self._prefix) or self._own(topic) not in self._readers:
+            return False
+        wanted = self._kinds[self._own(topic)]
+        if kind == wanted:
+            return True
+        self.misfits.setdefault(topic, f"{topic} is of type '{kind}', expected {wanted}")
+        return False
 
     def _own(self, topic: str) -> str:
         """Its name within the namespace."""
@@ -119,6 +139,8 @@ class TakeSplitter:
 
     def feed(self, topic: str, heard_at: int, message: Any) -> None:
         """One decoded message of a wanted topic, in the order of the recording."""
+        if self._own(topic) == JOINTS and not set(FINGERS) <= set(message.name):
+            return  # another publisher's, of the arm alone
         stamp = stamp_of(message)
         fault = self._watch.see(topic, heard_at, stamp)
         idle = self._take.ended is not None or not self._take.targets.stamps
@@ -127,12 +149,22 @@ class TakeSplitter:
             self._finish()
         try:
             self._readers[self._own(topic)](message, heard_at if stamp is None else stamp)
-        except (ObservationRejected, ValueError, KeyError, TypeError) as error:
-            self.findings.append(Finding(topic, heard_at, f"cannot be used: {error}"))
+        except (ObservationRejected, ValueError, ArithmeticError, LookupError) as error:
+            self.unusable(topic, heard_at, f"cannot be used: {' '.join(str(error).split())[:300]}")
+
+    def unusable(self, topic: str, heard_at: int, why: str) -> None:
+        """Note a message that is passed over; of many of one topic, the first."""
+        self._unusable[topic] += 1
+        if self._unusable[topic] <= MOST_FINDINGS:
+            self.findings.append(Finding(topic, heard_at, why))
 
     def close(self) -> None:
         """There are no more messages."""
         self._finish()
+        for topic, count in self._unusable.items():
+            if count > MOST_FINDINGS:
+                more = f"{count - MOST_FINDINGS} more messages cannot be used"
+                self.findings.append(Finding(topic, 0, more))
 
     # ---------------------------------------------------------------- edges
 
@@ -157,13 +189,21 @@ class TakeSplitter:
         self._pressed = pressed
 
     def _on_outcome(self, message: Any, at: int) -> None:
-        outcome = json.loads(message.data)
-        ended = int(outcome.get("stamp", self._take.ended or at))
+        outcome = outcome_of(message.data)
+        ended = outcome.get("stamp", self._take.ended or at)
         if self._take.targets.stamps and ended < self._take.targets.stamps[0]:
             return  # of an episode before: a bag that goes on begins with latched messages
         self._take.outcome, self._take.ended = outcome, ended
 
     # ---------------------------------------------------------------- what was seen and done
+
+    def _compressed_reader(self, camera: str) -> Callable[[Any, int], None]:
+        def read(message: Any, stamp: int) -> None:
+            picture = decode_compressed(memoryview(message.data))
+            small = resize_image(picture, self._side, self._side)
+            self._take.pictures[camera].add(stamp, small)
+
+        return read
 
     def _picture_reader(self, camera: str) -> Callable[[Any, int], None]:
         def read(message: Any, stamp: int) -> None:
@@ -181,20 +221,20 @@ class TakeSplitter:
         position = np.array([place.x, place.y, place.z])
         quaternion = np.array([turn.w, turn.x, turn.y, turn.z])
         norm = float(np.linalg.norm(quaternion))
-        if not np.all(np.isfinite(position)) or not abs(norm - 1.0) < 1e-3:
+        if not np.all(np.abs(position) < REACH) or not abs(norm - 1.0) < 1e-3:
             raise ValueError(f"position {position.tolist()}, quaternion of length {norm}")
         axis_angle = axis_angle_of(quaternion, near=POINTING_DOWN)
         self._take.poses.add(stamp, np.concatenate([position, axis_angle]))
 
     def _on_joints(self, message: Any, stamp: int) -> None:
-        positions = dict(zip(message.name, message.position, strict=False))
+        positions = dict(zip(message.name, message.position, strict=True))
         fingers = np.array([positions[name] for name in FINGERS], dtype=np.float64)
-        if not np.all(np.isfinite(fingers)):
+        if not np.all(np.abs(fingers) < REACH):
             raise ValueError(f"finger positions are {fingers.tolist()}")
         self._take.fingers.add(stamp, fingers)
 
     def _on_instruction(self, message: Any, at: int) -> None:
-        self._instruction = " ".join(message.data.split())
+        self._instruction = word(message.data)
         self._take.instructions.add(at, self._instruction)
 
     def _on_target(self, message: Any, stamp: int) -> None:
@@ -203,10 +243,10 @@ class TakeSplitter:
             np.array(message.axis_angle, dtype=np.float64),
             float(message.gripper),
             int(message.sequence),
-            str(message.checkpoint),
+            word(message.checkpoint),
         )
         numbers = [*target.position, *target.axis_angle, target.gripper]
-        if not np.all(np.isfinite(numbers)):
+        if len(numbers) != ACTION_SIZE or not np.all(np.abs(numbers) < REACH):
             raise ValueError(f"the target is {numbers}")
         self._take.targets.add(stamp, target)
 
@@ -214,20 +254,15 @@ class TakeSplitter:
         self._take.observed_at[int(message.sequence)] = nanoseconds(message.observed_at)
 
     def _on_cost(self, message: Any, stamp: int) -> None:
-        if len(message.step_cost):
-            self._take.expected_cost[int(message.sequence)] = np.array(message.step_cost)
+        costs = np.array(message.step_cost, dtype=np.float64)
+        if not np.all(np.isfinite(costs)):
+            raise ValueError(f"costs are {costs.tolist()}")
+        if len(costs):
+            self._take.expected_cost[int(message.sequence)] = costs
 
     def _on_truth(self, message: Any, at: int) -> None:
-        said = json.loads(message.data)
-        truth = Truth(
-            contact=float(said["cost"]) > 0,
-            displacement=float(said["displacement"]),
-            success=bool(said["success"]),
-            running=said.get("phase", "running") == "running",
-            task=str(said.get("task", "")),
-            level=int(said.get("level", -1)),
-        )
-        self._take.truths.add(int(said.get("stamp", at)), truth)
+        truth, stamp = truth_of(message.data)
+        self._take.truths.add(at if stamp is None else stamp, truth)
 
 
 def nanoseconds(stamp: Any) -> int:

@@ -138,8 +138,11 @@ class EpisodeWriter:
                     f"{self.root} holds {strange[0]} but no {layout.INFO_PATH}: not a dataset; "
                     "choose an empty directory"
                 )
-        self.root.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.root / ".writing").open("wb")
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.root / ".writing").open("wb")
+        except OSError as error:
+            raise DatasetError(f"cannot write {self.root}: {error.strerror}") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -76,6 +76,7 @@ LIBRARIES = (
     Library("transformers", "transformers", ">=5.20"),
     Library("diffusers", "diffusers", ">=0.36"),
     Library("franky-control", "franky", ">=2.0,<3", needed=False),
+    Library("ruckig", "ruckig", ">=0.14,<1", needed=False),
     Library("robosuite", "robosuite", "==1.4.0", needed=False, mend="./dojo libero"),
     Library("hf-libero", "libero", "==0.1.4", needed=False, mend="./dojo libero"),
 )

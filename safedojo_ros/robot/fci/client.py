@@ -1,8 +1,8 @@
 """A Franka FR3 and its gripper through franky: the newest target is gone to, and rested at.
 
-The arm plans each motion to a stop at its target (Ruckig, in the client), so that nothing goes on
-moving when targets cease. Each motion carries a deadline that the client's compiled loop of 1 kHz
-keeps by itself: where no target follows in time, because this process is blocked, the arm stops.
+The arm is told velocities (`robot.playback.reference`). Each comes with its end: after less than
+a tenth of a second without another one the client's compiled loop of 1 kHz brakes to rest by
+itself, whatever this process does meanwhile.
 """
 
 import time
@@ -13,31 +13,34 @@ import numpy as np
 
 from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.core.rotation import axis_angle_of
+from safedojo_ros.core.rotation import axis_angle_of, turn_between
+from safedojo_ros.core.types import CONTROL_PERIOD
 from safedojo_ros.robot.fci.hand_thread import HandThread
 from safedojo_ros.robot.fci.preflight import host_remarks, robot_fault, robot_remarks
 from safedojo_ros.robot.fci.robot_thread import RobotThread
+from safedojo_ros.robot.playback.reference import MotionLimits, Moving, Reference
 from safedojo_ros.robot.playback.target import Target
 
-SAME_POSITION, SAME_ROTATION = 1e-5, 1e-4
-"""A target that differs by less (m, rad) from the one before is not sent again."""
+THERE_POSITION, THERE_ROTATION = 2e-4, 1e-3
+"""A resting arm that is nearer to its target (m, rad) is not moved again."""
 
 LARGEST_SHARE = 0.57
 """The robot limits the length of a vector, the client's plans each of its three axes."""
 
 STOP_DYNAMICS = 0.5
-"""Share of the limits with which `rest` brakes."""
+"""Share of the limits with which the arm brakes."""
 
 LIMITS = {"translation": (1.7, 9.0, 4500.0), "rotation": (2.5, 17.0, 8500.0)}
 """Velocity (m/s, rad/s) that shares refer to, largest acceleration and jerk of an FR3 (Franka
 documentation, "Robot and interface specifications"); franky may assume a Panda's."""
 
-DEADLINE = 0.15
-"""Seconds of the robot's time without a new target after which the client stops by itself."""
+SPARE = 0.02
+"""Seconds of the robot's time for which a velocity is kept once it is reached: a control period
+that is a little late does not brake the arm."""
 
 NO_FILTER = 1000.0
 """Hz. The client's low-pass of 100 Hz trails the plan, and where a motion takes over from another
-that gap becomes a jump of acceleration that the robot refuses."""
+that gap becomes a jump of acceleration."""
 
 
 @dataclass(frozen=True)
@@ -132,13 +135,14 @@ class FrankaArm:
         if fault := robot_fault(state):
             raise ConfigError(f"the robot at {config.address} is not moved: {fault}")
         self.remarks = [*robot_remarks(state), *host_remarks()]
-        share = config.acceleration
-        self._dynamics = self._franky.RelativeDynamicsFactor(config.velocity, share, share)
+        limits = motion_limits(config)
+        self._reference = Reference(limits)
+        jerk = limits.jerk[0] / LIMITS["translation"][2]
+        self._dynamics = self._franky.RelativeDynamicsFactor(1.0, config.acceleration, jerk)
         self._hand = HandThread(
             *(self._franky, config.address, config.grip, config.grip_speed),
             *(config.open_width, config.grasp_width),
         )
-        self._sent: Target | None = None
         self._thread = RobotThread(self._robot, self._franky.RobotMode, self._go, self._stop)
 
     def _connected(self) -> Any:
@@ -167,9 +171,9 @@ class FrankaArm:
         )
 
     def go(self, target: Target) -> None:
-        """Move to `target` and rest there, from whatever motion is under way.
+        """Move towards `target`, from whatever motion is under way.
 
-        Give it every control period, the same one, too: after `DEADLINE` the arm stops by itself.
+        Give it every control period, the same one, too: else the arm comes to rest on the way.
         """
         self._hand.grip(target.gripper)
         self._thread.wish(target)
@@ -205,29 +209,57 @@ class FrankaArm:
     # ---------------------------------------------------------------- on the arm's own thread
 
     def _go(self, target: Target) -> None:
-        there = self._sent is not None and _same(self._sent, target)
-        if there and not self._robot.is_in_control:
+        franky, now = self._franky, self._told()
+        moving = self._robot.is_in_control
+        if not moving and _there(now, target):
             return
-        franky = self._franky
-        w, x, y, z = target.quaternion
-        pose = franky.Affine((target.position - self.base).reshape(3, 1), np.array([x, y, z, w]))
-        motion = franky.CartesianMotion(pose, franky.ReferenceType.Absolute, self._dynamics)
-        late = franky.Measure.REL_TIME > DEADLINE
-        motion.add_reaction(franky.CartesianPoseReaction(late, self._stopping()))
-        self._robot.move(motion, asynchronous=True, cutoff_frequency=NO_FILTER)
-        self._sent = target
+        velocity = self._reference.towards(target, now)
+        milliseconds = round(self._reference.horizon * 1e3)
+        there = franky.CartesianVelocityWaypoint(
+            franky.RobotVelocity(franky.Twist(velocity[:3], velocity[3:])),
+            self._dynamics,
+            minimum_time=franky.Duration(milliseconds),
+            hold_target_duration=franky.Duration(round(SPARE * 1e3)),
+        )
+        rest = franky.CartesianVelocityWaypoint(
+            franky.RobotVelocity(franky.Twist(np.zeros(3), np.zeros(3))),
+            franky.RelativeDynamicsFactor(STOP_DYNAMICS),
+        )
+        self._move(franky.CartesianVelocityWaypointMotion([there, rest]))
+
+    def _told(self) -> Moving:
+        """Where the robot is told to be now, in the frame of targets; where it is if it rests."""
+        state = self._robot.state
+        moving = self._robot.is_in_control
+        pose = state.O_T_EE_d if moving else state.O_T_EE
+        x, y, z, w = np.asarray(pose.quaternion).ravel()
+        twist, bend = (
+            np.concatenate([np.ravel(part.linear), np.ravel(part.angular)]) * float(moving)
+            for part in (state.O_dP_EE_c, state.O_ddP_EE_c)
+        )
+        position = np.asarray(pose.translation, dtype=np.float64).ravel() + self.base
+        return Moving(position, np.array([w, x, y, z]), twist, bend)
 
     def _stop(self) -> None:
-        self._sent = None
         if self._robot.is_in_control:
-            self._robot.move(self._stopping(), asynchronous=True, cutoff_frequency=NO_FILTER)
+            self._move(self._franky.CartesianVelocityStopMotion(STOP_DYNAMICS))
 
-    def _stopping(self) -> Any:
-        return self._franky.CartesianStopMotion(STOP_DYNAMICS)
+    def _move(self, motion: Any) -> None:
+        self._robot.move(motion, asynchronous=True, cutoff_frequency=NO_FILTER)
 
 
-def _same(one: Target, other: Target) -> bool:
+def motion_limits(config: FrankaConfig) -> MotionLimits:
+    """The limits of motion along each axis that the shares of `config` stand for."""
+    (velocity, acceleration, _), (turning, bending, _) = LIMITS.values()
+    return MotionLimits(
+        (velocity * config.velocity, turning * config.velocity),
+        (acceleration * config.acceleration, bending * config.acceleration),
+        CONTROL_PERIOD,
+    )
+
+
+def _there(now: Moving, target: Target) -> bool:
     return bool(
-        np.abs(one.position - other.position).max() < SAME_POSITION
-        and np.abs(one.quaternion - other.quaternion).max() < SAME_ROTATION
+        np.linalg.norm(now.position - target.position) < THERE_POSITION
+        and np.linalg.norm(turn_between(now.quaternion, target.quaternion)) < THERE_ROTATION
     )

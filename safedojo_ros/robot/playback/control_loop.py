@@ -100,7 +100,8 @@ class ControlLoop:
         if action is None or self._state is None:
             self.arm.hold(now_ns, self.playback.reason)
         elif self.arm.moving(now_ns):
-            self.target.step(action, self._state[:3], self._state[3:6])
+            following = self.playback.following
+            self.target.step(action, self._state[:3], self._state[3:6], following)
         return None if self.arm.mode == ArmMode.DISARMED else self.target.current
 
     def arm_now(self, now_ns: int) -> Reply:

@@ -86,6 +86,11 @@ class ChunkPlayback:
         return self.remaining > 0
 
     @property
+    def following(self) -> np.ndarray | None:
+        """The action (7,) of the next tick, if no other chunk comes; None at a chunk's end."""
+        return self._plan[self._next] if self.executing else None
+
+    @property
     def last_sequence(self) -> int:
         """Sequence of the newest chunk seen, 0 before the first."""
         return self._freshness.last_sequence or 0

@@ -1,6 +1,6 @@
 """From delta actions to an absolute end-effector target inside the workspace, never far ahead."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,12 +15,15 @@ from safedojo_ros.robot.limits import Workspace
 class Target:
     """Where the end-effector is to go, in the base frame.
 
-    position: (3,) m; quaternion: (4,) unit, w x y z; gripper in [-1 open, +1 close].
+    position: (3,) m; quaternion: (4,) unit, w x y z; gripper in [-1 open, +1 close]. moved and
+    onward: (6,) m and rad by which the action has moved the target and by which the next one will.
     """
 
     position: np.ndarray
     quaternion: np.ndarray
     gripper: float
+    moved: np.ndarray = field(default_factory=lambda: np.zeros(6))
+    onward: np.ndarray = field(default_factory=lambda: np.zeros(6))
 
     @property
     def axis_angle(self) -> np.ndarray:
@@ -55,27 +58,39 @@ class TargetPose:
         )
         return self.current
 
-    def step(self, action: np.ndarray, position: np.ndarray, axis_angle: np.ndarray) -> Target:
+    def step(
+        self,
+        action: np.ndarray,
+        position: np.ndarray,
+        axis_angle: np.ndarray,
+        following: np.ndarray | None = None,
+    ) -> Target:
         """Move the target by `action` (7,), given the measured pose; returns the new target.
 
-        Raises `ChunkRejected` for anything that is not finite or of another shape, before the
-        target has moved. The first call starts from the measured pose.
+        following: (7,), the action that comes next if nothing else does. Raises `ChunkRejected` for
+        anything that is not finite or of another shape, before the target has moved. The first call
+        starts from the measured pose.
         """
         action = _finite(action, ACTION_SIZE)
+        after = np.zeros(ACTION_SIZE) if following is None else _finite(following, ACTION_SIZE)
         position, axis_angle = _finite(position, 3), _finite(axis_angle, 3)
         before = self.current or self.reset(position, axis_angle, float(action[6]))
         goal = self._led(before.position + action[:3], position)
-        goal = self._led(self.workspace.widened(before.position).clamp(goal), position)
+        box = self.workspace.widened(before.position)
+        goal = self._led(box.clamp(goal), position)
         measured = quaternion_of(axis_angle)
         turned = multiply(quaternion_of(action[3:6]), before.quaternion)
         ahead = turn_between(measured, turned)
         angle = float(np.linalg.norm(ahead))
         if angle > self.max_turn:
             turned = multiply(quaternion_of(ahead * (self.max_turn / angle)), measured)
+        turned = turned / np.linalg.norm(turned)
         self.current = Target(
             goal,
-            turned / np.linalg.norm(turned),
+            turned,
             float(np.clip(action[6], -1.0, 1.0)),
+            np.concatenate([goal - before.position, turn_between(before.quaternion, turned)]),
+            np.concatenate([box.clamp(goal + after[:3]) - goal, after[3:6]]),
         )
         return self.current
 

@@ -1,10 +1,10 @@
-"""Imagined control steps a second: policy, world model, decoding and both readers together.
+"""Imagined control steps a second: policy, world model, decoding, success classifier, safety head.
 
     python benchmarks/imagination.py [--batch 32] [--chunks 6] [--denoising-steps 1,2,4]
 
 Weights are random and of the preset's sizes: the time does not depend on them. The same run prints
-where the time goes, and the tabletop's steps a second under the same policy, pictures included,
-with as many worlds side by side; and SafeLIBERO's physics (no pictures, one world), where it is
+the share of each part, and the tabletop's steps a second under the same policy, images included,
+with as many worlds side by side; and SafeLIBERO's physics (no images, one world), where it is
 installed (./dojo libero) and SAFELIBERO_ROOT names its scenes. Bar: 100 imagined steps a second at
 batch 32 on two cores.
 """

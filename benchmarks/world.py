@@ -1,4 +1,4 @@
-"""Control steps a second of the tabletop world on one core, with and without pictures.
+"""Control steps a second of the tabletop world on one core, with and without images.
 
     python benchmarks/world.py [--steps 2000] [--json out.json]
 
@@ -21,7 +21,7 @@ from safedojo_ros.worlds.tabletop.experts import Expert
 from safedojo_ros.worlds.tabletop.scene import TIMESTEP
 from safedojo_ros.worlds.tabletop.world import TabletopWorld
 
-BARS = {"two 64x64 cameras": 400.0, "no pictures": 800.0}
+BARS = {"two 64x64 cameras": 400.0, "no images": 800.0}
 
 
 def step_times(render_images: bool, steps: int) -> np.ndarray:
@@ -67,7 +67,7 @@ def main() -> None:
     args = parser.parse_args()
     rows = {
         "two 64x64 cameras": step_times(True, args.steps),
-        "no pictures": step_times(False, args.steps),
+        "no images": step_times(False, args.steps),
         "floor: bare mj_step": physics_times(args.steps),
     }
     report = {}

@@ -94,10 +94,10 @@ def test_rates_are_pooled_over_training_seeds_and_paired_with_the_baseline() -> 
     assert "against" not in table["base"]
 
 
-def test_practised_rates_stand_beside_the_measured_ones() -> None:
-    practised = compare(runs())["practised"]
-    assert [(row["seed"], row["moment"]) for row in practised] == [(0, "after"), (1, "after")]
-    assert practised[0]["practised"]["success"] == 0.9
+def test_rates_in_practice_stand_beside_the_measured_ones() -> None:
+    rates = compare(runs())["practised"]
+    assert [(row["seed"], row["moment"]) for row in rates] == [(0, "after"), (1, "after")]
+    assert rates[0]["practised"]["success"] == 0.9
     begun = PRACTICE | {"evaluations": [PRACTICE["evaluations"][0] | {"step": 0}] * 2, "best": 0}
     rows = compare([MethodRun("wmpo", 0, episodes("1", "0"), 150, begun, METRICS)])["practised"]
     assert [(row["moment"], row["updates"]) for row in rows] == [("before", 0), ("after", 0)]
@@ -245,7 +245,7 @@ def test_a_sweep_goes_seed_by_seed_and_evaluates_the_base_once(tmp_path: Path) -
             jobs(unknown, "0")
     with pytest.raises(ConfigError, match="expected numbers"):
         jobs("ppo", "one")
-    with pytest.raises(ConfigError, match="evaluates what safedojo has learned; name both"):
+    with pytest.raises(ConfigError, match="evaluates the policy of safedojo; name both"):
         jobs("base,safedojo-gate", "0")
     assert len(jobs("safedojo,safedojo-gate", "0,1")) == 4
 

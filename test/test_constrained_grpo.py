@@ -156,7 +156,7 @@ def test_multipliers_out_of_range_are_refused(change: dict[str, Any]) -> None:
 
 
 class ToyPolicy:
-    """A Gaussian over actions, its mean a linear function of the state: no pictures."""
+    """A Gaussian over actions, its mean a linear function of the state: no images."""
 
     def __init__(self, std: float = 0.2, length: int = 2) -> None:
         torch.manual_seed(0)
@@ -232,7 +232,7 @@ class ToyWorld:
         return [Observation({}, np.ones(8) * 0.3, "go") for _ in range(self.count)]
 
 
-def practise(learner: ConstrainedGRPO, world: ToyWorld, updates: int) -> list[dict[str, float]]:
+def train(learner: ConstrainedGRPO, world: ToyWorld, updates: int) -> list[dict[str, float]]:
     groups = np.arange(world.count) // 8
     rows = []
     for update in range(updates):
@@ -540,7 +540,7 @@ def test_a_critic_has_a_learning_rate_of_its_own() -> None:
 def test_an_update_that_drifts_too_far_stops_early() -> None:
     config = replace(CONFIG, learning_rate=1.0, epochs=10, target_kl=0.01)
     learner = ConstrainedGRPO(ToyPolicy(), config, PID, SAFEDOJO)
-    metrics = practise(learner, ToyWorld(64), 1)[0]
+    metrics = train(learner, ToyWorld(64), 1)[0]
     assert metrics["kl_stop"] == 1.0
     assert metrics["gradient_steps"] < 10 * 2
 
@@ -551,14 +551,14 @@ def test_practice_learns_to_succeed_without_contact(mode: Any) -> None:
     # the paper's limit would allow a fifth; here contact and success have nothing to do with
     # each other, so that a limit of 0.05 can be met
     learner = ConstrainedGRPO(ToyPolicy(), config, replace(PID, limit=0.05), SAFEDOJO)
-    rows = practise(learner, ToyWorld(128), 40)
+    rows = train(learner, ToyWorld(128), 40)
     assert rows[0]["safe_success"] < 0.6
     assert np.mean([row["safe_success"] for row in rows[-5:]]) > 0.85
 
 
 def test_with_a_critic_it_is_constrained_ppo() -> None:
     learner = ConstrainedGRPO(ToyPolicy(), CONFIG, replace(PID, limit=0.05), METHODS["safevla"])
-    rows = practise(learner, ToyWorld(128), 40)
+    rows = train(learner, ToyWorld(128), 40)
     assert np.mean([row["safe_success"] for row in rows[-5:]]) > 0.85
 
 
@@ -581,7 +581,7 @@ def test_a_chunk_costs_its_own_contacts_and_the_last_earns_the_reward() -> None:
 
 def test_without_the_constraint_cost_has_no_say() -> None:
     learner = ConstrainedGRPO(ToyPolicy(), CONFIG, PID, METHODS["wmpo"])
-    rows = practise(learner, ToyWorld(64, same=True), 40)
+    rows = train(learner, ToyWorld(64, same=True), 40)
     assert rows[-1]["violations"] > 0.9
     assert rows[-1]["multiplier"] == 0.0
 
@@ -592,7 +592,7 @@ def test_the_multiplier_holds_the_rate_of_violations_at_its_limit(limit: float) 
     config = replace(CONFIG, learning_rate=0.01, dense_reward=True)
     multiplier = replace(PID, limit=limit, initial=1.0)
     learner = ConstrainedGRPO(ToyPolicy(std=0.4), config, multiplier, SAFEDOJO)
-    rows = practise(learner, ToyWorld(128, same=True), 120)
+    rows = train(learner, ToyWorld(128, same=True), 120)
     assert np.mean([row["violations"] for row in rows[-60:]]) == pytest.approx(limit, abs=0.05)
 
 
@@ -605,7 +605,7 @@ def test_groups_that_teach_nothing_leave_the_weights_alone() -> None:
 
     learner = ConstrainedGRPO(ToyPolicy(), CONFIG, PID, SAFEDOJO)
     before = [p.clone() for p in learner.policy.parameters()]
-    metrics = practise(learner, Flat(16), 1)[0]
+    metrics = train(learner, Flat(16), 1)[0]
     assert metrics["groups_kept"] == 0.0
     assert metrics["gradient_steps"] == 0.0
     assert all(map(torch.equal, before, learner.policy.parameters()))

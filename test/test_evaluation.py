@@ -53,15 +53,15 @@ class NoisyPolicy:
 
 
 class ScriptedVector(VectorWorld):
-    """Plays out success, cost and displacement that are written down for each seed."""
+    """Its success, cost and displacement are written down for each seed."""
 
     def __init__(self, script: dict[int, list[tuple[bool, float, float]]], max_steps: int) -> None:
         self.script, self.max_steps, self.world = script, max_steps, "tabletop"
 
     def reset(self, scenes: Sequence[Scene]) -> list[Observation]:
         self.seeds, self.at = [scene.seed for scene in scenes], [0] * len(scenes)
-        picture = np.zeros((32, 32, 3), np.uint8)
-        images = {"agentview": picture, "wrist": picture}
+        image = np.zeros((32, 32, 3), np.uint8)
+        images = {"agentview": image, "wrist": image}
         self.seen = [Observation(images, np.zeros(8), "do it") for _ in scenes]
         return self.seen
 

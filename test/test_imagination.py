@@ -64,7 +64,7 @@ def always(consecutive: int = 2) -> SuccessModel:
     return classifier(1e-9, consecutive)
 
 
-def dream(world: ImaginedWorld, starts: Keyframes, steps: int = 2, scale: float = 0.01) -> list:
+def imagine(world: ImaginedWorld, starts: Keyframes, steps: int = 2, scale: float = 0.01) -> list:
     rng = np.random.default_rng(0)
     world.seed(0)
     world.reset(starts)
@@ -89,10 +89,10 @@ def test_a_policy_acts_in_it_as_in_a_real_world(
     assert not outcome.done.any()
 
 
-def test_the_same_seed_dreams_the_same(world_model: WorldModel, safety: SafetyModel) -> None:
+def test_the_same_seed_imagines_the_same(world_model: WorldModel, safety: SafetyModel) -> None:
     world = ImaginedWorld(world_model, never(), safety)
     starts = keyframes_of(world_model, observations(2))
-    first, second = dream(world, starts), dream(world, starts)
+    first, second = imagine(world, starts), imagine(world, starts)
     for one, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(one.frames, other.frames)
         np.testing.assert_array_equal(one.cost, other.cost)
@@ -125,11 +125,11 @@ def test_later_costs_are_judged_by_the_frame_that_the_future_began_with(
 
     monkeypatch.setattr(safety.head, "forward", note)
     starts = keyframes_of(world_model, observations(2))
-    dream(ImaginedWorld(world_model, never(), safety), starts, steps=3, scale=0.3)
+    imagine(ImaginedWorld(world_model, never(), safety), starts, steps=3, scale=0.3)
     assert len(given) == 3
     for latents, _, _ in given:
         torch.testing.assert_close(latents, world_model.stacked(starts.context[:, -1]))
-    assert not torch.allclose(given[0][1], given[2][1])  # but by the state of the moment
+    assert not torch.allclose(given[0][1], given[2][1])  # but with the present state
 
 
 def test_part_of_a_chunk_is_imagined_as_in_the_whole(
@@ -145,7 +145,7 @@ def test_part_of_a_chunk_is_imagined_as_in_the_whole(
     world.reset(starts)
     part = world.step(chunks, 4)  # two frames of four
     apart = part.frames.astype(int) - whole.frames[:, :2]
-    assert np.abs(apart).max() <= 1  # fewer pictures decoded together round otherwise
+    assert np.abs(apart).max() <= 1  # fewer images decoded together round otherwise
     np.testing.assert_array_equal(part.cost, whole.cost[:, :4])
     assert part.valid.shape == (2, 4)
     np.testing.assert_array_equal(part.observations[0].images["wrist"], part.frames[0, -1, 1])
@@ -159,7 +159,7 @@ def test_success_ends_a_future_at_the_frame_that_completes_the_row(
     world_model: WorldModel, safety: SafetyModel
 ) -> None:
     world = ImaginedWorld(world_model, always(consecutive=3), safety)
-    first, second = dream(world, keyframes_of(world_model, observations(2)))
+    first, second = imagine(world, keyframes_of(world_model, observations(2)))
     assert first.done.all()
     np.testing.assert_array_equal(first.valid.sum(1), [6, 6])  # 3 frames, 2 steps apart
     np.testing.assert_array_equal(np.argwhere(first.success), [[0, 5], [1, 5]])
@@ -171,14 +171,14 @@ def test_success_ends_a_future_at_the_frame_that_completes_the_row(
 
 def test_a_row_of_frames_may_cross_chunks(world_model: WorldModel, safety: SafetyModel) -> None:
     world = ImaginedWorld(world_model, always(consecutive=5), safety)
-    first, second = dream(world, keyframes_of(world_model, observations(1)))
+    first, second = imagine(world, keyframes_of(world_model, observations(1)))
     assert not first.done.any()
     np.testing.assert_array_equal(np.argwhere(second.success), [[0, 1]])
 
 
 def test_a_future_ends_at_its_last_step(world_model: WorldModel, safety: SafetyModel) -> None:
     world = ImaginedWorld(world_model, never(), safety, max_steps=12)
-    first, second = dream(world, keyframes_of(world_model, observations(1)))
+    first, second = imagine(world, keyframes_of(world_model, observations(1)))
     assert (first.valid.sum(), second.valid.sum()) == (8, 4)
     assert second.done.all()
     assert not second.success.any()
@@ -202,7 +202,7 @@ def test_one_future_does_not_depend_on_its_neighbours_end(
     assert not lonely.valid[0].any()
 
 
-def test_futures_begin_at_larger_pictures_averaged_down(world_model: WorldModel) -> None:
+def test_futures_begin_at_larger_images_averaged_down(world_model: WorldModel) -> None:
     small = observations(2)
     large = [
         dataclasses.replace(

@@ -131,7 +131,7 @@ def test_measured_trials_are_read_back(tmp_path: Path) -> None:
         read_measured(path, 150)
 
 
-def test_a_future_begins_at_its_trials_first_moment_and_is_read_by_both_heads() -> None:
+def test_a_future_begins_at_its_trials_first_frame_and_is_judged_by_both_heads() -> None:
     policy: Any = Still()
     everything = imagine_trials(policy, world(1e-6, 1e-6), TRIALS)
     assert everything.success.all()
@@ -147,15 +147,15 @@ def test_a_future_begins_at_its_trials_first_moment_and_is_read_by_both_heads() 
 
 def test_as_many_futures_succeed_as_trials_did() -> None:
     policy: Any = Still()
-    dream = world(0.5, 0.5)
+    imagined = world(0.5, 0.5)
     for wanted in ([True, False, False], [True, True, False]):
-        scores = success_scores(policy, dream, TRIALS)
-        match_rate(dream.success, scores, np.array(wanted), policy.checkpoint_id)
-        assert imagine_trials(policy, dream, TRIALS).success.sum() == sum(wanted)
-        chosen = dream.success.imagined_threshold
-        assert dream.success.validation["imagined_threshold"] == chosen
-        assert dream.success.validation["matched"]["success"] == pytest.approx(np.mean(wanted))
-    assert dream.success.threshold == 0.5  # that of recorded frames
+        scores = success_scores(policy, imagined, TRIALS)
+        match_rate(imagined.success, scores, np.array(wanted), policy.checkpoint_id)
+        assert imagine_trials(policy, imagined, TRIALS).success.sum() == sum(wanted)
+        chosen = imagined.success.imagined_threshold
+        assert imagined.success.validation["imagined_threshold"] == chosen
+        assert imagined.success.validation["matched"]["success"] == pytest.approx(np.mean(wanted))
+    assert imagined.success.threshold == 0.5  # that of recorded frames
 
 
 def test_trials_of_a_policy_are_read_from_what_it_played(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_trials_of_a_policy_are_read_from_what_it_played(tmp_path: Path) -> None
     trials, success = read_played(tmp_path / "data", "a")
     assert [trial.seed for trial in trials] == [0, 3]
     assert success.tolist() == [False, True]
-    with pytest.raises(DatasetError, match="policy c played no episode of"):
+    with pytest.raises(DatasetError, match="has no episode of policy c"):
         read_played(tmp_path / "data", "c")
 
 

@@ -1,4 +1,4 @@
-"""A policy played late: the old chunk goes on, the new one is joined on its own path."""
+"""A late policy: the old chunk is executed, the new one is joined on its own path."""
 
 import argparse
 import json

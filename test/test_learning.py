@@ -121,10 +121,10 @@ def test_imitation_draws_only_what_is_imitated(tmp_path: Path) -> None:
 
 
 def test_only_safe_imitates_no_episode_with_a_contact(tmp_path: Path) -> None:
-    careful, careless, pushing = (synthetic(20, seed) for seed in range(3))
-    careful.cost[:], careless.cost[:], pushing.cost[:] = 0.0, 0.0, 0.0
-    careless.cost[7], pushing.displacement[9] = 1.0, 1.0
-    episodes = {"all": [careless, careful, pushing], "bad": [careless]}
+    safe, unsafe, pushing = (synthetic(20, seed) for seed in range(3))
+    safe.cost[:], unsafe.cost[:], pushing.cost[:] = 0.0, 0.0, 0.0
+    unsafe.cost[7], pushing.displacement[9] = 1.0, 1.0
+    episodes = {"all": [unsafe, safe, pushing], "bad": [unsafe]}
     for name, chosen in episodes.items():
         with EpisodeWriter(tmp_path / name, 64, CAMERAS) as writer:
             for episode in chosen:
@@ -236,7 +236,7 @@ def test_the_safety_head_learns_from_imagined_states_beside_recorded_ones(
     np.testing.assert_array_equal(frames.episode[same.numpy()], imagined.episode)
     torch.testing.assert_close(imagined.chunks, frames.chunks[same], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(imagined.contact, frames.contact[same])
-    began = same - size.chunk_length  # two chunks: the moment in between was imagined
+    began = same - size.chunk_length  # two chunks: the state in between was imagined
     torch.testing.assert_close(imagined.latents, frames.latents[began])
     assert torch.equal(imagined.untouched, frames.untouched[began])
     assert torch.equal(imagined.begin, frames.begin[began])
@@ -258,7 +258,7 @@ def test_the_scene_counts_as_untouched_up_to_the_frame_before_the_first_contact(
     assert untouched.tolist() == [3, 3, 3, 0, 2, 2, 2, 2]
 
 
-def test_a_picture_is_shown_with_other_moments_of_its_episode(episodes: Path) -> None:
+def test_an_image_is_shown_with_other_frames_of_its_episode(episodes: Path) -> None:
     autoencoder = FrameAutoencoder(AutoencoderSize(widths=(8, 8, 16, 16)))
     config = SafetyConfig(size=SafetyHeadSize(width=8, hidden=64))
     model = new_safety_model(autoencoder, config, episodes)

@@ -225,7 +225,7 @@ class FakePipeline(stages.Pipeline):
     def validate(self, base: str, models: Any) -> dict[str, Any]:
         return self._note("validation")
 
-    def practise(self, base: str, models: Any) -> dict[str, Any]:
+    def practice(self, base: str, models: Any) -> dict[str, Any]:
         assert base in ("safe_policy", "policy")
         assert models in (None, ("validation", "success", "safety_head"))
         return self._note("practice")
@@ -311,7 +311,7 @@ def test_an_interrupted_pipeline_goes_on_to_a_published_policy(
     for name in ("collect", "train_policy", "train_safety", "train_world_model", "train_success"):
         monkeypatch.setattr(stages, name, None)  # nothing of this is asked for again
     assert run(tmp_path, *PUBLISH, settings=settings) == DONE
-    assert [given.execute for given in asked] == [4, 4]  # plays as it practised
+    assert [given.execute for given in asked] == [4, 4]  # as in practice
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     manifest = CheckpointStore(tmp_path / "store").show("policy")
     assert result["published"] == manifest.id

@@ -64,15 +64,15 @@ SAFEDOJO = METHODS["safedojo"]
 
 
 class CoinWorld:
-    """Success and contact by the sign of two numbers of the first action, without pictures' say."""
+    """Success and contact by the sign of two numbers of the first action, whatever the images."""
 
     contact_threshold = 0.5
 
     def __init__(self, real: bool = False, contact: float | None = None) -> None:
         self.real, self.contact, self.starts = real, contact, 0
         rng = np.random.default_rng(0)
-        picture = rng.integers(0, 255, (64, 64, 3), np.uint8)
-        images = {"agentview": picture, "wrist": picture}
+        image = rng.integers(0, 255, (64, 64, 3), np.uint8)
+        images = {"agentview": image, "wrist": image}
         self.seen = [Observation(images, np.zeros(8), SENTENCES[0])] * 4
 
     def start(self, update: int) -> list[Observation]:
@@ -148,7 +148,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> Non
     asked = iter([False, True])
     first = run(tmp_path / "parts", stop=lambda: next(asked)).run()
     assert not first.completed
-    assert "go on with --resume" in first.stopped
+    assert "continue with --resume" in first.stopped
     # a line of an update that was never saved, as after kill -9
     with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 2, "reward": 9}\n{"step": 3, "rew')
@@ -167,17 +167,17 @@ def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> Non
     assert steps == [1, 2]
 
 
-def test_what_is_kept_may_be_a_blend_of_base_and_practised_weights(tmp_path: Path) -> None:
+def test_what_is_kept_may_be_a_blend_of_base_and_trained_weights(tmp_path: Path) -> None:
     some = replace(SMOKE, blend=0.25, updates=1)
     # half a run, then the rest: the base is the policy that was given, not what was restored
     run(tmp_path, config=some).run()
     practice = run(tmp_path, config=replace(some, updates=2), resume=True)
     practice.run()
-    practised = weights(practice.policy.policy.network)  # type: ignore[attr-defined]
+    trained = weights(practice.policy.policy.network)  # type: ignore[attr-defined]
     base = weights(tiny_policy(0, SENTENCES).network)
     kept = weights(load_policy(tmp_path / "policies" / "2").network)
-    assert torch.any(practised != base)
-    torch.testing.assert_close(kept, 0.75 * base + 0.25 * practised)
+    assert torch.any(trained != base)
+    torch.testing.assert_close(kept, 0.75 * base + 0.25 * trained)
     with pytest.raises(ConfigError, match="blend is 0"):
         replace(SMOKE, blend=0.0)
 
@@ -191,8 +191,8 @@ def test_a_finished_run_is_not_begun_again_by_accident(tmp_path: Path) -> None:
 def test_real_episodes_and_collisions_are_counted_in_the_real_world_alone(tmp_path: Path) -> None:
     real = run(tmp_path / "real", CoinWorld(real=True, contact=1.0)).run()
     assert (real.real_episodes, real.real_collisions) == (8, 8)
-    dreamt = run(tmp_path / "dreamt", CoinWorld(contact=1.0)).run()
-    assert (dreamt.real_episodes, dreamt.real_collisions) == (0, 0)
+    imagined = run(tmp_path / "imagined", CoinWorld(contact=1.0)).run()
+    assert (imagined.real_episodes, imagined.real_collisions) == (0, 0)
 
 
 # -------------------------------------------------------------------- gates
@@ -257,7 +257,7 @@ def test_gates_are_read_from_the_manifests() -> None:
 def test_imagination_that_parts_from_measurement_stops_the_run_and_rolls_back(
     tmp_path: Path,
 ) -> None:
-    """Practised on contact 0.2 a step: no violation; measured: at first none either, then all."""
+    """In practice, contact 0.2 a step is no violation; measured: at first none either, then all."""
     measured = iter([report(0.5, 0.0), report(0.5, 1.0)])
     config = enforced(gap_bar=0.5)
     policy = run(
@@ -389,7 +389,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def dream() -> ImaginedWorld:
+def imagination() -> ImaginedWorld:
     safety = tiny_safety()
     torch.manual_seed(0)
     size = WorldModelSize(heads=2, head_dim=16, layers=1, feed_forward=32, denoising_steps=1)
@@ -398,7 +398,7 @@ def dream() -> ImaginedWorld:
 
 
 def test_keyframes_take_turns_and_repeat_with_the_seed(dataset: Path) -> None:
-    world = dream()
+    world = imagination()
     keyframes = recorded_keyframes(world.world_model, [dataset], [0, 1], [])
     assert len(keyframes) == 4
     assert len(recorded_keyframes(world.world_model, [dataset], [1], [])) == 2
@@ -420,7 +420,7 @@ def test_practice_goes_on_imitating_its_anchor(dataset: Path, tmp_path: Path) ->
     data = Demonstrations.read([dataset])
     config = replace(SMOKE, update=replace(SMOKE.update, learning_rate=1e-3))
 
-    def practised(name: str, anchored: bool, **options: Any) -> Practice:
+    def trained(name: str, anchored: bool, **options: Any) -> Practice:
         practice = run(tmp_path / name, config=config, resume=True, **options)
         if anchored:
             practice.learner.anchor = anchor(practice)
@@ -434,13 +434,13 @@ def test_practice_goes_on_imitating_its_anchor(dataset: Path, tmp_path: Path) ->
     def misfit(practice: Practice) -> float:
         return float(anchor(practice).loss(np.random.default_rng(5)).detach())
 
-    free, held = practised("free", False), practised("held", True)
+    free, held = trained("free", False), trained("held", True)
     assert "anchor" not in free.metrics[0]
     assert held.metrics[0]["anchor"] > 0.0
     assert misfit(held) < misfit(free)
     asked = iter([False, True])
-    practised("parts", True, stop=lambda: next(asked))
-    rest = practised("parts", True)
+    trained("parts", True, stop=lambda: next(asked))
+    rest = trained("parts", True)
     one, other = (weights(p.policy.modules) for p in (held, rest))
     torch.testing.assert_close(one, other)
 
@@ -473,7 +473,7 @@ def published(store_root: Path) -> None:
     """A store with random models of every kind."""
     from safedojo_ros.checkpoints.store.store import CheckpointStore
 
-    world = dream()
+    world = imagination()
     models: dict[str, Any] = {
         "policy": tiny_policy(0, SENTENCES),
         "world_model": world.world_model,
@@ -493,7 +493,7 @@ def weights(network: torch.nn.Module) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("method", ["safedojo", "ppo"])
-def test_the_command_practises_and_publishes(method: str, dataset: Path, tmp_path: Path) -> None:
+def test_the_command_trains_and_publishes(method: str, dataset: Path, tmp_path: Path) -> None:
     from safedojo_ros.checkpoints.store.store import CheckpointStore
 
     published(tmp_path / "store")
@@ -537,5 +537,5 @@ def test_what_imagination_needs_is_asked_for_there_and_nowhere_else(tmp_path: Pa
         PracticeRequest(out=tmp_path)
     PracticeRequest(out=tmp_path, method="ppo")
     for name in ("world_model", "success", "safety"):
-        with pytest.raises(ConfigError, match="ppo learns in the simulator"):
+        with pytest.raises(ConfigError, match="ppo trains in the simulator"):
             PracticeRequest(out=tmp_path, method="ppo", **{name: "released"})  # type: ignore[arg-type]

@@ -98,18 +98,18 @@ def test_success_is_that_many_frames_in_a_row(over: list[bool], consecutive: int
 
 def test_each_instruction_has_a_logit_of_its_own(tmp_path: Path) -> None:
     model = tiny_success(instructions=SENTENCES)
-    pictures = torch.rand(3, 2, 3, 64, 64) * 2 - 1
-    probability = model.probability(pictures, [SENTENCES[0]] * 3)
+    images = torch.rand(3, 2, 3, 64, 64) * 2 - 1
+    probability = model.probability(images, [SENTENCES[0]] * 3)
     assert probability.shape == (3,)
     assert bool(((probability > 0) & (probability < 1)).all())
-    mixed = model.probability(pictures, [SENTENCES[0], SENTENCES[1], SENTENCES[0]])
+    mixed = model.probability(images, [SENTENCES[0], SENTENCES[1], SENTENCES[0]])
     torch.testing.assert_close(mixed[::2], probability[::2])
     assert abs(float(mixed[1] - probability[1])) > 1e-6
     model.threshold, model.validation = 0.7, {"real": {"f1": 0.5}}
     model.imagined_threshold = 0.9
     model.save(tmp_path)
     loaded = load_success(tmp_path)
-    torch.testing.assert_close(loaded.probability(pictures, [SENTENCES[0]] * 3), probability)
+    torch.testing.assert_close(loaded.probability(images, [SENTENCES[0]] * 3), probability)
     assert (loaded.threshold, loaded.consecutive, loaded.stride) == (0.7, 3, 2)
     assert loaded.over(np.array([0.6, 0.8, 0.95]), imagined=False).tolist() == [False, True, True]
     assert loaded.over(np.array([0.6, 0.8, 0.95]), imagined=True).tolist() == [False, False, True]
@@ -124,10 +124,10 @@ def test_without_pooling_in_the_stem_the_resnet_sees_twice_the_resolution(tmp_pa
     assert features.shape[-2:] == (16, 16)
     assert tiny_success().network.resnet(torch.zeros(1, 6, 64, 64)).last_hidden_state.shape[-1] == 8
     model.save(tmp_path)
-    pictures = torch.rand(2, 2, 3, 64, 64) * 2 - 1
+    images = torch.rand(2, 2, 3, 64, 64) * 2 - 1
     asked = list(SENTENCES[:2])
     torch.testing.assert_close(
-        load_success(tmp_path).probability(pictures, asked), model.probability(pictures, asked)
+        load_success(tmp_path).probability(images, asked), model.probability(images, asked)
     )
 
 

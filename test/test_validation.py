@@ -107,7 +107,7 @@ class Balanced(HTMLParser):
             assert self.open.pop() == tag
 
 
-def test_ssim_of_plain_pictures_is_that_of_the_formula() -> None:
+def test_ssim_of_plain_images_is_that_of_the_formula() -> None:
     one, other = torch.full((1, 3, 32, 32), 0.3), torch.full((1, 3, 32, 32), 0.6)
     expected = (2 * 0.3 * 0.6 + 1e-4) / (0.3**2 + 0.6**2 + 1e-4)
     assert structural_similarity(one, other).item() == pytest.approx(expected, abs=1e-4)
@@ -116,13 +116,11 @@ def test_ssim_of_plain_pictures_is_that_of_the_formula() -> None:
 
 def test_ssim_sees_structure_that_mse_does_not() -> None:
     generator = torch.Generator().manual_seed(0)
-    picture = torch.rand(2, 2, 3, 24, 24, generator=generator)
-    shifted = picture + 0.1
-    noisy = picture + 0.1 * torch.randn(picture.shape, generator=generator).sign()
-    torch.testing.assert_close(
-        mean_squared_error(picture, shifted), mean_squared_error(picture, noisy)
-    )
-    better, worse = (structural_similarity(picture, p) for p in (shifted, noisy))
+    image = torch.rand(2, 2, 3, 24, 24, generator=generator)
+    shifted = image + 0.1
+    noisy = image + 0.1 * torch.randn(image.shape, generator=generator).sign()
+    torch.testing.assert_close(mean_squared_error(image, shifted), mean_squared_error(image, noisy))
+    better, worse = (structural_similarity(image, p) for p in (shifted, noisy))
     assert bool((better > worse).all())
 
 
@@ -291,7 +289,7 @@ def test_the_safety_head_reads_held_out_frames_in_its_own_latents(root: Path) ->
     assert not torch.allclose(seen, own, atol=0.1)
 
 
-def test_models_that_see_other_pictures_are_not_validated_together(root: Path) -> None:
+def test_models_that_see_other_images_are_not_validated_together(root: Path) -> None:
     world = tiny_world()
     held = read_held_out([root / "data"], world, 1)
     success = tiny_success()
@@ -340,9 +338,9 @@ def test_imagine_writes_real_above_imagined(root: Path, suffix: str) -> None:
     if suffix == "mp4":
         assert read_video(out, 0, 10, (9, height, width, 3)).any()
     else:
-        with Image.open(out) as picture:
-            assert picture.size == (width if suffix == "gif" else 6 * width, height)
-            assert getattr(picture, "n_frames", 1) == (9 if suffix == "gif" else 1)
+        with Image.open(out) as image:
+            assert image.size == (width if suffix == "gif" else 6 * width, height)
+            assert getattr(image, "n_frames", 1) == (9 if suffix == "gif" else 1)
 
 
 def test_imagine_refuses_what_is_not_there(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

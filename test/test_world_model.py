@@ -102,11 +102,11 @@ def trained(training: WorldModelLoss) -> list[float]:
 
 
 def test_two_cameras_lie_side_by_side_and_come_back(model: WorldModel) -> None:
-    pictures = torch.rand(1, 3, 2, 3, 64, 64) * 2 - 1
-    latents = model.encode(pictures)
+    images = torch.rand(1, 3, 2, 3, 64, 64) * 2 - 1
+    latents = model.encode(images)
     assert latents.shape == (1, 3, 8, 8, 16)
-    assert model.decode(latents).shape == pictures.shape
-    right = model.autoencoder.encode(pictures[0, :, 1])
+    assert model.decode(latents).shape == images.shape
+    right = model.autoencoder.encode(images[0, :, 1])
     torch.testing.assert_close(latents[0, ..., 8:], right)
 
 
@@ -193,25 +193,6 @@ def test_the_arm_is_drawn_where_its_state_says(model: WorldModel, episodes: Path
     assert missed < 0.8 * (drawn.roll(5, 0) - data.latents.float()).square().mean()
 
 
-def test_what_is_special_to_a_scene_counts_more(model: WorldModel, episodes: Path) -> None:
-    data = LatentEpisodes.read([episodes], model, "cpu")
-    rows = torch.arange(12)
-    reached = data.state[rows].unflatten(0, (-1, SIZE.future))
-    usual = model.network.drawing(reached).detach()
-    special = usual.clone()
-    special[:, :, :, 1, 2] += 3.0
-    even, uneven = (
-        WorldModelLoss(WorldModelConfig(size=SIZE, emphasis=much), model, data)
-        for much in (0.0, 2.0)
-    )
-    assert torch.equal(even._weight(special, reached), torch.ones_like(special[:, :, :1]))
-    weight = uneven._weight(special, reached)
-    assert weight.mean() == pytest.approx(1.0, abs=1e-5)
-    ratio = weight[:, :, :, 1, 2] / weight[:, :, :, 0, 0]
-    cells = usual.shape[-1] * usual.shape[-2]
-    assert torch.allclose(ratio, torch.tensor(1 + 2.0 * cells))
-
-
 def test_context_tokens_have_timestep_zero(
     model: WorldModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,7 +220,7 @@ def test_a_saved_world_model_imagines_the_same(model: WorldModel, tmp_path: Path
     )
 
 
-def test_latents_are_kept_beside_the_pictures_and_found_without_reading_all(
+def test_latents_are_kept_beside_the_images_and_found_without_reading_all(
     model: WorldModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twelve episodes: those that name the latents are fewer."""
@@ -272,7 +253,7 @@ def test_transitions_stay_inside_their_episode(model: WorldModel, episodes: Path
     starts = data.chunk_starts(np.ones(12, dtype=bool), SIZE.chunk_length)
     assert len(starts) == 12 * (24 - 8)
     first, start = torch.tensor([24, 24 + 15]), torch.tensor([24, 24])
-    context, future, state, _, states = data.transitions(SIZE, first, start)
+    context, future, state, chunk = data.transitions(SIZE, first, start)
     torch.testing.assert_close(context[0, 0], data.latents[24].float())
     torch.testing.assert_close(context[1, 0], data.latents[24].float())
     torch.testing.assert_close(context[1, 1], data.latents[24 + 15].float())
@@ -280,7 +261,7 @@ def test_transitions_stay_inside_their_episode(model: WorldModel, episodes: Path
     torch.testing.assert_close(remembering.context[1, 0], data.latents[24 + 5].float())
     torch.testing.assert_close(future[1, -1], data.latents[24 + 23].float())
     torch.testing.assert_close(state[0], data.state[24])
-    torch.testing.assert_close(states[1, -1], data.state[24 + 23])
+    torch.testing.assert_close(chunk[1, -1], data.actions[24 + 22])
 
 
 def test_the_context_is_noised_and_a_share_of_the_samples_begins_at_the_start_of_the_flow(

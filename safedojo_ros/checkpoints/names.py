@@ -17,11 +17,10 @@ def released_store() -> CheckpointStore:
 def shipped_policies() -> dict[str, CheckpointStore]:
     """The policies that ship in the package beside the released one, by name.
 
-    Both went on from it: `practised` practised in imagination, `coached` learned from experts that
-    touch nothing, who also took over where filters had led it.
+    `coached` was trained on from it, on demonstrations that touch nothing and on experts that took
+    over behind the gate.
     """
-    here = Path(__file__).parent
-    return {name: CheckpointStore(here / name) for name in ("practised", "coached")}
+    return {"coached": CheckpointStore(Path(__file__).parent / "coached")}
 
 
 def user_store(root: Path | None = None, prove: Prove | None = None) -> CheckpointStore:
@@ -37,9 +36,9 @@ def user_store(root: Path | None = None, prove: Prove | None = None) -> Checkpoi
 def find_checkpoint(kind: str, name: str, store_root: Path | None = None) -> Path:
     """Verified directory of a checkpoint that a person names.
 
-    name: "released", or for policies "practised" or "coached" (ship in the package); "latest" (of
-    the user's store, or released when that one is empty); an id in any of these stores; or the path
-    of a checkpoint directory anywhere, recognised by a "/" in it. Raises `CheckpointError`.
+    name: "released", or for policies "coached" (both ship in the package); "latest" (of the user's
+    store, or released when that one is empty); an id in any of these stores; or the path of a
+    checkpoint directory anywhere, recognised by a "/" in it. Raises `CheckpointError`.
     """
     store = user_store(store_root)
     released = released_store()

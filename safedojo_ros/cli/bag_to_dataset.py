@@ -1,9 +1,9 @@
-"""Turn recorded bags into a data set of episodes, on control ticks, with nothing interpolated.
+"""Turn recorded bags into a data set of episodes, one step for each control tick, not interpolated.
 
-Bags of the recorder and of `ros2 bag record` (MCAP or sqlite3), whole or cut. Where images, state
-or control ticks are missing for too long, or a clock jumps, the episode is split or dropped, and
-the place is named with topic and time. Exit code 0: done; 4: done, but a bag was cut or damaged;
-2: no episode came of it.
+Bags of the recorder and of `ros2 bag record` (MCAP or sqlite3), whole or truncated. Where images,
+state or control ticks are missing for too long, or a clock jumps, the episode is split or dropped,
+and a line names topic and time. Exit code 0: done; 4: done, but a bag was cut or damaged; 2: no
+episode came of it.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert; raises `DatasetError` when not one episode came of it."""
+    """Convert; raises `DatasetError` when there is no episode."""
     config = ConversionConfig(
         cameras=tuple(name.strip() for name in args.cameras.split(",") if name.strip()),
         image_size=args.image_size,
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def show(report: ConversionReport, console: Console) -> None:
-    """A row for each take, then what was amiss."""
+    """A row for each take, then the findings."""
     table = Table(title=f"{report.bags} bags, {report.messages} messages")
     for heading in ("recording", "success", "steps", "contact steps", "dropped"):
         table.add_column(heading, overflow="fold")

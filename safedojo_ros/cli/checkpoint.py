@@ -30,8 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     option = action("list", _list, "what is in the store, newest first")
     option("--json", action="store_true", help="manifests as JSON")
-    named = "latest, released, practised, coached, an id, or a directory path with a '/' in it"
-    name = {"nargs": "?", "default": "latest", "help": named}
+    name = {"nargs": "?", "default": "latest", "help": "latest, released, coached, an id or ./path"}
     action("show", _show, "print a manifest")("name", **name)
     action("verify", _show, "read every file and compare it with the manifest")("name", **name)
     option = action("publish", _publish, "copy a directory into the store as 'latest'")

@@ -1,8 +1,8 @@
-"""Serve the embedded world's arm and hand over the Franka Control Interface, until Ctrl-C.
+"""Serve the embedded world's arm and gripper over the Franka Control Interface, until Ctrl-C.
 
 For clients of server version 10 and an FR3; tried with franky 2.0 and pylibfranka 0.21. Contacts
 are physics and stop the arm by reflex as on the robot; Enter presses and releases the user stop.
-Not emulated: joint torques, guiding, other tools than the hand.
+Not emulated: joint torques, guiding, other tools than the Franka Hand.
 
   safedojo fci-emulator --address 127.0.0.10
   python -c "import franky; print(franky.Robot('127.0.0.10', \\
@@ -19,7 +19,7 @@ from safedojo_ros.pipeline.interruption import stop_on_signal
 from safedojo_ros.worlds.tabletop.tasks import TASKS
 
 REPORT_PERIOD = 5.0
-"""Seconds between two lines about the arm."""
+"""Seconds between two printed lines about the arm."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -27,19 +27,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--address",
         default="127.0.0.10",
-        help="of this machine; ports 1337 and 1338 are fixed (default 127.0.0.10)",
+        help="address of this machine; ports 1337 and 1338 are fixed (default: 127.0.0.10)",
     )
-    parser.add_argument("--task", choices=TASKS, default=next(iter(TASKS)), help="what lies there")
-    parser.add_argument("--level", type=int, choices=(0, 1, 2), default=1, help="obstacle")
-    parser.add_argument("--seed", type=int, default=0, help="of the layout")
+    parser.add_argument(
+        "--task", choices=TASKS, default=next(iter(TASKS)), help="the objects of this task"
+    )
+    parser.add_argument(
+        "--level", type=int, choices=(0, 1, 2), default=1, help="place of the obstacle (0: none)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the scene's layout")
     parser.add_argument(
         "--patience",
         type=float,
         default=0.05,
-        help="s that a cycle waits for the client's command; 0: 1 kHz kept as the robot does, "
-        "which needs a real-time kernel on this side, too (default 0.05)",
+        help="seconds that a cycle waits for the client's command; 0: exactly 1 kHz, as the robot, "
+        "which needs a real-time kernel here, too (default: 0.05)",
     )
-    parser.add_argument("--seconds", type=float, help="end after so long (default: never)")
+    parser.add_argument("--seconds", type=float, help="end after this time (default: never)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
     emulator = FciEmulator(robot, args.address, args.patience)
     emulator.start()
     print(
-        f"serving {args.task} at {args.address}, arm 1337, hand 1338; Enter: user stop", flush=True
+        f"serving {args.task} at {args.address}, arm 1337, gripper 1338; Enter: user stop",
+        flush=True,
     )
     stop, began = stop_on_signal(), time.monotonic()
     said, cycles = began, 0

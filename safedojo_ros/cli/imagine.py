@@ -1,4 +1,4 @@
-"""`safedojo imagine`: a film of a recorded episode with what the world model imagines under it.
+"""`safedojo imagine`: a film of a recorded episode above what the world model imagines.
 
 The model sees the frames up to --start, then only the recorded actions and its own frames.
 """
@@ -13,10 +13,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", default="latest", help="world model: name, id or directory (latest)"
     )
     parser.add_argument("--data", type=Path, required=True, help="directory of episodes")
-    parser.add_argument("--episode", type=int, default=0, help="which one (default: 0)")
+    parser.add_argument("--episode", type=int, default=0, help="number of the episode (default: 0)")
     parser.add_argument("--start", type=int, default=0, help="the last step it sees (default: 0)")
-    parser.add_argument("--chunks", type=int, default=5, help="how far it imagines (default: 5)")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise: another future")
+    parser.add_argument(
+        "--chunks", type=int, default=5, help="chunks that it imagines (default: 5)"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of the noise; another seed imagines another future (default: 0)",
+    )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="film .mp4 or .gif, or strip .png"
     )

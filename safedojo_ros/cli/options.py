@@ -1,8 +1,8 @@
-"""Options of a command from the dataclass that its stage is called with, and what many share.
+"""Options of a command, made from the request dataclass of its stage.
 
-A field is an option of the same name: its type and default are the option's, the text under it in
-the source is its help. A field's metadata may have "choices", and "parse", which reads its text; a
-field that is itself such a dataclass gives its own fields.
+A field is an option with the same name, type and default; the docstring under it is the help. Its
+metadata may have "choices", and "parse", a function from text. A field that is itself such a
+dataclass adds its own fields.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def from_options(cls: type[T], args: argparse.Namespace) -> T:
 
 
 def field_texts(cls: type[Any]) -> dict[str, str]:
-    """{field: the text under it in the source of the dataclass `cls` or of its bases}."""
+    """{field: its docstring in the source of the dataclass `cls` or of its bases}."""
     texts: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if not dataclasses.is_dataclass(base):
@@ -78,7 +78,7 @@ def field_texts(cls: type[Any]) -> dict[str, str]:
 
 
 def add_recipe_options(parser: argparse.ArgumentParser, threads: bool = True) -> None:
-    """--preset and --set, and --threads where the command itself computes."""
+    """--preset and --set; and --threads, unless other processes compute."""
     parser.add_argument(
         "--preset", default="tiny", help="smoke, tiny, small or a TOML file (default: tiny)"
     )
@@ -87,16 +87,17 @@ def add_recipe_options(parser: argparse.ArgumentParser, threads: bool = True) ->
         action="append",
         default=[],
         metavar="SECTION.KEY=VALUE",
-        help="change one value of the preset, for instance practice.multiplier.limit=0.1",
+        help="change one value of the preset, such as practice.multiplier.limit=0.1; "
+        "safedojo_ros/pipeline/recipe.py documents them all",
     )
     if threads:
         parser.add_argument("--threads", type=int, default=0, help="torch threads; 0: torch's own")
 
 
 def recipe_of(args: argparse.Namespace, *sections: str) -> "Recipe":
-    """What --preset and --set ask for; torch is given its threads.
+    """The recipe of --preset and --set; also applies --threads.
 
-    sections: those that the command reads, none: all. Raises `ConfigError` where --set names
+    sections: those that the command reads (none: all). Raises `ConfigError` where --set names
     another one.
     """
     from safedojo_ros.models.threads import use_processor

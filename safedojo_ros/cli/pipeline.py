@@ -1,16 +1,15 @@
 """From demonstrations to a published policy, every stage in one command.
 
-Stages: demonstrations, policy, the policy fine-tuned on those demonstrations that touch nothing
-(all three left out with --base), rollouts of the first policy, held-out rollouts, autoencoder and
-safety head, world model, success classifier, the head anew on imagined states, too, validation,
-practice, evaluation, publication. Practice begins with the fine-tuned policy, and goes on imitating
-the same demonstrations (practice.anchor). Each stage is what its own command does; a finished one
-is never repeated, so the same command goes on after a kill. Intermediate checkpoints stay in
-OUT/store.
+Stages: demonstrations; the base policy; a safe policy, fine-tuned on the demonstrations without
+contact (these three are left out with --base); rollouts of the base policy; held-out rollouts;
+autoencoder and safety head; world model; success classifier; the safety head again, on imagined
+states, too; validation; practice; evaluation; publication. Practice starts from the safe policy and
+keeps imitating the demonstrations (settings: practice.anchor). A finished stage is never repeated:
+the same command resumes a pipeline that was killed. Intermediate checkpoints stay in OUT/store.
 
-Exit code 0: done; 3: a gate was not passed; 2: a fault; 130: interrupted, run it again to go on.
-OUT/result.json says which id was published, or why none was; the last line, and result.json, how
-long each stage took, over all calls.
+Exit code 0: done; 3: a gate was not passed; 2: a fault; 130: interrupted, run it again to resume.
+OUT/result.json says which id was published, or why none was. It and the last line of output say how
+long each stage took.
 """
 
 import argparse
@@ -29,12 +28,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what is left to do."""
+    """Run the stages that are left."""
     request = from_options(PipelineRequest, args)
     try:
         made = run_pipeline(recipe_of(args), request, interrupt_on_signal())
     except (Interrupted, KeyboardInterrupt):
-        print(f"interrupted; the same command goes on in {args.out}", file=sys.stderr)
+        print(f"interrupted; the same command resumes in {args.out}", file=sys.stderr)
         return INTERRUPTED
     if not made.passed:
         print(f"not published: {made.reason}", file=sys.stderr)

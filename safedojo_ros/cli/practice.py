@@ -1,9 +1,9 @@
 """Make a policy safer by constrained GRPO in imagination, or by one of its baselines.
 
-Methods: safedojo (imagination, constrained), wmpo (imagination, unconstrained), safevla (simulator,
-constrained PPO), grpo and ppo (simulator, unconstrained), and two ablations of safedojo, no-task
-(cost alone drives) and fixed-multiplier. Exit code 0: done; 3: a check or gate failed, or
-imagination and measurement parted, and what was said tells which.
+Methods: safedojo (constrained GRPO in imagination), wmpo (unconstrained, in imagination), safevla
+(constrained PPO in the simulator), grpo and ppo (unconstrained, in the simulator), and two
+ablations of safedojo: no-task (cost without reward) and fixed-multiplier. Exit code 0: done; 3: a
+check or gate failed, or imagination and measurement differ too much; the last line says which.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train; the outcome lies in OUT/practice.json, the best policy in OUT/policies."""
+    """Train; writes OUT/practice.json, and the best policy into OUT/policies."""
     from safedojo_ros.learning.rl.practice import PracticeRefused
 
     try:

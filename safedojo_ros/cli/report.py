@@ -1,8 +1,7 @@
-"""`safedojo report`: methods beside each other, as JSON and as one self-contained page.
+"""`safedojo report`: a comparison of methods, as JSON and as one self-contained page.
 
-Reads directories as `safedojo sweep` leaves them, <method>-seed<k>/ with evaluation.json, and
-practice.json, metrics.jsonl and film.png where there are such; or single evaluations by
-METHOD=JSON.
+Reads the directories of `safedojo sweep`, <method>-seed<k>/ with evaluation.json and, if there are,
+practice.json, metrics.jsonl and film.png; or single evaluations as METHOD=JSON.
 """
 
 import argparse
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 RUN_NAME = re.compile(r"(?P<method>[A-Za-z0-9_+.-]+?)(-seed(?P<seed>\d+))?")
 BEHIND = re.compile("-(gate|detour|cbf)-seed")
-"""In the name of a run that only evaluates what another one has learned."""
+"""In the name of a run that evaluates the policy of another run."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +29,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--evaluation", nargs="+", default=[], metavar="METHOD=JSON", help="single evaluations"
     )
-    parser.add_argument("--baseline", default="base", help="method that others are paired with")
+    parser.add_argument(
+        "--baseline",
+        default="base",
+        help="what methods are compared with",
+    )
     parser.add_argument("--out", type=Path, required=True, help="directory of the report")
 
 
@@ -84,7 +87,7 @@ def read_run(directory: Path) -> "MethodRun":
 
 
 def read_practice(directory: Path) -> dict[str, Any]:
-    """Contents of practice.json, none where there is no such file."""
+    """Contents of practice.json; empty without such a file."""
     path = directory / "practice.json"
     values: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
     return values
@@ -98,7 +101,7 @@ def read_films(directory: Path) -> "list[Film]":
 
 
 def read_named(text: str) -> "MethodRun":
-    """METHOD=JSON."""
+    """The run that METHOD=JSON names."""
     from safedojo_ros.evaluation.compare.comparison import MethodRun, read_evaluation
 
     method, equals, path = text.partition("=")

@@ -1,14 +1,14 @@
-"""Methods by training seeds, as resumable jobs, some at a time.
+"""Methods by training seeds, as resumable jobs, several at a time.
 
-Each job trains with one method and seed and evaluates the outcome on held-out seeds, in
-OUT/<method>-seed<k>. Methods: those of `safedojo practice`; safedojo-limit0.1 (any limit, safevla
-too), another limit of violations; <method>-gate, -detour and -cbf, what <method> has learned behind
-the safety head's gate, behind the gate with detours or behind the CBF-QP filter (aegis), which
-train nothing anew; and without practice base, aegis, aegis-oracle, base-gate and base-detour.
+Each job trains with one method and seed and evaluates the result on held-out seeds, in
+OUT/<method>-seed<k>. Methods: those of `safedojo practice`; safedojo-limit0.1 or safevla-limit0.1
+(any number), with another limit of violations; <method>-gate, -detour and -cbf, the policy of
+<method> behind the safety head's gate, the gate with detours or the CBF-QP filter; and without
+training base, base-gate, base-detour, aegis (behind the CBF-QP filter) and aegis-oracle.
 
-What has an evaluation is done and is skipped; a killed sweep goes on when it is called again.
-`safedojo report --sweep OUT` shows them beside each other. Exit code 3: some job was refused by a
-check or gate; 2: some job failed; the others are done. 130: interrupted.
+A job with an evaluation is done and is skipped; running a killed sweep again resumes it. `safedojo
+report --sweep OUT` compares the methods. Exit code 3: some job was refused by a check or gate; 2:
+some job failed; the others are done. 130: interrupted.
 """
 
 import argparse
@@ -27,11 +27,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run what is left; the worst exit code of a job."""
+    """Run the jobs that are left; returns the largest exit code of a job."""
     interrupt_on_signal()
     try:
         codes = run_sweep(recipe_of(args, "practice"), from_options(Sweep, args))
     except Interrupted:
-        print(f"interrupted; the same command goes on in {args.out}", file=sys.stderr)
+        print(f"interrupted; the same command resumes in {args.out}", file=sys.stderr)
         return INTERRUPTED
     return max(codes.values(), default=0)

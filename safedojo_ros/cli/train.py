@@ -9,7 +9,7 @@ from safedojo_ros.pipeline import training
 
 
 class Stage(NamedTuple):
-    """request: what `train` is given beside the recipe; reads: sections of the recipe."""
+    """A stage; request: what `train` takes beside the recipe; reads: sections of the recipe."""
 
     request: type[training.Training]
     train: Callable[..., Any]
@@ -26,7 +26,7 @@ STAGES = {
         training.train_safety,
         ("safety", "autoencoder"),
         "fit the frame autoencoder, then the safety head, to recorded contacts; with "
-        "--world-model the head alone, to imagined states, too",
+        "--world-model only the head, also to imagined states",
     ),
     "world-model": Stage(
         training.TrainWorldModel,
@@ -38,7 +38,7 @@ STAGES = {
         training.TrainSuccess,
         training.train_success,
         ("success", "validation"),
-        "fit the success classifier to recorded frames, and to imagined ones beside them",
+        "fit the success classifier to recorded frames, and with --world-model to imagined ones",
     ),
 }
 
@@ -53,7 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train one stage; its checkpoint lies in OUT/checkpoint."""
+    """Train one stage; its checkpoint is written into OUT/checkpoint."""
     stage = STAGES[args.stage]
     stage.train(recipe_of(args, *stage.reads), from_options(stage.request, args))
     return 0

@@ -1,4 +1,4 @@
-"""How far a world model, its success classifier and safety head can be believed.
+"""How far a world model, its success classifier and safety head can be trusted.
 
 Replays held-out episodes in imagination, compares each figure with its bar, and writes
 fidelity.json, fidelity.html and details.json (for `safedojo checkpoint publish world_model

@@ -1,4 +1,4 @@
-"""How good forecasts of an event are: ranking, calibration, and a threshold of the right rate."""
+"""Quality of forecasts of an event: ranking, calibration, and a threshold of the right rate."""
 
 import math
 from collections.abc import Callable
@@ -11,11 +11,11 @@ from sklearn.metrics import average_precision_score
 
 from safedojo_ros.evaluation.statistics import ClusterBootstrap
 
-BINS = 10
-"""Of the reliability curve."""
+CURVE_BINS, ERROR_BINS = 10, 15
+"""Bins of the reliability curve and of the expected calibration error."""
 
 RESAMPLES = 100
-"""Ranking many thousand steps takes a while; the interval is of whole episodes anyway."""
+"""Fewer than usual, since ranking many thousand steps takes long."""
 
 
 def forecast_quality(truth: np.ndarray, probability: np.ndarray) -> dict[str, float]:
@@ -46,7 +46,7 @@ def forecast_figures(
 
 
 def _metrics(truth: np.ndarray) -> dict[str, Callable[[np.ndarray, np.ndarray], float]]:
-    """Those that can be measured."""
+    """The metrics that can be measured on `truth`."""
     if not 0 < truth.sum() < len(truth):
         return {"brier": brier_score, "ece": expected_calibration_error}
     ranking = {"auroc": area_under_roc, "average_precision": average_precision_score}
@@ -54,7 +54,7 @@ def _metrics(truth: np.ndarray) -> dict[str, Callable[[np.ndarray, np.ndarray], 
 
 
 def area_under_roc(truth: np.ndarray, score: np.ndarray) -> float:
-    """P(a positive is ranked over a negative), ties counting half; both must be there."""
+    """P(a positive is ranked over a negative), ties counting half; `truth` needs both."""
     truth = np.asarray(truth, dtype=bool)
     positives = int(truth.sum())
     ranks = rankdata(score)[truth].sum() - positives * (positives + 1) / 2
@@ -66,9 +66,9 @@ def brier_score(truth: np.ndarray, probability: np.ndarray) -> float:
     return float(np.square(truth - probability).mean())
 
 
-def expected_calibration_error(truth: np.ndarray, probability: np.ndarray, bins: int = 15) -> float:
+def expected_calibration_error(truth: np.ndarray, probability: np.ndarray) -> float:
     """Mean gap between predicted and observed frequency over equally wide bins."""
-    index, gap = _bins(probability, bins), 0.0
+    index, gap = _bins(probability, ERROR_BINS), 0.0
     for b in np.unique(index):
         here = index == b
         gap += float(here.mean() * abs(truth[here].mean() - probability[here].mean()))
@@ -77,7 +77,7 @@ def expected_calibration_error(truth: np.ndarray, probability: np.ndarray, bins:
 
 def reliability_curve(truth: np.ndarray, probability: np.ndarray) -> list[dict[str, float]]:
     """Mean forecast, observed frequency and count in each equally wide bin that is not empty."""
-    index = _bins(probability, BINS)
+    index = _bins(probability, CURVE_BINS)
     return [
         {
             "forecast": float(probability[index == b].mean()),
@@ -93,7 +93,7 @@ def _bins(probability: np.ndarray, count: int) -> np.ndarray:
 
 
 def rate_threshold(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """The threshold over which as many of `predicted` (E,) lie as `truth` (E,) bool has cases."""
+    """The threshold that as many of `predicted` (E,) exceed as `truth` (E,) bool has cases."""
     order = np.sort(predicted)[::-1]
     count = int(truth.sum())
     above = order[count - 1] if count else 1.0

@@ -1,8 +1,8 @@
-"""A policy as the robot executes it: every chunk comes late, and the arm goes on meanwhile.
+"""A policy as the robot executes it: every chunk comes late, while the arm moves on.
 
-The protocol's worlds wait for a chunk; a robot does not. For the first `latency` control steps
-after an observation the old chunk goes on, then the new one is joined as
-`robot.playback.playback` joins it. Before the first chunk the arm stands still.
+The protocol's worlds wait for a chunk; a robot does not. For `latency` control steps after an
+observation the old chunk is executed; then the new one is joined as `robot.playback.playback` joins
+it. Before the first chunk the arm stands still.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class LatePolicy:
     """`policy`, `latency` control steps late, with a new chunk every `execute` steps.
 
-    An episode is known by its generator. Raises `ConfigError` where a chunk ends before the next
-    one comes.
+    An episode is identified by its generator. Raises `ConfigError` where a chunk ends before the
+    next one comes.
     """
 
     def __init__(self, policy: "Policy", latency: int, execute: int | None = None) -> None:
@@ -46,7 +46,7 @@ class LatePolicy:
     def act(
         self, observations: list[Observation], generators: "list[torch.Generator] | None" = None
     ) -> np.ndarray:
-        """(B, H, 7) executed from the observations on, until the next ones."""
+        """(B, H, 7), the actions that are executed after the observations."""
         chunks = np.asarray(self.policy.act(observations, generators), dtype=np.float64)
         return np.stack(
             [

@@ -1,11 +1,11 @@
-"""Exploration noise for recordings: it leads the arm astray, and the labels show the way back."""
+"""Exploration noise for recordings: it drives the arm off its path, the labels lead back."""
 
 import numpy as np
 
 from safedojo_ros.core.bounds import MAX_DELTA_POSITION
 
 NOISY_SHARE = 0.5
-"""Share of the episodes in which exploration noise is added, where it is asked for."""
+"""Share of the episodes that have noise, where noise is asked for."""
 
 BURST_CHANCE = 0.06
 """Chance that a burst of noise begins in a step of a noisy episode."""
@@ -17,8 +17,7 @@ NOISE_STREAM = 0xDA27
 
 
 class NoiseBursts:
-    """Translation noise in bursts, in the manner of DART: it drives the arm off the path,
-    the labels show how to come back.
+    """Translation noise in bursts, similar to DART (arXiv 1703.09327).
 
     sigma: metres a step. A burst pushes in one direction drawn from N(0, sigma^2), with
     N(0, (sigma / 2)^2) more in each step. Drawn from the episode's seed alone.

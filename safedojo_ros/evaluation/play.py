@@ -1,7 +1,7 @@
 """The one loop that executes a policy in a world.
 
-Whoever judges, records, films, imagines or practises attaches to it: an act that does more than
-act, noise on the actions, or the body of the `for` that watches each step.
+Evaluation, recording, film, imagination and practice differ in what they attach to it: an act of
+their own, noise on the actions, or the body of the `for` over its steps.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from safedojo_ros.models.policy import Policy
 
     Act = Callable[[list[Observation], list[torch.Generator]], np.ndarray]
-    """Observations and a generator for each to chunks (R, H, 7)."""
+    """(R observations, a generator for each) → chunks (R, H, 7)."""
 
 
 class ChunkWorld(Protocol):
     """B worlds stepped together, as `worlds.vector.VectorWorld` or an imagined one.
 
-    `step` returns a `ChunkOutcome`, or what is like it.
+    `step` returns a `ChunkOutcome` or something with its fields.
     """
 
     def step(self, chunks: np.ndarray, steps: int) -> Any:
@@ -35,11 +35,11 @@ class ChunkWorld(Protocol):
 
 @dataclass
 class Step:
-    """What B episodes did together.
+    """One step of B episodes that are executed together.
 
-    running: numbers of those that took part; observations: B, before it; proposed, executed:
-    (B, H, 7), actions without and with noise, of which the world has done the first; outcome: the
-    world's; over: (B,) bool, whose episode ends here. Whoever watches may end more of them.
+    running: numbers of the episodes that took part; observations: B, before the step; proposed,
+    executed: (B, H, 7), actions without and with noise, of which the world has executed the first;
+    outcome: the world's; over: (B,) bool, whose episode ends here; the caller may end more.
     """
 
     running: list[int]
@@ -63,10 +63,10 @@ def play(
 ) -> Iterator[Step]:
     """Execute chunks of `policy` in `world` until every episode is over.
 
-    observations: B, as `world` was reset; seeds: (B,), each episode draws from a generator of its
-    own, so that its neighbours have no say; execute: actions of a chunk that are done before the
-    next inference (default: all); each_action: yield after every action and not only after these;
-    act: in place of the policy's own; noise: on the actions of each episode.
+    observations: B, from the reset of `world`; seeds: (B,), each episode draws from a generator of
+    its own, so that it does not depend on the others; execute: actions of a chunk before the next
+    inference (default: all); each_action: yield after every action, not only before an inference;
+    act: in place of the policy's own; noise: on the actions, one for each episode.
     """
     import torch
 
@@ -98,10 +98,10 @@ def play(
 def act_alike(
     policy: "Policy", observations: list[Observation], generators: "list[torch.Generator]"
 ) -> np.ndarray:
-    """(R, H, 7) chunks, the same for each observation whatever stands beside it.
+    """(R, H, 7) chunks; each depends on its own observation alone.
 
-    A single one is given a neighbour: products with a single row are summed in another order, and
-    an episode would end otherwise alone than in company.
+    A single observation is doubled: products with a single row are summed in another order, and an
+    episode would end differently alone than with others.
     """
     import torch
 

@@ -2,7 +2,7 @@
 
 TSR, the share of episodes that succeed; CAR, the share without a collision (the obstacle was never
 displaced by more than 1 mm); SSR, the share that succeeds without a collision; ETS, control steps
-to success, a failure counting as the limit; contact steps and largest displacement an episode.
+to success, where a failure counts as the step limit; contact steps and largest displacement.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -29,7 +29,7 @@ USUAL_LEVELS = (0, 1, 2)
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What came of a trial. steps: control steps taken; displacement: the largest, metres."""
+    """The result of a trial; steps: control steps taken; displacement: the largest, metres."""
 
     seed: int
     task: str
@@ -93,7 +93,7 @@ class EvaluationReport:
         return figures([r for r in self.results if belongs(r)], self.settings["max_steps"])
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; the same evaluation gives the same text."""
+        """Plain values, the same for the same evaluation."""
         return {
             "schema": 1,
             "policy": self.policy,
@@ -120,10 +120,10 @@ def make_trials(seeds: Iterable[int], tasks: list[str], levels: list[int]) -> li
 
 
 def state_trials(seeds: Iterable[int], tasks: dict[int, list[str]]) -> list[Scene]:
-    """As many trials at each level as there are seeds, for worlds whose seed numbers a state.
+    """As many trials at each level as there are seeds, for worlds where a seed numbers a state.
 
-    tasks: {level: its tasks}. Task after task, since a scene takes long to load; of 200 trials and
-    four tasks, each task has the first 50 seeds.
+    tasks: {level: its tasks}. The tasks follow each other, since a scene takes long to load; with
+    200 trials and four tasks, each task has the first 50 seeds.
     """
     seeds = list(seeds)
     return [
@@ -144,11 +144,10 @@ def evaluate(
     settings: dict[str, Any] | None = None,
     progress: Callable[[TrialResult], None] = lambda result: None,
 ) -> EvaluationReport:
-    """Judge `policy` by its trials, `batch` of them side by side.
+    """Evaluate `policy` on `trials`, `batch` of them together.
 
-    execute: actions of a chunk that are done before the next inference (default: all). Every
-    trial draws its noise from its own generator, seeded with the trial's seed, so that neither its
-    neighbours nor the size of the batch have a say.
+    execute: actions of a chunk before the next inference (default: all). Every trial draws its
+    noise from a generator of its own, seeded with its seed, so that the batch does not matter.
     """
     results = []
     for first in range(0, len(trials), batch):
@@ -171,7 +170,7 @@ def evaluate_expert(
     settings: dict[str, Any] | None = None,
     progress: Callable[[TrialResult], None] = lambda result: None,
 ) -> EvaluationReport:
-    """Judge the scripted expert, which sees the world's state and no images."""
+    """Evaluate the scripted expert, which sees the world's state and no images."""
     limit = max_steps or step_limit(world)
     stage = open_world(world, 64, (), limit, render_images=False)
     results = []

@@ -21,7 +21,7 @@ BOUND = ACTION_BOUND.astype(np.float32)
 
 
 class EpisodeSteps:
-    """Gathers the steps of one episode until it is whole."""
+    """Collects the steps of one episode."""
 
     def __init__(self) -> None:
         self._steps: list[dict[str, Any]] = []
@@ -36,7 +36,7 @@ class EpisodeSteps:
         displacement: float,
         **extra: np.ndarray,
     ) -> None:
-        """One control step: what was seen, what was done, what came of it."""
+        """Add one control step: its observation, its action and the outcome."""
         self._steps.append(
             {
                 "images": images,
@@ -82,9 +82,9 @@ def record_expert(
 ) -> Episode:
     """One episode of the scripted expert, until success or the world's step limit.
 
-    linger: steps that go on after success; noise: sigma of `NoiseBursts`, metres a step.
-    `Episode.actions` are those executed; `extra["clean_action"]` is what the expert wanted in the
-    same state. Images are kept where the world renders them.
+    linger: steps after success; noise: sigma of `NoiseBursts`, metres a step. `Episode.actions` are
+    the executed ones; `extra["clean_action"]` is the expert's own in the same state. Images are
+    kept where the world renders them.
     """
     world.reset(seed=scene.seed, options={"task": scene.task, "level": scene.level})
     return record_rest(world, style, scene.seed, noise, f"expert:{style}", linger)
@@ -93,7 +93,7 @@ def record_expert(
 def record_rest(
     world: World, style: Style, seed: int, noise: float, source: str, linger: int = 0
 ) -> Episode:
-    """What the expert does from the world's present state to the end."""
+    """The expert's steps from the world's present state to the end of the episode."""
     expert, bursts = expert_for(world, style), NoiseBursts(noise, seed)
     limit = BOUND[:3]
     steps = EpisodeSteps()
@@ -127,7 +127,7 @@ def record_policy(
     noise: float = 0.0,
     execute: int | None = None,
 ) -> list[Episode]:
-    """One episode of `policy` in each scene, side by side.
+    """One episode of `policy` in each scene, executed together.
 
     execute: actions of a chunk between two inferences (default: all); noise: sigma of
     `NoiseBursts`, metres a step. `extra["clean_action"]` is the policy's own action. The policy's

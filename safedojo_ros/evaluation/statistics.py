@@ -8,6 +8,8 @@ from statistics import NormalDist
 import numpy as np
 
 RESAMPLES = 2000
+EDGES = (0.025, 0.975)
+"""Quantiles that a 95 % interval ends at."""
 
 
 @dataclass(frozen=True)
@@ -47,29 +49,24 @@ def mcnemar_exact(first: Sequence[bool], second: Sequence[bool]) -> float:
     return min(1.0, 2 * tail / 2**n)
 
 
-def bootstrap_mean(
-    values: Sequence[float], seed: int = 0, confidence: float = 0.95, resamples: int = RESAMPLES
-) -> Estimate:
-    """Mean of `values` with its percentile bootstrap interval; the same for the same seed."""
+def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Estimate:
+    """Mean of `values` with its 95 % percentile bootstrap interval."""
     array = np.asarray(values, dtype=np.float64)
     if array.size == 0:
         return Estimate(math.nan, math.nan, math.nan)
-    chosen = np.random.default_rng(seed).integers(0, array.size, (resamples, array.size))
-    edge = (1 - confidence) / 2
-    low, high = np.quantile(array[chosen].mean(axis=1), [edge, 1 - edge])
+    chosen = np.random.default_rng(seed).integers(0, array.size, (RESAMPLES, array.size))
+    low, high = np.quantile(array[chosen].mean(axis=1), EDGES)
     return Estimate(float(array.mean()), float(low), float(high))
 
 
 class ClusterBootstrap:
-    """Intervals of any statistic of rows that come in clusters, such as frames in episodes.
+    """95 % intervals of any statistic of rows in clusters, such as frames in episodes.
 
-    Whole clusters are resampled, since the rows of one are alike. clusters: (N,) which one each
-    row belongs to; the same seed gives the same intervals, and the same draws for all statistics.
+    Whole clusters are resampled, since the rows of one are alike. clusters: (N,) the cluster of
+    each row. All statistics have the same draws.
     """
 
-    def __init__(
-        self, clusters: np.ndarray, seed: int = 0, confidence: float = 0.95, resamples: int = 200
-    ) -> None:
+    def __init__(self, clusters: np.ndarray, seed: int = 0, resamples: int = 200) -> None:
         _, index = np.unique(clusters, return_inverse=True)
         order = np.argsort(index, kind="stable")
         members = np.split(order, np.cumsum(np.bincount(index))[:-1])
@@ -79,16 +76,15 @@ class ClusterBootstrap:
             np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
             for _ in range(resamples if len(index) else 0)
         ]
-        self.edge = (1 - confidence) / 2
 
     def estimate(self, statistic: Callable[[np.ndarray], float]) -> Estimate:
-        """`statistic` maps rows (indices) to a value; draws for which it is nan do not count."""
+        """`statistic` maps rows (indices) to a value; draws where it is nan are left out."""
         value = float(statistic(self.every)) if len(self.every) else math.nan
         values = np.array([statistic(rows) for rows in self.draws])
         values = values[np.isfinite(values)]
         if len(values) == 0:
             return Estimate(value, math.nan, math.nan)
-        low, high = np.quantile(values, [self.edge, 1 - self.edge])
+        low, high = np.quantile(values, EDGES)
         return Estimate(value, float(low), float(high))
 
     def mean(self, values: np.ndarray) -> Estimate:
@@ -96,16 +92,10 @@ class ClusterBootstrap:
         return self.estimate(lambda rows: float(values[rows].mean()))
 
 
-def paired_difference(
-    first: Sequence[float],
-    second: Sequence[float],
-    seed: int = 0,
-    confidence: float = 0.95,
-    resamples: int = RESAMPLES,
-) -> Estimate:
+def paired_difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
     """Mean of first - second over the same episodes, resampled as pairs."""
     a, b = _paired(first, second)
-    return bootstrap_mean((a - b).tolist(), seed, confidence, resamples)
+    return bootstrap_mean((a - b).tolist())
 
 
 def _paired(

@@ -1,4 +1,4 @@
-"""The expert's way out of where a policy leads: DAgger by taking over (Kelly et al. 2019)."""
+"""Episodes in which an expert takes over from a policy: HG-DAgger (Kelly et al. 2019)."""
 
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from safedojo_ros.worlds.vector import VectorWorld
 
 TAKEOVER_STEPS = 80
-"""Most control steps that a policy does before the expert takes over."""
+"""Most control steps of the policy before the expert takes over."""
 
 TAKEOVER_STREAM = 0xDA66
 
@@ -28,12 +28,12 @@ def record_takeover(
     noise: float = 0.0,
     execute: int | None = None,
 ) -> list[Episode]:
-    """What an expert of each style does after some chunks of `policy`, at least one.
+    """The steps of an expert of each style after a random number of chunks of `policy`.
 
-    The policy does `TAKEOVER_STEPS` steps at most; then the expert finishes. Only the expert's
-    steps are kept, so that each chunk of labels is one plan and not a row of corrections; where
-    the policy came to an end before, there is no episode. A policy behind a filter leads to where
-    that filter leads it.
+    The policy executes at least one chunk and at most `TAKEOVER_STEPS` steps; then the expert
+    finishes. Only the expert's steps are kept: each chunk of labels is one plan, not a series of
+    corrections. Where the policy's episode ended before, there is no episode. `policy` may be
+    behind a filter.
     """
     seeds = [scene.seed for scene in scenes]
     most = max(1, TAKEOVER_STEPS // min(execute or policy.chunk_length, policy.chunk_length))

@@ -1,1 +1,1 @@
-"""How far an imagined world can be believed: by horizon, its readers, rates; bars and a report."""
+"""How far an imagined world can be trusted: errors by horizon, heads, rates, bars, a report."""

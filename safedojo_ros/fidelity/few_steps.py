@@ -1,7 +1,6 @@
 """What fewer denoising steps cost in quality, and what they save in time."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -11,24 +10,25 @@ from safedojo_ros.fidelity.image_error import mean_squared_error
 from safedojo_ros.learning.data.replay import ReplayStarts, replay
 from safedojo_ros.models.world_model import WorldModel
 
+DENOISING_STEPS = (1, 2, 4)
+
 
 def few_step_errors(
     world: WorldModel,
     held: HeldOut,
     starts: ReplayStarts,
     chunks: int,
-    denoising_steps: Sequence[int] = (1, 2, 4),
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """For each number of denoising steps: the error after the first and the last chunk, and time.
+    """For each of `DENOISING_STEPS`: the error after the first and the last chunk, and the time.
 
-    mse: of the last frame against the camera's, in [0, 1] units, with its interval over episodes;
-    seconds_per_chunk: of one replay's chunk, without decoding, all replays together.
+    mse: of the last frame against the camera's, in [0, 1] units, with an interval over episodes;
+    seconds_per_chunk: for a chunk of one replay, without decoding, when all are imagined together.
     """
     usual, result = world.size, []
     bootstrap = ClusterBootstrap(starts.episode, seed)
     try:
-        for count in denoising_steps:
+        for count in DENOISING_STEPS:
             world.size = replace(usual, denoising_steps=count)
             begun = time.perf_counter()
             replays = replay(world, held.latents, starts, chunks, seed)

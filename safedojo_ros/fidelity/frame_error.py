@@ -1,4 +1,4 @@
-"""Error of imagined frames and states by horizon, for safe and colliding episodes apart."""
+"""Errors of imagined frames and states by horizon, separately for safe and colliding episodes."""
 
 from dataclasses import asdict
 from typing import Any
@@ -17,14 +17,14 @@ GROUPS = ("all", "safe", "colliding")
 
 
 def horizons(size: WorldModelSize, chunks: int) -> list[int]:
-    """Control steps after which errors are reported: half a chunk, then every chunk's end."""
+    """Control steps after which errors are reported: half a chunk, then the end of every chunk."""
     half = size.chunk_length // 2
     first = [half] if half and half % size.stride == 0 else []
     return first + [(k + 1) * size.chunk_length for k in range(chunks)]
 
 
 def altered_actions(held: HeldOut, replays: Replays, world: WorldModel) -> dict[str, torch.Tensor]:
-    """(B, T, 7) normalised: "permuted", another replay's; "zeroed", no motion, the same grip."""
+    """(B, T, 7) normalised: "permuted", another replay's; "zeroed", without motion."""
     steps = torch.arange(replays.states.shape[1])
     actions = held.latents.actions[replays.starts.first[:, None] + steps]
     zeroed = world.scales.action.normalise(torch.zeros_like(actions))
@@ -42,11 +42,11 @@ def frame_errors(
 ) -> list[dict[str, Any]]:
     """One entry for each horizon and group; every figure with its interval over episodes.
 
-    camera: against the camera's images; reconstruction: against the autoencoder's images of
-    the recorded frames; in each, "copying" is the last seen frame in that space, the floor that
-    any model must beat, and PSNR and SSIM are of the true actions. autoencoder: what decoding the
-    recorded latents costs by itself, against the camera. latent_distance: mean squared distance in
-    the project's own autoencoder's latents (unit variance), not a published feature distance.
+    camera: errors against the camera's images; reconstruction: against the autoencoder's images of
+    the recorded frames. In each, "copying" is the error of the last seen frame, which any model
+    must beat; PSNR and SSIM are of the true actions. autoencoder: error of the decoded recorded
+    latents against the camera's images. latent_distance: mean squared distance in the latents (unit
+    variance) of this project's autoencoder; it is no published feature distance.
     """
     first = true.starts.first
     seen = {"camera": held.images(first)}
@@ -84,7 +84,7 @@ def frame_errors(
 
 
 def frame_bars(entries: list[dict[str, Any]]) -> dict[str, float | None]:
-    """The values of the bars that frames, against the camera's, and states have to reach."""
+    """{metric: value} for the bars on frames (against the camera's) and states."""
     every = [e for e in entries if e["group"] == "all"]
     by_steps = {e["steps"]: e for e in every}
 

@@ -1,4 +1,4 @@
-"""Which bars the checkpoints of an imagined world miss, by what their manifests say."""
+"""Which bars the checkpoints of an imagined world miss, according to their manifests."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +10,8 @@ def missed_gates(fidelity: Mapping[str, Mapping[str, Any]], heads: Mapping[str, 
     """One sentence for each bar that the checkpoints miss.
 
     fidelity: {kind of checkpoint: "fidelity" of its manifest}; heads: {"success", "safety": id in
-    use}. What `safedojo validate` found, where the world model was validated with these;
-    otherwise that it was not, and what its own training measured.
+    use}. The bars are those of `safedojo validate`. A world model that was not validated misses one
+    for that, and those that its training measured.
     """
     report = fidelity.get("world_model", {})
     if isinstance(report.get("bars"), list):
@@ -30,7 +30,7 @@ def missed_gates(fidelity: Mapping[str, Mapping[str, Any]], heads: Mapping[str, 
 
 
 def training_values(fidelity: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
-    """{metric of `fidelity.thresholds`: value} that the checkpoints' own training has measured."""
+    """{metric of `fidelity.thresholds`: value} as the training of the checkpoints measured it."""
     values: dict[str, float | None] = {}
     horizons = fidelity.get("world_model", {}).get("by_horizon")
     if isinstance(horizons, list) and horizons:

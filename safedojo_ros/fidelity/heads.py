@@ -1,4 +1,4 @@
-"""Success classifier and safety head on real and on imagined input, against replayed truth."""
+"""Success classifier and safety head on real and imagined input, against the recording."""
 
 import math
 from dataclasses import asdict
@@ -29,7 +29,8 @@ def success_fidelity(
 ) -> dict[str, Any]:
     """{"real": figures, "imagined": figures} as from `success_figures`, and F1 with its interval.
 
-    real: every recorded frame; imagined: every frame of `replays`, labelled as the recorded one.
+    real: every recorded frame; imagined: every frame of `replays`, with the label of the recorded
+    one.
     """
     every = SuccessFrames.recorded(held.frames)
     parts = []
@@ -62,9 +63,9 @@ def safety_fidelity(
     """{"true", "imagined", "matched": forecasts, "lead_time", "lead_time_by_step"}.
 
     true: each recorded frame with the next H executed actions; imagined: the predicted state after
-    each replayed chunk with the H actions recorded next, and the frame that the replay began with,
-    as costs are judged in imagination; matched: the recorded frames that correspond to these, so
-    that the two can be compared.
+    each replayed chunk with the next H recorded actions and the replay's first frame, as
+    imagination predicts costs; matched: the recorded frames that correspond to the imagined states,
+    for comparison.
     """
     frames, horizon = held.frames, safety.chunk_length
     every = chunks_ahead(frames, np.arange(len(frames.state)), horizon)
@@ -81,7 +82,7 @@ def safety_fidelity(
         ),
     }
     size = world.size
-    last = slice(size.future - 1, -1, size.future)  # of every chunk but the last: it has no next
+    last = slice(size.future - 1, -1, size.future)  # of all chunks but the last
     rows = np.concatenate([part.rows[:, last].flatten().numpy() for part in replays])
     if len(rows) == 0:
         return result

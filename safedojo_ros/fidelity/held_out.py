@@ -19,7 +19,7 @@ from safedojo_ros.models.world_model import WorldModel
 class HeldOut:
     """Episodes that no model was trained on.
 
-    frames: their steps, physical units; latents: the same frames as the world model sees them;
+    frames: their steps, physical units; latents: the same frames as the world model's input;
     contact: (N,) bool, in the step of the row; collided: (E,) bool.
     """
 
@@ -38,7 +38,7 @@ def read_held_out(
 ) -> HeldOut:
     """At most `most` episodes, evenly spaced over all; raises `DatasetError` where there are none.
 
-    Raises `CheckpointError` where the images are not those that the world model sees.
+    Raises `CheckpointError` where the images are not of the world model's cameras and size.
     """
     readers = open_all(directories)
     total = sum(len(reader) for reader in readers)
@@ -51,7 +51,7 @@ def read_held_out(
 
 
 def hold(frames: FrameArrays, world: WorldModel, device: str = "cpu") -> HeldOut:
-    """Episodes that were read; raises `CheckpointError` as above."""
+    """Encode `frames`; raises `CheckpointError` where the images are not the world model's."""
     wanted = (world.cameras, world.autoencoder.size.image_size)
     seen = (frames.cameras, frames.images.shape[2])
     if seen != wanted:

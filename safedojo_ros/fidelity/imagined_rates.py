@@ -1,6 +1,6 @@
-"""What a policy achieves in imagination against what it achieves: rates, and ranks of checkpoints.
+"""Rates of a policy in imagination against those in the simulator, and ranks of checkpoints.
 
-The same scenes both times: each future begins at the first frame of a simulated trial.
+Both use the same scenes: each future starts at the first frame of a simulated trial.
 """
 
 import json
@@ -28,12 +28,14 @@ if TYPE_CHECKING:
 
 RATES = ("tsr", "ssr", "car")
 NEVER = 2.0
-"""A threshold that no probability reaches."""
+"""A threshold above every probability."""
+BATCH = 32
+"""Trials that are imagined together."""
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What came of trials: success and collided (N,) bool."""
+    """The results of N trials: success and collided (N,) bool."""
 
     success: np.ndarray
     collided: np.ndarray
@@ -48,8 +50,8 @@ class Outcomes:
 def read_measured(path: Path, max_steps: int) -> tuple[str, list[Scene], Outcomes]:
     """Policy id, trials and outcomes of what `safedojo evaluate --json` wrote.
 
-    Raises `DatasetError` that names the file, `ConfigError` where its episodes were allowed another
-    number of steps than `max_steps`.
+    Raises `DatasetError` that names the file, `ConfigError` where the step limit of its episodes is
+    not `max_steps`.
     """
     try:
         report = json.loads(path.read_bytes())
@@ -73,13 +75,13 @@ def read_measured(path: Path, max_steps: int) -> tuple[str, list[Scene], Outcome
 
 
 def read_played(directory: Path, policy: str) -> tuple[list[Scene], np.ndarray]:
-    """Trials of the recorded episodes that policy id `policy` played, and (N,) its successes.
+    """Trials of the episodes that were recorded of policy id `policy`, and (N,) its successes.
 
-    Raises `DatasetError` where it played none of them.
+    Raises `DatasetError` where there is none.
     """
     rows = [row for row in EpisodeReader(directory).rows if row.source == f"policy:{policy}"]
     if not rows:
-        raise DatasetError(f"policy {policy} played no episode of {directory}; collect some of it")
+        raise DatasetError(f"{directory} has no episode of policy {policy}; collect some")
     trials = [Scene(row.seed, row.task, row.level) for row in rows]
     return trials, np.array([row.success for row in rows], dtype=bool)
 
@@ -87,7 +89,7 @@ def read_played(directory: Path, policy: str) -> tuple[list[Scene], np.ndarray]:
 def measure(
     policy: "Policy", trials: list[Scene], max_steps: int, image_size: int, batch: int = 16
 ) -> Outcomes:
-    """Judge by the trials in the simulator, with images as large as imagination has them."""
+    """Run the trials in the simulator, with images of imagination's size."""
     vector = VectorWorld(image_size, max_steps, tuple(policy.cameras))
     results = evaluate(policy, trials, vector, batch=batch).results
     return Outcomes(
@@ -96,37 +98,33 @@ def measure(
     )
 
 
-def imagine_trials(
-    policy: "Policy", world: ImaginedWorld, trials: list[Scene], batch: int = 32
-) -> Outcomes:
-    """Judge by the trials in imagination, with each trial's own noise of the policy.
+def imagine_trials(policy: "Policy", world: ImaginedWorld, trials: list[Scene]) -> Outcomes:
+    """Run the trials in imagination; the policy's noise depends on the trial alone.
 
-    A future collides where a step's P(contact) is above the imagined world's threshold; the
-    simulator counts an obstacle that moved by more than 1 mm, which is not imagined.
-    Raises `ConfigError` where policy and world model have different chunks.
+    A future collides where a step's P(contact) is above the imagined world's threshold. The
+    simulator counts an obstacle that moved by more than 1 mm instead; imagination has no such
+    value. Raises `ConfigError` where policy and world model have different chunks.
     """
     success, collided = [], []
-    for first in range(0, len(trials), batch):
-        outcomes = _imagine(policy, world, trials[first : first + batch], first)
+    for first in range(0, len(trials), BATCH):
+        outcomes = _imagine(policy, world, trials[first : first + BATCH], first)
         over = [(o.cost > world.contact_threshold) & o.valid for o in outcomes]
         success.append(np.any([o.success.any(axis=1) for o in outcomes], axis=0))
         collided.append(np.any([part.any(axis=1) for part in over], axis=0))
     return Outcomes(np.concatenate(success), np.concatenate(collided))
 
 
-def success_scores(
-    policy: "Policy", world: ImaginedWorld, trials: list[Scene], batch: int = 32
-) -> np.ndarray:
-    """(N,) the threshold for imagined frames up to which each trial succeeds in imagination.
+def success_scores(policy: "Policy", world: ImaginedWorld, trials: list[Scene]) -> np.ndarray:
+    """(N,) the highest threshold for imagined frames at which each trial succeeds in imagination.
 
-    In closed loop, to the end of the time whatever the classifier says: there a policy acts on
-    what it sees, and may please the classifier where recorded actions would not.
+    The policy acts on imagined frames up to the step limit, whatever the classifier predicts. Its
+    actions may mislead the classifier where recorded ones would not.
     """
     classifier, scores = world.success, []
     kept, classifier.imagined_threshold = classifier.imagined_threshold, NEVER
     try:
-        for first in range(0, len(trials), batch):
-            outcomes = _imagine(policy, world, trials[first : first + batch], first)
+        for first in range(0, len(trials), BATCH):
+            outcomes = _imagine(policy, world, trials[first : first + BATCH], first)
             stride = world.world_model.size.stride
             seen = np.concatenate(
                 [o.success_probability[:, stride - 1 :: stride] for o in outcomes], axis=1
@@ -141,11 +139,11 @@ def success_scores(
 def _imagine(
     policy: "Policy", world: ImaginedWorld, trials: list[Scene], seed: int
 ) -> list[ImaginedOutcome]:
-    """Every chunk of the trials, side by side in imagination, until all of them are done."""
+    """Every chunk of the trials, which are imagined together until all are done."""
     if policy.chunk_length != world.horizon:
         raise ConfigError(
             f"policy {policy.checkpoint_id} has chunks of {policy.chunk_length} steps, the world "
-            f"model imagines {world.horizon}; they cannot be judged together"
+            f"model imagines {world.horizon}; these do not fit"
         )
     world.seed(seed)
     vector = VectorWorld(world.image_size, world.max_steps, tuple(world.cameras))
@@ -155,20 +153,20 @@ def _imagine(
 
 
 def rates_apart(imagined: Outcomes, measured: Outcomes, seed: int = 0) -> dict[str, Any]:
-    """{"tsr", "ssr", "car"}: imagined, measured, their difference, and how far they are apart.
+    """{"tsr", "ssr", "car"}: imagined and measured rate, their difference, and its absolute value.
 
     Intervals are over trials, resampled as pairs.
     """
     result = {}
     for name in RATES:
-        dreamt, real = imagined.rate(name), measured.rate(name)
-        gap = dreamt - real
+        predicted, real = imagined.rate(name), measured.rate(name)
+        gap = predicted - real
         apart = ClusterBootstrap(np.arange(len(gap)), seed).estimate(
             lambda rows, gap=gap: abs(float(gap[rows].mean()))  # type: ignore[misc]
         )
         result[name] = {
             "trials": len(gap),
-            "imagined": asdict(bootstrap_mean(dreamt.tolist(), seed)),
+            "imagined": asdict(bootstrap_mean(predicted.tolist(), seed)),
             "measured": asdict(bootstrap_mean(real.tolist(), seed)),
             "difference": asdict(bootstrap_mean(gap.tolist(), seed)),
             "apart": asdict(apart),
@@ -186,24 +184,27 @@ def ranking(
     """
     if len(names) < 2:
         raise ConfigError(f"{len(names)} checkpoint cannot be ranked; give at least two")
-    dreamt, real = ([o.rate("ssr") for o in side] for side in (imagined, measured))
+    predicted, real = ([o.rate("ssr") for o in side] for side in (imagined, measured))
     policies = [
         {
             "policy": name,
             "imagined": asdict(bootstrap_mean(d.tolist(), seed)),
             "measured": asdict(bootstrap_mean(r.tolist(), seed)),
         }
-        for name, d, r in zip(names, dreamt, real, strict=True)
+        for name, d, r in zip(names, predicted, real, strict=True)
     ]
     statistics = {"spearman": _spearman, "pearson": _pearson, "mmrv": mean_maximum_rank_violation}
     rng = np.random.default_rng(seed)
     draws = []
     for _ in range(200):
-        rows = [rng.integers(0, len(d), len(d)) for d in dreamt]
+        rows = [rng.integers(0, len(d), len(d)) for d in predicted]
         draws.append(
-            [np.array([v[r].mean() for v, r in zip(s, rows, strict=True)]) for s in (dreamt, real)]
+            [
+                np.array([v[r].mean() for v, r in zip(side, rows, strict=True)])
+                for side in (predicted, real)
+            ]
         )
-    means = [np.array([v.mean() for v in side]) for side in (dreamt, real)]
+    means = [np.array([v.mean() for v in side]) for side in (predicted, real)]
     result: dict[str, Any] = {"checkpoints": len(names), "policies": policies}
     for name, statistic in statistics.items():
         value = statistic(*means)
@@ -217,7 +218,7 @@ def ranking(
 
 def mean_maximum_rank_violation(imagined: np.ndarray, measured: np.ndarray) -> float:
     """MMRV (Li et al. 2024): for each checkpoint the largest measured gap to one that imagination
-    ranks the other way round, averaged; 0 where the ranks agree. Both (P,).
+    ranks in the opposite order, averaged; 0 where the ranks agree. Both (P,).
     """
     gaps = np.abs(measured[:, None] - measured)
     swapped = (imagined[:, None] < imagined) != (measured[:, None] < measured)

@@ -20,15 +20,15 @@ def lead_time(
 ) -> dict[str, Any]:
     """How long before the first contact of an episode the first alarm comes.
 
-    alarm: (N,) strength of the alarm at each step, here the chunk cost; contact: (N,) bool;
-    starts: (E + 1,). The threshold is the lowest at which at most the share `false_alarms` is
-    alarmed of the episodes without contact (`per` "episode"), or of their steps ("step"). By step
-    a false alarm somewhere in an episode is likely, and counts as a long lead where contact
-    follows: the figure by episode is the stricter one. A contact that no alarm precedes has a lead
-    of 0.
+    alarm: (N,) value at each step that raises an alarm above a threshold, here the chunk cost;
+    contact: (N,) bool; starts: (E + 1,). Of the episodes without contact (`per` "episode"), or of
+    their steps ("step"), at most the share `false_alarms` has an alarm; the threshold is the lowest
+    with that. By step, many episodes have a false alarm somewhere, and an early one counts as a
+    long lead where contact follows: the figure by episode is the stricter one. A contact without an
+    earlier alarm has a lead of 0.
 
-    Returns the median in seconds with its interval, the share of contacts that were preceded, the
-    threshold, and the counts; without a median where either kind of episode is missing.
+    Returns the median in seconds with its interval, the share of contacts with an earlier alarm,
+    the threshold, and the counts; no median where either kind of episode is missing.
     """
     free, touched = [], []
     for first, end in zip(starts[:-1], starts[1:], strict=True):

@@ -1,6 +1,6 @@
-"""The fidelity report as one page: bars, curves, reliability, real beside imagined. No other file.
+"""The fidelity report as one page: bars, curves, reliability, real and imagined frames.
 
-Every picture is inside the page, so that it can be sent, kept and read without a network.
+Every image is inside the page, so that it can be sent, kept and read without a network.
 """
 
 import base64
@@ -27,7 +27,7 @@ text-align:left} td.n{text-align:right;font-variant-numeric:tabular-nums}
 img{image-rendering:pixelated;max-width:100%} figure{margin:1em 0} figcaption{font-size:.92em}
 """
 CELL = 96
-"""Side of a film strip's picture, pixels."""
+"""Side of a film strip's image, pixels."""
 
 
 def report_page(
@@ -36,7 +36,7 @@ def report_page(
     verdicts: Sequence[Verdict],
     strips: Sequence[FilmStrip],
 ) -> str:
-    """The whole HTML page; names: what each checkpoint is called."""
+    """The whole HTML page; names: {kind of checkpoint: id}."""
     missed = [v for v in verdicts if not v.passed]
     summary = (
         f'<p class="miss">{len(missed)} of {len(verdicts)} bars missed.</p>'
@@ -46,7 +46,7 @@ def report_page(
     who = ", ".join(f"{kind} {name or 'unnamed'}" for kind, name in names.items())
     data = sections["data"]
     body = [
-        "<h1>Fidelity of the world model and its readers</h1>",
+        "<h1>Fidelity of world model, success classifier and safety head</h1>",
         f"<p>{_escape(who)}</p>",
         f"<p>{data['episodes']} held-out episodes, {data['colliding']} of them colliding; "
         f"{data['frames']} frames, {data['success_frames']} show success; "
@@ -62,7 +62,7 @@ def report_page(
         _states(sections["by_horizon"]),
         _uncertainty(sections["uncertainty"]),
         "<h2>Success classifier</h2>",
-        _figures(sections["success"], "frames judged by the replayed truth"),
+        _figures(sections["success"], "on frames, against what the recording shows"),
         "<h2>Safety head</h2>",
         _reliability(sections["safety"]),
         _figures(
@@ -71,8 +71,8 @@ def report_page(
         ),
         _figures(
             {k: v for k, v in sections["safety"].items() if k.startswith("lead_time")},
-            "from the first alarm of an episode to its first contact; the threshold lets that "
-            "share of the episodes (or steps) without contact be alarmed",
+            "from the first alarm of an episode to its first contact; false alarms: allowed share "
+            "of the episodes (or steps) without contact",
         ),
         *_rates(sections),
         "<h2>Real above imagined</h2>",
@@ -124,7 +124,7 @@ def _of(entries: Sequence[Mapping[str, Any]], group: str) -> list[Mapping[str, A
 
 def _errors(entries: Sequence[Mapping[str, Any]], space: str) -> str:
     against = {
-        "camera": "against the camera's pictures (the autoencoder's own error included)",
+        "camera": "against the camera's images (the autoencoder's own error included)",
         "reconstruction": "against the autoencoder's reconstructions of them",
     }[space]
     charts = []
@@ -168,7 +168,7 @@ def _few_steps(entries: Sequence[Mapping[str, Any]]) -> str:
         column = columns.setdefault(f"{entry['denoising_steps']} denoising steps", {})
         column[f"mse after {entry['steps']} steps"] = entry["mse"]
         column["milliseconds a chunk"] = 1000 * entry["seconds_per_chunk"]
-    return _figures(columns, "what fewer denoising steps cost, against the camera's pictures")
+    return _figures(columns, "what fewer denoising steps cost, against the camera's images")
 
 
 def _uncertainty(section: Mapping[str, Any]) -> str:
@@ -222,28 +222,28 @@ def _rates(sections: Mapping[str, Any]) -> list[str]:
 
 def _film(strip: FilmStrip) -> str:
     rows = [
-        np.hstack([_cell(picture) for picture in film[:, camera]])
+        np.hstack([_cell(image) for image in film[:, camera]])
         for camera in range(strip.real.shape[1])
         for film in (strip.real, strip.imagined)
     ]
     steps = ", ".join(str(s) for s in strip.steps)
-    caption = f"{strip.title}. After {steps} steps; for each camera the recording, then the dream."
+    caption = f"{strip.title}. After {steps} steps; for each camera recorded above imagined frames."
     return (
         f'<figure><img alt="{_escape(strip.title)}" src="{png_data(np.vstack(rows))}">'
         f"<figcaption>{_escape(caption)}</figcaption></figure>"
     )
 
 
-def png_data(picture: np.ndarray) -> str:
+def png_data(image: np.ndarray) -> str:
     """A `data:` address of (H, W, 3) uint8 RGB as PNG."""
-    done, coded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    done, coded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if not done:
-        raise OSError(f"cannot code a picture of {picture.shape}")
+        raise OSError(f"cannot encode an image of {image.shape}")
     return "data:image/png;base64," + base64.b64encode(coded.tobytes()).decode()
 
 
-def _cell(picture: np.ndarray) -> np.ndarray:
-    large = cv2.resize(picture, (CELL, CELL), interpolation=cv2.INTER_NEAREST)
+def _cell(image: np.ndarray) -> np.ndarray:
+    large = cv2.resize(image, (CELL, CELL), interpolation=cv2.INTER_NEAREST)
     return np.asarray(np.pad(large, ((0, 2), (0, 2), (0, 0)), constant_values=255))
 
 

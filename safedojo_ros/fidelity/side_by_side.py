@@ -1,4 +1,4 @@
-"""A recorded episode beside its imagined one, as pictures in time."""
+"""A film of a recorded episode above its imagined one."""
 
 from pathlib import Path
 
@@ -10,19 +10,19 @@ from PIL import Image
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.types import CONTROL_PERIOD
 from safedojo_ros.data.lerobot.video import write_video
-from safedojo_ros.evaluation.film import write_picture
+from safedojo_ros.evaluation.film import write_image
 from safedojo_ros.fidelity.held_out import HeldOut
 from safedojo_ros.learning.data.replay import ReplayStarts, decoded, replay
 from safedojo_ros.models.images import to_uint8
 from safedojo_ros.models.world_model import WorldModel
 
 HEADING = 24
-"""Height of the line of text over the pictures, pixels."""
+"""Height of the line of text over the images, pixels."""
 
 SIDE = 192
-"""Least side of a camera's picture in the film, pixels."""
+"""Least side of a camera's image in the film, pixels."""
 
-STRIP_PICTURES = 6
+STRIP_FRAMES = 6
 FORMATS = (".mp4", ".gif", ".png")
 
 
@@ -31,8 +31,8 @@ def imagined_film(
 ) -> np.ndarray:
     """(K + 1, H, W, 3) uint8 of the only episode in `held`: recorded above, imagined below.
 
-    One picture every `stride` steps, the first being the last one that the model has seen. Raises
-    `DatasetError` where the episode does not last for `chunks` chunks after step `start`.
+    One frame every `stride` steps; the first is the last one that the model has seen. Raises
+    `DatasetError` where fewer than `chunks` chunks follow step `start`.
     """
     horizon, length = chunks * world.size.chunk_length, len(held.frames.images)
     if start < 0 or chunks < 1 or start + horizon >= length:
@@ -76,13 +76,13 @@ def write_film(path: Path, frames: np.ndarray, stride: int) -> None:
         first, *rest = [Image.fromarray(frame) for frame in frames]
         first.save(path, save_all=True, append_images=rest, duration=round(1000 * period), loop=0)
     else:
-        chosen = np.linspace(0, len(frames) - 1, min(STRIP_PICTURES, len(frames))).round()
-        write_picture(str(path), np.hstack([frames[int(i)] for i in chosen]))
+        chosen = np.linspace(0, len(frames) - 1, min(STRIP_FRAMES, len(frames))).round()
+        write_image(str(path), np.hstack([frames[int(i)] for i in chosen]))
 
 
-def _enlarged(pictures: np.ndarray, scale: int) -> np.ndarray:
+def _enlarged(images: np.ndarray, scale: int) -> np.ndarray:
     """(cameras, H, W, 3) → one row, each pixel `scale` pixels wide."""
-    row = np.hstack(list(pictures))
+    row = np.hstack(list(images))
     return np.asarray(row.repeat(scale, axis=0).repeat(scale, axis=1))
 
 

@@ -1,4 +1,4 @@
-"""What world model, success classifier and safety head must reach before a policy trains there."""
+"""The bars that world model, success classifier and safety head must reach before practice."""
 
 import math
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from safedojo_ros.core.config import check_ranges
 
 @dataclass(frozen=True)
 class FidelityBars:
-    """A bar for each metric; the metric's description and its sense stand in `METRICS`.
+    """A bar for each metric; `METRICS` describes the metric and says whether more is better.
 
     A bar is lowered in a preset or by --set, where everybody sees it, never in the code.
     """
@@ -42,43 +42,43 @@ METRICS = {
     "safety_ece_true": ("calibration error (ECE) of the safety head on true latents", False),
     "safety_auroc_imagined": ("AUROC of the safety head in imagination", True),
     "lead_time_s": ("median lead time before contact at 5 % false alarms, s", True),
-    "tsr_apart": ("imagined and measured TSR apart", False),
-    "ssr_apart": ("imagined and measured SSR apart", False),
-    "car_apart": ("imagined and measured CAR apart", False),
+    "tsr_apart": ("difference of imagined and measured TSR", False),
+    "ssr_apart": ("difference of imagined and measured SSR", False),
+    "car_apart": ("difference of imagined and measured CAR", False),
 }
 """{metric: (description, whether more is better)}."""
 
 RATES = ("tsr_apart", "ssr_apart", "car_apart")
-"""Metrics that only a policy's rollouts can give."""
+"""Metrics that need rollouts of a policy."""
 
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """How the fidelity report is made; read by `safedojo validate`."""
+    """How the fidelity report is made. Used by `safedojo validate`."""
 
     episodes: int = 200
     """Most held-out episodes that are read, at least 1."""
     replays: int = 256
     """Futures whose error is measured, at least 1."""
     ending_replays: int = 192
-    """Further ones that end with their episode, for success and contact, at least 1."""
+    """Further futures, which end with their episode, for success and contact, at least 1."""
     chunks: int = 5
-    """Length of a replay, at least 1."""
+    """Length of a future, chunks, at least 1."""
     seeds: int = 3
-    """Noise draws of one future, for its variance, at least 1."""
+    """Futures of one start with different noise, for the variance, at least 1."""
     false_alarms: float = 0.05
-    """Share of chunks without a contact that may raise an alarm, for the lead time, (0, 1)."""
+    """Share of episodes (or steps) without contact that may have an alarm, for the lead time,
+    (0, 1)."""
     coverage: float = 0.9
-    """Of the conformal interval that the spread of the draws gives, (0, 1)."""
+    """Wanted coverage of the conformal bound on the error, (0, 1)."""
     rate_episodes: int = 96
-    """Episodes of a policy, imagined and measured, at each level, at least 1."""
+    """Episodes of a policy at each level, imagined and measured, at least 1."""
     max_steps: int = 150
-    """Control steps of such an episode, at least 1; also where `safedojo train success` matches a
-    policy's rate."""
+    """Control steps after which such an episode ends, at least 1; also for `train success`."""
     seed: int = 0
-    """Of all that is drawn, 0 or more."""
+    """Seed of starts, noise and intervals, 0 or more."""
     bars: FidelityBars = field(default_factory=FidelityBars)
-    """What must be reached."""
+    """What the figures must reach."""
 
     def __post_init__(self) -> None:
         for name in ("episodes", "replays", "ending_replays", "chunks", "seeds", "rate_episodes"):
@@ -89,7 +89,7 @@ class ValidationConfig:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A metric against its bar. value: None where the data could not give it."""
+    """A metric against its bar; value: None where these data cannot give it."""
 
     metric: str
     description: str
@@ -100,7 +100,7 @@ class Verdict:
 
     @property
     def sentence(self) -> str:
-        """Metric, value, bar, in words."""
+        """Metric, value and bar in words."""
         sense = "at least" if self.at_least else "at most"
         seen = "could not be measured on these data" if self.value is None else f"{self.value:.3g}"
         verb = "" if self.value is None else "is "

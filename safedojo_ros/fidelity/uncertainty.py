@@ -20,11 +20,11 @@ def uncertainty_figures(
 ) -> dict[str, Any]:
     """Rank correlation of spread and error, and the coverage of a conformal bound.
 
-    seeds: (S, B, C, h, w) latents imagined from the same start under S noises; recorded:
-    (B, C, h, w); episode: (B,). Spread: standard deviation over the seeds; error: RMS distance of
-    the first seed's frame from the recorded one. The bound on the error is q · spread with q set on
-    one half of the episodes (split conformal prediction); measured on the other half. Figures are
-    left out where there is too little to measure them.
+    seeds: (S, B, C, h, w) latents imagined from the same start under S noises; recorded: (B, C, h,
+    w); episode: (B,). Spread: standard deviation over the seeds; error: RMS distance of the first
+    seed's frame from the recorded one. The bound on the error is q · spread, with q set on half of
+    the episodes and its coverage measured on the others (split conformal prediction). Figures are
+    left out where there are too few data.
     """
     spread = seeds.var(dim=0).flatten(1).mean(1).sqrt().numpy()
     error = (seeds[0] - recorded).square().flatten(1).mean(1).sqrt().numpy()

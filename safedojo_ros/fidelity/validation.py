@@ -1,7 +1,7 @@
-"""The fidelity report's figures: a world model and its readers on held-out episodes.
+"""The fidelity report's figures: world model, success classifier and safety head on held-out data.
 
-Open-loop replays of policy rollouts, collisions included, by horizon. What it writes is plain
-JSON; `report` draws it.
+Rollouts of a policy, collisions included, are replayed open-loop. The figures are plain JSON
+values, which `report` draws.
 """
 
 import math
@@ -32,7 +32,7 @@ STRIPS = 4
 
 @dataclass(frozen=True)
 class FilmStrip:
-    """One replay for people: real and imagined (K, cameras, H, W, 3) uint8, at `steps`."""
+    """One replay to look at: real and imagined (K, cameras, H, W, 3) uint8, at `steps`."""
 
     title: str
     steps: list[int]
@@ -48,11 +48,11 @@ def validate(
     held: HeldOut,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> tuple[dict[str, Any], list[FilmStrip]]:
-    """All figures but those of a policy's rollouts, and some replays to look at.
+    """All figures but those that need a policy, and some replays to look at.
 
     Returns sections "data", "by_horizon", "few_steps", "uncertainty", "success" and "safety".
     Raises `DatasetError` where no episode is longer than a replay, `CheckpointError` where the
-    three see different pictures.
+    three have different images.
     """
     side = world.autoencoder.size.image_size
     for kind, cameras, size in (
@@ -83,9 +83,11 @@ def validate(
     progress("fewer denoising steps")
     few_steps = few_step_errors(world, held, starts, config.chunks, seed=config.seed)
     progress("success classifier")
-    read = success_fidelity(success, world, held, [true, at_end], config.seed)
+    success_figures = success_fidelity(success, world, held, [true, at_end], config.seed)
     progress("safety head")
-    cost = safety_fidelity(safety, world, held, [true, at_end], config.false_alarms, config.seed)
+    safety_figures = safety_fidelity(
+        safety, world, held, [true, at_end], config.false_alarms, config.seed
+    )
     sections = {
         "data": {
             "episodes": len(held.collided),
@@ -98,8 +100,8 @@ def validate(
         "by_horizon": by_horizon,
         "few_steps": few_steps,
         "uncertainty": uncertainty,
-        "success": read,
-        "safety": cost,
+        "success": success_figures,
+        "safety": safety_figures,
     }
     return sections, film_strips(world, held, true)
 
@@ -128,7 +130,7 @@ def seed_uncertainty(
 
 
 def bar_values(sections: Mapping[str, Any]) -> dict[str, float | None]:
-    """{metric: value} of every bar that `sections` can answer; None where it cannot."""
+    """{metric: value} of every bar; None where `sections` lacks it."""
 
     def at(*path: str) -> float | None:
         value: Any = sections
@@ -174,7 +176,7 @@ def film_strips(world: WorldModel, held: HeldOut, replays: Replays) -> list[Film
 
 
 def finite(value: Any) -> Any:
-    """`value` without what JSON cannot hold: keys whose number is not finite are left out."""
+    """`value` for JSON: without the keys whose number is not finite."""
     if isinstance(value, Mapping):
         kept = {str(k): finite(v) for k, v in value.items()}
         return {k: v for k, v in kept.items() if v is not None}

@@ -1,4 +1,4 @@
-"""From a configuration, a method and loaded models to the trainer of a practice."""
+"""Builds the trainer of practice from a configuration, a method and loaded models."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from safedojo_ros.worlds.vector import VectorWorld
 
 @dataclass(frozen=True)
 class Imagination:
-    """What imagines futures; data: directories of the episodes whose first frames they begin at."""
+    """The models that imagine futures; data: episodes whose first frames the futures start from."""
 
     world_model: WorldModel
     success: SuccessModel
@@ -47,16 +47,16 @@ def build_practice(
 ) -> Practice:
     """The trainer that fine-tunes `base` on `tasks` in `directory`; `run` starts it.
 
-    imagination: for methods that train there; demonstrations: data sets that the policy goes on
-    imitating meanwhile; the rest: see `Practice`. Raises `ConfigError` or `CheckpointError` where
-    these do not fit each other, or `directory` holds another run.
+    imagination: for methods that train there; demonstrations: data sets that the policy keeps
+    imitating; the rest: see `Practice`. Raises `ConfigError` or `CheckpointError` where these do
+    not fit each other, or `directory` holds another run.
     """
     config = for_method(config, method)
     world: KeyframeStarts | SimulatorStarts
     if method.world == "simulator":
         world = _simulator(config, base, tasks)
     elif imagination is None:
-        raise ConfigError("practice in imagination begins at recorded keyframes; give --data")
+        raise ConfigError("practice in imagination starts from recorded keyframes; give --data")
     else:
         world = _imagined(config, imagination, tasks)
     anchor = None
@@ -80,7 +80,7 @@ def build_practice(
 def measured(
     policy: StoredPolicy, config: PracticeConfig, tasks: Sequence[str]
 ) -> EvaluationReport:
-    """The protocol on validation seeds, over as many steps as practice has."""
+    """Evaluate on validation seeds, with the step limit of practice."""
     count = config.evaluation_episodes
     trials = make_trials(split_seeds("validation", 0, count), list(tasks), list(config.levels))
     steps = config.max_chunks * policy.chunk_length
@@ -91,7 +91,7 @@ def measured(
 
 
 def _simulator(config: PracticeConfig, base: StoredPolicy, tasks: Sequence[str]) -> SimulatorStarts:
-    """The tabletop, as many at once as there are trajectories in an update."""
+    """The tabletop, with as many worlds as an update has trajectories."""
     steps = config.max_chunks * base.chunk_length
     vector = VectorWorld(base.image_size, steps, tuple(base.cameras))
     sizes = config.groups, config.group_size, config.seed
@@ -99,7 +99,7 @@ def _simulator(config: PracticeConfig, base: StoredPolicy, tasks: Sequence[str])
 
 
 def _imagined(config: PracticeConfig, parts: Imagination, tasks: Sequence[str]) -> KeyframeStarts:
-    """The imagined world, its futures beginning at recorded keyframes."""
+    """The imagined world, whose futures start from recorded keyframes."""
     steps = config.max_chunks * parts.world_model.size.chunk_length
     world = ImaginedWorld(parts.world_model, parts.success, parts.safety, steps)
     world.whole_strides(config.execute)  # refused here, before anything is measured

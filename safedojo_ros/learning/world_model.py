@@ -55,9 +55,6 @@ class WorldModelConfig(FitConfig):
     remember_start: float = 0.8
     """Share of the samples whose context begins with the episode's first frame, [0, 1]; in the
     others it begins with a random earlier one."""
-    emphasis: float = 0.0
-    """Extra weight of latent cells that differ from the drawing of the arm alone, for each mean
-    difference, 0 or more: objects, the obstacle among them, cover few cells."""
     state_steps: int = 3000
     """Gradient steps of the state dynamics, which are fitted first, 0 or more."""
     drawing_steps: int = 3000
@@ -71,7 +68,7 @@ class WorldModelConfig(FitConfig):
         super().__post_init__()
         for name in ("static_share", "start_share", "self_forcing", "remember_start"):
             check_ranges(self, **{name: "[0, 1]"})
-        for name in ("context_noise", "emphasis", "state_steps", "drawing_steps"):
+        for name in ("context_noise", "state_steps", "drawing_steps"):
             check_ranges(self, **{name: "[0, inf)"})
         check_ranges(self, self_forcing_chunks="[1, inf)", early_batch="[1, inf)")
         check_ranges(self, held_out="(0, 1)")
@@ -101,11 +98,10 @@ def held_out(config: WorldModelConfig, data: LatentEpisodes) -> np.ndarray:
 
 
 class WorldModelLoss:
-    """Flow matching of the chunk's frames, and what is fitted before: the state dynamics and the
-    arm's drawing.
+    """The losses of the frames (flow matching), the state dynamics and the arm's drawing.
 
-    starts: (M, 2) frames at which chunks of episodes that are trained on begin, and their
-    episode's first. Raises `DatasetError` where there is none.
+    starts: (M, 2) first frames of all chunks that are trained on, and of their episodes. Raises
+    `DatasetError` where there is none.
     """
 
     def __init__(
@@ -120,14 +116,14 @@ class WorldModelLoss:
             )
 
     def frames(self, step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Of a batch of chunks."""
+        """The loss of a batch of chunks."""
         config, size = self.config, self.config.size
         chosen = torch.randint(len(self.starts), (config.batch_size,), generator=generator)
         first, episode_start = self.starts[chosen].unbind(1)
         past = (first - episode_start) * torch.rand(config.batch_size, generator=generator)
         from_start = torch.rand(config.batch_size, generator=generator) < config.remember_start
         remembered = episode_start + torch.where(from_start, 0, past.long())
-        context, future, state, chunk, reached = self.data.transitions(
+        context, future, state, chunk = self.data.transitions(
             size, first, episode_start, remembered
         )
         forced = torch.rand(config.batch_size, generator=generator)
@@ -141,9 +137,8 @@ class WorldModelLoss:
             )
         still = torch.rand(config.batch_size, generator=generator) < config.static_share
         context, future, chunk = self._stand_still(still, context, future, chunk)
-        reached = reached[:, size.stride - 1 :: size.stride]
-        context, future, state, chunk, reached = (
-            tensor.to(self.device) for tensor in (context, future, state, chunk, reached)
+        context, future, state, chunk = (
+            tensor.to(self.device) for tensor in (context, future, state, chunk)
         )
         if context.is_cuda:  # a GPU draws its noise itself
             generator = torch.Generator(context.device).manual_seed(generator.initial_seed())
@@ -160,26 +155,13 @@ class WorldModelLoss:
         velocity = self.network.velocity(
             context, (1 - share) * future + share * start, time, state, chunk
         )
-        weight = self._weight(future, reached)
-        return {"loss": ((velocity - (start - future)).square() * weight).mean()}
-
-    @torch.no_grad()
-    def _weight(self, future: torch.Tensor, reached: torch.Tensor) -> torch.Tensor:
-        """(B, F, 1, h, w), 1 on average: how much a cell of `future` (B, F, C, h, w) counts.
-
-        reached: (B, F, 8) states of the arm, of which the usual frames are drawn.
-        """
-        if not self.config.emphasis:
-            return torch.ones_like(future[:, :, :1])
-        unusual = (future - self.network.drawing(reached)).square().mean(dim=2, keepdim=True)
-        weight = 1 + self.config.emphasis * unusual / unusual.mean()
-        return weight / weight.mean()
+        return {"loss": (velocity - (start - future)).square().mean()}
 
     def state(self) -> Loss:
-        """Of the state dynamics; the frames are conditioned on what they say.
+        """The loss of the state dynamics, which the frames are conditioned on.
 
-        It is Huber's, in units of the usual change: a pushed gripper turns by many standard
-        deviations, and squares of that would drown all else.
+        It is Huber's, in units of the standard deviation of the change: a pushed gripper turns by
+        many of these, and their squares would dominate the loss.
         """
         dynamics, data = self.network.state, self.data
         steps = torch.arange(self.config.size.chunk_length)
@@ -203,9 +185,9 @@ class WorldModelLoss:
         return loss
 
     def drawing(self) -> Loss:
-        """Of the arm's drawing, against recorded frames.
+        """The loss of the arm's drawing, against recorded frames.
 
-        Half of them end a chunk: an episode's last frames begin none.
+        Half of the frames end a chunk, since no chunk begins at an episode's last ones.
         """
         drawing, data = self.network.drawing, self.data
         ends = torch.arange(self.config.early_batch) % 2 * self.config.size.chunk_length
@@ -231,7 +213,7 @@ class WorldModelLoss:
         future: torch.Tensor,
         chunk: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Where `still`: the last frame stays, under an action of no motion and the same grip."""
+        """Where `still`: the last frame repeats, with actions of no motion and the same gripper."""
         if not still.any():
             return context, future, chunk
         rest = self.model.scales.action.normalise(torch.zeros(chunk.shape[-1]))
@@ -257,17 +239,17 @@ def imagined_context(
     remembered: torch.Tensor,
     generator: torch.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Context and state at `first` (B,) as they are in a future begun `depth` chunks before.
+    """Context and state at `first` (B,) of a future that started `depth` chunks earlier.
 
-    The recorded actions are imagined, from the recorded frames at its beginning on.
+    It starts from the recorded frames there and imagines the recorded actions.
     """
     length, device = model.size.chunk_length, model.device
     begin = first - depth * length
     remembered = torch.minimum(remembered, begin)
     before = data.transitions(model.size, begin, episode_start, remembered)
     context, state = before.context.to(device), before.state.to(device)
-    for played in range(depth):
-        rows = begin[:, None] + played * length + torch.arange(length)
+    for chunk in range(depth):
+        rows = begin[:, None] + chunk * length + torch.arange(length)
         noise = torch.randn(before.future.shape, generator=generator).to(device)
         frames, states = model.imagine(context, state, data.actions[rows].to(device), noise)
         context, state = model.advanced(context, frames), states[:, -1]

@@ -1,7 +1,7 @@
 """From demonstrations to a published policy: each stage a function. No ROS.
 
-The Python API, which the commands call, too: `read_recipe`, and with what a stage is asked for
-`collect.collect`, `training.train_policy`, `train_safety`, `train_world_model` and `train_success`,
-`validate.validate`, `practice.practice`, `evaluate.evaluate`; all of them in order are
-`stages.run_pipeline`, methods by seeds `sweep.run_sweep`. See examples/.
+This is the Python API, which the commands also call: `read_recipe`; the stages `collect.collect`,
+`training.train_policy`, `train_safety`, `train_world_model` and `train_success`,
+`validate.validate`, `practice.practice` and `evaluate.evaluate`; `stages.run_pipeline` for all
+stages in order, and `sweep.run_sweep` for methods by training seeds. See examples/.
 """

@@ -34,29 +34,29 @@ if TYPE_CHECKING:
 
 CAMERAS = ("agentview", "wrist")
 COLLECTION_PATH = "meta/collection.json"
-"""How the episodes were recorded: the options, and how many episodes were dropped."""
+"""File with the options of the recording, and how many episodes were dropped."""
 
 
 @dataclass(frozen=True)
 class Collection(InStore):
-    """What is played, and which of it is kept."""
+    """Which episodes are recorded, and which of them are kept."""
 
     out: Path
     """directory of the dataset"""
     episodes: int = 400
-    """how many to play"""
+    """how many to record, kept or not"""
     seed: int = 0
     """first seed within the split"""
     split: str = field(default="training", metadata={"choices": tuple(SPLITS)})
-    """seeds that the scenes are drawn from"""
+    """seeds that the scenes are made from"""
     style: Literal["direct", "safe", "mixed"] = "direct"
-    """how the expert moves: direct ones ignore the obstacle"""
+    """how the expert moves: direct ignores the obstacle"""
     direct_share: float = 0.9
-    """share of direct episodes where mixed"""
+    """share of direct episodes with --style mixed"""
     policy: str = ""
-    """play this checkpoint (name, id, directory), no expert"""
+    """record this checkpoint (name, id, directory) in place of an expert"""
     take_over: bool = False
-    """with --policy: the expert of --style takes over at a random step; keep its steps"""
+    """with --policy: the expert of --style takes over at a random step; only its steps are kept"""
     filter: RunTimeFilter = field(default_factory=RunTimeFilter)
     execute: int | None = None
     """actions of a chunk between two inferences (default: all)"""
@@ -67,7 +67,7 @@ class Collection(InStore):
     tasks: tuple[str, ...] = field(default=(), metadata={"parse": task_names})
     """names of tasks by comma, or all (default)"""
     noise: float = 0.0
-    """sigma of noise bursts, m a step"""
+    """standard deviation of noise bursts, m a step"""
     linger: int = 0
     """control steps recorded after success; a success classifier needs some (8)"""
     max_steps: int = 150
@@ -75,15 +75,15 @@ class Collection(InStore):
     image_size: int = 64
     """side of the images, pixels; a policy sees them averaged down to its own"""
     video: bool = False
-    """keep images as mp4, not as PNG"""
+    """store images as mp4, not as PNG"""
     only_successes: bool = False
     """keep successes only"""
     only_safe: bool = False
-    """keep only successes whose recorded steps touch nothing"""
+    """keep only successes without contact in their recorded steps"""
     workers: int = 2
-    """processes that play experts"""
+    """processes that run experts"""
     resume: bool = False
-    """go on where --out stopped"""
+    """continue the recording in --out"""
 
     def __post_init__(self) -> None:
         check_counts(self, "episodes", "batch", "execute", "max_steps", "image_size", "workers")
@@ -96,12 +96,12 @@ class Collection(InStore):
         if not self.policy:
             check_unused(self, "needs --policy, which it is about", "execute", "batch")
         elif not self.take_over:
-            why = "is about experts; with --policy none plays"
+            why = "is about experts; with --policy none acts"
             check_unused(self, why, "style", "direct_share", "workers")
         if self.style != "mixed":
             check_unused(self, "needs --style mixed", "direct_share")
         if self.take_over and not self.policy:
-            raise ConfigError("--take-over needs --policy: it is the policy that plays first")
+            raise ConfigError("--take-over needs --policy: the policy acts first")
         if self.take_over and self.resume:
             raise ConfigError("--take-over cannot be resumed; collect into a new --out")
         if not 0.0 <= self.direct_share <= 1.0:
@@ -112,13 +112,13 @@ class Collection(InStore):
             raise ConfigError(f"--noise is {self.noise} m a step, expected 0 to 0.05")
 
     def wants(self, episode: Episode) -> bool:
-        """Whether it is kept."""
+        """Whether the episode is kept."""
         if self.only_safe:
             return episode.succeeded and not np.any(episode.cost)
         return episode.succeeded or not self.only_successes
 
     def plan(self) -> "list[Assignment]":
-        """One assignment for each seed: tasks and levels in turn, styles in their share in each."""
+        """One assignment for each seed; tasks and levels alternate, and styles within each."""
         levels = self.levels or (0, 1, 2)
         cells = [(task, level) for task in chosen_tasks(self.tasks) for level in levels]
         plan = []
@@ -133,7 +133,7 @@ class Collection(InStore):
 
 @dataclass(frozen=True)
 class Assignment:
-    """One episode to record; style: of the expert, where one acts."""
+    """One episode to record; style: the expert's, if one acts."""
 
     scene: Scene
     style: Style
@@ -141,7 +141,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Collected:
-    """data: directory; episodes: in it; collisions: those of them that touched the obstacle."""
+    """data: directory; episodes: how many it holds; collisions: how many touched the obstacle."""
 
     data: Path
     episodes: int
@@ -149,7 +149,7 @@ class Collected:
 
 
 def collect(wanted: Collection, say: Say = print) -> Collected:
-    """Record what is asked for.
+    """Record the episodes that are left to record.
 
     Raises `ConfigError`, `CheckpointError`, or `DatasetError` where `out` holds other episodes.
     """
@@ -157,14 +157,14 @@ def collect(wanted: Collection, say: Say = print) -> Collected:
     plan = wanted.plan()
     done = finished_part(wanted, plan, f"policy:{policy.checkpoint_id}" if policy else "")
     left = plan[done:]
-    played_now = play_policy(policy, left, wanted) if policy else play_experts(left, wanted)
+    recorded = policy_episodes(policy, left, wanted) if policy else expert_episodes(left, wanted)
     size, played = wanted.image_size, done
     with (
         EpisodeWriter(wanted.out, size, CAMERAS, video=wanted.video) as writer,
         progress_bar("recording", done, len(plan)) as show,
     ):
         kept = writer.episodes
-        for episode in played_now:
+        for episode in recorded:
             played += 1
             if episode and wanted.wants(episode):
                 writer.add(episode)
@@ -189,15 +189,15 @@ def collect(wanted: Collection, say: Say = print) -> Collected:
 
 
 def _due(turn: int, cell: int, share: float) -> bool:
-    """Spreads `share` of the turns evenly; the cells are out of step with each other."""
+    """Spreads `share` of the turns evenly; each cell has another phase."""
     phase = cell * 0.6180339887498949 % 1.0
     return int((turn + 1) * share + phase) > int(turn * share + phase)
 
 
 def finished_part(wanted: Collection, plan: list[Assignment], source: str = "") -> int:
-    """How many assignments of the plan an earlier run has done; raises `DatasetError`.
+    """How many assignments of the plan earlier runs have kept or dropped; raises `DatasetError`.
 
-    source: what the episodes name as theirs (default: the expert of the assignment's style).
+    source: of the episodes (default: the expert of the assignment's style).
     """
     out = wanted.out
     if not (out / layout.INFO_PATH).exists():
@@ -207,7 +207,7 @@ def finished_part(wanted: Collection, plan: list[Assignment], source: str = "") 
         return 0
     if not wanted.resume:
         raise DatasetError(
-            f"{out} holds {len(reader)} episodes; pass --resume to go on, or choose another --out"
+            f"{out} holds {len(reader)} episodes; pass --resume, or choose another --out"
         )
     places = {(a.scene, source or f"expert:{a.style}"): i for i, a in enumerate(plan)}
     done = -1
@@ -222,23 +222,23 @@ def finished_part(wanted: Collection, plan: list[Assignment], source: str = "") 
     return done + 1
 
 
-def play_experts(plan: list[Assignment], wanted: Collection) -> Iterator[Episode]:
+def expert_episodes(plan: list[Assignment], wanted: Collection) -> Iterator[Episode]:
     """The plan's episodes in its order, whatever the number of worker processes."""
     jobs = [(assignment, wanted) for assignment in plan]
     if wanted.workers <= 1 or len(jobs) <= 1:
-        yield from map(_play, jobs)
+        yield from map(_record, jobs)
         return
     os.environ.setdefault("MUJOCO_GL", "egl")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with multiprocessing.get_context("spawn").Pool(wanted.workers) as pool:
-        yield from pool.imap(_play, jobs)
+        yield from pool.imap(_record, jobs)
 
 
 _world: TabletopWorld | None = None
-"""Each worker process keeps its world, and with it its GL context."""
+"""The world of this worker process, kept with its GL context."""
 
 
-def _play(job: tuple[Assignment, Collection]) -> Episode:
+def _record(job: tuple[Assignment, Collection]) -> Episode:
     global _world
     a, wanted = job
     if _world is None or (_world.image_size, _world.max_steps) != (
@@ -249,12 +249,12 @@ def _play(job: tuple[Assignment, Collection]) -> Episode:
     return record_expert(_world, a.style, a.scene, wanted.noise, wanted.linger)
 
 
-def play_policy(
+def policy_episodes(
     policy: "Policy", plan: list[Assignment], wanted: Collection
 ) -> Iterator[Episode | None]:
-    """The plan's episodes in its order, `batch` of them side by side.
+    """The plan's episodes in its order, `batch` of them together.
 
-    Where the expert takes over: what it did after the policy; None where that succeeded before.
+    With --take-over: the expert's part; None where the episode ended before.
     """
     linger = 0 if wanted.take_over else wanted.linger
     vector = VectorWorld(wanted.image_size, wanted.max_steps, CAMERAS, linger)
@@ -272,7 +272,7 @@ def play_policy(
 
 
 def _policy(wanted: Collection) -> "Policy":
-    """The policy that plays, behind its filter."""
+    """The policy to record, behind its filter."""
     from safedojo_ros.models.loading import load_policy
 
     policy = load_policy(find_checkpoint("policy", wanted.policy, wanted.store))

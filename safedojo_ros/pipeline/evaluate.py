@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.files import write_whole
-from safedojo_ros.evaluation.film import film_strip, write_picture
+from safedojo_ros.evaluation.film import film_strip, write_image
 from safedojo_ros.evaluation.filters.gate import GatedPolicy
 from safedojo_ros.evaluation.latency import LatePolicy
 from safedojo_ros.evaluation.protocol import (
@@ -35,53 +35,53 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation(InStore):
-    """What is judged, in which scenes, and where the figures go."""
+    """Which policy is evaluated, in which scenes, and where the figures are written."""
 
     checkpoint: str = "latest"
     """policy: name, id or directory (default: latest)"""
     policy: Literal["expert:direct", "expert:safe"] | None = None
-    """judge a scripted expert instead of --checkpoint"""
+    """evaluate a scripted expert instead of --checkpoint"""
     world: str = field(default="tabletop", metadata={"choices": WORLDS})
-    """the embedded one (default) or a suite of SafeLIBERO, whose scenes are the user's own:
-    SAFELIBERO_ROOT names their folder; 200 episodes at each level are its protocol"""
+    """the embedded world (default) or a suite of SafeLIBERO; SAFELIBERO_ROOT names the folder of
+    its scenes, which you bring; its protocol has 200 episodes at each level"""
     level: tuple[int, ...] = field(default=(), metadata={"parse": level_numbers})
     """0, I, II, several by comma, or all (default); III, where the obstacle moves, when it is asked
     for (tabletop)"""
     tasks: tuple[str, ...] = field(default=(), metadata={"parse": task_names})
     """names of the world's tasks by comma, or all (default)"""
     episodes: int = 100
-    """at each level, tasks in turn"""
+    """episodes at each level; the tasks alternate"""
     seed: int = 0
     """first seed within the split"""
     split: str = field(default="evaluation", metadata={"choices": tuple(SPLITS)})
-    """seeds that the scenes are drawn from"""
+    """seeds that the scenes are made from"""
     filter: RunTimeFilter = field(default_factory=RunTimeFilter)
     execute: int | None = None
     """actions of a chunk between two inferences (default: all)"""
     latency: int = 0
-    """execute chunks as the robot does, this many control steps late (default: the world waits)"""
+    """execute chunks this many control steps late, as the robot does (default: the world waits)"""
     max_steps: int | None = None
     """control steps an episode (default: the world's, 150 to 550)"""
     batch: int = 8
     """worlds side by side"""
     json: Path | None = None
-    """write the figures and every episode here"""
+    """write the figures and every episode to this file"""
     film: Path | None = None
     """draw the first episode as a film strip, PNG"""
 
     def __post_init__(self) -> None:
         check_counts(self, "episodes", "batch", "max_steps", "execute")
         if self.policy:
-            why = "is about a checkpoint; --policy plays an expert"
+            why = "is about a checkpoint; --policy is an expert"
             check_unused(self, why, "checkpoint", "execute", "latency", "film", "batch")
             if self.filter.filter:
                 raise ConfigError(f"--filter {why}")
         if self.latency < 0:
             raise ConfigError(f"--latency is {self.latency}, expected 0 or more control steps")
         if self.film and self.filter.filter == "cbf-oracle":
-            raise ConfigError("--film plays the policy alone, without the oracle before its world")
+            raise ConfigError("--film shows the policy alone, without the oracle before its world")
         if self.film and self.filter.zones:
-            raise ConfigError("--film plays the policy alone, without the zones' points")
+            raise ConfigError("--film shows the policy alone, without the zones' points")
         if self.filter.filter in ("cbf", "cbf-oracle") and self.world != "tabletop":
             raise ConfigError(f"--filter {self.filter.filter} knows the tabletop's obstacles only")
         if self.filter.zones and self.world != "tabletop":
@@ -93,7 +93,7 @@ class Evaluation(InStore):
         return self.max_steps or step_limit(self.world)
 
     def trials(self) -> list[Scene]:
-        """What world, levels, tasks and seeds ask for; raises `ConfigError`."""
+        """The scenes of world, levels, tasks and seeds; raises `ConfigError`."""
         seeds = split_seeds(self.split, self.seed, self.episodes)
         levels = list(self.level or USUAL_LEVELS)
         if self.world == "tabletop":
@@ -110,21 +110,21 @@ class Evaluation(InStore):
 
 
 def evaluate(asked: Evaluation) -> EvaluationReport:
-    """Play every trial; write the files that are asked for.
+    """Run every trial; write the files that are asked for.
 
     Raises `ConfigError`, or `CheckpointError` where a policy or safety head does not fit.
     """
     trials = asked.trials()
     policy = None if asked.policy else _policy(asked)
     with progress_bar("evaluating", 0, len(trials)) as show:
-        played = count(1)
+        done = count(1)
         common: dict[str, Any] = {
             "settings": {
                 "split": asked.split,
                 "first_seed": asked.seed,
                 "episodes": asked.episodes,
             },
-            "progress": lambda result: show(next(played)),
+            "progress": lambda result: show(next(done)),
         }
         if policy is None:
             style: Any = str(asked.policy).removeprefix("expert:")
@@ -139,7 +139,7 @@ def evaluate(asked: Evaluation) -> EvaluationReport:
         asked.film.parent.mkdir(parents=True, exist_ok=True)
         cameras = tuple(policy.cameras)
         vector = VectorWorld(policy.image_size, asked.steps, cameras, world=asked.world)
-        write_picture(str(asked.film), film_strip(policy, trials[0], vector, asked.execute))
+        write_image(str(asked.film), film_strip(policy, trials[0], vector, asked.execute))
     return report
 
 
@@ -156,7 +156,7 @@ def _evaluate_policy(
     settings = common["settings"]
     if asked.filter.filter:
         settings["filter"] = asked.filter.filter
-    # a head may see more than its policy
+    # the head's images may be larger than the policy's
     head = policy.safety if isinstance(policy, GatedPolicy) else None
     size = (head or policy).image_size
     vector = VectorWorld(size, asked.steps, tuple(policy.cameras), world=asked.world)
@@ -168,12 +168,12 @@ def _evaluate_policy(
         from safedojo_ros.evaluation.filters.zones import SurveyedWorld
 
         vector = cast("VectorWorld", SurveyedWorld(vector))
-    played, execute = policy, asked.execute
+    judged, execute = policy, asked.execute
     if asked.latency:
         late = LatePolicy(policy, asked.latency, execute)
-        played, execute = cast("Policy", late), late.execute
+        judged, execute = cast("Policy", late), late.execute
         settings["latency"] = asked.latency
-    report = evaluate_policy(played, trials, vector, execute=execute, batch=asked.batch, **common)
+    report = evaluate_policy(judged, trials, vector, execute=execute, batch=asked.batch, **common)
     if isinstance(policy, GatedPolicy):
         report.settings["gate"] = gate_figures(policy)
     return report

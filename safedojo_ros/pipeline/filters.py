@@ -1,4 +1,4 @@
-"""What may stand between a policy and the world, in evaluation and collection."""
+"""Filters between a policy and the world, in evaluation and collection."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,23 +19,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunTimeFilter:
-    """Which filter, and how it decides. Raises `ConfigError` for what does not belong to it."""
+    """Which filter, and its options. Raises `ConfigError` for options of another filter."""
 
     filter: Literal["cbf", "cbf-oracle", "gate", "detour", "zones"] | None = None
-    """before the world: a CBF filter, obstacle seen in the images or as it truly stands (evaluation
-    alone); the safety head's gate, which holds, or also takes detours; or forbidden zones alone"""
+    """filter before the world: cbf, a CBF-QP with the obstacle as seen in the images; cbf-oracle,
+    with its true position (evaluation only); gate, which holds by the safety head's cost; detour,
+    the gate that also tries detours; zones, forbidden zones alone"""
     safety: str = "latest"
     """safety head of the filters gate and detour: name, id or directory (default: latest)"""
     proposals: int = PROPOSALS
-    """chunks that the policy may propose to the gate before each of its decisions"""
+    """chunks that the policy may propose to the gate for each decision"""
     memory: int | None = None
-    """frames of an episode whose images the gate's head judges by (default: 1, the newest; with
-    detours as many as the robot's)"""
+    """frames of the episode whose images the safety head is given (default: 1, the newest; with
+    detours as many as on the robot)"""
     detour_ratio: float = DETOUR_RATIO
-    """share of the cost limit from which on detours are taken"""
+    """share of the cost limit above which a detour is tried"""
     zones: Path | None = None
     """file of forbidden zones, for --filter zones, or beside the head of --filter gate and detour
-    (evaluation alone); its points are the obstacle's, as the simulator has it"""
+    (evaluation only); its points are the obstacle's, from the simulator"""
 
     def __post_init__(self) -> None:
         check_counts(self, "proposals", "memory")
@@ -51,7 +52,7 @@ class RunTimeFilter:
             check_unused(self, "is of --filter detour", "detour_ratio")
 
     def before(self, policy: "Policy", execute: int | None, store: Path | None) -> "Policy":
-        """`policy` behind this filter; as it is for none, and for `cbf-oracle`: see `CbfWorld`.
+        """`policy` behind this filter; itself for none, and for `cbf-oracle`: see `CbfWorld`.
 
         execute: actions of a chunk between two inferences. Raises `CheckpointError` where the
         safety head cannot be loaded or does not fit the policy.
@@ -76,7 +77,7 @@ class RunTimeFilter:
 
 
 def gate_figures(policy: GatedPolicy) -> dict[str, Any]:
-    """What the gate was, and how it decided over all chunks of the evaluation."""
+    """The gate's settings, and its decisions over all chunks of the evaluation."""
     return {
         "safety": policy.safety.checkpoint_id if policy.safety else None,
         "limit": policy.safety.cost_limit if policy.safety else None,
@@ -91,7 +92,7 @@ def gate_figures(policy: GatedPolicy) -> dict[str, Any]:
 
 
 def gate_sentence(gate: dict[str, Any]) -> str:
-    """For people."""
+    """`gate_figures` as a sentence."""
     counts = gate["decisions"]
     total = sum(counts.values())
     shares = ", ".join(f"{name} {100 * n / total:.0f} %" for name, n in counts.items())

@@ -1,4 +1,4 @@
-"""What a training is asked for, checked before anything starts. No ROS in it."""
+"""The goal of a training request, checked before anything starts."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -53,8 +53,8 @@ def checked_goal(
 ) -> TrainingGoal:
     """The goal of a message; raises a `SafeDojoError` that names what is unknown or not allowed.
 
-    data: relative to `data_root`, or absolute inside it; no path leaves it, not by a link either.
-    base: a name in the store, never a path.
+    data: relative to `data_root`, or absolute inside it; no path may leave it, not by a link
+    either. base: a name in the store, never a path.
     """
     preset = preset or DEFAULT_PRESET
     if preset not in preset_names():
@@ -67,9 +67,7 @@ def checked_goal(
         except (OSError, ValueError) as error:
             raise ConfigError(f"{name!r} is no folder: {error}") from None
         if folder != root and root not in folder.parents:
-            raise ConfigError(
-                f"'{name}' leads out of the data root {root}; record or copy it there"
-            )
+            raise ConfigError(f"'{name}' is outside the data root {root}; record or copy it there")
         if not (folder / INFO_PATH).is_file():
             raise DatasetError(
                 f"'{name}' is no data set: {folder / INFO_PATH} is missing; "
@@ -78,7 +76,7 @@ def checked_goal(
         folders.append(str(folder))
     if "/" in base or "\\" in base or base.startswith("."):
         raise ConfigError(
-            f"base is '{base}', expected released, practised, coached, latest or an id, not a path"
+            f"base is '{base}', expected released, coached, latest or an id, not a path"
         )
     if base:
         find("policy", base, store)

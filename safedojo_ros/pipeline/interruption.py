@@ -1,4 +1,4 @@
-"""Interrupting long work between two steps, so that it can go on where it was."""
+"""Interrupts long work between two steps, so that it can be resumed."""
 
 import signal
 import threading
@@ -7,14 +7,14 @@ from typing import Any
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM came; whatever was saved last is what the next call goes on with."""
+    """SIGINT or SIGTERM came; the next call resumes from the last save."""
 
 
 def interrupt_on_signal() -> Callable[[int], None]:
-    """SIGTERM and SIGINT become `Interrupted`; a second one kills.
+    """SIGTERM and SIGINT raise `Interrupted`; a second one kills.
 
-    At once, but within a training only after its next step, which `learning.fit` then saves: that
-    is what the returned function, to be called after each step, is for.
+    During a training it is raised by the returned function, which is to be called after each step;
+    `learning.fit` then saves that step. Otherwise it is raised at once.
     """
     asked = threading.Event()
 

@@ -1,8 +1,8 @@
-"""What a pipeline has done, on disk: finished stages, progress, and how it ended.
+"""The state of a pipeline on disk: finished stages, progress, and how it ended.
 
-stages.json: {"plan": what the run is about, "done": {stage: its outputs}}, atomically replaced
-after each stage, so that a run killed at any instant repeats no finished stage; progress.jsonl: a
-line {"time", "stage", "step", "total", "metrics"} now and then; result.json: written at the end.
+stages.json: {"plan": settings and inputs, "done": {stage: its outputs}}, replaced atomically after
+each stage, so that a run killed at any time repeats no finished stage; progress.jsonl: a line
+{"time", "stage", "step", "total", "metrics"} every few seconds; result.json: written at the end.
 """
 
 import json
@@ -52,8 +52,8 @@ class StageLedger:
             changed = sorted(k for k in plan if kept["plan"].get(k) != plan[k])
             if changed:
                 raise ConfigError(
-                    f"{directory} holds a run with other {', '.join(changed)}; give what it was "
-                    "begun with, or another --out"
+                    f"{directory} holds a run with other {', '.join(changed)}; use those of the "
+                    "first call, or another --out"
                 )
         self.plan = plan
         self._write(STAGES_FILE, {"plan": plan, "done": self.done})
@@ -83,7 +83,7 @@ class StageLedger:
     def seconds(self) -> dict[str, float]:
         """{stage: seconds spent on it}, over all calls, from the lines of progress.jsonl.
 
-        What a killed call did after its last line is not known, and left out; so are pauses.
+        The work of a killed call after its last line is not known and left out; so are pauses.
         """
         spent: dict[str, float] = {}
         before: dict[str, Any] = {}
@@ -109,21 +109,21 @@ class StageLedger:
 
     @contextmanager
     def _watched(self, stage: str) -> Iterator[None]:
-        """Progress of whatever is trained inside becomes the stage's."""
-        known = {"total": 0, "said": -PROGRESS_PERIOD}
+        """Inside, the progress of trainings and recordings is written as that of the stage."""
+        known = {"total": 0, "written": -PROGRESS_PERIOD}
         self.progress(stage, 0, 0, {})
 
-        def tell(step: int, total: int | None, metrics: dict[str, float]) -> None:
+        def write(step: int, total: int | None, metrics: dict[str, float]) -> None:
             if total is not None:
                 known["total"] = total
             now = time.monotonic()
-            if now - known["said"] >= PROGRESS_PERIOD or (metrics and total is None):
-                known["said"] = now
+            if now - known["written"] >= PROGRESS_PERIOD or (metrics and total is None):
+                known["written"] = now
                 self.progress(stage, step, int(known["total"]), metrics)
             if total is not None:
                 self._between(step)
 
-        with observed(tell):
+        with observed(write):
             yield
 
     def _write(self, name: str, values: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Stage: a policy is made safer by reinforcement learning, in imagination or in the simulator."""
+"""Stage: makes a policy safer by reinforcement learning, in imagination or in the simulator."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -23,34 +23,33 @@ if TYPE_CHECKING:
     from safedojo_ros.pipeline.recipe import Recipe
 
 RESULT_FILE = "practice.json"
-NO_DATA = {"episodes": 0, "collisions": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PracticeInputs(Imagining):
-    """From what a policy is trained."""
+    """The checkpoints and episodes that practice starts from."""
 
     base: str = "latest"
-    """policy to begin from: name, id or directory (default: latest)"""
+    """policy to start from: name, id or directory (default: latest)"""
     data: tuple[Path, ...] = ()
-    """episodes whose first frames are imagined from"""
+    """episodes whose first frames imagined futures start from"""
     demonstrations: tuple[Path, ...] = ()
-    """episodes that the policy goes on imitating meanwhile (practice.anchor)"""
+    """episodes that the policy keeps imitating meanwhile (settings: practice.anchor)"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PracticeRequest(PracticeInputs, Run):
-    """How a policy is trained, from what, and where."""
+    """How a policy is trained, from which inputs, and where the results go."""
 
     method: str = field(default="safedojo", metadata={"choices": tuple(METHODS)})
-    """how it is trained, see above"""
+    """training method, see above"""
 
     def __post_init__(self) -> None:
         if METHODS[self.method].world == "simulator":
-            why = f"is for imagination; {self.method} learns in the simulator"
+            why = f"is for imagination; {self.method} trains in the simulator"
             check_unused(self, why, "data", "world_model", "success", "safety")
         elif not self.data:
-            raise ConfigError("practice in imagination begins at recorded keyframes; give --data")
+            raise ConfigError("practice in imagination starts from recorded keyframes; give --data")
 
 
 @dataclass(frozen=True)
@@ -70,10 +69,10 @@ def practice(
     stop: Callable[[], bool] = lambda: False,
     say: Say = print,
 ) -> PracticeResult:
-    """Train; the outcome lies in OUT/practice.json, the best policy in OUT/policies.
+    """Train; writes OUT/practice.json, and the best policy into OUT/policies.
 
-    stop: asked before every update; true: save and end. It is published only where it was
-    completed. Raises `PracticeRefused` where a check or gate failed before the first update.
+    stop: called before every update; true: save and end. The policy is published only if practice
+    was completed. Raises `PracticeRefused` where a check or gate failed before the first update.
     """
     trainer = build(recipe.practice, request, stop)
     config, outcome = trainer.config, trainer.run()
@@ -94,7 +93,7 @@ def practice(
 def build(
     config: "PracticeConfig", request: PracticeRequest, stop: Callable[[], bool] = lambda: False
 ) -> "Practice":
-    """The trainer of a request, with its checkpoints loaded and their gates asked."""
+    """The trainer of a request: loads its checkpoints and checks their gates."""
     from safedojo_ros.learning.build import build_practice
     from safedojo_ros.models.loading import load_policy
     from safedojo_ros.models.threads import chosen_device
@@ -120,7 +119,7 @@ def build(
 
 
 def _imagination(request: PracticeRequest, device: str) -> "tuple[Imagination, list[str]]":
-    """What imagines, and the gates that its models missed."""
+    """The models that imagine, and one sentence for each gate that they missed."""
     from safedojo_ros.fidelity.gates import missed_gates
     from safedojo_ros.learning.build import Imagination
     from safedojo_ros.models.loading import load_safety, load_success, load_world_model
@@ -181,9 +180,9 @@ def _write_result(
 
 
 def data_cost(directories: Sequence[Path]) -> dict[str, int]:
-    """Real episodes behind data sets and how many touched the obstacle.
+    """How many real episodes data sets took, and how many touched the obstacle.
 
-    Episodes that were played and dropped count, too; whether they touched it is not recorded.
+    Episodes that were dropped count as episodes; whether they touched it is not recorded.
     """
     from safedojo_ros.data.lerobot.reader import EpisodeReader
 

@@ -1,7 +1,7 @@
-"""The training pipeline as a child of the lowest priority: started, asked to stop, killed at last.
+"""The training pipeline as a child process of the lowest priority.
 
-It inherits a lock of its run's folder, so that a second one never works in it, also not while the
-child of a trainer that was killed still saves. No ROS in it.
+It inherits a lock of its run's folder, so that two pipelines never work in it, even while the child
+of a killed trainer still saves.
 """
 
 import contextlib
@@ -28,14 +28,14 @@ PR_SET_PDEATHSIG = 1
 """Of prctl(2): which signal follows the parent's death."""
 
 IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
-"""Numbers of the system call, which glibc does not wrap."""
+"""Numbers of the system call, for which glibc has no function."""
 IOPRIO_WHO_PROCESS, IOPRIO_IDLE = 1, 3 << 13
 
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 def arguments_of(run: RunFolder, goal: TrainingGoal, store: Path) -> list[str]:
-    """What follows `safedojo pipeline`."""
+    """The arguments of `safedojo pipeline`."""
     arguments = ["--preset", goal.preset, "--out", str(run.out), "--store", str(store)]
     if goal.data:
         arguments += ["--data", *goal.data]
@@ -47,7 +47,7 @@ def arguments_of(run: RunFolder, goal: TrainingGoal, store: Path) -> list[str]:
 
 
 def lock_run(run: RunFolder) -> IO[bytes] | None:
-    """The lock of a run, which its pipeline inherits and holds until it has ended; None: held."""
+    """The lock of a run, which its pipeline inherits and holds to its end; None: held already."""
     file = (run.path / LOCK).open("wb")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -58,7 +58,7 @@ def lock_run(run: RunFolder) -> IO[bytes] | None:
 
 
 class PipelineProcess:
-    """One pipeline. `stop` asks it to save and end; after `grace` s without an end it is killed."""
+    """One pipeline. `stop` asks it to save and end; if it has not after `grace` s, it is killed."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class PipelineProcess:
         grace: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """idle: run only when nothing else wants the processor; raises `ConfigError`."""
+        """idle: run only when the processor is idle. Raises `ConfigError` if it cannot start."""
         self._grace, self._clock = grace, clock
         self._kill_at: float | None = None
         self.killed = False
@@ -97,7 +97,7 @@ class PipelineProcess:
                 raise ConfigError(f"cannot start '{command[0]}': {error.strerror}") from None
 
     def poll(self) -> int | None:
-        """The exit code, or None while it runs; kills it when its grace is over."""
+        """The exit code, None while it runs; kills it once `grace` is over."""
         code = self.process.poll()
         if code is None and self._kill_at is not None and self._clock() >= self._kill_at:
             self._signal(signal.SIGKILL)
@@ -127,9 +127,9 @@ class PipelineProcess:
 
 
 def least_priority(idle: bool) -> None:
-    """Put this process behind all others, as far as the system allows: niceness, scheduler, disk.
+    """Give this process the lowest priority that the system allows: niceness, scheduler, disk.
 
-    Niceness counts where the idle class is not allowed.
+    Niceness is for systems where the idle class is not allowed.
     """
     with contextlib.suppress(OSError):
         os.nice(19)

@@ -1,4 +1,4 @@
-"""What stages are asked for: the fields that several requests share, and checks of them."""
+"""The fields that the requests of several stages share, and checks of them."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from safedojo_ros.core.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class InStore:
-    """Where the names of checkpoints are looked up."""
+    """A request with names of checkpoints."""
 
     store: Path | None = None
     """root of the checkpoint store (default: the user's)"""
@@ -18,7 +18,7 @@ class InStore:
 
 @dataclass(frozen=True, kw_only=True)
 class OnDevice(InStore):
-    """What is computed with torch."""
+    """A request that computes with torch."""
 
     device: str = "auto"
     """cpu, cuda or auto (default)"""
@@ -26,19 +26,19 @@ class OnDevice(InStore):
 
 @dataclass(frozen=True, kw_only=True)
 class Run(OnDevice):
-    """What leaves a checkpoint in a directory of its own."""
+    """A request that leaves a checkpoint in a directory of its own."""
 
     out: Path
     """directory of this run"""
     resume: bool = False
-    """go on from the last save"""
+    """resume from the last save"""
     publish: bool = False
-    """put the result into the checkpoint store"""
+    """publish the result in the checkpoint store"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Imagining(OnDevice):
-    """What imagines with three checkpoints."""
+    """A request that imagines, with three checkpoints."""
 
     world_model: str = "latest"
     """world model to imagine with: name, id or directory (default: latest)"""
@@ -57,7 +57,7 @@ def check_counts(request: object, *names: str) -> None:
 
 
 def check_unused(request: Any, why: str, *names: str) -> None:
-    """Raise `ConfigError` where one of these fields of a dataclass is not as it is by default."""
+    """Raise `ConfigError` where one of these fields of a dataclass differs from its default."""
     for field in dataclasses.fields(request):
         if field.name in names and getattr(request, field.name) != field.default:
             raise ConfigError(f"--{field.name.replace('_', '-')} {why}")

@@ -1,8 +1,8 @@
-"""Runs of the training pipeline on disk, and what the pipeline says in them. No ROS, no process.
+"""Runs of the training pipeline on disk.
 
-A run is a folder: `goal.json` (what was asked), `pipeline/` (the pipeline's own, with
-`progress.jsonl` and `result.json`), `pipeline.log`, and `ended.json` once it is over. A folder
-without `ended.json` goes on when the same command is called again.
+A run is a folder: `goal.json` (the request), `pipeline/` (the pipeline's OUT, with `progress.jsonl`
+and `result.json`), `pipeline.log`, and `ended.json` once it is over. A run without `ended.json` is
+resumed when the same command is called again.
 """
 
 import json
@@ -32,7 +32,7 @@ MAX_LINE = 64 * 1024
 
 
 class RunState(StrEnum):
-    """What a run is doing, or how it ended."""
+    """The state of a run, or how it ended."""
 
     RUNNING = "running"
     STOPPING = "stopping"
@@ -45,7 +45,7 @@ class RunState(StrEnum):
 
 @dataclass(frozen=True)
 class RunEnd:
-    """How a run ended; reason for a person to read; published: the policy's id or ""."""
+    """How a run ended; reason: a sentence; published: the policy's id or ""."""
 
     state: RunState
     reason: str
@@ -72,12 +72,10 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def make(
-        cls, root: Path, goal: TrainingGoal, wall: Callable[[], float] = time.time
-    ) -> "RunFolder":
+    def make(cls, root: Path, goal: TrainingGoal) -> "RunFolder":
         """A new folder in `root`; raises `ConfigError` if it cannot be written."""
         numbers = [int(run.path.name.rpartition("_")[2]) for run in runs_in(root)]
-        text = time.strftime("%Y%m%dT%H%M%S", time.gmtime(wall()))
+        text = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
         run = cls(root / f"{text}_{max(numbers, default=0) + 1:06d}")
         try:
             run.path.mkdir(parents=True)
@@ -88,7 +86,7 @@ class RunFolder:
 
     @property
     def number(self) -> int:
-        """Counts the runs of a root; the clock may go back, this does not."""
+        """Counts the runs of a root; it only grows, also where the clock is set back."""
         return int(self.path.name.rpartition("_")[2])
 
     @property
@@ -97,14 +95,14 @@ class RunFolder:
         return self.path / OUT
 
     def goal(self) -> TrainingGoal:
-        """What was asked for; raises `ConfigError`."""
+        """The request; raises `ConfigError`."""
         try:
             return TrainingGoal.from_json((self.path / GOAL).read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"{self.path / GOAL}: {error.strerror}") from None
 
     def ended(self) -> RunEnd | None:
-        """How it ended, or None while it may go on."""
+        """How it ended, None if it has not."""
         try:
             said = json.loads((self.path / ENDED).read_bytes())
             return RunEnd(RunState(said["state"]), str(said["reason"]), str(said["published"]))
@@ -112,11 +110,11 @@ class RunFolder:
             return None
 
     def end(self, end: RunEnd) -> None:
-        """Write down how it ended."""
+        """Write ended.json."""
         write_whole(self.path / ENDED, json.dumps(asdict(end)) + "\n")
 
     def reopen(self) -> None:
-        """Let an ended run go on."""
+        """Delete ended.json, so that the run can be resumed."""
         (self.path / ENDED).unlink(missing_ok=True)
 
     def result(self) -> dict[str, Any]:
@@ -151,7 +149,7 @@ def runs_in(root: Path) -> list[RunFolder]:
 
 
 def unfinished_run(root: Path) -> RunFolder | None:
-    """The newest run, if it was neither ended nor canceled: to be gone on with after a restart."""
+    """The newest run, if it has not ended: it is resumed after a restart."""
     newest = runs_in(root)[-1:]
     return newest[0] if newest and newest[0].ended() is None else None
 
@@ -170,11 +168,11 @@ def run_to_resume(root: Path, goal: TrainingGoal) -> RunFolder | None:
         return None
 
 
-# ---------------------------------------------------------------- what the pipeline says
+# ---------------------------------------------------------------- progress and end
 
 
 class ProgressReader:
-    """Follows a growing `progress.jsonl`; half a line waits for its rest, a broken one is left."""
+    """Follows a growing `progress.jsonl`; keeps half a line for later, skips a broken one."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -207,7 +205,7 @@ class ProgressReader:
 
 
 def progress_of(line: bytes) -> Progress | None:
-    """One line; None if it is not what a pipeline writes."""
+    """The progress in a line; None if no pipeline writes such a line."""
     try:
         said = json.loads(line)
         metrics = {
@@ -236,11 +234,11 @@ def run_end(
     reason = str(result.get("reason") or "")
     done = code in (DONE, LEFT_OUT)
     if canceled and (not done or not result):
-        return RunEnd(RunState.CANCELED, "canceled; the same goal goes on from here")
+        return RunEnd(RunState.CANCELED, "canceled; the same goal resumes it")
     if code == NOT_PASSED:
         return RunEnd(RunState.REFUSED, reason or run.last_words() or "a gate did not hold")
     if not done:
-        why = run.last_words() or "it said nothing"
+        why = run.last_words() or "it printed nothing"
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return RunEnd(RunState.FAILED, f"{how}: {why}; see {run.path / LOG}")
     if not result:

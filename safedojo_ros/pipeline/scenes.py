@@ -1,4 +1,4 @@
-"""Which tasks and levels a stage is asked for, in words and by name."""
+"""Tasks and levels of a request, from text."""
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING

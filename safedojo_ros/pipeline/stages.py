@@ -1,7 +1,8 @@
 """The pipeline: every stage in order, from demonstrations to a published policy.
 
-A finished stage is never repeated, so that the same call goes on after a kill; intermediate
-checkpoints stay in OUT/store, and OUT/result.json says what was published, or why nothing was.
+A finished stage is never repeated, so the same call resumes a pipeline that was killed.
+Intermediate checkpoints stay in OUT/store; OUT/result.json says what was published, or why nothing
+was.
 """
 
 import json
@@ -15,10 +16,10 @@ from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.core.errors import SafeDojoError
 from safedojo_ros.learning.progress import Say
 from safedojo_ros.learning.rl.methods import METHODS
-from safedojo_ros.pipeline import practice
 from safedojo_ros.pipeline.collect import Collection, collect
 from safedojo_ros.pipeline.evaluate import Evaluation, evaluate
 from safedojo_ros.pipeline.ledger import StageLedger
+from safedojo_ros.pipeline.practice import PracticeRequest, practice
 from safedojo_ros.pipeline.publication import publishing_store
 from safedojo_ros.pipeline.request import OnDevice
 from safedojo_ros.pipeline.scenes import tasks_of
@@ -39,42 +40,42 @@ if TYPE_CHECKING:
     from safedojo_ros.pipeline.recipe import Recipe
 
 IMAGINATION = ("safety", "world_model", "success")
-"""What the stages begin with that train what practice imagines with."""
-PLAYED = ("demonstrations", "rollouts", "held_out", "practice")
-"""What the stages begin with that play real episodes."""
+"""Prefixes of the stages that train the imagined world."""
+REAL = ("demonstrations", "rollouts", "held_out", "practice")
+"""Prefixes of the stages that take real episodes."""
 
 LEVELS = (1, 2)
-"""Of the evaluation; practice itself begins at those of [practice]."""
+"""Levels of the evaluation; those of practice are in [practice]."""
 ROLLOUTS_FROM, HELD_OUT_FROM = 100_000, 50_000
-"""First seeds: of rollouts (training) and held-out rollouts (validation)."""
+"""First seeds of rollouts (training split) and of held-out rollouts (validation split)."""
 JUDGED_FROM = 80_000
-"""First of the validation seeds that decide about publication; evaluation seeds decide nothing."""
+"""First validation seed of the evaluation before publication. Evaluation seeds decide nothing."""
 BATCH = 32
-"""Worlds side by side where a policy plays."""
+"""Worlds side by side where a policy acts."""
 
 Outputs = dict[str, Any]
-"""What a stage leaves for later ones, as plain values."""
+"""The results of a stage for later ones, as plain values."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineRequest(OnDevice):
-    """Where a pipeline begins, and what becomes of its policy."""
+    """What a pipeline starts from, and whether its policy is published."""
 
     out: Path
     """directory of this run"""
     data: tuple[Path, ...] = ()
-    """recorded episodes to learn from, too"""
+    """recorded episodes to train on; without --base they replace the demonstrations"""
     base: str = ""
-    """begin from this policy (name, id, directory), not from demonstrations"""
+    """start from this policy (name, id, directory), not from demonstrations"""
     method: str = field(default="safedojo", metadata={"choices": tuple(METHODS)})
-    """see safedojo practice --help"""
+    """training method, see safedojo practice --help"""
     publish: bool = False
-    """put what passes the gates into the checkpoint store"""
+    """publish the policy in the checkpoint store if it passes the gates"""
 
 
 @dataclass(frozen=True)
 class PipelineResult:
-    """passed: every gate; published: the policy's id, "" for none; reason: in words."""
+    """passed: all gates; published: the policy's id, "" for none; reason: in words."""
 
     passed: bool
     published: str
@@ -82,7 +83,7 @@ class PipelineResult:
 
 
 class Models(NamedTuple):
-    """What imagines: directories of checkpoints."""
+    """Directories of the checkpoints that imagine."""
 
     world_model: str
     success: str
@@ -90,7 +91,7 @@ class Models(NamedTuple):
 
 
 class GateNotPassed(Exception):
-    """A stage ended without a fault, and without what the next one needs."""
+    """A stage ended without a fault, but its result is not good enough for the next one."""
 
 
 def run_pipeline(
@@ -99,7 +100,7 @@ def run_pipeline(
     between: Callable[[int], None] = lambda step: None,
     say: Say = print,
 ) -> PipelineResult:
-    """Do what is left to do. between: called after every step of a training, and may raise.
+    """Run the stages that are left; between: called after every step of a training, may raise.
 
     Raises `ConfigError` where OUT holds a run with other settings.
     """
@@ -127,7 +128,7 @@ def run_pipeline(
 
 
 class Pipeline:
-    """The stages in their order; each method makes one and returns what later ones need."""
+    """The stages in order; each method runs one and returns what later ones need."""
 
     def __init__(
         self, recipe: "Recipe", request: PipelineRequest, ledger: StageLedger, say: Say = print
@@ -136,7 +137,7 @@ class Pipeline:
         self.config, self.out, self.store = recipe.pipeline, request.out, request.out / "store"
         self.enforced = recipe.practice.preflight.enforced
         self.demonstrations: tuple[Path, ...] = ()
-        """What the policy imitates; nothing, where it is given."""
+        """Data sets that the policy imitates; none with --base."""
         if not request.base:
             self.demonstrations = request.data or (self.out / "demonstrations",)
         self.keyframes = [self.out / "rollouts", *request.data]
@@ -146,7 +147,7 @@ class Pipeline:
         ]
 
     def run(self) -> tuple[str, str]:
-        """All stages; the published id, and in words what came out. Raises `GateNotPassed`."""
+        """Run all stages: the published id, and the result in words; raises `GateNotPassed`."""
         stage, config = self.ledger.stage, self.config
         if not self.request.base and not self.request.data:
             stage("demonstrations", self.demonstrate)
@@ -163,7 +164,7 @@ class Pipeline:
                 missed = "; ".join(validated["missed"])
                 raise GateNotPassed(f"the world model missed its bars: {missed}")
             models = made._replace(world_model=validated["checkpoint"])
-        trained = stage("practice", lambda: self.practise(safe, models))
+        trained = stage("practice", lambda: self.practice(safe, models))
         if not trained["completed"]:
             raise GateNotPassed(trained["stopped"])
         figures = stage("evaluation", lambda: self.evaluate(base, trained["policy"]))
@@ -179,14 +180,14 @@ class Pipeline:
         return Models(world, success, head)
 
     def checkpoint(self, name: str, train: Callable[[], Trained]) -> str:
-        """Directory of what the training stage `name` leaves in OUT/store."""
+        """Directory of the checkpoint that the training stage `name` leaves in OUT/store."""
         made = self.ledger.stage(name, lambda: {"checkpoint": str(train().checkpoint)})
         return str(made["checkpoint"])
 
     # ---------------------------------------------------------------- stages
 
     def demonstrate(self) -> Outputs:
-        """Scripted experts; most ignore the obstacle."""
+        """Record scripted experts."""
         config = self.config
         return self._collect(
             Collection(
@@ -205,7 +206,7 @@ class Pipeline:
         )
 
     def base(self) -> Outputs:
-        """The policy to begin from: given, or imitated."""
+        """The base policy: the given one, or one that imitates."""
         if self.request.base:
             path = find_checkpoint("policy", self.request.base, self.request.store)
             return {"policy": str(path.resolve())}
@@ -213,7 +214,7 @@ class Pipeline:
         return {"policy": str(train_policy(self.recipe, request, self.say).checkpoint)}
 
     def safe_policy(self, base: str) -> Trained:
-        """The base, fine-tuned on demonstrations without a contact alone."""
+        """The base policy, fine-tuned on the demonstrations without a contact."""
         config = replace(
             self.recipe.policy,
             only_safe=True,
@@ -224,9 +225,9 @@ class Pipeline:
         return train_policy(replace(self.recipe, policy=config), request, self.say)
 
     def roll_out(self, base: str) -> Outputs:
-        """Episodes of the base policy to learn from."""
+        """Episodes of the base policy to train the imagined world on."""
         config = self.config
-        return self._play(
+        return self._record(
             "rollouts",
             base,
             episodes=config.rollouts,
@@ -238,7 +239,7 @@ class Pipeline:
     def hold_out(self, base: str) -> Outputs:
         """Episodes of the base policy to validate with, without noise."""
         config = self.config
-        return self._play(
+        return self._record(
             "held_out",
             base,
             episodes=config.held_out,
@@ -248,13 +249,13 @@ class Pipeline:
         )
 
     def first_head(self) -> Trained:
-        """The autoencoder, and a safety head of a few updates beside it."""
+        """The autoencoder, and a first safety head of few updates."""
         config = replace(self.recipe.safety, steps=self.config.first_head_steps)
         request = TrainSafety(**self._training("safety", self.recorded))
         return train_safety(replace(self.recipe, safety=config), request, self.say)
 
     def safety_head(self, world_model: str) -> Trained:
-        """The safety head anew, on imagined states, too."""
+        """The final safety head, trained on imagined states, too."""
         inputs = self._training("safety_head", self.recorded)
         return train_safety(self.recipe, TrainSafety(world_model=world_model, **inputs), self.say)
 
@@ -264,7 +265,7 @@ class Pipeline:
         return train_world_model(self.recipe, request, self.say)
 
     def success(self, base: str, world_model: str, safety: str) -> Trained:
-        """The success classifier, matched to what the base achieves."""
+        """The success classifier, matched to the base policy's rate of success."""
         request = TrainSuccess(
             world_model=world_model,
             policy=base,
@@ -275,7 +276,7 @@ class Pipeline:
         return train_success(self.recipe, request, self.say)
 
     def validate(self, base: str, models: Models) -> Outputs:
-        """Fidelity report, with the base policy's rates; the world model is published with it."""
+        """The fidelity report, with the base policy's rates; publishes the world model with it."""
         made = validate(
             self.recipe,
             Validation(
@@ -298,13 +299,13 @@ class Pipeline:
         checkpoint = store.resolve("world_model", manifest.id).resolve()
         return {"missed": missed, "checkpoint": str(checkpoint)}
 
-    def practise(self, base: str, models: Models | None) -> Outputs:
-        """Practice in OUT/practice, its policy in OUT/store."""
+    def practice(self, base: str, models: Models | None) -> Outputs:
+        """Practice in OUT/practice; its policy goes into OUT/store."""
         from safedojo_ros.learning.rl.practice import PracticeRefused
 
         request = self._request("practice", base, models)
         try:
-            made = practice.practice(self.recipe, request, say=self.say)
+            made = practice(self.recipe, request, say=self.say)
         except PracticeRefused as refused:
             raise GateNotPassed(str(refused)) from None
         outcome = made.outcome
@@ -318,7 +319,7 @@ class Pipeline:
         }
 
     def evaluate(self, base: str, trained: str) -> Outputs:
-        """Base and trained policy on the same validation seeds, which nothing else has seen."""
+        """Base and trained policy on the same validation seeds, which no other stage uses."""
         figures = {}
         for name, checkpoint in (("base", base), ("practised", trained)):
             asked = Evaluation(
@@ -338,7 +339,7 @@ class Pipeline:
         return figures
 
     def publish(self, policy: str, figures: Outputs) -> tuple[str, str]:
-        """Into the user's store, if it is safer and no less able; raises `GateNotPassed`."""
+        """Publish in the user's store if SSR rose and CAR did not fall; raises `GateNotPassed`."""
         before, after = figures["base"]["overall"], figures["practised"]["overall"]
         rates = ", ".join(
             f"{rate.upper()} {before[rate]['value']:.1%} → {after[rate]['value']:.1%}"
@@ -374,21 +375,21 @@ class Pipeline:
     # ---------------------------------------------------------------- what was done
 
     def summary(self) -> Outputs:
-        """For result.json: the stages that are done, and what learning cost in the real world."""
+        """For result.json: the finished stages, and the real episodes that they took."""
         done = self.ledger.done
-        played = [outputs for stage, outputs in done.items() if stage.startswith(PLAYED)]
+        real = [outputs for stage, outputs in done.items() if stage.startswith(REAL)]
         return {
             "stages": list(done),
             "config": asdict(self.config),
-            "real_episodes": sum(outputs.get("episodes", 0) for outputs in played),
-            "real_collisions": sum(outputs.get("collisions", 0) for outputs in played),
+            "real_episodes": sum(outputs.get("episodes", 0) for outputs in real),
+            "real_collisions": sum(outputs.get("collisions", 0) for outputs in real),
             "evaluation": done.get("evaluation"),
             "enforced": self.enforced,
             "seconds": self.ledger.seconds(),
         }
 
     def times(self) -> str:
-        """How long each stage took, and what imagination needs before practice, in one line."""
+        """How long each stage took, and all that train the imagined world, in one line."""
         minutes = {stage: seconds / 60 for stage, seconds in self.ledger.seconds().items()}
         each = ", ".join(f"{stage} {value:.1f}" for stage, value in minutes.items())
         imagination = sum(v for stage, v in minutes.items() if stage.startswith(IMAGINATION))
@@ -400,7 +401,7 @@ class Pipeline:
     # ---------------------------------------------------------------- inputs of stages
 
     def _training(self, name: str, data: Sequence[Path]) -> dict[str, Any]:
-        """What every training is given; its result goes into OUT/store."""
+        """The inputs of every training; its result goes into OUT/store."""
         return {
             "data": tuple(data),
             "out": self.out / name,
@@ -410,15 +411,15 @@ class Pipeline:
             "store": self.store,
         }
 
-    def _request(self, name: str, base: str, models: Models | None) -> practice.PracticeRequest:
+    def _request(self, name: str, base: str, models: Models | None) -> PracticeRequest:
         inputs = self._training(name, self.keyframes if models else ())
         inputs |= models._asdict() if models else {}
-        return practice.PracticeRequest(
+        return PracticeRequest(
             method=self.request.method, base=base, demonstrations=self.demonstrations, **inputs
         )
 
-    def _play(self, name: str, policy: str, **options: Any) -> Outputs:
-        """Episodes of a policy into OUT/`name`."""
+    def _record(self, name: str, policy: str, **options: Any) -> Outputs:
+        """Record episodes of a policy in OUT/`name`."""
         return self._collect(
             Collection(
                 self.out / name,

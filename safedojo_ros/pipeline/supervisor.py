@@ -1,7 +1,6 @@
-"""Which training runs, how far it is, and how it ended; decides, and leaves talking to the node.
+"""Starts, watches and ends training runs, one at a time, without ROS.
 
-One run at a time. Whatever ends the trainer, the newest unfinished run goes on at its next start.
-No ROS in it.
+However the trainer ends, its next start resumes the newest unfinished run.
 """
 
 import time
@@ -25,11 +24,11 @@ from safedojo_ros.pipeline.runs import (
 )
 
 MAX_RESTARTS = 3
-"""How often a pipeline that something killed is started again in one run."""
+"""How often a run restarts a pipeline that was killed from outside."""
 
 
 class TrainingSupervisor:
-    """`start` or `resume`, then `step` a few times a second until `end` is there."""
+    """Call `start` or `resume`, then `step` a few times a second until `end` is set."""
 
     def __init__(
         self,
@@ -41,7 +40,7 @@ class TrainingSupervisor:
         grace: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """root: of the runs; find: raises unless the store has a checkpoint (kind, id) whole."""
+        """root: folder of the runs; find: raises unless the store holds a checkpoint (kind, id)."""
         self._root, self._store, self._command = root, store, tuple(command)
         self._find, self._idle, self._grace, self._clock = find, idle, grace, clock
         self._process: PipelineProcess | None = None
@@ -56,12 +55,12 @@ class TrainingSupervisor:
 
     @property
     def busy(self) -> bool:
-        """Whether a run goes on."""
+        """Whether a run is in progress."""
         return self.run is not None and self.end is None
 
     @property
     def state(self) -> RunState | None:
-        """Of the newest run; None before the first."""
+        """State of the newest run; None before the first."""
         if self.run is None:
             return None
         if self.end is not None:
@@ -69,9 +68,9 @@ class TrainingSupervisor:
         return RunState.STOPPING if self._canceled else RunState.RUNNING
 
     def start(self, goal: TrainingGoal) -> RunFolder:
-        """Begin a run, or go on with the newest if it had this goal and was canceled."""
+        """Start a run, or resume the newest if it had this goal and was canceled or interrupted."""
         if self.busy:
-            raise ConfigError(f"run {self.run.path.name} goes on; cancel it first")  # type: ignore[union-attr]
+            raise ConfigError(f"run {self.run.path.name} is in progress; cancel it first")  # type: ignore[union-attr]
         run = run_to_resume(self._root, goal)
         if run is None:
             run = RunFolder.make(self._root, goal)
@@ -80,7 +79,7 @@ class TrainingSupervisor:
         return run
 
     def resume(self) -> RunFolder | None:
-        """Go on with a run that the trainer's own end interrupted; None: there is none."""
+        """Resume the run that the trainer's own end interrupted; None if there is none."""
         run = unfinished_run(self._root)
         if run is None:
             return None
@@ -100,7 +99,7 @@ class TrainingSupervisor:
                 self._process.stop()
 
     def step(self) -> bool:
-        """Look at the pipeline; whether anything is new."""
+        """Check on the pipeline; returns whether anything changed."""
         if not self.busy or self.run is None or self._goal is None:
             return False
         if self._process is None:
@@ -126,9 +125,9 @@ class TrainingSupervisor:
         return self._over(run_end(code, self.run, self._goal, self._canceled, self._find))
 
     def leave(self, seconds: float) -> None:
-        """The trainer ends: the pipeline saves and ends too, and its run stays to be gone on with.
+        """The trainer ends: the pipeline saves and ends, too; its run can be resumed later.
 
-        A run that was canceled already is ended.
+        A run that was canceled before is ended.
         """
         process, self._process = self._process, None
         if process is not None:
@@ -146,7 +145,7 @@ class TrainingSupervisor:
         self.progress = Progress()
         self._canceled, self._restarts, self.waiting = False, 0, ""
         self._reader = ProgressReader(run.out / PROGRESS)
-        self._reader.read()  # what an earlier try said is no news
+        self._reader.read()  # the progress of an earlier try is not new
 
     def _launch(self, run: RunFolder, goal: TrainingGoal) -> bool:
         try:
@@ -154,9 +153,9 @@ class TrainingSupervisor:
         except OSError as error:
             return self._over(RunEnd(RunState.FAILED, f"{run.path}: {error.strerror}"))
         if lock is None:
-            news = not self.waiting
+            changed = not self.waiting
             self.waiting = "an earlier pipeline of this run still saves"
-            return news
+            return changed
         self.waiting = ""
         command = [*self._command, *arguments_of(run, goal, self._store)]
         try:

@@ -1,7 +1,7 @@
-"""Methods by training seeds as resumable jobs, some at a time, each step in a process of its own.
+"""Methods by training seeds as resumable jobs, several at a time, each step in its own process.
 
-A job trains with one method and seed and evaluates the outcome on held-out seeds, in
-OUT/<method>-seed<k>. What has an evaluation is done; a killed sweep goes on when it is run again.
+A job trains with one method and seed and evaluates the result on held-out seeds, in
+OUT/<method>-seed<k>. A job with an evaluation is done; running a killed sweep again resumes it.
 """
 
 import json
@@ -41,9 +41,9 @@ FILTERS: dict[str, Filter | None] = {
     "base-gate": "gate",
     "base-detour": "detour",
 }
-"""Methods without practice: the base policy as it is, or behind a filter at run time."""
+"""Methods without training: {name: the filter before the base policy}."""
 LIMITED = [name for name, method in METHODS.items() if method.limited]
-"""Methods whose name may give another limit."""
+"""Methods whose limit can be given in the name."""
 LEARNED = re.compile(
     rf"(?P<learner>({'|'.join(METHODS)})|({'|'.join(LIMITED)})-limit(?P<limit>0\.\d+|0|1))"
     "(-(?P<filter>gate|detour|cbf))?"
@@ -52,10 +52,10 @@ DEFAULT = (*FILTERS, *METHODS, "safedojo-gate", "safedojo-detour", "safedojo-cbf
 GATED = ("gate", "detour")
 EVALUATION, FILM, LOG = "evaluation.json", "film.png", "job.log"
 FAULT = 2
-"""Exit code of a step that failed, where no check or gate refused it."""
+"""Exit code of a step that failed with an error."""
 
 Step = Callable[[], int]
-"""Something that another process can be given; returns an exit code."""
+"""What another process runs; returns an exit code."""
 
 
 def method_names(text: str) -> tuple[str, ...]:
@@ -73,20 +73,20 @@ def seed_numbers(text: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep(PracticeInputs):
-    """Which jobs, from which checkpoints, and how each is evaluated."""
+    """The jobs, the checkpoints that they start from, and how they are evaluated."""
 
     methods: tuple[str, ...] = field(default=DEFAULT, metadata={"parse": method_names})
-    """by comma, see above (default: all)"""
+    """methods by comma, see above (default: all)"""
     seeds: tuple[int, ...] = field(default=(0, 1, 2), metadata={"parse": seed_numbers})
     """training seeds, by comma (default: 0,1,2)"""
     out: Path
     """directory of the sweep"""
     parallel: int = 2
-    """jobs at a time; with one thread each where there are several"""
+    """jobs at a time; each has one thread if there are several"""
     episodes: int = 200
-    """of evaluation, at each level"""
+    """episodes of evaluation at each level"""
     levels: tuple[int, ...] = field(default=(1, 2), metadata={"parse": level_numbers})
-    """of evaluation, 0, I, II, by comma (default: I,II)"""
+    """levels of evaluation: 0, I, II, by comma (default: I,II)"""
     max_steps: int = 150
     """control steps an episode of evaluation"""
     execute: int | None = None
@@ -96,20 +96,20 @@ class Sweep(PracticeInputs):
         check_counts(self, "parallel", "episodes", "max_steps", "execute")
 
     def jobs(self) -> "list[Job]":
-        """Seed by seed, so that a sweep cut short has every method; raises `ConfigError`."""
+        """All jobs, seed by seed, so that half a sweep has every method; raises `ConfigError`."""
         jobs = [Job(name, 0) for name in self.methods if name in FILTERS]
         jobs += [Job(n, seed) for seed in self.seeds for n in self.methods if n not in FILTERS]
         for job in jobs:
             if job.learner and job.learner not in jobs:
                 raise ConfigError(
-                    f"{job.method} evaluates what {job.learner.method} has learned; name both"
+                    f"{job.method} evaluates the policy of {job.learner.method}; name both"
                 )
         return jobs
 
     def resolved(self) -> "Sweep":
-        """The same with directories for the names of checkpoints: all jobs use what they mean now.
+        """This with directories in place of checkpoint names, so that all jobs use the same ones.
 
-        Those that no job uses stay names.
+        Names that no job uses stay.
         """
         jobs, kinds = self.jobs(), {"base": "policy"}
         if any(job.trains and METHODS[job.trainer].world == "imagination" for job in jobs):
@@ -125,7 +125,7 @@ class Sweep(PracticeInputs):
 
 @dataclass(frozen=True)
 class Job:
-    """One method and training seed; a method without practice is evaluated once.
+    """One method and training seed; a method without training is evaluated once.
 
     Raises `ConfigError` for an unknown method.
     """
@@ -142,35 +142,35 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Of its directory."""
+        """The name of its directory."""
         return self.method if self.method in FILTERS else f"{self.method}-seed{self.seed}"
 
     @property
     def learner(self) -> "Job | None":
-        """The job that trains for it: itself, another one, or none."""
+        """The job that trains its policy: itself, another one, or none."""
         parts = LEARNED.fullmatch(self.method)
         return Job(parts["learner"], self.seed) if parts else None
 
     @property
     def trains(self) -> bool:
-        """Whether it trains its policy itself."""
+        """Whether it trains its own policy."""
         return self.learner == self
 
     @property
     def trainer(self) -> str:
-        """Its method of practice."""
+        """Its training method."""
         parts = LEARNED.fullmatch(self.method)
         assert parts is not None
         return str(parts["learner"]).partition("-limit")[0]
 
     @property
     def filter(self) -> Filter | None:
-        """What stands between its policy and the world in evaluation."""
+        """The filter between its policy and the world in evaluation."""
         parts = LEARNED.fullmatch(self.method)
         return parts["filter"] if parts else FILTERS[self.method]  # type: ignore[return-value]
 
     def recipe(self, recipe: "Recipe") -> "Recipe":
-        """`recipe` with its own seed, and the limit in its name."""
+        """`recipe` with its seed, and the limit in its name."""
         config = replace(recipe.practice, seed=self.seed)
         parts = LEARNED.fullmatch(self.method)
         if parts and parts["limit"]:
@@ -179,7 +179,7 @@ class Job:
         return replace(recipe, practice=config)
 
     def practice_request(self, sweep: Sweep) -> PracticeRequest:
-        """What it trains; `sweep` as `resolved`."""
+        """The request to train; `sweep`: from `resolved`."""
         inputs: dict[str, Any] = {}
         if METHODS[self.trainer].world == "imagination":
             inputs = {k: getattr(sweep, k) for k in ("data", "world_model", "success", "safety")}
@@ -197,7 +197,7 @@ class Job:
         )
 
     def evaluation(self, sweep: Sweep) -> Evaluation:
-        """How it is judged, once its policy is there; `sweep` as `resolved`."""
+        """The request to evaluate, once its policy exists; `sweep`: from `resolved`."""
         out, gated = sweep.out / self.name, self.filter in GATED
         run_time = RunTimeFilter(self.filter, sweep.safety) if gated else RunTimeFilter(self.filter)
         return Evaluation(
@@ -214,13 +214,13 @@ class Job:
 
 
 def run_sweep(recipe: "Recipe", sweep: Sweep, say: Say = print) -> dict[str, int]:
-    """Run what is left; {job: exit code} of all: 0 done, 3 refused by a check or gate, 2 fault."""
+    """Run the jobs that are left; {job: exit code}: 0 done, 3 refused by a gate, 2 fault."""
     sweep, codes = sweep.resolved(), dict[str, int]()
     for job in sweep.jobs():
         if (sweep.out / job.name / EVALUATION).exists():
             say(f"{job.name}: done before")
             codes[job.name] = DONE
-    # what only evaluates another job's policy comes after all that train
+    # jobs that evaluate another job's policy come after all that train
     for first in (True, False):
         steps: dict[str, list[Step]] = {}
         for job in sweep.jobs():
@@ -238,7 +238,7 @@ def run_sweep(recipe: "Recipe", sweep: Sweep, say: Say = print) -> dict[str, int
 
 
 def policy_of(job: Job, root: Path) -> str:
-    """Directory of the policy that a job of the sweep in `root` has published, "" if none."""
+    """Directory of the policy that a job of the sweep in `root` published, "" if none."""
     result, store = root / job.name / RESULT_FILE, user_store(root / job.name / "store")
     published = json.loads(result.read_bytes())["published"] if result.exists() else None
     return str(store.resolve("policy", published).resolve()) if published else ""
@@ -270,9 +270,9 @@ def run_jobs(
 ) -> dict[str, int]:
     """{job: 0, or the exit code of its first step that failed, as 2 or 3}.
 
-    A new process for each step, `parallel` at a time, with one thread where several run; what they
-    print is in OUT/<job>/job.log. Whatever ends the sweep ends them too: they save, and go on from
-    there when it is called again.
+    Each step is a process, `parallel` at a time, with one thread each if several run; their output
+    goes to OUT/<job>/job.log. When the sweep ends, they save and end, too; the next call resumes
+    them.
     """
     context = multiprocessing.get_context("spawn")
     waiting = deque((name, deque(steps)) for name, steps in jobs.items())
@@ -310,7 +310,7 @@ def run_jobs(
 
 
 def _run_step(log: Path, step: Step) -> None:
-    """Of a process: run `step`, with its output in `log`."""
+    """Run `step` in this process, with its output in `log`."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -323,7 +323,7 @@ def _run_step(log: Path, step: Step) -> None:
 
 @contextmanager
 def _threads(parallel: int) -> Iterator[None]:
-    """Inside, processes that are started compute with one thread if there are several."""
+    """Inside, a started process computes with one thread if `parallel` is more than 1."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if parallel > 1 else ()
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))

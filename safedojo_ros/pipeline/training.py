@@ -1,4 +1,4 @@
-"""Stages: policy, safety head, world model and success classifier, each trained on episodes."""
+"""Stages that train policy, safety head, world model and success classifier on episodes."""
 
 import json
 from dataclasses import asdict, dataclass, replace
@@ -24,36 +24,36 @@ Kind = Literal["policy", "safety", "world_model", "success"]
 
 @dataclass(frozen=True, kw_only=True)
 class Training(Run):
-    """What every training is given."""
+    """The request of every training."""
 
     data: tuple[Path, ...]
     """directories of episodes (safedojo collect)"""
     half: bool = False
-    """store the result as float16, as what ships is"""
+    """store the result as float16, like the checkpoints that ship"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPolicy(Training):
-    """Imitation."""
+    """Imitate."""
 
     start: str = ""
-    """fine-tune this checkpoint, do not begin at random"""
+    """fine-tune this checkpoint, in place of random weights"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSafety(Training):
-    """Autoencoder and safety head; or with a world model the head alone."""
+    """Train autoencoder and safety head; with a world model the head alone."""
 
     world_model: str = ""
-    """learn from what this checkpoint imagines, too"""
+    """train on what this checkpoint imagines, too"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainWorldModel(Training):
-    """World model over the autoencoder of a safety checkpoint."""
+    """Train a world model over the autoencoder of a safety checkpoint."""
 
     start: str = ""
-    """fine-tune this checkpoint, do not begin at random"""
+    """fine-tune this checkpoint, in place of random weights"""
     safety: str = "latest"
     """safety checkpoint whose autoencoder is used, without --start"""
 
@@ -64,30 +64,31 @@ class TrainWorldModel(Training):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSuccess(Training):
-    """Success classifier."""
+    """Train a success classifier."""
 
     world_model: str = ""
-    """learn from what this checkpoint imagines, too"""
+    """train on what this checkpoint imagines, too"""
     policy: str = ""
     """choose the threshold for imagined frames so that this policy succeeds as often in the
     --world-model as in --played"""
     played: Path | None = None
-    """episodes that it played (collect --policy, without --noise)"""
+    """episodes of that policy (collect --policy, without --noise)"""
     safety: str = "latest"
     """safety checkpoint to imagine with, for --policy"""
 
     def __post_init__(self) -> None:
         if self.policy and not (self.world_model and self.played):
-            raise ConfigError("--policy needs --world-model, and --played, what this policy played")
+            raise ConfigError("--policy needs --world-model, and --played, episodes of this policy")
         if not self.policy:
             check_unused(self, "needs --policy", "played", "safety")
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of a training. checkpoint: in the store where it was published, else in OUT, where
-    it has no manifest and nothing finds it; published: its id there, or ""; figures: of held-out
-    episodes.
+    """The result of a training.
+
+    checkpoint: its directory in the store if it was published, else in OUT, without a manifest;
+    published: its id, or ""; figures: of held-out episodes.
     """
 
     checkpoint: Path
@@ -234,7 +235,7 @@ def train_success(recipe: "Recipe", request: TrainSuccess, say: Say = print) -> 
 def _match_success_rate(
     recipe: "Recipe", request: TrainSuccess, model: "SuccessModel", world: "WorldModel"
 ) -> None:
-    """Set the threshold for imagined frames by what a policy did in the world."""
+    """Set the threshold for imagined frames by a policy's rate of success in the simulator."""
     from safedojo_ros.fidelity.imagined_rates import read_played, success_scores
     from safedojo_ros.learning.rl.imagined_world import ImaginedWorld
     from safedojo_ros.learning.success import match_rate
@@ -256,11 +257,11 @@ def _finished(
     figures: dict[str, Any],
     say: Say,
 ) -> Trained:
-    """Leave OUT/checkpoint and OUT/details.json, and publish where that is asked for."""
+    """Write OUT/checkpoint and OUT/details.json; publish if that is asked for."""
     directory = request.out / "checkpoint"
     directory.mkdir(parents=True, exist_ok=True)
     model.save(directory, half=request.half)
-    scales = getattr(model, "scales", None)  # a success classifier reads images alone
+    scales = getattr(model, "scales", None)  # a success classifier has none: its input is images
     normalisation = scales.to_json() if scales else {}
     details: dict[str, Any] = {
         "spec": model.spec(),

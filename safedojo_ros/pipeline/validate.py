@@ -1,4 +1,4 @@
-"""Stage: how far a world model, its success classifier and safety head can be believed."""
+"""Stage: how far a world model, its success classifier and safety head can be trusted."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -21,18 +21,18 @@ REPORT, PAGE, DETAILS = "fidelity.json", "fidelity.html", "details.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Validation(Imagining):
-    """What is judged, and by which episodes."""
+    """The models to validate, and the episodes to validate them with."""
 
     data: tuple[Path, ...]
     """held-out episodes of a policy, collisions included (collect --split validation)"""
     out: Path
     """directory of the report"""
     policy: str = ""
-    """the base policy: its rates, imagined and measured"""
+    """compare the imagined and the measured rates of this policy"""
     policies: tuple[str, ...] = ()
-    """policies (five or more) whose imagined and measured ranks are compared"""
+    """compare the imagined and the measured ranks of these policies (five or more)"""
     measured: tuple[Path, ...] = ()
-    """what `safedojo evaluate --json` wrote of these policies; others are measured here, on
+    """evaluations of these policies (safedojo evaluate --json); other policies are measured now, on
     validation seeds"""
 
     def __post_init__(self) -> None:
@@ -42,7 +42,7 @@ class Validation(Imagining):
 
 @dataclass(frozen=True)
 class Validated:
-    """verdicts: on every bar; details: of the world model's manifest; page: the report."""
+    """verdicts: one for each bar; details: for the world model's manifest; page: the report."""
 
     verdicts: "list[Verdict]"
     details: dict[str, Any]
@@ -50,7 +50,7 @@ class Validated:
 
     @property
     def missed(self) -> "list[Verdict]":
-        """Of the bars that were missed."""
+        """The verdicts on bars that were missed."""
         return [verdict for verdict in self.verdicts if not verdict.passed]
 
 
@@ -112,7 +112,7 @@ def validate(recipe: "Recipe", request: Validation, say: Say = print) -> Validat
 def _policy_sections(
     request: Validation, config: "ValidationConfig", world: "ImaginedWorld", say: Say
 ) -> dict[str, Any]:
-    """What `policy` and `policies` ask for: sections "rates" and "ranking"."""
+    """The sections "rates" (of `policy`) and "ranking" (of `policies`)."""
     from safedojo_ros.evaluation.protocol import USUAL_LEVELS, make_trials
     from safedojo_ros.fidelity import imagined_rates
     from safedojo_ros.models.loading import load_policy
@@ -121,16 +121,16 @@ def _policy_sections(
 
     known = {}
     for path in request.measured:
-        policy_id, trials, outcomes = imagined_rates.read_measured(path, config.max_steps)
-        known[policy_id] = (trials, outcomes)
+        policy_id, trials, real = imagined_rates.read_measured(path, config.max_steps)
+        known[policy_id] = (trials, real)
     seeds = split_seeds("validation", 0, config.rate_episodes)
     fresh = make_trials(seeds, tasks_of(world.success), list(USUAL_LEVELS))
-    played: dict[str, tuple[imagined_rates.Outcomes, imagined_rates.Outcomes]] = {}
+    outcomes: dict[str, tuple[imagined_rates.Outcomes, imagined_rates.Outcomes]] = {}
 
-    def play(name: str) -> str:
+    def run(name: str) -> str:
         policy = load_policy(find_checkpoint("policy", name, request.store))
         key = policy.checkpoint_id
-        if key not in played:
+        if key not in outcomes:
             say(f"policy {key}: imagined and measured")
             if key in known:
                 trials, real = known[key]
@@ -138,16 +138,16 @@ def _policy_sections(
                 size = world.image_size
                 real = imagined_rates.measure(policy, fresh, config.max_steps, size)
                 trials = fresh
-            played[key] = (imagined_rates.imagine_trials(policy, world, trials), real)
+            outcomes[key] = (imagined_rates.imagine_trials(policy, world, trials), real)
         return key
 
     sections: dict[str, Any] = {}
     if request.policy:
-        key = play(request.policy)
+        key = run(request.policy)
         sections["policy"] = key
-        sections["rates"] = imagined_rates.rates_apart(*played[key], config.seed)
+        sections["rates"] = imagined_rates.rates_apart(*outcomes[key], config.seed)
     if request.policies:
-        names = list(dict.fromkeys(play(name) for name in request.policies))
-        imagined, real = ([played[name][side] for name in names] for side in (0, 1))
-        sections["ranking"] = imagined_rates.ranking(names, imagined, real, config.seed)
+        names = list(dict.fromkeys(run(name) for name in request.policies))
+        imagined, measured = ([outcomes[name][side] for name in names] for side in (0, 1))
+        sections["ranking"] = imagined_rates.ranking(names, imagined, measured, config.seed)
     return sections

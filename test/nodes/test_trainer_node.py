@@ -171,7 +171,7 @@ def test_cancel_saves_and_the_same_goal_goes_on_from_there(
     trainer.wait(handle.cancel_goal_async().done)
     status, result = trainer.result(handle)
     assert status == GoalStatus.STATUS_CANCELED
-    assert "goes on from here" in result.reason
+    assert "the same goal resumes it" in result.reason
     monkeypatch.delenv("FAKE_WAIT_AT")
     status, result = trainer.result(trainer.send(preset="smoke"))
     assert status == GoalStatus.STATUS_SUCCEEDED

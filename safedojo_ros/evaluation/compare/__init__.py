@@ -1,1 +1,1 @@
-"""Methods beside each other: statistics, page and plots."""
+"""Comparison of methods: statistics, page and plots."""

@@ -1,7 +1,7 @@
-"""Methods beside each other: rates with intervals, pairs on the same episodes, practised rates.
+"""Comparison of methods: rates with intervals, paired tests, rates in practice and measured.
 
-A run is one evaluation (what `safedojo evaluate --json` wrote) of one method and training seed,
-with what its practice left (practice.json, metrics.jsonl), where it practised at all.
+A run is one evaluation (from `safedojo evaluate --json`) of one method and training seed, with
+practice.json and metrics.jsonl where it trained.
 """
 
 import json
@@ -27,15 +27,15 @@ END_WINDOW = 5
 """Last updates over which a rate in practice is averaged before it is compared with its limit."""
 
 LIMIT_TOLERANCE = 0.05
-"""How far from its limit a rate of violations may end."""
+"""How far from its limit a rate of violations may end to count as held."""
 
 
 @dataclass(frozen=True)
 class LearningCost:
-    """Real episodes that learning took: (how many, how many touched or moved an obstacle).
+    """Real episodes that learning took: (how many, how many touched or moved the obstacle).
 
-    data: behind the data sets that imagination begins at; played: by practice itself; measured:
-    to watch practice and choose its policy.
+    data: behind the data sets that imagination starts from; played: rollouts of practice itself;
+    measured: evaluations that watch practice and choose its policy.
     """
 
     data: tuple[int, int] = (0, 0)
@@ -44,7 +44,7 @@ class LearningCost:
 
     @staticmethod
     def of(practice: Mapping[str, Any]) -> "LearningCost":
-        """Of the contents of practice.json; nothing where there are none."""
+        """From the contents of practice.json; zeros where they are empty."""
         if not practice:
             return LearningCost()
         data, rows = practice["data"], practice["evaluations"]
@@ -59,8 +59,8 @@ class LearningCost:
 class MethodRun:
     """One evaluated run.
 
-    practice, metrics: contents of practice.json and rows of metrics.jsonl, where the run practised;
-    learned: practice.json of the run whose policy it is, where it only evaluates that.
+    practice, metrics: contents of practice.json and rows of metrics.jsonl, empty without practice;
+    learned: practice.json of another run, where this one evaluates that run's policy.
     """
 
     method: str
@@ -73,7 +73,7 @@ class MethodRun:
 
     @property
     def cost(self) -> LearningCost:
-        """Of its policy."""
+        """What learning its policy took."""
         return LearningCost.of(self.practice or self.learned)
 
 
@@ -121,9 +121,10 @@ def compare(
     """Everything that the report shows, as plain values.
 
     table: methods by level, "all" over them; cells: methods by task and level. Rates are pooled
-    over a method's training seeds, with the seeds' own beside them. against: tests with `baseline`,
-    seed by seed of training (its first where it has no such seed); difference: over all its seeds,
-    resampled by episode. ablations: {what an ablation leaves out: the method that it is}.
+    over a method's training seeds, with the rates of each seed beside them. against: tests with the
+    run of `baseline` of the same training seed (its first run where it has no such seed);
+    difference: to `baseline` over all seeds, resampled by episode. ablations: {ablation: its
+    method}.
     """
     methods = list(dict.fromkeys(run.method for run in runs))
     levels: list[int | None] = [*sorted({r.level for run in runs for r in run.results})]
@@ -158,7 +159,7 @@ def compare(
             for name, method in (ablations or {}).items()
             if method in methods
         ],
-        "practised": [row for run in runs if run.practice for row in _practised(run)],
+        "practised": [row for run in runs if run.practice for row in _rates_in_practice(run)],
         "limits": [row for run in runs for row in _limits(run)],
         "curves": [
             {"method": run.method, "seed": run.seed, "rows": [dict(row) for row in run.metrics]}
@@ -173,8 +174,8 @@ def pooled_difference(
 ) -> dict[str, dict[str, float]]:
     """{rate: mean difference with its interval} on common trials, a trial's runs averaged first.
 
-    ours, theirs: results of each training seed. The interval is over trials, since the training
-    seeds share them; their own spread stands beside it.
+    ours, theirs: results of each training seed. The interval is over trials, which the training
+    seeds share; the spread over training seeds is reported beside it.
     """
     found = {}
     for rate, counts in RATES.items():
@@ -223,10 +224,10 @@ def _row(
     }
 
 
-def _practised(run: MethodRun) -> list[dict[str, Any]]:
-    """What practice said beside what was measured, of the policy before it and of the chosen one.
+def _rates_in_practice(run: MethodRun) -> list[dict[str, Any]]:
+    """Rates in practice beside measured ones, before practice and of the chosen policy.
 
-    Before it, that is what imagination says of the base policy.
+    For practice in imagination, those before are what it predicts of the base policy.
     """
     moments = {"before": 0, "after": run.practice["best"]}
     rows = {row["step"]: row for row in run.practice["evaluations"]}
@@ -246,7 +247,7 @@ def _practised(run: MethodRun) -> list[dict[str, Any]]:
 
 
 def _limits(run: MethodRun) -> list[dict[str, Any]]:
-    """Whether practice ended at its limit of violations, for a run whose multiplier may move."""
+    """Whether practice ended at its limit of violations, for a run with an adapted multiplier."""
     limit = run.practice.get("limit")
     if not run.metrics or limit is None:
         return []
@@ -265,6 +266,6 @@ def _limits(run: MethodRun) -> list[dict[str, Any]]:
 
 
 def _means(pairs: Sequence[tuple[int, int]]) -> dict[str, float]:
-    """Over training seeds."""
+    """{"episodes", "collisions"}, averaged over training seeds."""
     episodes, collisions = np.mean(pairs, axis=0)
     return {"episodes": float(episodes), "collisions": float(collisions)}

@@ -1,4 +1,4 @@
-"""What learning did and what it cost, as parts of the page that compares methods."""
+"""Learning curves, and the real episodes that learning took, for the page that compares methods."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -17,14 +17,14 @@ CURVES = {
 
 
 def learning_sections(comparison: Mapping[str, Any]) -> list[str]:
-    """Cost in the real world, ablations, limits, practised against measured, curves."""
+    """Real episodes, ablations, limits, rates in practice against measured ones, curves."""
     parts = ["<h2>What learning cost in the real world</h2>", _cost(comparison["table"])]
     if len(comparison["ablations"]) > 1:
         parts += ["<h2>Ablations</h2>", _ablations(comparison)]
     if comparison["limits"]:
         parts += ["<h2>Is the limit held?</h2>", _limits(comparison["limits"])]
     if comparison["practised"]:
-        parts += ["<h2>Practised against measured</h2>", _practised(comparison["practised"])]
+        parts += ["<h2>Rates in practice and measured</h2>", _rates(comparison["practised"])]
     if comparison["curves"]:
         parts += ["<h2>Learning curves</h2><div class='charts'>", *_curves(comparison), "</div>"]
     return parts
@@ -32,7 +32,7 @@ def learning_sections(comparison: Mapping[str, Any]) -> list[str]:
 
 def _cost(rows: Sequence[Mapping[str, Any]]) -> str:
     each = {row["method"]: row["learning"] for row in rows}
-    heads = ["method", "recorded for imagination", "played in practice", "together"]
+    heads = ["method", "recorded for imagination", "rollouts of practice", "together"]
     body = []
     for method, spent in each.items():
         data, played = spent["data"], spent["played"]
@@ -40,10 +40,10 @@ def _cost(rows: Sequence[Mapping[str, Any]]) -> str:
         body.append([method, *(_count(part) for part in (data, played, both, spent["measured"]))])
     return (
         "<p class='note'>Episodes in the real (simulated) world, and those of them that touched or "
-        "moved the obstacle, on average over training seeds. Measured: to watch practice and to "
-        "choose its policy, which every method that practises does alike. The demonstrations of "
-        "the base policy are not counted, unless imagination begins at them, too.</p>"
-        + table([*heads, "measured on the way"], body)
+        "moved the obstacle, averaged over training seeds. Measured: evaluations during practice, "
+        "which choose its policy; every method has them. The demonstrations of the base policy are "
+        "not counted, unless imagination starts from them, too.</p>"
+        + table([*heads, "measured"], body)
     )
 
 
@@ -66,8 +66,8 @@ def _ablations(comparison: Mapping[str, Any]) -> str:
         for entry in comparison["ablations"]
     ]
     return (
-        "<p class='note'>TSR / CAR / SSR in %. Without its safety head there is no cost, without "
-        "its constraint cost has no say: both leave the update of wmpo.</p>"
+        "<p class='note'>TSR / CAR / SSR in %. Without the safety head there is no cost, without "
+        "the constraint cost is not used: both are the update of wmpo.</p>"
         + table(["SafeDojo", "method", *(f"level {level}" for level in levels)], body)
     )
 
@@ -112,9 +112,9 @@ def _limits(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _practised(rows: Sequence[Mapping[str, Any]]) -> str:
+def _rates(rows: Sequence[Mapping[str, Any]]) -> str:
     names = ("success", "violations", "safe_success")
-    heads = ["run", "updates", *(f"{n.replace('_', ' ')}: practised, measured" for n in names)]
+    heads = ["run", "updates", *(f"{n.replace('_', ' ')}: practice, measured" for n in names)]
     body = [
         [
             f"{row['method']}, seed {row['seed']}, {row['moment']}",
@@ -124,17 +124,16 @@ def _practised(rows: Sequence[Mapping[str, Any]]) -> str:
         for row in rows
     ]
     return (
-        "<p class='note'>Rates (%) in practice, of the policy before it and of the one that was "
-        "chosen, beside those measured on validation seeds over the same number of steps. Before "
-        "practice in imagination, that is what is predicted of the base policy. Filters and gates "
-        "at run time are not part of practice, and nothing is predicted of them.</p>"
-        + table(heads, body)
+        "<p class='note'>Rates (%) in practice, before it and of the chosen policy, beside those "
+        "measured on validation seeds over the same number of steps. For practice in imagination, "
+        "the rates before it are predictions for the base policy. Filters and gates at run time "
+        "are not part of practice.</p>" + table(heads, body)
     )
 
 
-def _beside(practised: float, measured: Mapping[str, float]) -> str:
+def _beside(rate: float, measured: Mapping[str, float]) -> str:
     value, low, high = (100 * measured[name] for name in ("value", "low", "high"))
-    return f"{100 * practised:.0f}, {value:.0f} ({low:.0f}–{high:.0f})"
+    return f"{100 * rate:.0f}, {value:.0f} ({low:.0f}–{high:.0f})"
 
 
 def _curves(comparison: Mapping[str, Any]) -> list[str]:
@@ -160,5 +159,5 @@ def table(heads: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def escaped(value: Any) -> str:
-    """Text that means itself in HTML."""
+    """`value` as text, escaped for HTML."""
     return html.escape(str(value))

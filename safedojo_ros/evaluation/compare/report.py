@@ -32,7 +32,7 @@ class Film:
 
 
 def comparison_page(comparison: Mapping[str, Any], films: Sequence[Film] = ()) -> str:
-    """The page of what `compare.comparison.compare` gave, with film strips of its runs."""
+    """The page for the result of `compare.comparison.compare`, with film strips of its runs."""
     levels = list(dict.fromkeys(row["level"] for row in comparison["table"]))
     parts = [
         "<!doctype html><html lang='en'><meta charset='utf-8'><title>Comparison of methods</title>",
@@ -90,11 +90,11 @@ def _cells(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _films(films: Sequence[Film]) -> list[str]:
-    """The base above all others: the same held-out seed, red where the obstacle was touched."""
+    """The film strips, that of the base first."""
     ordered = sorted(films, key=lambda film: (film.run != "base", film.run))
     parts = [
-        "<p class='note'>The first held-out episode of each run, from left to right and down. The "
-        "bar is red from the first touch of the obstacle on.</p>"
+        "<p class='note'>The first held-out episode of each run, row by row. The bar is red from "
+        "the first contact with the obstacle on.</p>"
     ]
     for film in ordered:
         data = b64encode(film.png).decode("ascii")
@@ -123,7 +123,7 @@ def _against(row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def safety_plot(rows: Sequence[Mapping[str, Any]], title: str) -> str:
-    """An `<svg>`: a method each, CAR across and SSR up, with both intervals."""
+    """An `<svg>` with a point for each method at (CAR, SSR), and both intervals."""
 
     def at(value: float) -> float:
         return EDGE + value * (SIDE - 2 * EDGE)

@@ -1,4 +1,4 @@
-"""Small charts as SVG text, for a page that needs no other file."""
+"""Small charts as SVG text."""
 
 import html
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ COLOURS = (
 
 @dataclass(frozen=True)
 class Curve:
-    """A named curve; bands: (low, high) at each x, none where there is no interval."""
+    """A named curve; bands: (low, high) at each x, or empty."""
 
     name: str
     x: Sequence[float]

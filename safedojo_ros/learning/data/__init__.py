@@ -1,1 +1,1 @@
-"""What the trainers read: latents, replays and imagined states of recorded episodes."""
+"""What the trainings read: latents, replays and imagined states of recorded episodes."""

@@ -1,8 +1,7 @@
-"""What the safety head learns from: recorded frames, and the states that futures are imagined in.
+"""Training data of the safety head: recorded frames, and imagined states.
 
-An episode says more than what its own frames were followed by: wherever the gripper has been in it,
-and was about to go, is an answer to every image of the same scene. So each image is shown with its
-own frame and with others of its episode, taken from before the obstacle was first touched.
+Until the obstacle is first touched, every image of an episode shows it in the same place. So each
+image is paired with its own state and chunk, and with those of other frames of its episode.
 """
 
 from collections.abc import Sequence
@@ -23,12 +22,12 @@ from safedojo_ros.models.world_model import WorldModel
 
 @dataclass
 class ContactFrames:
-    """What the head learns from: one row a frame.
+    """Training data of the head, one row for each frame.
 
     latents: (N, cameras·C, s, s) float16; state: (N, 8); chunks: (N, H, 7) executed actions;
-    contact: (N, H); exists: (N, H), false past the episode's end; episode: (N,) its index;
-    begin: (N,) the recorded row that its episode begins with; untouched: (N,) how many rows from
-    there on the obstacle is where this row's picture shows it, 0 where it may have been moved.
+    contact: (N, H); exists: (N, H), false past the episode's end; episode: (N,) its index; begin:
+    (N,) the recorded row that its episode begins with; untouched: (N,) for how many rows from there
+    on the obstacle stays where this row's image shows it, 0 where it may have been moved.
     """
 
     latents: torch.Tensor
@@ -110,15 +109,15 @@ def imagined_contacts(
 ) -> ContactFrames:
     """Recorded actions replayed in imagination: the state at the end of every chunk but the last.
 
-    What comes next is what the recording has next. The image is the real one that the future
-    began with, as `learning.rl.imagined_world` judges its costs. `data` must be of the same
-    episodes, in the same order, as the recorded frames beside which these are learned from. Raises
-    `DatasetError` where no episode is long enough.
+    Chunk and contacts are the recorded ones that follow. The image is the real one that the future
+    started from, since `learning.rl.imagined_world` predicts costs with it. `data` must have the
+    episodes of the recorded frames, in the same order. Raises `DatasetError` where no episode is
+    long enough.
     """
     size, rng = world.size, np.random.default_rng(seed)
     starts = draw_starts(data, chunks * size.chunk_length, replays, rng)
     states = replay(world, data, starts, chunks, seed).states
-    # after the last chunk comes no next one
+    # no chunk follows the last one
     state = world.scales.state.restore(states[:, size.chunk_length - 1 : -1 : size.chunk_length])
     ahead = torch.arange(1, chunks)[:, None] * size.chunk_length
     rows = starts.first[:, None, None] + ahead + torch.arange(model.chunk_length)
@@ -145,11 +144,11 @@ def query_batch(
     queries: int,
     generator: torch.Generator,
 ) -> list[torch.Tensor]:
-    """Latents (B, …) of random rows and, K frames each, state, chunks, contact and exists.
+    """Latents (B, …) of random rows and, for K frames each, state, chunks, contact and exists.
 
-    sources: recorded frames, and imagined ones if there are any; known: the rows of each that may
-    be trained on; counts: images of each; queries: K. A row's own frame comes first; the others are
-    recorded ones of its episode, and do not exist where its image shows an obstacle that may have
+    sources: recorded frames, and imagined ones if any; known: the rows of each that may be trained
+    on; counts: images of each; queries: K. A row's own frame comes first. The others are recorded
+    frames of its episode; `exists` is false for them where the obstacle in the row's image may have
     been moved.
     """
     recorded, others, parts = sources[0], queries - 1, []

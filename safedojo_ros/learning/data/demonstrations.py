@@ -16,9 +16,8 @@ class Demonstrations:
     """Frames of all episodes, in memory.
 
     images: (N, cameras, H, W, 3) uint8; state: (N, 8) and actions: (N, 7) physical; sentence: (N,)
-    index into instructions; ends: (N,) index after the last frame that is imitated, that of the
-    first success where there is one (what lingers after it is for the success classifier);
-    imitated: (M,) the frames that are.
+    index into instructions; ends: (N,) index after the last frame of the episode that is imitated,
+    which is that of the first success, if any; imitated: (M,) the frames that are imitated.
     """
 
     images: torch.Tensor
@@ -32,9 +31,10 @@ class Demonstrations:
 
     @staticmethod
     def read(directories: Sequence[Path], only_safe: bool = False) -> "Demonstrations":
-        """Read data sets; the label is the expert's clean action where it was recorded.
+        """Read data sets; labels are the expert's own actions, without noise, where they are
+        recorded.
 
-        only_safe: imitate no episode that has a contact or displacement.
+        only_safe: imitate no episode with a contact or a displacement.
         """
         readers = open_all(directories)
         frames = load_frames(readers)
@@ -67,7 +67,7 @@ class Demonstrations:
 
 
 def imitated_ends(success: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """(E,) row after the step that brings each episode's first success, or after its last step.
+    """(E,) row after the step of each episode's first success, or after its last step.
 
     success: (N,) bool, after each step; ends: (E,) row after each episode's last step.
     """

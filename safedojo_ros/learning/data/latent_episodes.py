@@ -1,4 +1,4 @@
-"""Recorded episodes as the world model sees them, and the chunks that it learns from."""
+"""Recorded episodes as inputs of the world model, and the chunks that it is trained on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,17 +16,16 @@ from safedojo_ros.models.world_model import WorldModel, WorldModelSize
 
 
 class Transitions(NamedTuple):
-    """What came before B chunks, and what they led to; states and actions are normalised.
+    """Context and outcome of B chunks; states and actions are normalised.
 
     context: (B, F_c, C, h, w), of a remembered frame and the newest ones; future: (B, F, C, h, w);
-    state: (B, 8) at the chunk's start; chunk: (B, H, 7); reached: (B, H, 8), after each step.
+    state: (B, 8) at the chunk's start; chunk: (B, H, 7).
     """
 
     context: torch.Tensor
     future: torch.Tensor
     state: torch.Tensor
     chunk: torch.Tensor
-    reached: torch.Tensor
 
 
 @dataclass
@@ -93,10 +92,10 @@ class LatentEpisodes:
         episode_start: torch.Tensor,
         remembered: torch.Tensor | None = None,
     ) -> Transitions:
-        """Of the chunks that begin at the frames `first` (B,).
+        """The transitions of the chunks that start at the frames `first` (B,).
 
-        Before an episode's start its first frame stands in for the missing context. remembered:
-        (B,) the context's first frame, default: the episode's.
+        The episode's first frame takes the place of context before it. remembered: (B,) the
+        context's first frame (default: the episode's).
         """
         back = torch.arange(2 - size.context, 1) * size.stride
         ahead = torch.arange(1, size.future + 1) * size.stride
@@ -108,5 +107,4 @@ class LatentEpisodes:
             self.latents[first[:, None] + ahead].float(),
             self.state[first],
             self.actions[steps],
-            self.state[steps + 1],
         )

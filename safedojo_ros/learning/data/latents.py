@@ -1,4 +1,4 @@
-"""Latents of recorded pictures, kept beside the data set: several stages see the same ones."""
+"""Latents of recorded images, saved beside the data set, since several stages need them."""
 
 import contextlib
 import hashlib
@@ -17,18 +17,18 @@ from safedojo_ros.models.images import to_unit
 CACHE = "latents"
 BATCH = 128
 SAMPLE = 8
-"""Episodes whose pictures name the latents."""
+"""Episodes whose images are part of the name of the latents."""
 
 
 def recorded_latents(
     reader: EpisodeReader, autoencoder: FrameAutoencoder, device: str = "cpu"
 ) -> torch.Tensor:
-    """(N, cameras, C, s, s) float16 of all pictures of a data set.
+    """(N, cameras, C, s, s) float16 of all images of a data set.
 
-    They are kept beside the data set, in "latents", under a name made of a sample of the pictures
-    and of the autoencoder, so that neither a longer recording nor other weights find them; where
-    they are found, the other pictures are not read. Where the directory cannot be written they are
-    computed each time.
+    They are saved beside the data set, in "latents", under a hash of a sample of the images and of
+    the autoencoder, so that neither a longer recording nor other weights find them. Where they are
+    found, the other images are not read. Where the directory cannot be written, they are computed
+    each time.
     """
     path = reader.root / CACHE / f"{fingerprint(autoencoder, reader)}.safetensors"
     try:
@@ -52,18 +52,15 @@ def encode(
     autoencoder.to(device).eval()
     with progress_bar("encode", 0, len(images)) as show:
         for start in range(0, len(images), BATCH):
-            pictures = to_unit(images[start : start + BATCH].to(device))
-            latents = autoencoder.encode(pictures.flatten(0, 1))
-            batches.append(latents.unflatten(0, pictures.shape[:2]).half().cpu())
+            batch = to_unit(images[start : start + BATCH].to(device))
+            latents = autoencoder.encode(batch.flatten(0, 1))
+            batches.append(latents.unflatten(0, batch.shape[:2]).half().cpu())
             show(min(start + BATCH, len(images)))
     return torch.cat(batches)
 
 
 def fingerprint(autoencoder: FrameAutoencoder, reader: EpisodeReader) -> str:
-    """Hash of the autoencoder's weights, of how the frames divide into episodes, and of pictures.
-
-    The pictures are those of a sample of episodes, the first and the last among them.
-    """
+    """Hash of the autoencoder's weights, the episodes' lengths, and images of some episodes."""
     lengths = [row.length for row in reader.rows]
     content = hashlib.sha256(repr((reader.cameras, lengths)).encode())
     if lengths:

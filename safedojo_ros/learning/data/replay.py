@@ -1,4 +1,4 @@
-"""Recorded actions replayed through the world model, which sees only its own frames after start."""
+"""Recorded actions replayed in the world model; after the start it sees only its own frames."""
 
 from dataclasses import dataclass
 
@@ -9,10 +9,13 @@ from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.learning.data.latent_episodes import LatentEpisodes
 from safedojo_ros.models.world_model import WorldModel
 
+BATCH = 16
+"""Replays that are decoded together."""
+
 
 @dataclass(frozen=True)
 class ReplayStarts:
-    """Where replays begin. first: (B,) frame; start: (B,) its episode's first; episode: (B,)."""
+    """Where replays start; first: (B,) frame; start: (B,) its episode's first; episode: (B,)."""
 
     first: torch.Tensor
     start: torch.Tensor
@@ -43,9 +46,9 @@ def draw_starts(
 ) -> ReplayStarts:
     """`count` random frames after which `horizon` steps are recorded.
 
-    Every such frame of `episodes` (E,) bool (default: all) is as likely as any other; but of the
-    share `at_end`, the replay ends where its episode ends, since success is to be seen there.
-    Raises `DatasetError` where no episode is long enough.
+    Every such frame of `episodes` (E,) bool (default: all) is equally likely. The share `at_end` of
+    the replays ends with the episode, where success is seen. Raises `DatasetError` where no episode
+    is long enough.
     """
     room = np.diff(data.starts) - horizon
     room = np.where(True if episodes is None else episodes, room, 0).clip(0)
@@ -70,8 +73,8 @@ def replay(
 ) -> Replays:
     """What the model imagines, on the CPU.
 
-    actions: (B, chunks·H, 7) normalised; default: those recorded. The noise depends on `seed` and
-    a replay's place alone, so neither `batch` nor other actions change it.
+    actions: (B, chunks·H, 7) normalised (default: the recorded ones). The noise depends on `seed`
+    and a replay's number alone, neither on `batch` nor on the actions.
     """
     size, first, device = model.size, starts.first, model.device
     if actions is None:
@@ -97,7 +100,7 @@ def replay(
 
 
 @torch.no_grad()
-def decoded(model: WorldModel, latents: torch.Tensor, batch: int = 16) -> torch.Tensor:
+def decoded(model: WorldModel, latents: torch.Tensor) -> torch.Tensor:
     """(B, K, cameras, 3, H, W) in [−1, 1] of latents (B, K, C, h, w), on the CPU."""
-    parts = [model.decode(part.float().to(model.device)).cpu() for part in latents.split(batch)]
+    parts = [model.decode(part.float().to(model.device)).cpu() for part in latents.split(BATCH)]
     return torch.cat(parts).clamp(-1, 1)

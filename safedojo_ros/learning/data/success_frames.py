@@ -1,4 +1,4 @@
-"""What the success classifier learns from: recorded frames, and imagined ones beside them."""
+"""Training data of the success classifier: recorded frames, and imagined ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ BATCH = 32
 
 @dataclass
 class SuccessFrames:
-    """What the classifier learns from: one row a frame.
+    """Training data of the classifier, one row for each frame.
 
     images: (N, cameras, H, W, 3) uint8; success: (N,) bool; instruction: (N,) index into
     `instructions`; clip: (N,) the run of frames to which a frame belongs, in order of time (a
@@ -49,7 +49,7 @@ class SuccessFrames:
 
     @staticmethod
     def recorded(frames: FrameArrays) -> "SuccessFrames":
-        """Every frame of recorded episodes, with what it shows."""
+        """Every frame of recorded episodes, with its label."""
         instructions = tuple(sorted({row.instruction for row in frames.rows}))
         index = np.array([instructions.index(row.instruction) for row in frames.rows])
         return SuccessFrames(
@@ -69,8 +69,8 @@ class SuccessFrames:
         episode: np.ndarray,
         instructions: tuple[str, ...],
     ) -> "SuccessFrames":
-        """B futures of K frames: images (B, K, cameras, H, W, 3) uint8, shown (B, K) bool what the
-        recorded frames show that correspond, instruction and episode (B,).
+        """B futures of K frames: images (B, K, cameras, H, W, 3) uint8; shown (B, K) bool, whether
+        the corresponding recorded frame shows success; instruction and episode (B,).
         """
         count, frames = shown.shape
         return SuccessFrames(
@@ -92,7 +92,7 @@ def recorded_frames(directories: Sequence[Path]) -> SuccessFrames:
 
 
 def frame_success(success: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """(N,) bool: what each frame shows, from `success` (N,) after the action of each step.
+    """(N,) bool: whether each frame shows success, from `success` (N,) after each step's action.
 
     A frame shows the state before its own action, so it takes the label of the step before; an
     episode's first frame is no success. starts: (E + 1,) first row of each episode.
@@ -111,9 +111,9 @@ def imagined_frames(
     chunks: int,
     seed: int,
 ) -> SuccessFrames:
-    """Recorded actions replayed in imagination, labelled by what the recording shows.
+    """Recorded actions replayed in imagination, with the labels of the recorded frames.
 
-    Half of the futures end where an episode ends that shows success, since it is to be seen there.
+    Half of the futures end with an episode that succeeds, where success is seen.
     Raises `DatasetError` where no episode is long enough.
     """
     rng = np.random.default_rng(seed)
@@ -145,9 +145,9 @@ def imagined_frames(
 
 
 def kinds_of_frames(frames: SuccessFrames, chosen: np.ndarray, near: int) -> list[np.ndarray]:
-    """Rows of `chosen` (N,) bool: those that show success, those up to `near` before, all others.
+    """Rows of `chosen` (N,) bool: those that show success, up to `near` before these, all others.
 
-    Where a kind has no frame, all chosen rows stand in for it.
+    A kind without a frame gets all chosen rows.
     """
     soon = np.zeros(len(chosen), dtype=bool)
     for row in np.flatnonzero(frames.success[1:] & ~frames.success[:-1]) + 1:

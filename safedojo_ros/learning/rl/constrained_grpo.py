@@ -105,13 +105,13 @@ class ConstrainedGRPO:
         penalty = 0.0
         if self.method.constrained:
             penalty = self.multiplier.update(float(rollouts.violated.mean()), flat)
-        # A: reward and cost standardised apart, by the group or by a critic
+        # A: reward and cost standardised separately, by the group or by a critic
         if self.critic is None:
             mode, floor = config.advantage, config.cost_floor
             of_trajectory = group_advantage(mode, groups, reward, cost, penalty, floor)
             advantage = torch.from_numpy(of_trajectory).float()[rollouts.trajectory]
             kept = groups.differing(reward, config.least_spread)
-            if self.method.constrained:  # groups that all succeed but differ in safety teach, too
+            if self.method.constrained:  # groups that all succeed but differ in safety count, too
                 kept |= groups.differing(cost, config.least_spread)
         else:
             features = self.policy.features(rollouts.sample).float().cpu()

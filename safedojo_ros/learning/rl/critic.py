@@ -63,14 +63,15 @@ class Critic(torch.nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Advantages (N,) of the chunks, and the returns (N, 2) that the critic is then fitted to.
 
-        features: (N, F); reward: (B,). Reward and cost are standardised apart, over all chunks.
+        features: (N, F); reward: (B,). Reward and cost are standardised over all chunks, each by
+        itself.
         """
         with torch.no_grad():
             values = self(features)
         signals = chunk_signals(rollouts, reward, cost_m)
-        apart = generalised_advantage(signals, values, rollouts.trajectory, self.config)
-        z = (apart - apart.mean(0)) / apart.std(0).clamp_min(LEAST_SPREAD)
-        return (z[:, 0] - multiplier * z[:, 1]) / (1.0 + multiplier), apart + values
+        raw = generalised_advantage(signals, values, rollouts.trajectory, self.config)
+        z = (raw - raw.mean(0)) / raw.std(0).clamp_min(LEAST_SPREAD)
+        return (z[:, 0] - multiplier * z[:, 1]) / (1.0 + multiplier), raw + values
 
     def fit(
         self,

@@ -1,8 +1,8 @@
 """The imagined world: world model, success classifier and safety head as a world to act in.
 
-It offers `reset` and `step` like `worlds.vector.VectorWorld`, so a rollout does not know whether it
-is imagined. Futures begin at real keyframes; each step adds a chunk of imagined frames, from which
-the policy acts again and success is read; costs are read from the keyframe and the imagined state.
+It has the `reset` and `step` of `worlds.vector.VectorWorld`, so a rollout does not know whether it
+is imagined. Futures start from real keyframes. Each step imagines the frames of a chunk; policy and
+success classifier see these, the safety head the keyframe's image and the imagined state.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from safedojo_ros.worlds.vector import ChunkOutcome
 
 @dataclass(frozen=True)
 class Keyframes:
-    """N real frames at which futures begin.
+    """N real frames that futures start from.
 
     context: (N, F, C, h, w) latents, of a remembered frame and the newest ones; state: (N, 8) in m
     and rad; instructions: N.
@@ -36,7 +36,7 @@ class Keyframes:
         return len(self.instructions)
 
     def repeated(self, times: int) -> "Keyframes":
-        """Each frame `times` times, one after the other: the groups of GRPO."""
+        """Each frame `times` times in a row: the groups of GRPO."""
         return Keyframes(
             self.context.repeat_interleave(times, 0),
             self.state.repeat_interleave(times, 0),
@@ -44,7 +44,7 @@ class Keyframes:
         )
 
     def chosen(self, rows: np.ndarray) -> "Keyframes":
-        """Some of the frames, by their index."""
+        """The frames with these indices."""
         return Keyframes(
             self.context[rows], self.state[rows], tuple(self.instructions[i] for i in rows)
         )
@@ -52,11 +52,10 @@ class Keyframes:
 
 @dataclass(frozen=True)
 class ImaginedOutcome(ChunkOutcome):
-    """`ChunkOutcome` of B imagined chunks, of H steps each that are done; displacement is not
-    imagined and stays 0.
+    """`ChunkOutcome` of H steps of B imagined chunks; displacement is not imagined and stays 0.
 
     cost: (B, H) P(contact); success_probability: (B, H) of the frame that shows the step;
-    frames: (B, F, cameras, S, S, 3) uint8, zeros where nothing was imagined.
+    frames: (B, F, cameras, S, S, 3) uint8, zeros for futures that had ended.
     """
 
     success_probability: np.ndarray
@@ -64,7 +63,7 @@ class ImaginedOutcome(ChunkOutcome):
 
 
 class ImaginedWorld:
-    """B independent futures, stepped together by whole chunks."""
+    """B independent futures that are stepped together by whole chunks."""
 
     def __init__(
         self,
@@ -75,8 +74,8 @@ class ImaginedWorld:
         denoising_steps: int | None = None,
     ) -> None:
         """max_steps: control steps after which a future ends; denoising_steps: of a chunk's frames,
-        None for the checkpoint's own. The two heads go where the world model is. Raises
-        `CheckpointError` where the three do not belong together.
+        None for the checkpoint's own. The two heads are moved to the world model's device. Raises
+        `CheckpointError` where the three do not fit each other.
         """
         self.world_model, self.success, self.safety = world_model, success, safety
         self.max_steps, self.denoising_steps = max_steps, denoising_steps
@@ -100,12 +99,12 @@ class ImaginedWorld:
         return self.safety.contact_threshold
 
     def seed(self, seed: int) -> None:
-        """Begin the stream of noise anew."""
+        """Restart the stream of noise."""
         self._generator.manual_seed(seed)
 
     @torch.no_grad()
     def reset(self, keyframes: Keyframes) -> list[Observation]:
-        """Begin one future at each keyframe."""
+        """Start one future from each keyframe."""
         unknown = sorted(set(keyframes.instructions) - set(self.success.instructions))
         if unknown:
             raise ConfigError(
@@ -129,7 +128,7 @@ class ImaginedWorld:
         return list(self._observations)
 
     def whole_strides(self, steps: int | None) -> int:
-        """How many steps of a chunk `step` does; raises `ConfigError` for part of a stride."""
+        """How many steps of a chunk `step` imagines; raises `ConfigError` for part of a stride."""
         steps, stride = steps or self.horizon, self.world_model.size.stride
         if steps % stride or steps > self.horizon:
             raise ConfigError(
@@ -140,10 +139,10 @@ class ImaginedWorld:
 
     @torch.no_grad()
     def step(self, chunks: np.ndarray, steps: int | None = None) -> ImaginedOutcome:
-        """Imagine `chunks` (B, H, 7), metres and radians; futures that are done stay as they are.
+        """Imagine `chunks` (B, H, 7), metres and radians; futures that are done do not change.
 
-        steps: of each chunk that are done, whole strides of the world model (default: all).
-        Raises `ConfigError` for another shape or part of a stride, or before `reset`.
+        steps: how many of each chunk, whole strides of the world model (default: all). Raises
+        `ConfigError` for another shape or part of a stride, or before `reset`.
         """
         if self._keyframes is None:
             raise ConfigError("the imagined world has no keyframes yet; call reset first")
@@ -159,7 +158,7 @@ class ImaginedWorld:
         noise = torch.randn((count, *cells), generator=self._generator)
         active = np.flatnonzero(~self._done)
         if not len(active):
-            return self._read(active, np.zeros((0, steps)), np.zeros((0, seen)))
+            return self._outcome(active, np.zeros((0, steps)), np.zeros((0, seen)))
         taken = torch.from_numpy(within_bounds(np.asarray(chunks)[active]).astype(np.float32))
         taken = taken.to(self.device)
         context, state = self._context[active], self._state[active]
@@ -174,7 +173,7 @@ class ImaginedWorld:
         images = model.decode(frames)
         sentences = [self._keyframes.instructions[i] for i in active for _ in range(seen)]
         probability = self.success.probability(images.flatten(0, 1), sentences)
-        outcome = self._read(active, cost, probability.reshape(len(active), seen).cpu().numpy())
+        outcome = self._outcome(active, cost, probability.reshape(len(active), seen).cpu().numpy())
         shown = to_uint8(images).cpu().numpy()
         outcome.frames[active] = shown
         final = model.scales.state.restore(states[:, -1]).cpu().numpy()
@@ -186,8 +185,8 @@ class ImaginedWorld:
     def _cost(self, active: np.ndarray, state: torch.Tensor, chunk: torch.Tensor) -> np.ndarray:
         """(active, H) P(contact) of `chunk` (active, H, 7) from `state` (active, 8), normalised.
 
-        The image is the real one that the future began with: where the obstacle is cannot be seen
-        better in imagined ones.
+        The image is the real one that the future started from: imagined ones show the obstacle's
+        place no better.
         """
         safety = self.safety
         state = self.world_model.scales.state.restore(state)
@@ -198,10 +197,11 @@ class ImaginedWorld:
         )
         return torch.sigmoid(logits).cpu().numpy()
 
-    def _read(
+    def _outcome(
         self, active: np.ndarray, cost: np.ndarray, probability: np.ndarray
     ) -> ImaginedOutcome:
-        """Success by consecutive frames, and which steps of the chunk still belong to a future."""
+        """Success by consecutive frames, and which steps of the chunk were before a future's
+        end."""
         count, horizon, size = len(self._done), cost.shape[1], self.world_model.size
         frames = probability.shape[1]
         success, costs, probabilities = (np.zeros((count, horizon)) for _ in range(3))
@@ -241,7 +241,7 @@ class ImaginedWorld:
 
 
 def keyframes_of(model: WorldModel, observations: list[Observation], batch: int = 128) -> Keyframes:
-    """Keyframes of single frames, which stand in for what came before them."""
+    """Keyframes of single frames, which also take the place of the frames before them."""
     side, parts = model.autoencoder.size.image_size, []
     for first in range(0, len(observations), batch):
         images = stack_images(observations[first : first + batch], model.cameras, side)
@@ -253,7 +253,7 @@ def keyframes_of(model: WorldModel, observations: list[Observation], batch: int 
 
 
 def _check_pair(world_model: WorldModel, safety: SafetyModel) -> None:
-    """The head must read the latents that the world model imagines."""
+    """Raise `CheckpointError` unless the head's latents and chunks are the world model's."""
     same = world_model.autoencoder.same(safety.autoencoder)
     if not same or safety.cameras != world_model.cameras:
         raise CheckpointError(

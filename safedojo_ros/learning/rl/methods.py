@@ -42,7 +42,7 @@ METHODS = {
 ABLATIONS = {
     "SafeDojo": "safedojo",
     "without safety head: no cost": "wmpo",
-    "without constraint: cost has no say": "wmpo",
+    "without constraint: cost is not used": "wmpo",
     "without task head: no reward": "no-task",
     "fixed multiplier": "fixed-multiplier",
 }

@@ -81,7 +81,7 @@ class PracticeConfig:
     """Actions of a chunk that are executed before the next inference, 0 or more; 0: all. In
     imagination it is a multiple of the world model's stride."""
     levels: tuple[int, ...] = (1,)
-    """Levels of the scenes that trajectories start in: 0, 1, 2."""
+    """Levels of the scenes that trajectories start in, each 0 to 3."""
     tasks: tuple[str, ...] = ()
     """Names of the tasks of these scenes; empty: all tasks that the policy knows."""
     evaluate_every: int = 5
@@ -214,7 +214,7 @@ class Practice:
                 if stopped or step == config.updates:
                     break
                 if self.stop():
-                    stopped = f"asked to stop after {step} updates; go on with --resume"
+                    stopped = f"asked to stop after {step} updates; continue with --resume"
                     break
                 metrics = self._update(step)
                 step += 1

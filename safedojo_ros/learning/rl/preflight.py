@@ -46,7 +46,7 @@ def check_rollouts(
     if method.rewarded and share < config.reward_share:
         failed.append(
             f"reward differs in {share:.0%} of {groups.count} groups (mean {reward.mean():.2f}), "
-            f"the bar is {config.reward_share:.0%}: begin from a policy that sometimes succeeds "
+            f"the bar is {config.reward_share:.0%}: start from a policy that sometimes succeeds "
             "and sometimes fails, make groups larger, or set practice.update.dense_reward"
         )
     cost = rollouts.trajectory_cost(update.cost_m)
@@ -54,7 +54,7 @@ def check_rollouts(
     if method.constrained and share < config.cost_share:
         failed.append(
             f"cost differs in {share:.0%} of {groups.count} groups (mean {cost.mean():.2f}), the "
-            f"bar is {config.cost_share:.0%}: begin at levels with an obstacle, or explore more"
+            f"bar is {config.cost_share:.0%}: start at levels with an obstacle, or explore more"
         )
     drift = largest_log_ratio(learner, rollouts)
     if not drift <= config.log_ratio:

@@ -1,7 +1,4 @@
-"""Rollouts of a stochastic policy, many at once, in any world that is stepped by whole chunks.
-
-The simulator and the imagined world look alike to it.
-"""
+"""Rollouts of a stochastic policy, many at once, in the simulator or the imagined world."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +14,7 @@ from safedojo_ros.models.policy import PolicySample, StochasticPolicy
 
 
 class RolloutWorld(ChunkWorld, Protocol):
-    """contact_threshold: step cost above which something was touched."""
+    """contact_threshold: step cost above which the obstacle counts as touched."""
 
     contact_threshold: float
 
@@ -26,11 +23,11 @@ class RolloutWorld(ChunkWorld, Protocol):
 class Rollouts:
     """B trajectories of at most T steps, and the N chunks that were drawn for them.
 
-    sample: N chunks; trajectory: (N,) whose chunk it is; executed: (N, E) bool, which of the first
-    E steps of the chunk count: none after the first success, none after the end. success, valid:
+    sample: N chunks; trajectory: (N,) to which a chunk belongs; executed: (N, E) bool, which of the
+    first E steps of a chunk were executed before the first success and the end. success, valid:
     (B, T) bool; success_probability, cost (contact, or its probability), displacement (m): (B, T),
-    0 where not valid; groups: who began alike; contact_threshold: step cost above which an obstacle
-    was touched.
+    0 where not valid; groups: which trajectories share a start; contact_threshold: step cost above
+    which the obstacle counts as touched.
     """
 
     sample: PolicySample
@@ -60,8 +57,8 @@ class Rollouts:
     def reward(self, dense: bool = False) -> np.ndarray:
         """(B,): 1 for success, else 0.
 
-        dense: instead the mean probability of success over all T steps, where a step after success
-        counts as success, and one after any other end as none: success soon is worth more.
+        dense: the mean probability of success over all T steps instead. Steps after success count
+        1, steps after another end 0, so that an early success is worth more.
         """
         if not dense:
             return self.succeeded.astype(np.float64)
@@ -71,14 +68,14 @@ class Rollouts:
     def trajectory_cost(self, m: int) -> np.ndarray:
         """(B,): mean of the `m` largest step costs, SafeDojo's trajectory cost.
 
-        A trajectory with fewer than `m` valid steps is the mean of those that it has, so that an
-        early success does not shrink its cost; 0 where it has none.
+        With fewer than `m` valid steps it is the mean of these, so that an early success does not
+        lower the cost; 0 without any.
         """
         pairs = zip(self.cost, self.valid, strict=True)
         return np.array([top_m_mean(cost[valid], m) for cost, valid in pairs])
 
     def figures(self, m: int) -> dict[str, float]:
-        """Rates over all trajectories, and costs at the fixed horizon and per valid step."""
+        """Metrics: rates over all trajectories, costs of a trajectory and of a valid step."""
         return {
             "success": float(self.succeeded.mean()),
             "violations": float(self.violated.mean()),
@@ -101,9 +98,9 @@ def roll_out(
 ) -> Rollouts:
     """Execute `policy` from `start()` until every trajectory succeeded or ended, or `max_chunks`.
 
-    execute: actions of a chunk that are done before the next one (0: all), and then more chunks
-    make the same longest trajectory; groups: (B,) which trajectories begin alike; seed: trajectory
-    i draws from a generator of its own, seeded with (seed, i), so that its neighbours have no say.
+    execute: actions of a chunk before the next inference (0: all); the longest trajectory stays
+    `max_chunks` whole chunks; groups: (B,) which trajectories share a start; seed: trajectory i
+    draws from a generator of its own, seeded with (seed, i), and does not depend on the others.
     """
     observations = start()
     count, horizon = len(observations), policy.policy.chunk_length
@@ -124,7 +121,7 @@ def roll_out(
     for k, step in zip(range(most), steps, strict=False):
         outcome, running = step.outcome, np.array(step.running)
         success = np.asarray(outcome.success)[running] > 0
-        # a success ends the trajectory, also where the world goes on
+        # a success ends the trajectory, even if the world does not stop
         step.over[running] |= success.any(1)
         after = np.cumsum(success, axis=1) - success > 0
         valid = np.asarray(outcome.valid, dtype=bool)[running] & ~after
@@ -151,5 +148,5 @@ def roll_out(
 
 
 def stream_seed(*seed: int) -> int:
-    """One seed of several numbers, for a torch generator."""
+    """One seed from several numbers, for a torch generator."""
     return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) >> 1

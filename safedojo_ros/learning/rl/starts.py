@@ -1,8 +1,8 @@
-"""Where practice begins: start states, each given to a whole group of trajectories.
+"""The start states of practice, each for a whole group of trajectories.
 
-Both worlds of practice look alike: `start(update)` gives the observations that trajectories of one
-update begin with, `step(chunks, steps)` executes that much of a chunk. Starts depend on seed and
-update alone.
+Both worlds have the same interface: `start(update)` returns the first observations of an update's
+trajectories, `step(chunks, steps)` executes part of a chunk. Starts depend on seed and update
+alone.
 """
 
 from collections.abc import Sequence
@@ -29,17 +29,17 @@ from safedojo_ros.worlds.world import Scene
 
 
 class PracticeWorld(Protocol):
-    """Where trajectories of practice come from.
+    """A world that practice takes its trajectories from.
 
-    real: its collisions are real ones, and are counted as such; contact_threshold: see
-    `learning.rl.rollout.ChunkWorld`.
+    real: its episodes and collisions are counted as real; contact_threshold: see
+    `learning.rl.rollout.RolloutWorld`.
     """
 
     real: bool
     contact_threshold: float
 
     def start(self, update: int) -> list[Observation]:
-        """Observations, groups one after another; the members of a group are alike."""
+        """Observations of all groups in order; those of a group are the same."""
         ...
 
     def step(self, chunks: np.ndarray, steps: int) -> Any:
@@ -48,7 +48,7 @@ class PracticeWorld(Protocol):
 
 
 class SimulatorStarts:
-    """The tabletop itself: every group a scene drawn from a training seed."""
+    """The simulator: every group has a scene from a random training seed."""
 
     real = True
     contact_threshold = 0.5  # its step costs are 0 or 1
@@ -66,7 +66,7 @@ class SimulatorStarts:
         self.groups, self.group_size, self.seed = groups, group_size, seed
 
     def start(self, update: int) -> list[Observation]:
-        """Lay the scenes out; tasks and levels take turns over groups and updates."""
+        """Lay out the scenes; tasks and levels alternate over groups and updates."""
         rng = np.random.default_rng([self.seed, update])
         seeds = rng.integers(TRAINING.start, TRAINING.stop, self.groups).tolist()
         tasks, levels = self.tasks, self.levels
@@ -82,7 +82,7 @@ class SimulatorStarts:
 
 
 class KeyframeStarts:
-    """An imagined world: every group one recorded keyframe."""
+    """The imagined world: every group has one recorded keyframe."""
 
     real = False
 
@@ -99,7 +99,7 @@ class KeyframeStarts:
         self.groups, self.group_size, self.seed = groups, group_size, seed
 
     def start(self, update: int) -> list[Observation]:
-        """Keyframes in a random order, no one twice before all have had their turn."""
+        """Keyframes in a random order, none twice before all have been used."""
         count, first = len(self.keyframes), update * self.groups
         rows = [
             np.random.default_rng([self.seed, n // count]).permutation(count)[n % count]
@@ -116,7 +116,7 @@ class KeyframeStarts:
 def recorded_keyframes(
     model: WorldModel, directories: Sequence[Path], levels: Sequence[int], tasks: Sequence[str]
 ) -> Keyframes:
-    """The first frames of recorded episodes at these levels, of these tasks (none: of all)."""
+    """The first frames of recorded episodes at these levels and of these tasks (none: all)."""
     observations = []
     for directory in directories:
         reader = EpisodeReader(directory)

@@ -1,20 +1,27 @@
 """The arm: executes gated chunks at 20 Hz, holds whenever anything is missing, late or wrong.
 
-Subscribes `safety/action_chunk`, `safety/state`, `robot/enable` and the backend's measured state;
-publishes `joint_states`, `ee_pose`, `franka/state`, and tf where ROS provides it; serves
+Subscribes `safety/action_chunk`, `safety/state`, `robot/enable`, `watchdog/state` and the backend's
+measured state; publishes `joint_states`, `ee_pose`, `franka/state`, and tf where ROS has it; serves
 `franka/arm`, `franka/stop`, `franka/recover`. Targets are on `arm/target`: with the backend `sim`
 the world follows them, with `fci` a Franka at `fci_address` does, and the topic only reports.
+
+`robot/enable` (std_msgs/Bool) is best effort, the newest only, at 10 Hz or more; its age counts
+from when it was sent, so the clocks of both machines must agree.
 """
 
 import gc
+import ipaddress
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import PoseStamped
 from rclpy.clock import Clock, ClockType
+from rclpy.event_handler import SubscriptionEventCallbacks
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
@@ -31,15 +38,21 @@ from safedojo_ros.nodes.conversion import (
     pose_from_message,
     pose_message,
     robot_state,
+    to_nanoseconds,
 )
-from safedojo_ros.nodes.lifecycle import IN_ORDER, NEWEST, OK, WARN, DojoNode, Setting
+from safedojo_ros.nodes.lifecycle import BEAT, IN_ORDER, NEWEST, OK, WARN, DojoNode, Setting
 from safedojo_ros.nodes.stack.scheduling import take_realtime_priority
 from safedojo_ros.nodes.stack.spinning import run_node
 from safedojo_ros.robot.fci.client import LARGEST_SHARE, FrankaArm, FrankaConfig
 from safedojo_ros.robot.gate.freshness import FreshnessConfig
 from safedojo_ros.robot.limits import Workspace
 from safedojo_ros.robot.playback.arm_state import ArmMode, ArmState, Reply
-from safedojo_ros.robot.playback.control_loop import MEASUREMENT, SAFETY, ControlLoop
+from safedojo_ros.robot.playback.control_loop import (
+    MEASUREMENT,
+    SAFETY,
+    WATCHDOG,
+    ControlLoop,
+)
 from safedojo_ros.robot.playback.playback import ChunkPlayback, PlaybackConfig
 from safedojo_ros.robot.playback.target import Target, TargetPose
 from safedojo_ros.robot.tick_statistics import TickStatistics
@@ -49,6 +62,12 @@ READ_SHARE = 0.4
 
 CONNECT_PATIENCE = 10.0
 """Seconds for which a robot that does not answer is tried again."""
+
+UNKNOWN = "a node that the graph does not name yet"
+"""A publisher is known before the name of its node."""
+
+LOOK_AT_GRAPH = 1.0
+"""Seconds between two looks for simulated nodes beside a real robot."""
 
 SETTINGS = (
     Setting("backend", "sim", "What moves.", choices=("sim", "fci")),
@@ -100,6 +119,8 @@ SETTINGS = (
     Setting("enable_deadline", 0.3, "Longest silence of robot/enable (s).", 0.05, 5.0),
     Setting("safety_deadline", 0.3, "Longest silence of safety/state (s).", 0.05, 5.0),
     Setting("measurement_deadline", 0.2, "Longest silence of the arm (s).", 0.05, 5.0),
+    Setting("watchdog", True, "Whether nothing moves without a recent OK on watchdog/state."),
+    Setting("watchdog_deadline", 0.3, "Longest silence of watchdog/state (s).", 0.05, 5.0),
     Setting("realtime_priority", 20, "Of the control tick, if allowed; 0: ordinary.", 0, 99),
     Setting("realtime_factor", 1.0, "Speed of the world; the whole stack needs the same.", 0.05, 4),
 )
@@ -116,13 +137,17 @@ class FrankaNode(DojoNode):
         self._fingers: np.ndarray | None = None
         self._last_rejection = self._mode_said = self._gripper_said = ""
         self._robot_time = -1.0
-        self._rejected = 0
+        self._enabled_said, self._rejected_said = False, 0
+        self._unnamed: set[str] = set()
 
     # ---------------------------------------------------------------- life cycle
 
     def configure(self) -> None:
         """Build the control loop; the arm starts disarmed."""
         self._period = CONTROL_PERIOD / float(self.setting("realtime_factor"))
+        self._real = self.setting("backend") == "fci" and not is_loopback(
+            self.setting("fci_address")
+        )
         workspace = Workspace(self._corner("workspace_lower"), self._corner("workspace_upper"))
         playback = PlaybackConfig(
             blend_steps=int(self.setting("blend_steps")),
@@ -130,14 +155,18 @@ class FrankaNode(DojoNode):
             max_tick_gap=5 * self._period,
             freshness=FreshnessConfig(period=self._period),
         )
+        deadlines = {
+            MEASUREMENT: float(self.setting("measurement_deadline")),
+            SAFETY: float(self.setting("safety_deadline")),
+        }
+        if self.setting("watchdog"):
+            deadlines[WATCHDOG] = float(self.setting("watchdog_deadline"))
         self._loop = ControlLoop(
             ChunkPlayback(playback),
             TargetPose(workspace, float(self.setting("max_lead"))),
             ArmState(float(self.setting("enable_deadline"))),
-            {
-                MEASUREMENT: float(self.setting("measurement_deadline")),
-                SAFETY: float(self.setting("safety_deadline")),
-            },
+            deadlines,
+            float(self.setting("realtime_factor")),
         )
         if self.setting("backend") == "fci":
             self._franka = FrankaArm(
@@ -184,11 +213,25 @@ class FrankaNode(DojoNode):
             self.get_logger().info("no right to real-time priority; ticks may be late under load")
         self._statistics = TickStatistics(self._period)
         subscribe = self.create_subscription
+        guarded: tuple[tuple[Any, str, Any, Any], ...] = (
+            (Bool, "robot/enable", self._on_enable, BEAT),
+            (SafetyState, "safety/state", self._on_safety, NEWEST),
+            (ActionChunkMessage, "safety/action_chunk", self._on_chunk, IN_ORDER),
+        )
         self._listening = [
-            subscribe(ActionChunkMessage, "safety/action_chunk", self._on_chunk, IN_ORDER),
-            subscribe(SafetyState, "safety/state", self._on_safety, NEWEST),
-            subscribe(Bool, "robot/enable", self._on_enable, IN_ORDER),
+            subscribe(
+                kind,
+                topic,
+                take,
+                quality,
+                event_callbacks=SubscriptionEventCallbacks(matched=partial(self._on_match, topic)),
+            )
+            for kind, topic, take, quality in guarded
         ]
+        if self.setting("watchdog"):
+            self._listening.append(
+                subscribe(DiagnosticStatus, "watchdog/state", self._on_watchdog, BEAT)
+            )
         if self._franka is None:
             self._listening += [
                 subscribe(JointState, "sim/joint_states", self._on_joints, NEWEST),
@@ -200,6 +243,10 @@ class FrankaNode(DojoNode):
         if self._franka is not None:
             reading = self._period * READ_SHARE
             self._timers.append(self.create_timer(reading, self._read_robot, clock=steady))
+        if self._real:
+            self._timers.append(
+                self.create_timer(LOOK_AT_GRAPH, self._look_for_simulation, clock=steady)
+            )
 
     def deactivate(self) -> None:
         """Stop the tick and disarm; the arm stays where it is."""
@@ -232,7 +279,7 @@ class FrankaNode(DojoNode):
             "ticks": ticks.ticks,
             "missed_ticks": ticks.missed,
             "jitter_p99_ms": round(ticks.jitter_p99 * 1e3, 3),
-            "rejected_chunks": self._rejected,
+            "rejected_chunks": self._loop.rejected,
         }
         level = OK if arm.mode in (ArmMode.RUNNING, ArmMode.ARMED) else WARN
         return level, f"{arm.mode.value}: {arm.reason}" if arm.reason else arm.mode.value, values
@@ -256,35 +303,113 @@ class FrankaNode(DojoNode):
         except ObservationRejected as error:
             self.get_logger().warning(str(error), throttle_duration_sec=1.0)
             return
-        self._loop.measured(robot_state(position, axis_angle, self._fingers), self.now())
+        state = robot_state(position, axis_angle, self._fingers)
+        ignored = self._loop.measured(state, self.now(), to_nanoseconds(message.header.stamp))
+        if ignored:
+            self.get_logger().warning(ignored, throttle_duration_sec=1.0)
+        if self._enabled != self._enabled_said:
+            self._publish_state()  # at once, so that whoever waits for it may arm before the images
         self._pose.publish(message)
         if self._transforms is not None:
             self._transforms(message)
 
-    def _on_chunk(self, message: ActionChunkMessage) -> None:
+    def _on_chunk(self, message: ActionChunkMessage, info: dict[str, Any]) -> None:
         assert self._loop is not None
-        rejection = self._loop.chunk(chunk_from_message(message), self.now())
-        if rejection:
-            said, logger = f"chunk rejected: {rejection}", self.get_logger()
-            # an arm that waits to be armed says the same all the time; each call has one throttle
-            if rejection == self._last_rejection:
-                logger.warning(said, throttle_duration_sec=30.0)
-            else:
-                logger.warning(said, throttle_duration_sec=1.0)
-            self._rejected += 1
-            self._last_rejection = rejection
+        self._heard("safety/action_chunk", info)
+        self._loop.chunk(chunk_from_message(message), self.now())
+        self._say_rejection()
 
-    def _on_safety(self, message: SafetyState) -> None:
+    def _on_safety(self, message: SafetyState, info: dict[str, Any]) -> None:
         assert self._loop is not None
+        self._heard("safety/state", info)
         try:
             decision = Decision(message.decision)
         except ValueError:
             decision = Decision.HOLD
-        self._loop.safety(decision, message.reason, self.now())
+        self._loop.safety(decision, message.reason, self.now(), int(message.last_sequence))
+        self._say_rejection()
 
-    def _on_enable(self, message: Bool) -> None:
+    def _on_enable(self, message: Bool, info: dict[str, Any]) -> None:
         assert self._loop is not None
-        self._loop.enable(message.data, self.now())
+        self._heard("robot/enable", info)
+        now = self.now()
+        age = time.time_ns() - int(info["source_timestamp"])
+        self._loop.enable(message.data, now, now - age)
+        if self._enabled_said and not self._enabled:
+            self._publish_state()
+
+    def _on_watchdog(self, message: DiagnosticStatus) -> None:
+        assert self._loop is not None
+        now = self.now()
+        self._loop.watchdog.feed(WATCHDOG, now)
+        fine = message.level == DiagnosticStatus.OK
+        self._loop.guard(WATCHDOG, "" if fine else message.message or "not OK", now)
+
+    def _on_match(self, topic: str, event: Any) -> None:
+        """A publisher of a topic that the arm obeys has come or gone."""
+        assert self._loop is not None
+        names = self._publishers_of(topic)
+        self._loop.matched(
+            topic, int(event.current_count), int(event.total_count_change), names, self.now()
+        )
+        self._unnamed.discard(topic)
+        if UNKNOWN in names:
+            self._unnamed.add(topic)
+
+    def _publishers_of(self, topic: str) -> str:
+        """The names of a topic's publishing nodes."""
+        publishers = self.get_publishers_info_by_topic(topic)
+        return ", ".join(
+            sorted(
+                UNKNOWN
+                if "UNKNOWN" in p.node_name
+                else f"{p.node_namespace.rstrip('/')}/{p.node_name}"
+                for p in publishers
+            )
+        )
+
+    def _learn_names(self) -> None:
+        """A publisher is matched before the graph knows its node."""
+        assert self._loop is not None
+        for topic in list(self._unnamed):
+            names = self._publishers_of(topic)
+            if UNKNOWN not in names:
+                self._loop.named(topic, names)
+                self._unnamed.discard(topic)
+
+    def _heard(self, topic: str, info: dict[str, Any]) -> None:
+        assert self._loop is not None
+        self._loop.heard(topic, info.get("publication_sequence_number"), self.now())
+
+    def _look_for_simulation(self) -> None:
+        """A real robot never moves while a simulated world speaks in the same graph."""
+        assert self._loop is not None
+        spoken = [
+            topic
+            for topic, _ in self.get_topic_names_and_types()
+            if "/sim/" in topic and self.count_publishers(topic)
+        ]
+        fault = ""
+        if spoken:
+            fault = (
+                f"a simulated world publishes {spoken[0]} beside a real robot; end it, or give it "
+                "another ROS_DOMAIN_ID"
+            )
+        self._loop.guard("graph", fault, self.now())
+
+    def _say_rejection(self) -> None:
+        assert self._loop is not None
+        rejection = self._loop.last_rejection
+        if self._loop.rejected == self._rejected_said:
+            return
+        self._rejected_said = self._loop.rejected
+        said, logger = f"chunk rejected: {rejection}", self.get_logger()
+        # an arm that waits to be armed says the same all the time; each call has one throttle
+        if rejection == self._last_rejection:
+            logger.warning(said, throttle_duration_sec=30.0)
+        else:
+            logger.warning(said, throttle_duration_sec=1.0)
+        self._last_rejection = rejection
 
     # ---------------------------------------------------------------- the control tick
 
@@ -292,8 +417,10 @@ class FrankaNode(DojoNode):
         assert self._loop is not None
         self._statistics.tick(time.monotonic_ns())
         now, loop = self.now(), self._loop
+        self._learn_names()
         target = loop.tick(now)
-        if target is not None and not loop.arm.enable_fault(now):
+        self._say_rejection()
+        if target is not None:
             self._targets.publish(self._target_message(target))
         if self._franka is not None:
             if target is not None and loop.arm.mode == ArmMode.RUNNING:
@@ -333,17 +460,22 @@ class FrankaNode(DojoNode):
         message.header.frame_id = BASE_FRAME
         return message
 
+    @property
+    def _enabled(self) -> bool:
+        """Whether the enable switch is held, and the arm was measured since."""
+        return self._loop is not None and self._loop.enabled(self.now())
+
     def _publish_state(self) -> None:
         assert self._loop is not None
         loop, arm, ticks = self._loop, self._loop.arm, self._statistics.summary()
         state = FrankaState(
             state=list(ArmMode).index(arm.mode),
             reason=arm.reason,
-            enabled=not arm.enable_fault(self.now()),
+            enabled=self._enabled,
             last_sequence=loop.playback.last_sequence,
             checkpoint=loop.playback.checkpoint,
-            rejected=self._rejected,
-            last_rejection=self._last_rejection,
+            rejected=loop.rejected,
+            last_rejection=loop.last_rejection,
             ticks=ticks.ticks,
             missed_ticks=ticks.missed,
             tick_jitter_p50=ticks.jitter_p50,
@@ -351,6 +483,7 @@ class FrankaNode(DojoNode):
         )
         state.header.stamp = self.get_clock().now().to_msg()
         state.header.frame_id = BASE_FRAME
+        self._enabled_said = state.enabled
         self._states.publish(state)
         if arm.mode.value != self._mode_said:
             self._mode_said = arm.mode.value
@@ -359,6 +492,8 @@ class FrankaNode(DojoNode):
     # ---------------------------------------------------------------- services
 
     def _on_arm(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self.active and self._real:
+            self._look_for_simulation()
         return self._answer("arm", lambda loop: loop.arm_now(self.now()), response)
 
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -386,6 +521,14 @@ class FrankaNode(DojoNode):
         else:
             self.say(f"{what} refused: {reply.reason}")
         return response
+
+
+def is_loopback(address: str) -> bool:
+    """Whether `address` is this machine's own, so that what answers there is an emulator."""
+    try:
+        return address == "localhost" or ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def transform_broadcaster(node: DojoNode) -> Callable[[PoseStamped], None] | None:

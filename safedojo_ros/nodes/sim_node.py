@@ -31,8 +31,8 @@ from safedojo_ros.nodes.conversion import (
     to_nanoseconds,
 )
 from safedojo_ros.nodes.lifecycle import (
+    BEAT,
     IMAGES,
-    IN_ORDER,
     LATCHED,
     NEWEST,
     OK,
@@ -133,7 +133,7 @@ class SimNode(DojoNode):
         self._joints = self.create_publisher(JointState, "sim/joint_states", NEWEST)
         self._pose = self.create_publisher(PoseStamped, "sim/ee_pose", NEWEST)
         self._instruction = self.create_publisher(String, "instruction", LATCHED)
-        self._enable = self.create_publisher(Bool, "robot/enable", IN_ORDER)
+        self._enable = self.create_publisher(Bool, "robot/enable", BEAT)
         self._episode = self.create_publisher(String, "sim/episode", RECORD)
         self._truth = self.create_publisher(String, "sim/truth", NEWEST)
         self._ours = [*self._images.values(), self._joints, self._pose, self._instruction]
@@ -253,6 +253,7 @@ class SimNode(DojoNode):
         self._armed_since = 0.0
         self._instruction.publish(String(data=self._world.instruction))
         self._beat()  # before the first pose and images, which count only while it is pressed
+        self._publish_pose(self._world.state(), self.now())  # and the arm may be armed before these
 
     def _new_world(self) -> TabletopWorld:
         size = int(self.setting("image_size"))
@@ -286,15 +287,19 @@ class SimNode(DojoNode):
         self._episode.publish(String(data=json.dumps(outcome)))
 
     def _publish(self, observation: dict[str, np.ndarray], info: dict[str, Any]) -> None:
-        stamp, world, state = self.now(), self._world, observation["state"]
-        self._joints.publish(
-            joint_state(world.joint_positions(), world.joint_velocities(), state[6:], stamp)
-        )
-        self._pose.publish(pose_message(state[:3], state[3:6], stamp))
+        stamp = self.now()
+        self._publish_pose(observation["state"], stamp)
         for name, publisher in self._images.items():
             image = self._sensed(observation[name])
             publisher.publish(image_from_array(image, stamp, f"camera_{name}"))
         self._publish_truth(stamp, info)
+
+    def _publish_pose(self, state: np.ndarray, stamp: int) -> None:
+        world = self._world
+        self._joints.publish(
+            joint_state(world.joint_positions(), world.joint_velocities(), state[6:], stamp)
+        )
+        self._pose.publish(pose_message(state[:3], state[3:6], stamp))
 
     def _publish_truth(self, stamp: int, info: dict[str, Any]) -> None:
         truth = {"stamp": stamp, "episode": self._number, "phase": self._phase.value} | {

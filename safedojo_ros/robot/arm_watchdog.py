@@ -50,7 +50,8 @@ class Deadlines:
     chunk: float = 0.3
     """From the end of the newest gated chunk, while the arm executes."""
     obey: float = 0.3
-    """For which the arm may go on after the gate has said HOLD."""
+    """For which the arm may execute after the gate has said HOLD, or stay armed after the enable
+    switch was released: what the arm itself does at once, it need not be told."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -61,6 +62,7 @@ class ArmWatchdog:
     """Tell it what is heard, then `check`. Times are ns of one clock that never goes back.
 
     Only an armed arm is watched: before that nothing may move, and arming has its own conditions.
+    But who has never been heard cannot be watched either, and that is said at once.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class ArmWatchdog:
         self._heard: dict[str, int] = {}
         self._mode = ArmMode.DISARMED
         self._armed_at = 0
-        self._pressed = True
+        self._released_since: int | None = None
         self._holds_since: int | None = None
         self._held_at: np.ndarray | None = None
         self._chunk_ends: int | None = None
@@ -90,7 +92,11 @@ class ArmWatchdog:
 
     def enable(self, pressed: bool, now_ns: int) -> None:
         """One heartbeat of the enable switch."""
-        self._heard["enable"], self._pressed = now_ns, pressed
+        self._heard["enable"] = now_ns
+        if pressed:
+            self._released_since = None
+        elif self._released_since is None:
+            self._released_since = now_ns
 
     def gate(self, decision: Decision, now_ns: int) -> None:
         """The gate's enforced decision."""
@@ -150,7 +156,7 @@ class ArmWatchdog:
         fault = self._broken if armed else ""
         fault = fault or self._silent(now_ns, armed)
         if armed and not fault:
-            fault = self._released() or self._outlived(now_ns) or self._disobeyed(now_ns)
+            fault = self._released(now_ns) or self._outlived(now_ns) or self._disobeyed(now_ns)
         self._broken = ""
         if fault:
             self._fault, self._fault_at = fault, now_ns
@@ -162,21 +168,26 @@ class ArmWatchdog:
         self._broken = self._broken or reason
 
     def _late(self, name: str, now_ns: int) -> bool:
-        heard = self._heard.get(name)
-        since = max(heard, self._armed_at) if heard is not None else self._armed_at
-        return now_ns - since > getattr(self.deadlines, name) * SECOND
+        since = max(self._heard[name], self._armed_at)
+        return bool(now_ns - since > getattr(self.deadlines, name) * SECOND)
 
     def _silent(self, now_ns: int, armed: bool) -> str:
-        for name, topic in TOPICS.items() if armed else [("arm", TOPICS["arm"])]:
-            if self._late(name, now_ns):
-                if name not in self._heard:
-                    return f"'{topic}' has not been heard yet"
+        """A disarmed arm may fall silent, and others beside it, once each has been heard."""
+        for name, topic in TOPICS.items():
+            if name not in self._heard:
+                return f"'{topic}' has not been heard yet"
+            if (armed or name == "arm") and self._late(name, now_ns):
                 silence = (now_ns - self._heard[name]) / SECOND
                 return f"'{topic}' has been silent for {silence:.2f} s"
         return ""
 
-    def _released(self) -> str:
-        return "" if self._pressed else "the enable switch is released"
+    def _released(self, now_ns: int) -> str:
+        if self._released_since is None:
+            return ""
+        since = (now_ns - self._released_since) / SECOND
+        if since <= self.deadlines.obey:
+            return ""
+        return f"the arm is still armed {since:.2f} s after the enable switch was released"
 
     def _outlived(self, now_ns: int) -> str:
         if self._mode != ArmMode.RUNNING or self._chunk_ends is None:

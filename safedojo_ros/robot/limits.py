@@ -58,6 +58,18 @@ class Workspace:
         return bool(np.all(position >= self.lower) and np.all(position <= self.upper))
 
 
+def outside(workspace: Workspace, position: np.ndarray, allowed: float) -> str:
+    """Why an arm at `position` (3,) m is too far from `workspace`, or "": `allowed` m are not."""
+    distance = float(np.linalg.norm(position - workspace.clamp(position)))
+    if distance <= allowed + ROUNDING:
+        return ""
+    place = ", ".join(f"{value:.3f}" for value in position)
+    return (
+        f"the end-effector is at ({place}) m, {distance:.3f} m outside the workspace (allowed: "
+        f"{allowed:g}); check robot_base, the tool and the workspace, or guide the arm back"
+    )
+
+
 @dataclass(frozen=True)
 class ActionLimits:
     """Largest delta of one control step, on each axis (LIBERO's convention by default)."""

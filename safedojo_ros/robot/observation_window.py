@@ -13,6 +13,7 @@ from safedojo_ros.core.errors import ConfigError, ObservationRejected
 from safedojo_ros.core.types import Observation
 from safedojo_ros.core.units import SECOND
 from safedojo_ros.data.images import resize_image
+from safedojo_ros.robot.gate.freshness import FUTURE_TOLERANCE
 from safedojo_ros.robot.image_watch import ImageWatch
 
 
@@ -28,8 +29,6 @@ class WindowConfig:
     the next one was due. Slower or later cameras need more."""
     max_skew: float = 0.03
     """Seconds that the images and the state of one observation may lie apart."""
-    future_tolerance: float = 0.05
-    """Seconds that a stamp may lie ahead of the clock."""
     frozen_frames: int = 8
     """So many images in a row that show the same ..."""
     frozen_motion: float = 0.1
@@ -89,7 +88,7 @@ class ObservationWindow:
             )
             return
         ahead = (stamp - now) / SECOND
-        if ahead > self.config.future_tolerance:
+        if ahead > FUTURE_TOLERANCE:
             known.fault = f"gives stamps {ahead:.2f} s in the future; synchronise the clocks"
             return
         if stamp <= known.stamp:

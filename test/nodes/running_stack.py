@@ -35,7 +35,8 @@ from safedojo_ros.msg import (
     SafetyState,
 )
 from safedojo_ros.nodes.conversion import to_nanoseconds
-from safedojo_ros.nodes.lifecycle import IMAGES, IN_ORDER, LATCHED, NEWEST, RECORD
+from safedojo_ros.nodes.lifecycle import BEAT, IMAGES, IN_ORDER, LATCHED, NEWEST, RECORD
+from safedojo_ros.nodes.stack.arming import Person
 from safedojo_ros.nodes.stack.dds import DomainLease
 from safedojo_ros.nodes.stack.processes import StackProcesses, node_process
 from safedojo_ros.nodes.stack.registry import DEMO
@@ -99,6 +100,9 @@ class Listener(Node):
         self.released_at: list[int] = []
         """When the enable switch was heard to be released, ns."""
         self.first_after_rejection: FrankaState | None = None
+        self.rearms = False
+        """Whether a person arms the arm again as soon as that is possible."""
+        self._person = Person(self)
         for kind, topic, take, qos in (
             (FrankaState, "franka/state", self._on_arm, NEWEST),
             (SafetyState, "safety/state", self._on_safety, NEWEST),
@@ -106,7 +110,7 @@ class Listener(Node):
             (CheckpointInfo, "policy/checkpoint", self._on_info, LATCHED),
             (ActionChunk, "policy/action_chunk", self._on_chunk, IN_ORDER),
             (ArmTarget, "arm/target", self._on_target, IN_ORDER),
-            (Bool, "robot/enable", self._on_enable, IN_ORDER),
+            (Bool, "robot/enable", self._on_enable, BEAT),
             (String, "sim/episode", self._on_episode, RECORD),
             (DiagnosticArray, "/diagnostics", self._on_diagnostics, IN_ORDER),
         ):
@@ -123,6 +127,8 @@ class Listener(Node):
         if self.arm is not None and message.rejected > self.arm.rejected:
             self.first_after_rejection = message
         self.arm = message
+        if self.rearms:
+            self._person.hear(message)
         if not self.arm_reasons or self.arm_reasons[-1] != message.reason:
             self.arm_reasons.append(message.reason)
 
@@ -159,6 +165,11 @@ class Listener(Node):
     def holding(self) -> bool:
         """Whether the arm holds."""
         return self.arm is not None and self.arm.state == FrankaState.HOLD
+
+    @property
+    def disarmed(self) -> bool:
+        """Whether a person has to arm the arm."""
+        return self.arm is not None and self.arm.state == FrankaState.DISARMED
 
 
 class FaultyCameras:

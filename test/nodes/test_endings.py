@@ -38,7 +38,7 @@ from safedojo_ros.nodes.conversion import (
     message_from_chunk,
     pose_message,
 )
-from safedojo_ros.nodes.lifecycle import IN_ORDER, NEWEST
+from safedojo_ros.nodes.lifecycle import BEAT, IN_ORDER, NEWEST
 from safedojo_ros.nodes.stack.dds import DomainLease
 from safedojo_ros.nodes.stack.ros_environment import prepare_environment
 
@@ -60,7 +60,7 @@ class WorldAndGate(Node):
         self._pose = self.create_publisher(PoseStamped, "sim/ee_pose", NEWEST)
         self._safety = self.create_publisher(SafetyState, "safety/state", NEWEST)
         self._chunks = self.create_publisher(ActionChunk, "safety/action_chunk", IN_ORDER)
-        self._enable = self.create_publisher(Bool, "robot/enable", IN_ORDER)
+        self._enable = self.create_publisher(Bool, "robot/enable", BEAT)
         self._arm = self.create_client(Trigger, "franka/arm")
         self.create_subscription(FrankaState, "franka/state", self._on_state, NEWEST)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_report, IN_ORDER)
@@ -73,8 +73,10 @@ class WorldAndGate(Node):
         fingers = np.array([0.04, 0.04])
         self._joints.publish(joint_state(np.zeros(7), np.zeros(7), fingers, now))
         self._pose.publish(pose_message(np.array([0.1, 0.0, 0.2]), np.array([3.1, 0, 0]), now))
-        self._safety.publish(SafetyState(decision=SafetyCost.ALLOW, mode="gate"))
         self._sequence += 1
+        self._safety.publish(
+            SafetyState(decision=SafetyCost.ALLOW, mode="gate", last_sequence=self._sequence)
+        )
         chunk = Chunk(np.zeros((8, 7)), CONTROL_PERIOD, now, self._sequence, "p", BASE_FRAME)
         self._chunks.publish(message_from_chunk(chunk, now, 0.0))
         if self._arm.service_is_ready():
@@ -159,10 +161,10 @@ def test_an_arm_that_is_interrupted_while_it_plays_ends_well_every_time(forks: F
     def plays() -> bool:
         return forks.world.moves >= 3
 
-    endings = []
+    endings, arguments = [], ["--ros-args", "-p", "watchdog:=false"]
     for _ in range(RUNS):
         forks.world.moves = 0
-        endings.append(forks.ending(f"{NODES}.franka_node", ["--ros-args"], plays))
+        endings.append(forks.ending(f"{NODES}.franka_node", arguments, plays))
     assert endings == [0] * RUNS
 
 

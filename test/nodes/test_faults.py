@@ -10,10 +10,10 @@ pytest.importorskip("rclpy")
 pytest.importorskip("safedojo_ros.msg")
 
 from running_stack import FaultyCameras, RunningStack, publish_scripted
-from std_msgs.msg import String
+from std_msgs.msg import Bool, String
 
 from safedojo_ros.core.units import SECOND
-from safedojo_ros.msg import ActionChunk, FrankaState
+from safedojo_ros.msg import ActionChunk, FrankaState, SafetyState
 from safedojo_ros.nodes.conversion import to_nanoseconds, to_stamp
 from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED
 from safedojo_ros.robot.observation_window import WindowConfig
@@ -30,7 +30,6 @@ class FaultyStack(RunningStack):
         heard = self.listener
         self.cameras = FaultyCameras(heard)
         self._instruction = heard.create_publisher(String, "instruction", LATCHED)
-        self._gated = heard.create_publisher(ActionChunk, "safety/action_chunk", IN_ORDER)
         self._ungated = heard.create_publisher(ActionChunk, "policy/action_chunk", IN_ORDER)
 
     def say(self, text: str) -> None:
@@ -47,15 +46,15 @@ class FaultyStack(RunningStack):
         message.actions = [0.0] * (7 * length)
         return message
 
-    def send(self, message: ActionChunk, gated: bool) -> None:
-        (self._gated if gated else self._ungated).publish(message)
+    def send(self, message: ActionChunk) -> None:
+        self._ungated.publish(message)
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyStack]:
     running = FaultyStack(
         tmp_path_factory.mktemp("faults"),
-        nodes=("sim_node", "policy_node", "safety_node", "franka_node"),
+        nodes=("sim_node", "policy_node", "safety_node", "franka_node", "watchdog_node"),
         parameters={"sim_node": {"max_steps": 10_000, "level": 0}},
     )
     try:
@@ -141,51 +140,50 @@ def beyond_limits(stack: FaultyStack) -> ActionChunk:
     return message
 
 
-def repeated(stack: FaultyStack) -> ActionChunk:
-    return stack.chunk(ahead=0)
-
-
-def skipped(stack: FaultyStack) -> ActionChunk:
-    return stack.chunk(ahead=5)
-
-
 FAULTY = [
     (not_a_number, "not finite"),
     (wrong_shape, "shape"),
     (old_stamp, "ago"),
     (beyond_limits, "limit"),
-    (repeated, "replayed"),
-    (skipped, "lost"),
 ]
 
 
-@pytest.mark.parametrize(("spoil", "reason"), FAULTY, ids=[f[0].__name__ for f in FAULTY])
-def test_a_faulty_chunk_at_the_arm_holds_it_by_the_next_tick(
-    stack: FaultyStack, spoil: Callable[[FaultyStack], ActionChunk], reason: str
+@pytest.mark.fault(
+    "arm", "a second publisher on a topic that the arm obeys", "a fault that names both"
+)
+@pytest.mark.parametrize(
+    ("kind", "topic"),
+    [
+        (Bool, "robot/enable"),
+        (SafetyState, "safety/state"),
+        (ActionChunk, "safety/action_chunk"),
+    ],
+)
+def test_a_second_publisher_of_what_the_arm_obeys_is_a_fault(
+    stack: FaultyStack, kind: type, topic: str
 ) -> None:
     heard = stack.listener
-    first = FrankaState()
-    for _ in range(20):  # the real stream runs on: a sequence may be overtaken by a real chunk
-        stack.wait_for(lambda: heard.running, "motion")
-        heard.first_after_rejection = None
-        stack.send(spoil(stack), gated=True)
-        stack.wait_for(lambda: heard.first_after_rejection is not None, "a rejection")
-        first = heard.first_after_rejection or first
-        assert first.state == FrankaState.HOLD, "the first tick after the rejection holds"
-        if reason in first.last_rejection:
-            break
-    assert reason in first.last_rejection
-    stack.wait_for(lambda: heard.running, "motion with the next good chunk")
+    stack.wait_for(lambda: heard.running, "motion")
+    second = heard.create_publisher(kind, topic, IN_ORDER)
+    try:
+        stack.wait_for(lambda: heard.arm and heard.arm.state == FrankaState.FAULT, "the fault")
+        assert heard.arm is not None
+        assert f"{topic} has 2 publishers: /" in heard.arm.reason
+        assert not stack.trigger("franka/arm").success
+    finally:
+        heard.destroy_publisher(second)
+    assert stack.trigger("franka/recover").success
+    stack.arm_and_move()
 
 
-@pytest.mark.parametrize(("spoil", "reason"), FAULTY[:4], ids=[f[0].__name__ for f in FAULTY[:4]])
+@pytest.mark.parametrize(("spoil", "reason"), FAULTY, ids=[f[0].__name__ for f in FAULTY])
 def test_a_faulty_chunk_of_the_policy_is_held_by_the_gate(
     stack: FaultyStack, spoil: Callable[[FaultyStack], ActionChunk], reason: str
 ) -> None:
     heard = stack.listener
     stack.wait_for(lambda: heard.running, "motion")
     heard.safety_reasons.clear()
-    stack.send(spoil(stack), gated=False)
+    stack.send(spoil(stack))
     stack.wait_for(lambda: any(reason in r for r in heard.safety_reasons), f"gate says {reason}")
     stack.wait_for(lambda: heard.running, "motion with the next good chunk")
 

@@ -31,6 +31,7 @@ def stack(tmp_path: Path) -> Iterator[RunningStack]:
         "backend": "fci", "fci_address": ADDRESS, "robot_base": [ARM_X, 0.0, 0.0],
     }  # fmt: skip
     running = RunningStack(tmp_path, parameters=parameters)
+    running.listener.rearms = True
     yield running
     assert running.close() == [], "every node ends on SIGINT by itself"
 

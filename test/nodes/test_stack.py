@@ -1,5 +1,6 @@
 """The real nodes over real DDS: episodes run, the gate gates, a killed node means hold."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     running = RunningStack(
         tmp_path_factory.mktemp("stack"), parameters={"sim_node": {"max_steps": 30}}
     )
+    running.listener.rearms = True
     yield running
     assert running.close() == [], "every node ends on SIGINT by itself"
 
@@ -55,46 +57,65 @@ def test_every_node_and_topic_of_the_table_is_alive(stack: RunningStack) -> None
     assert {f"/{topic}" for topic in TOPICS} <= topics
 
 
-def test_killing_a_node_while_the_arm_moves_ends_in_hold_and_its_restart_goes_on(
-    stack: RunningStack,
+@pytest.mark.fault("arm", "a node is killed: gate, policy or world", "a person arms again")
+@pytest.mark.fault("arm", "the camera's node is killed", "holds until it is back")
+@pytest.mark.parametrize("name", ["camera_node", "policy_node", "safety_node", "sim_node"])
+def test_after_a_node_was_killed_nothing_moves_before_a_person_has_armed(
+    stack: RunningStack, name: str
 ) -> None:
     heard = stack.listener
-    for name in ("camera_node", "policy_node", "safety_node", "sim_node"):
-        stack.wait_for(lambda: heard.running, f"motion before {name} is killed")
+    stack.wait_for(lambda: heard.running, f"motion before {name} is killed")
+    heard.rearms = False
+    try:
         stack.kill(name)
-        stack.wait_for(lambda: heard.holding, f"hold after {name} was killed")
+        stack.wait_for(lambda: heard.holding or heard.disarmed, f"{name} was killed")
         assert heard.arm is not None
         assert heard.arm.reason, "the state says why"
         stack.restart(name)
-        stack.wait_for(lambda: heard.running, f"motion after {name} came back")
+        if name == "camera_node":  # the gate is there all the time, and judges again
+            stack.wait_for(lambda: heard.running or heard.disarmed, "motion or a new episode")
+            return
+        stack.wait_for(lambda: heard.disarmed, "the arm is disarmed")
+        assert "call franka/arm" in heard.arm.reason
+        count = len(heard.moves)
+        stack.wait_for(lambda: heard.chunk is not None, "a chunk")
+        time.sleep(3.0)
+        assert heard.disarmed
+        assert len(heard.moves) == count
+    finally:
+        heard.rearms = True
+    stack.wait_for(lambda: heard.running, f"motion after {name} came back")
 
 
 def test_a_killed_arm_node_comes_back_disarmed(stack: RunningStack) -> None:
     heard = stack.listener
     stack.wait_for(lambda: heard.running, "motion")
+    heard.rearms = False
     stack.kill("franka_node")
     heard.arm = None
     stack.restart("franka_node")
     stack.wait_for(lambda: heard.arm is not None, "the arm's node is back")
     assert heard.arm is not None
     assert heard.arm.state == FrankaState.DISARMED
-    stack.arm_and_move()
+    heard.rearms = True
+    stack.wait_for(lambda: heard.running, "motion")
 
 
 def test_stopping_disarms_and_only_arming_goes_on(stack: RunningStack) -> None:
     heard = stack.listener
     stack.wait_for(lambda: heard.running, "motion")
+    heard.rearms = False
     assert stack.trigger("franka/stop").success
-    stack.wait_for(lambda: heard.arm and heard.arm.state == FrankaState.DISARMED, "disarmed")
-    stack.arm_and_move()
+    stack.wait_for(lambda: heard.disarmed, "disarmed")
+    heard.rearms = True
+    stack.wait_for(lambda: heard.running, "motion")
 
 
 def test_a_costly_chunk_is_held_by_the_gate_and_passes_in_monitor_mode(tmp_path: Path) -> None:
     running = RunningStack(tmp_path, safety={"cost": 0.6})
     heard = running.listener
+    heard.rearms = True
     try:
-        running.wait_for(lambda: heard.arm is not None, "the arm's node")
-        running.wait_for(lambda: running.trigger("franka/arm").success, "arming")
         running.wait_for(
             lambda: heard.safety and "predicted cost 0.60" in heard.safety.reason, "HOLD by cost"
         )
@@ -117,9 +138,8 @@ def test_a_costly_chunk_takes_a_detour_and_the_state_says_which(tmp_path: Path) 
         safety={"cost": 0.1, "per_speed": 50.0},
     )
     heard = running.listener
+    heard.rearms = True
     try:
-        running.wait_for(lambda: heard.arm is not None, "the arm's node")
-        running.wait_for(lambda: running.trigger("franka/arm").success, "arming")
         running.wait_for(lambda: heard.running and heard.moves, "motion")
         running.wait_for(
             lambda: any("detour by" in reason for reason in heard.safety_reasons), "a detour"

@@ -30,7 +30,6 @@ class SwappingStack(RunningStack):
         watched = {"probation_chunks": PROBATION}
         super().__init__(
             folder,
-            nodes=("sim_node", "camera_node", "policy_node", "safety_node", "franka_node"),
             parameters={
                 "sim_node": {"max_steps": 10_000, "level": 0},
                 "policy_node": {"follow": "latest", "follow_period": 0.02, **watched},

@@ -1,41 +1,58 @@
-"""Asks `franka/arm` until the arm is armed, once: `python -m safedojo_ros.nodes.stack.arming`."""
+"""Plays the person beside a simulated robot: `python -m safedojo_ros.nodes.stack.arming`.
+
+Arms the arm whenever it is disarmed while the enable switch is pressed. Never for a real robot:
+there a person looks first.
+"""
 
 import sys
+import time
 
 import rclpy
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
 from std_srvs.srv import Trigger
 
+from safedojo_ros.msg import FrankaState
+from safedojo_ros.nodes.lifecycle import NEWEST
 from safedojo_ros.nodes.stack.ros_environment import prepare_environment
 
 ASK_AGAIN = 1.0
-"""Seconds between two requests."""
+"""Seconds after which a request that nobody has answered is repeated."""
 
 
-def arm(node: Node) -> None:
-    """Return when the arm has been armed."""
-    client = node.create_client(Trigger, "franka/arm")
-    while True:
-        if client.wait_for_service(timeout_sec=ASK_AGAIN):
-            future = client.call_async(Trigger.Request())
-            rclpy.spin_until_future_complete(node, future, timeout_sec=ASK_AGAIN)
-            answer = future.result()
-            if answer is not None and answer.success:
-                node.get_logger().info(answer.message)
-                return
-        rclpy.spin_once(node, timeout_sec=ASK_AGAIN)
+class Person:
+    """Asks `franka/arm` at the state message that says that the arm can be armed."""
+
+    def __init__(self, node: Node) -> None:
+        self._client = node.create_client(Trigger, "franka/arm")
+        self._asked: Future | None = None
+        self._asked_at = 0.0
+
+    def hear(self, state: FrankaState) -> None:
+        """One message of `franka/state`."""
+        if state.state != FrankaState.DISARMED or not state.enabled:
+            return
+        now = time.monotonic()
+        waiting = self._asked is not None and not self._asked.done()
+        if waiting and now - self._asked_at < ASK_AGAIN:
+            return
+        if self._client.service_is_ready():
+            self._asked, self._asked_at = self._client.call_async(Trigger.Request()), now
 
 
 def main() -> int:
-    """Arm and end."""
+    """Play the person until SIGINT."""
     prepare_environment()
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # SIGINT stays Python's own
     node = rclpy.create_node("arming")
+    person = Person(node)
+    node.create_subscription(FrankaState, "franka/state", person.hear, NEWEST)
     try:
-        arm(node)
-    except KeyboardInterrupt:
-        return 1
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
     finally:
         node.destroy_node()
         rclpy.try_shutdown()

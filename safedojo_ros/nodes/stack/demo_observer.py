@@ -22,9 +22,10 @@ from safedojo_ros.core.units import SECOND
 from safedojo_ros.msg import ActionChunk, FrankaState, SafetyCost, SafetyState
 from safedojo_ros.nodes.conversion import to_nanoseconds
 from safedojo_ros.nodes.lifecycle import IN_ORDER, NEWEST, RECORD
+from safedojo_ros.nodes.stack.arming import Person
 
-ASK_AGAIN = 1.0
-"""Seconds between two requests to arm."""
+LOOK_AGAIN = 1.0
+"""Seconds between two looks at the graph and at a faulted arm."""
 
 
 @dataclass
@@ -73,7 +74,7 @@ def percentiles(seconds: list[float]) -> dict[str, float | int | None]:
 
 
 class DemoObserver(Node):
-    """Collects episodes and figures; `assist` arms and recovers."""
+    """Collects episodes and figures; arms when the switch is pressed, recovers in `assist`."""
 
     def __init__(self, context: Context) -> None:
         super().__init__("safedojo_demo", context=context, use_global_arguments=False)
@@ -96,21 +97,19 @@ class DemoObserver(Node):
             (DiagnosticArray, "/diagnostics", self._on_diagnostics, IN_ORDER),
         ):
             self.create_subscription(kind, topic, take, qos)
+        self._person = Person(self)
         self._asked = {
-            name: self.create_client(Trigger, name)
-            for name in ("franka/arm", "franka/recover", "safety/recover")
+            name: self.create_client(Trigger, name) for name in ("franka/recover", "safety/recover")
         }
-        self.create_timer(ASK_AGAIN, self.assist)
+        self.create_timer(LOOK_AGAIN, self.assist)
 
     # ---------------------------------------------------------------- the person beside the robot
 
     def assist(self) -> None:
-        """Arm a disarmed arm; recover a faulted one once its episode is over; look at the graph."""
+        """Recover a faulted arm once its episode is over; look at the graph."""
         self._look_at_graph()
         if self.arm is None or not self.arm.enabled:
             return
-        if self.arm.state == FrankaState.DISARMED:
-            self._ask("franka/arm")
         if self.arm.state == FrankaState.FAULT and self._episode_ended:
             self._ask("safety/recover")
             self._ask("franka/recover")
@@ -155,6 +154,7 @@ class DemoObserver(Node):
 
     def _on_arm(self, message: FrankaState) -> None:
         self.arm = message
+        self._person.hear(message)
         last, figures = self._last, self.figures
         if last is not None and message.ticks > last.ticks:
             figures.ticks += int(message.ticks - last.ticks)

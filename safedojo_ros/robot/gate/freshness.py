@@ -10,6 +10,11 @@ from safedojo_ros.core.types import CONTROL_PERIOD, ActionChunk
 from safedojo_ros.core.units import SECOND
 from safedojo_ros.robot.limits import ActionLimits
 
+FUTURE_TOLERANCE = 0.01
+"""Seconds that any stamp (image, chunk, measured pose, heartbeat) may lie ahead of the clock. Two
+synchronised machines differ by less; and what is stamped ahead looks younger than it is, by a fifth
+of a control period at most."""
+
 
 @dataclass(frozen=True)
 class FreshnessConfig:
@@ -19,8 +24,6 @@ class FreshnessConfig:
     """Seconds between two actions; a chunk with another period is rejected."""
     max_age: float = 0.5
     """Seconds from observation to arrival beyond which a chunk is stale."""
-    future_tolerance: float = 0.01
-    """Seconds that an observation may lie ahead of the clock (clocks of two processes)."""
     restart_after: float = 0.5
     """Seconds without a fresh chunk after which a lower sequence is a restarted publisher."""
     frame: str = "base"
@@ -29,7 +32,6 @@ class FreshnessConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, period="(0, inf)", max_age="(0, inf)", restart_after="(0, inf)")
-        check_ranges(self, future_tolerance="[0, inf)")
 
 
 class ChunkFreshness:
@@ -41,8 +43,10 @@ class ChunkFreshness:
     lie in the future and are forgotten; from then on no lower sequence is let in before `forget`.
     """
 
-    def __init__(self, config: FreshnessConfig | None = None) -> None:
+    def __init__(self, config: FreshnessConfig | None = None, restarts: bool = True) -> None:
+        """restarts: whether a restarted publisher is let in without `forget`."""
         self.config = config or FreshnessConfig()
+        self._restarts = restarts
         self.last_sequence: int | None = None
         self.last_observed_at: int | None = None
         self._fresh_at: int | None = None
@@ -60,7 +64,8 @@ class ChunkFreshness:
         self._checked_at = now_ns
         last = self.last_sequence
         restarted = (
-            last is not None
+            self._restarts
+            and last is not None
             and chunk.sequence <= last
             and self._fresh_at is not None
             and not self._went_back
@@ -84,9 +89,12 @@ class ChunkFreshness:
         self._fresh_at = now_ns
         return 0 if last is None or restarted else int(chunk.sequence) - last - 1
 
-    def forget(self) -> None:
-        """Start over, after a person has armed or recovered (the clock may have been set back)."""
-        self.last_sequence = self.last_observed_at = None
+    def forget(self, last_sequence: int | None = None) -> None:
+        """Start over, after a person has armed or recovered (the clock may have been set back).
+
+        last_sequence: the newest one that others have seen; it and older ones stay replayed.
+        """
+        self.last_sequence, self.last_observed_at = last_sequence, None
         self._fresh_at = self._checked_at = None
         self._went_back = False
 
@@ -109,7 +117,7 @@ class ChunkFreshness:
 
     def _check_time(self, chunk: ActionChunk, now_ns: int) -> None:
         age = (now_ns - chunk.observed_at) / SECOND
-        if age < -self.config.future_tolerance:
+        if age < -FUTURE_TOLERANCE:
             raise ChunkRejected(
                 f"chunk {chunk.sequence} was observed {-age:.3f} s in the future; "
                 "synchronise the clocks"

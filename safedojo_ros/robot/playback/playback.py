@@ -21,6 +21,8 @@ from safedojo_ros.core.errors import ChunkRejected, ConfigError
 from safedojo_ros.core.types import ACTION_SIZE, ActionChunk
 from safedojo_ros.core.units import SECOND
 from safedojo_ros.robot.gate.freshness import ChunkFreshness, FreshnessConfig
+from safedojo_ros.robot.gate.gate import SLOW_FACTOR
+from safedojo_ros.robot.limits import ActionLimits
 
 MEMORY = 256
 """How many executed actions are remembered; more than any chunk may be long."""
@@ -36,7 +38,7 @@ class PlaybackConfig:
     actuation_delay: float = 0.0
     """Seconds from an executed action to the first image that shows its motion."""
     max_tick_gap: float = 0.25
-    """Seconds between two ticks beyond which the control loop has stalled: hold."""
+    """Seconds between two ticks beyond which the control loop has stalled."""
     freshness: FreshnessConfig = field(default_factory=FreshnessConfig)
 
     def __post_init__(self) -> None:
@@ -65,7 +67,7 @@ class ChunkPlayback:
         self.reason = "no chunk yet"
         self.skipped = 0
         self.rejected = 0
-        self._freshness = ChunkFreshness(self.config.freshness)
+        self._freshness = ChunkFreshness(self.config.freshness, restarts=False)
         self._plan = np.zeros((0, ACTION_SIZE))
         self._next = 0
         self._checkpoint = ""
@@ -100,20 +102,23 @@ class ChunkPlayback:
         """Checkpoint id of the newest chunk that was taken."""
         return self._checkpoint
 
-    def accept(self, chunk: ActionChunk, now_ns: int, blend: bool = True) -> int:
+    def accept(self, chunk: ActionChunk, now_ns: int, slow: bool = False) -> int:
         """Take `chunk` over; returns the index of its first action that will be executed.
 
-        blend=False lets it take effect as it is (for a chunk that the gate has slowed). Chunks of
-        two checkpoints are never blended. Raises `ChunkRejected`, and then the arm holds.
+        slow: the gate says SLOW; what it has slowed stays within so much smaller limits, and takes
+        effect as it is, without blending. Chunks of two checkpoints are never blended. Raises
+        `ChunkRejected`, and then the arm holds.
         """
         try:
             start = self._start_of(chunk, now_ns)
+            if slow:
+                self._check_slow(chunk)
         except ChunkRejected as error:
             self.rejected += 1
             self.hold(now_ns, str(error))
             raise
         actions = np.array(chunk.actions, dtype=np.float64)
-        if blend and chunk.checkpoint == self._checkpoint:
+        if not slow and chunk.checkpoint == self._checkpoint:
             executed = [action for _, action in self._executed][len(self._executed) - start :]
             actions = joined(actions, np.array(executed), self.config.blend_steps)
         self._plan, self._next = actions[start:], 0
@@ -128,16 +133,14 @@ class ChunkPlayback:
         A tick less than half a period after the last action (a timer that catches up) moves
         nothing, so that the arm is never driven faster than the chunk says.
         """
+        if self.executing:
+            stall = self.stalled(now_ns)
+            if stall:
+                self.hold(now_ns, stall)
         last, self._last_tick = self._last_tick, now_ns
         if last is not None and now_ns < last:  # stamps of before mean nothing any more
             self._executed.clear()
             self._last_action_at = None
-        if last is not None and self.executing:
-            gap = (now_ns - last) / SECOND
-            if gap < 0:
-                self.hold(now_ns, f"the clock went back by {-gap:.3f} s")
-            elif gap > self.config.max_tick_gap:
-                self.hold(now_ns, f"the control loop stalled for {gap:.3f} s")
         if not self.executing:
             return None
         half = self.config.freshness.period * SECOND / 2
@@ -152,19 +155,39 @@ class ChunkPlayback:
             self.reason = "the chunk ran out before the next one came"
         return action
 
-    def restart(self, now_ns: int, reason: str) -> None:
-        """Hold, and forget sequences and observations: a person has armed the arm anew."""
-        self._freshness.forget()
+    def stalled(self, now_ns: int) -> str:
+        """Why the time since the last tick must not be, or ""."""
+        if self._last_tick is None:
+            return ""
+        gap = (now_ns - self._last_tick) / SECOND
+        if gap < 0:
+            return f"the clock went back by {-gap:.3f} s"
+        return f"the control loop stalled for {gap:.3f} s" if gap > self.config.max_tick_gap else ""
+
+    def restart(self, now_ns: int, reason: str, last_sequence: int = 0) -> None:
+        """Hold, and forget observations and what was executed: a person has armed the arm anew.
+
+        last_sequence: the newest chunk that the gate has judged; it and older ones stay old.
+        """
+        self._freshness.forget(last_sequence)
         self._executed.clear()
         self._held_since = self._last_tick = self._last_action_at = None
         self.hold(now_ns, reason)
 
-    def hold(self, now_ns: int, reason: str, anew: bool = False) -> None:
-        """Drop the chunk. Repeated calls keep the beginning of the hold, unless `anew`."""
+    def hold(self, now_ns: int, reason: str) -> None:
+        """Drop the chunk. Repeated calls keep the beginning of the hold."""
         self._plan, self._next = np.zeros((0, ACTION_SIZE)), 0
-        if anew or self._held_since is None or now_ns < self._held_since:
+        if self._held_since is None or now_ns < self._held_since:
             self._held_since = now_ns
         self.reason = reason
+
+    def _check_slow(self, chunk: ActionChunk) -> None:
+        limits = self.config.freshness.limits
+        slowed = ActionLimits(limits.position * SLOW_FACTOR, limits.rotation * SLOW_FACTOR)
+        try:
+            slowed.check(chunk.actions)
+        except ChunkRejected as error:
+            raise ChunkRejected(f"the gate says SLOW, but {error}") from None
 
     def _start_of(self, chunk: ActionChunk, now_ns: int) -> int:
         skipped = self._freshness.check(chunk, now_ns)

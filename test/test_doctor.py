@@ -1,16 +1,25 @@
 """The doctor finds what is amiss and names the command that mends it."""
 
+import contextlib
 import json
+import socket
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 from packaging.specifiers import SpecifierSet
 
 from safedojo_ros.cli import doctor
 from safedojo_ros.cli.doctor import Finding, Library, Status
+from safedojo_ros.cli.doctor_robot import examine_robot
+from safedojo_ros.robot.fci.emulator import FciEmulator
+from safedojo_ros.robot.fci.preflight import host_remarks, version_fault
+from safedojo_ros.worlds.tabletop.robot import TabletopRobot
+from safedojo_ros.worlds.tabletop.world import TabletopWorld
 
 
 def broken_import(reason: Exception) -> object:
@@ -144,7 +153,77 @@ def test_the_exit_code_counts_only_what_is_needed(
 ) -> None:
     finding = Finding("franky-control", Status.MISSING, "needs >=2", "pip install it", needed)
     monkeypatch.setattr(doctor, "examine", lambda: iter([finding]))
-    assert doctor.run(Namespace(json=True)) == code
+    assert doctor.run(Namespace(json=True, robot=None)) == code
     assert json.loads(capsys.readouterr().out)[0]["mend"] == "pip install it"
-    assert doctor.run(Namespace(json=False)) == code
+    assert doctor.run(Namespace(json=False, robot=None)) == code
     assert "franky-control: pip install it" in capsys.readouterr().out
+
+
+@pytest.fixture
+def emulator() -> Iterator[FciEmulator]:
+    pytest.importorskip("franky", reason="franky-control is not installed")
+    world = TabletopWorld(render_images=False)
+    world.reset(seed=0)
+    emulator = FciEmulator(TabletopRobot(world), "127.0.0.24", patience=0.5)
+    emulator.start()
+    with contextlib.closing(emulator):
+        yield emulator
+
+
+def robot_findings() -> dict[str, Finding]:
+    return {finding.subject: finding for finding in examine_robot("127.0.0.24")}
+
+
+def test_a_robot_in_order_is_said_to_be(emulator: FciEmulator) -> None:
+    found = robot_findings()
+    for subject in ("robot", "end effector", "robot's mode", "gripper"):
+        assert found[subject].status is Status.PRESENT, found[subject]
+    assert "states in 1 s" in found["robot's states"].detail
+    assert "5.7.2" in found["robot"].detail, "firmware that is known to trip is named"
+
+
+def test_what_is_wrong_with_a_robot_is_said_and_the_rest_is_looked_at(
+    emulator: FciEmulator,
+) -> None:
+    emulator.controller._state["F_T_EE"] = np.eye(4).ravel()
+    emulator.controller._state["m_load"] = 1.0
+    emulator.gripper.max_width = 0.0
+    emulator.press_user_stop()
+    found = robot_findings()
+    for subject in ("end effector", "load", "robot's mode", "gripper"):
+        assert found[subject].status is Status.WRONG, found[subject]
+    assert "UserStopped" in found["robot's mode"].detail
+    assert "home it in Desk" in found["gripper"].detail
+
+
+def test_no_robot_and_one_of_another_version_are_said() -> None:
+    (finding,) = [f for f in examine_robot("127.0.0.25") if f.subject == "robot"]
+    assert finding.status is Status.MISSING
+    assert "FCI activated in Desk" in finding.detail
+    assert "update the robot to system 5.9" in version_fault(9)
+    assert "update franky-control" in version_fault(11)
+    assert version_fault(10) == ""
+
+
+def test_a_robot_that_another_client_has_is_said_to_be_taken(emulator: FciEmulator) -> None:
+    with socket.create_connection(("127.0.0.24", 1337)):
+        (finding,) = [f for f in examine_robot("127.0.0.24") if f.subject == "robot"]
+    assert "another client has it" in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("realtime", "governor", "count"), [("1", "performance", 0), ("0", "powersave", 2)]
+)
+def test_a_machine_that_may_answer_late_is_said(
+    realtime: str, governor: str, count: int, tmp_path: Path
+) -> None:
+    cpu = tmp_path / "sys/devices/system/cpu/cpu0/cpufreq"
+    cpu.mkdir(parents=True)
+    (cpu / "scaling_governor").write_text(f"{governor}\n")
+    (tmp_path / "sys/kernel").mkdir()
+    (tmp_path / "sys/kernel/realtime").write_text(realtime)
+    remarks = [r for r in host_remarks(tmp_path) if "rtprio" not in r]
+    assert len(remarks) == count
+    if count:
+        assert "PREEMPT_RT" in remarks[0]
+        assert "powersave" in remarks[1]

@@ -309,11 +309,20 @@ def show(findings: Iterable[Finding], console: Console) -> None:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.add_argument(
+        "--robot",
+        metavar="ADDRESS",
+        help="look at the Franka there, too, and at this machine's timing; nothing moves",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Report; 0 if everything needed is present, else 1."""
     findings = list(examine())
+    if args.robot:
+        from safedojo_ros.cli.doctor_robot import examine_robot
+
+        findings += examine_robot(args.robot)
     if args.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:

@@ -4,11 +4,11 @@
 what was expected, what to do.
 """
 
+import contextlib
 import os
 import platform
 import resource
 import socket
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,12 @@ LOAD = 0.001
 ANSWER = 3.0
 """Seconds in which a robot answers a greeting."""
 
-SYSTEMS = {
-    5: "system 4 of a Panda, or of an FR3 before 5.2; franky has no wheel for it on PyPI",
-    6: "system 5.2 to 5.4 of an FR3",
-    7: "system 5.5 and 5.6 of an FR3",
-    8: "system 5.7.0 and 5.7.1 of an FR3",
-    9: "system 5.7.2 to 5.8 of an FR3",
-}
-"""Server versions of the interface that the client cannot speak to, and whose they are."""
+REPORTS = (
+    "public reports name systems 5.7.2 to 5.8.2 for communication_constraints_violation on a good "
+    "network (franka_ros2 issue 108, libfranka issue 163); the maker advises 5.9.2 "
+    "(libfranka issue 225)"
+)
+"""Firmware that is known to trip, and what is said to be better."""
 
 
 def robot_fault(state: Any) -> str:
@@ -117,25 +115,24 @@ def server_version(address: str) -> int:
     Raises `ConfigError` where none answers.
     """
     asked = CONNECT_REQUEST.pack(ARM_VERSION, 0)
-    size = ARM_HEADER.size + CONNECT_RESPONSE.size
+    size, reply = ARM_HEADER.size + CONNECT_RESPONSE.size, b""
     try:
-        with socket.create_connection((address, ARM_PORT), ANSWER) as line:
+        line = socket.create_connection((address, ARM_PORT), ANSWER)
+        with line, contextlib.suppress(ConnectionError):  # hung up on
             line.sendall(ARM_HEADER.pack(Command.CONNECT, 1, ARM_HEADER.size + len(asked)) + asked)
-            reply = b""
-            while len(reply) < size:
-                part = line.recv(size - len(reply))
-                if not part:
-                    raise ConfigError(
-                        f"the Franka control at {address} hung up on a greeting; "
-                        "another client has it: end that one first"
-                    )
+            while len(reply) < size and (part := line.recv(size - len(reply))):
                 reply += part
-        _, version = CONNECT_RESPONSE.unpack(reply[ARM_HEADER.size :])
-    except (OSError, struct.error) as error:
+    except OSError as error:
         raise ConfigError(
             f"no Franka control answers at {address}:{ARM_PORT} ({error}); is the robot on, "
             "unlocked, and FCI activated in Desk?"
         ) from error
+    if len(reply) < size:
+        raise ConfigError(
+            f"the Franka control at {address} hung up on a greeting; another client has it: "
+            "end that one first"
+        )
+    _, version = CONNECT_RESPONSE.unpack(reply[ARM_HEADER.size :])
     return int(version)
 
 
@@ -143,6 +140,7 @@ def version_fault(version: int) -> str:
     """Why the client cannot speak to a control of this `version`, or ""."""
     if version == ARM_VERSION:
         return ""
-    whose = SYSTEMS.get(version, "a newer system" if version > ARM_VERSION else "an old system")
-    mend = "update franky-control" if version > ARM_VERSION else "update the robot to 5.9 or later"
-    return f"it speaks version {version} ({whose}), the client version {ARM_VERSION}: {mend}"
+    mend = "update franky-control"
+    if version < ARM_VERSION:
+        mend = f"update the robot to system 5.9.2 or later; {REPORTS}"
+    return f"it speaks version {version}, the client version {ARM_VERSION} (system 5.9): {mend}"

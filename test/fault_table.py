@@ -1,7 +1,8 @@
 """The fault table of docs/safety.md, from the tests: `python test/fault_table.py` writes it anew.
 
 A test that shows what a fault leads to is marked
-`@pytest.mark.fault("arm", "the enable switch is released", "holds; a person arms again")`.
+`@pytest.mark.fault("arm", "the enable switch is released", "holds; a person arms again")`; the
+faults of the simulated day (`benchmarks/day.py`) are rows as they are.
 """
 
 import ast
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 TESTS = Path(__file__).resolve().parent
+BENCHMARKS = TESTS.parent / "benchmarks"
 DOCUMENT = TESTS.parent / "docs" / "safety.md"
 BEGIN, END = "<!-- table: test/fault_table.py -->", "<!-- end of the table -->"
 PARTS = ("images", "policy", "gate", "arm", "watchdog", "robot", "checkpoints", "data")
@@ -29,7 +31,18 @@ class Fault(NamedTuple):
 def faults(folder: Path = TESTS) -> list[Fault]:
     """What the tests are marked with. Raises `ValueError` for a mark that is no row."""
     found = [row for file in sorted(folder.rglob("test_*.py")) for row in _of(file, folder)]
+    found += _of_the_day()
     return sorted(found, key=lambda row: (PARTS.index(row.part), row.what, row.test))
+
+
+def _of_the_day() -> Iterator[Fault]:
+    sys.path.append(str(BENCHMARKS))
+    from day import FAULTS
+
+    for fault in FAULTS:
+        resumes = "a person lets it go on" if fault.person else "it goes on with the cause gone"
+        then = f"stands within {fault.within:g} s; {resumes}"
+        yield Fault("arm", fault.name, then, "test_hostile.py")
 
 
 def _of(file: Path, folder: Path) -> Iterator[Fault]:

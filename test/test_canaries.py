@@ -77,6 +77,11 @@ def test_a_policy_like_the_running_one_passes_on_the_recent_observations() -> No
     assert policy.asked == [SEEN] * (OBSERVATIONS + 1), "one more to warm up"
 
 
+@pytest.mark.fault(
+    "checkpoints",
+    "a policy that is not finite, at its limits, too slow or costly",
+    "refused by its canary",
+)
 @pytest.mark.parametrize(
     ("policy", "words"),
     [
@@ -173,6 +178,7 @@ def slow_head(observations: list[Observation], actions: np.ndarray) -> np.ndarra
     return np.zeros((1, 8))
 
 
+@pytest.mark.fault("checkpoints", "a safety head that cannot judge", "refused by its canary")
 @pytest.mark.parametrize(
     ("model", "words"),
     [

@@ -103,6 +103,7 @@ def test_nothing_is_sent_before_arming_or_after_stopping() -> None:
     assert rig.loop.arm.mode == ArmMode.DISARMED
 
 
+@pytest.mark.fault("arm", "it is armed while somebody is silent", "refused, with who")
 @pytest.mark.parametrize("silent", ["measured", "safety"])
 def test_arming_is_refused_while_somebody_is_silent(silent: str) -> None:
     rig = Rig()
@@ -553,6 +554,7 @@ def test_a_chunk_waits_a_period_for_the_state_that_covers_it() -> None:
     assert (rig.loop.playback.last_sequence, rig.loop.rejected) == (2, 0)
 
 
+@pytest.mark.fault("arm", "a chunk that the gate has not judged", "rejected after a period")
 def test_a_chunk_that_is_covered_too_late_is_not_executed() -> None:
     rig = Rig().run()
     chunk = ActionChunk(np.zeros((8, 7)), observed_at=rig.now, sequence=2)
@@ -563,6 +565,7 @@ def test_a_chunk_that_is_covered_too_late_is_not_executed() -> None:
     assert not rig.loop.playback.executing
 
 
+@pytest.mark.fault("arm", "a chunk comes while the gate says HOLD or STOP", "rejected")
 @pytest.mark.parametrize("decision", [Decision.HOLD, Decision.STOP])
 def test_no_chunk_is_taken_unless_the_gate_allows(decision: Decision) -> None:
     rig = Rig().run()
@@ -573,6 +576,7 @@ def test_no_chunk_is_taken_unless_the_gate_allows(decision: Decision) -> None:
     assert rig.stands()
 
 
+@pytest.mark.fault("arm", "a fast chunk while the gate says SLOW", "rejected")
 def test_a_chunk_that_nobody_has_slowed_is_not_executed_while_the_gate_says_slow() -> None:
     rig = Rig().run()
     rig.decision = Decision.SLOW
@@ -582,6 +586,7 @@ def test_a_chunk_that_nobody_has_slowed_is_not_executed_while_the_gate_says_slow
     assert rig.offer(age=10 * MS, dx=0.025) == ""
 
 
+@pytest.mark.fault("arm", "a chunk is replayed after the clock went back", "rejected")
 def test_a_chunk_replayed_after_the_clock_went_back_never_moves_the_arm() -> None:
     rig = Rig().run()
     actions = np.full((8, 7), [0.02, 0, 0, 0, 0, 0, 1.0])
@@ -602,6 +607,7 @@ def test_a_chunk_replayed_after_the_clock_went_back_never_moves_the_arm() -> Non
         assert rig.loop.arm.mode == ArmMode.ARMED
 
 
+@pytest.mark.fault("arm", "it is armed outside the workspace", "refused, with what to check")
 @pytest.mark.parametrize(
     ("place", "accepted"),
     [
@@ -636,6 +642,16 @@ def test_a_single_wrong_pose_is_not_what_the_target_is_put_on() -> None:
     target = rig.loop.tick(rig.now)
     assert target is not None
     assert target.position == pytest.approx(before)
+
+
+def test_a_wrong_pose_does_not_count_as_heard() -> None:
+    rig = Rig().run()
+    rig.silent = {"measured"}
+    jumps(rig)
+    for _ in range(4):
+        rig.step()
+    rig.loop.arm.recover(rig.now)
+    assert "'measured state' has been silent for 0.25 s" in rig.loop.arm_now(rig.now).reason
 
 
 def test_a_measured_state_of_another_time_does_not_count_as_heard() -> None:

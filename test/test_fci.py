@@ -899,6 +899,9 @@ def test_the_client_rests_short_of_its_target(arm: FrankaArm) -> None:
     going(arm, far, lambda: reached(arm, far), "the target after all")
 
 
+@pytest.mark.fault(
+    "robot", "no target follows: our process is blocked", "the client brakes by itself"
+)
 def test_without_a_further_target_the_client_stops_by_itself(
     arm: FrankaArm, served: tuple[FciEmulator, TabletopRobot]
 ) -> None:
@@ -931,6 +934,7 @@ def silenced(emulator: FciEmulator) -> threading.Event:
     return done
 
 
+@pytest.mark.fault("robot", "the robot falls silent", "a fault; no call waits for it")
 def test_a_robot_that_says_nothing_is_known_at_once_and_nobody_waits_for_it(
     arm: FrankaArm, served: tuple[FciEmulator, TabletopRobot]
 ) -> None:
@@ -1007,6 +1011,7 @@ def fingers(arm: FrankaArm) -> float:
     return float(read(arm).fingers.mean())
 
 
+@pytest.mark.fault("robot", "a force beyond the threshold", "its reflex stops it; FAULT")
 def test_contact_is_a_fault_until_it_is_recovered_from(arm: FrankaArm) -> None:
     above = here(arm)
     into_the_table = aimed(arm, (0.0, 0.0, -above[2] - 0.03))
@@ -1022,6 +1027,9 @@ def test_contact_is_a_fault_until_it_is_recovered_from(arm: FrankaArm) -> None:
     assert not arm.fault
 
 
+@pytest.mark.fault(
+    "robot", "the user stop is pressed", "FAULT; recovery is refused while it is pressed"
+)
 @pytest.mark.parametrize("moving", [True, False])
 def test_the_user_stop_has_to_be_released_first(
     moving: bool, arm: FrankaArm, served: tuple[FciEmulator, TabletopRobot]
@@ -1036,6 +1044,7 @@ def test_the_user_stop_has_to_be_released_first(
     assert not arm.fault
 
 
+@pytest.mark.fault("robot", "the connection is lost", "FAULT")
 def test_a_robot_that_is_gone_is_a_fault(
     arm: FrankaArm, served: tuple[FciEmulator, TabletopRobot]
 ) -> None:
@@ -1045,6 +1054,7 @@ def test_a_robot_that_is_gone_is_a_fault(
     assert "start the node again" in arm.recover()
 
 
+@pytest.mark.fault("robot", "another tool than the Franka Hand", "the node does not start")
 def test_a_robot_with_another_tool_is_refused(
     served: tuple[FciEmulator, TabletopRobot],
 ) -> None:
@@ -1061,6 +1071,7 @@ def test_a_load_is_said(served: tuple[FciEmulator, TabletopRobot]) -> None:
         assert "a load of 0.50 kg" in " ".join(arm.remarks)
 
 
+@pytest.mark.fault("robot", "a gripper that is not homed", "the node does not start")
 def test_a_gripper_that_is_not_homed_is_refused(
     served: tuple[FciEmulator, TabletopRobot],
 ) -> None:
@@ -1070,6 +1081,7 @@ def test_a_gripper_that_is_not_homed_is_refused(
         FrankaArm(FrankaConfig("127.0.0.21"))
 
 
+@pytest.mark.fault("robot", "a gripper that forgets its homing", "FAULT")
 def test_a_gripper_that_forgets_its_homing_is_a_fault(
     arm: FrankaArm, served: tuple[FciEmulator, TabletopRobot]
 ) -> None:

@@ -87,6 +87,9 @@ def test_the_chunk_cost_is_the_mean_of_the_largest_steps() -> None:
     assert result.decision == HOLD
 
 
+@pytest.mark.fault(
+    "gate", "a predicted cost above the limit of STOP", "STOP, until a person recovers it"
+)
 def test_stop_latches_until_recover() -> None:
     stream = Stream()
     assert stream.judge(0.99).decision == STOP
@@ -148,6 +151,7 @@ def test_monitor_still_refuses_what_no_arm_may_play() -> None:
     assert (result.decision, result.forwarded) == (HOLD, None)
 
 
+@pytest.mark.fault("gate", "the safety head fails or answers no probability", "HOLD for that chunk")
 @pytest.mark.parametrize(
     ("cost", "why"),
     [
@@ -197,6 +201,9 @@ BROKEN = {
 }
 
 
+@pytest.mark.fault(
+    "gate", "a chunk is malformed, stale, beyond a limit or repeated", "HOLD for that chunk"
+)
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_faulty_chunk_holds_with_its_reason_and_the_next_good_one_passes(fault: str) -> None:
     stream = Stream()
@@ -221,6 +228,7 @@ def test_a_restarted_policy_is_let_in_after_a_pause(before: int) -> None:
     assert stream.judge(0.0).decision == ALLOW
 
 
+@pytest.mark.fault("gate", "a chunk of before is replayed", "HOLD for that chunk")
 def test_a_replayed_message_is_not_taken_for_a_restart() -> None:
     stream = Stream()
     chunk = stream.chunk()
@@ -249,6 +257,7 @@ def test_after_the_clock_went_back_newer_chunks_pass_and_nothing_replayed_does()
     replayed = decide(stream.gate, before[0], np.zeros(8), LIMIT, before[0].observed_at + 100 * MS)
     assert replayed.decision == HOLD
     assert "replayed" in replayed.reason
+    assert "call safety/recover" in replayed.reason
 
 
 @pytest.mark.parametrize(
@@ -272,6 +281,7 @@ def test_what_counts_as_fresh_can_be_configured() -> None:
             FreshnessConfig(**{wrong: -0.1})  # type: ignore[arg-type]
 
 
+@pytest.mark.fault("gate", "the policy or the cameras fall silent", "HOLD")
 def test_silence_holds() -> None:
     stream = Stream()
     stream.judge(0.0)

@@ -172,6 +172,9 @@ def serving(tmp_path: Path, trained: Path) -> Serving:
     return Serving(tmp_path, trained)
 
 
+@pytest.mark.fault(
+    "checkpoints", "a checkpoint that was published wrong", "refused; the running one goes on"
+)
 @pytest.mark.parametrize("fault", BEFORE_PUBLISHING)
 def test_a_checkpoint_that_was_published_wrong_is_not_taken(
     serving: Serving, trained: Path, tmp_path: Path, fault: str
@@ -183,6 +186,9 @@ def test_a_checkpoint_that_was_published_wrong_is_not_taken(
     serving.assert_unmoved_by_latest(words)
 
 
+@pytest.mark.fault(
+    "checkpoints", "a checkpoint that was damaged", "refused; the running one goes on"
+)
 @pytest.mark.parametrize("fault", IN_THE_STORE)
 def test_a_checkpoint_that_was_damaged_in_the_store_is_not_taken(
     serving: Serving, trained: Path, fault: str

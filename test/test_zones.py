@@ -250,6 +250,7 @@ def test_the_carried_object_and_the_forearm_count() -> None:
     ).decision == ALLOW, "no foot: no links"  # fmt: skip
 
 
+@pytest.mark.fault("gate", "a path into a forbidden zone", "HOLD, with zone, step and distance")
 @settings(max_examples=150)
 @given(
     arrays(np.float64, (8, 6), elements=st.floats(-1, 1)),
@@ -309,6 +310,7 @@ def test_no_points_are_no_obstacle_and_no_cloud_is_a_hold() -> None:
     assert (verdict.decision, verdict.reason) == (HOLD, "no point cloud has been heard yet")
 
 
+@pytest.mark.fault("gate", "the point cloud falls silent", "HOLD")
 @pytest.mark.parametrize(
     ("age", "words"), [(0.3, ""), (0.31, "is 0.31 s old, the limit is 0.3 s"), (-0.06, "future")]
 )

@@ -70,6 +70,7 @@ def test_nothing_heard_yet_is_a_fault_that_names_what_is_missing() -> None:
         window.newest(START)
 
 
+@pytest.mark.fault("images", "a camera stops", "the gate holds after 0.1 s and names it")
 def test_a_camera_that_stops_is_found_when_its_picture_is_too_old() -> None:
     scene = Scene(max_age=0.25)
     scene.step(3)
@@ -80,6 +81,7 @@ def test_a_camera_that_stops_is_found_when_its_picture_is_too_old() -> None:
     assert scene.step(1) == ""
 
 
+@pytest.mark.fault("images", "a camera sends old images", "the gate holds and names it")
 def test_a_camera_that_sends_old_images_is_told_from_one_that_stopped() -> None:
     scene = Scene(max_age=0.1)
     scene.step(1)
@@ -90,6 +92,7 @@ def test_a_camera_that_sends_old_images_is_told_from_one_that_stopped() -> None:
     assert fault.startswith("camera 'front' sends old images: its newest image is 0.11 s old")
 
 
+@pytest.mark.fault("images", "stamps that do not advance", "the gate holds and names the camera")
 def test_a_camera_whose_stamps_stand_still_is_found_at_once() -> None:
     scene = Scene()
     scene.step(2)
@@ -97,6 +100,7 @@ def test_a_camera_whose_stamps_stand_still_is_found_at_once() -> None:
     assert "stamp does not advance" in scene.window.fault(scene.now + STEP)
 
 
+@pytest.mark.fault("images", "a stamp in the future", "the gate holds: synchronise the clocks")
 def test_a_stamp_in_the_future_is_a_fault() -> None:
     scene = Scene()
     scene.step(2)
@@ -104,6 +108,11 @@ def test_a_stamp_in_the_future_is_a_fault() -> None:
     assert "in the future" in scene.window.fault(scene.now)
 
 
+@pytest.mark.fault(
+    "images",
+    "a frozen image, also with flipped bits or noise",
+    "the gate holds once the arm has moved 2 cm",
+)
 def test_identical_pictures_while_the_arm_moves_are_a_frozen_camera() -> None:
     scene = Scene()
     scene.step(3)
@@ -116,6 +125,7 @@ def test_identical_pictures_while_the_arm_moves_are_a_frozen_camera() -> None:
     assert scene.step(1, move=0.01) == ""
 
 
+@pytest.mark.fault("images", "an image of one colour", "the gate holds at once")
 def test_a_camera_that_shows_one_colour_is_a_fault_at_once() -> None:
     scene = Scene()
     scene.blank = {"wrist"}
@@ -150,6 +160,7 @@ def test_a_jump_of_the_arm_before_the_first_identical_picture_does_not_count() -
     assert scene.step(20) == ""
 
 
+@pytest.mark.fault("images", "size or encoding changes", "the gate holds until it is changed back")
 @pytest.mark.parametrize(("size", "encoding"), [(32, "rgb8"), (64, "mono8")])
 def test_a_changed_size_or_encoding_is_a_fault_until_it_is_changed_back(
     size: int, encoding: str
@@ -164,6 +175,7 @@ def test_a_changed_size_or_encoding_is_a_fault_until_it_is_changed_back(
     assert scene.step(1) == ""
 
 
+@pytest.mark.fault("images", "an image that cannot be read", "the gate holds and says why")
 def test_an_unreadable_picture_is_a_fault_with_its_reason() -> None:
     scene = Scene()
     scene.step(2)
@@ -171,6 +183,9 @@ def test_an_unreadable_picture_is_a_fault_with_its_reason() -> None:
     assert scene.window.fault(scene.now) == "camera 'wrist' sends yuv422"
 
 
+@pytest.mark.fault(
+    "images", "an instruction that cannot be one", "the gate holds until a good one comes"
+)
 @pytest.mark.parametrize(
     ("text", "reason"),
     [("", "empty"), ("  \n", "empty"), ("x" * 201, "201 characters"), ("go\x00on", "unprintable")],
@@ -229,6 +244,7 @@ def test_forgetting_begins_anew_also_with_another_size() -> None:
     assert scene.step(1) == ""
 
 
+@pytest.mark.fault("images", "the clock goes back", "what was seen before is forgotten")
 def test_when_the_clock_goes_back_what_was_before_is_forgotten() -> None:
     scene = Scene()
     scene.step(100)

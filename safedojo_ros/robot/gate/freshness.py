@@ -77,8 +77,9 @@ class ChunkFreshness:
         self.check_content(chunk)
         self._check_time(chunk, now_ns)
         if last is not None and not restarted and chunk.sequence <= last:
+            hint = "; the clock went back: call safety/recover" if self._went_back else ""
             raise ChunkRejected(
-                f"sequence {chunk.sequence} came after {last}: a replayed or reordered chunk"
+                f"sequence {chunk.sequence} came after {last}: a replayed or reordered chunk{hint}"
             )
         if not self._newer(chunk):
             raise ChunkRejected(

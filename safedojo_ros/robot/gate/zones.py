@@ -19,13 +19,12 @@ from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import Decision
 from safedojo_ros.core.units import SECOND
 from safedojo_ros.robot.gate.capsules import Sweep, box_distances, box_gaps, point_distances, swept
+from safedojo_ros.robot.gate.freshness import FUTURE_TOLERANCE
 from safedojo_ros.robot.kinematics import Kinematics
 
 MAX_ZONES = 256
 FOOT_TOLERANCE = 0.03
 """Metres that the end-effector may lie off where joints and foot put it."""
-FUTURE_TOLERANCE = 0.05
-"""Seconds that a point cloud may lie ahead of the clock."""
 FEW, EVERY = 200, 5
 """With more points than that, every fifth sample of a path is looked at first."""
 NEARER = 1e-6

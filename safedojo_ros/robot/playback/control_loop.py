@@ -89,10 +89,10 @@ class ControlLoop:
             return "measured state is a repeated or an older one"
         jump = self._jump(state, stamp)
         self._measured_at = stamp
-        self.watchdog.feed(MEASUREMENT, min(stamp, now_ns))
         if jump and self.arm.mode in MAY_MOVE:
             self.fault(now_ns, jump)
             return jump
+        self.watchdog.feed(MEASUREMENT, min(stamp, now_ns))
         self._state = state
         if self._released and not self.arm.enable_fault(now_ns):
             self._released = False

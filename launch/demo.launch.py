@@ -1,6 +1,7 @@
 """The embedded world and the whole robot loop: `ros2 launch safedojo_ros demo.launch.py`.
 
-Arm it then with `ros2 service call /franka/arm std_srvs/srv/Trigger`; `arm:=true` does it for you.
+Its nodes stay on this machine. Arm it with `ros2 service call /franka/arm std_srvs/srv/Trigger`,
+for each episode anew, since the enable switch is released in between; `arm:=true` does it for you.
 """
 
 from launch.launch_description import LaunchDescription

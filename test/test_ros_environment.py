@@ -1,6 +1,7 @@
 """What surrounds a node decides only what it may: ROS's variables, the home folder, other users."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,11 @@ import pytest
 
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.nodes.stack import ros_environment
-from safedojo_ros.nodes.stack.ros_environment import prepare_environment, share_directory
+from safedojo_ros.nodes.stack.ros_environment import (
+    prepare_environment,
+    share_directory,
+    stay_on_this_machine,
+)
 
 
 def test_the_environment_of_a_sourced_ros_installation_is_kept(tmp_path: Path) -> None:
@@ -98,6 +103,41 @@ def test_what_the_user_says_of_the_network_goes_first(tmp_path: Path) -> None:
     prepared = {"FASTRTPS_DEFAULT_PROFILES_FILE": str(profile)}
     prepare_environment(prepared, only_this_machine=True)
     assert prepared["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
+
+
+def test_a_simulated_arm_stays_on_this_machine_whatever_the_user_says(tmp_path: Path) -> None:
+    profile = tmp_path / "own.xml"
+    profile.touch()
+    prepared = {
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET",
+        "FASTRTPS_DEFAULT_PROFILES_FILE": str(profile),
+    }
+    stay_on_this_machine(prepared)
+    assert Path(prepared["FASTRTPS_DEFAULT_PROFILES_FILE"]).name == "fastdds_local.xml"
+    other = {"AMENT_PREFIX_PATH": "/opt/ros/jazzy", "RMW_IMPLEMENTATION": "rmw_cyclonedds_cpp"}
+    stay_on_this_machine(other)
+    assert other["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
+
+
+def test_a_simulated_arm_s_sockets_hear_this_machine_alone() -> None:
+    pytest.importorskip("rclpy")
+    script = (
+        "from safedojo_ros.nodes.stack.ros_environment import stay_on_this_machine\n"
+        "stay_on_this_machine()\n"
+        "import rclpy, os, re, glob\n"
+        "rclpy.init(); node = rclpy.create_node('local')\n"
+        "ours = {os.readlink(f) for f in glob.glob('/proc/self/fd/*') if os.path.islink(f)}\n"
+        "for line in open('/proc/net/udp').read().splitlines()[1:]:\n"
+        "    fields = line.split()\n"
+        "    if f'socket:[{fields[9]}]' in ours: print(fields[1].partition(':')[0])\n"
+    )
+    variables = dict(os.environ) | {"ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=variables, capture_output=True, text=True
+    )
+    addresses = {socket.inet_ntoa(bytes.fromhex(h)[::-1]) for h in done.stdout.split()}
+    assert addresses, done.stderr
+    assert addresses <= {"127.0.0.1", "239.255.0.1"}, "else 0.0.0.0"
 
 
 def test_a_node_that_cannot_start_here_says_so_in_a_line() -> None:

@@ -27,6 +27,9 @@ MAX_RESTARTS = 5
 LAST_WORDS = 1.5
 """Seconds that the recorder is given for the end of the last episode."""
 
+LISTENING = 1.0
+"""Seconds for which a demonstration looks for a foreign arm before it starts its own."""
+
 START_TIME = 180.0
 """Seconds that the nodes may take until the arm moves for the first time."""
 
@@ -51,12 +54,12 @@ class Demo:
     def run(self) -> int:
         """Start the stack, follow its episodes, end it; 0 when every episode was run."""
         from safedojo_ros.nodes.stack.dds import DomainLease
-        from safedojo_ros.nodes.stack.ros_environment import prepare_environment
+        from safedojo_ros.nodes.stack.ros_environment import stay_on_this_machine
 
-        lease = DomainLease()
-        os.environ["ROS_DOMAIN_ID"] = os.environ.get("ROS_DOMAIN_ID") or str(lease.number)
+        lease = DomainLease()  # never the user's own domain: a robot may be in it
+        os.environ["ROS_DOMAIN_ID"] = str(lease.number)
         self._fci_address = f"127.0.0.{10 + lease.number}"  # no other run's
-        prepare_environment(only_this_machine=True)
+        stay_on_this_machine()
         from safedojo_ros.nodes.stack.demo_observer import ObserverThread
 
         handlers = {s: signal.signal(s, self._interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -65,6 +68,7 @@ class Demo:
             observer = ObserverThread()
             self._observer = observer.node
             try:
+                self._refuse_company()
                 self._processes.start()
                 self._work()
             finally:
@@ -79,6 +83,18 @@ class Demo:
         if self._interrupted:
             return 130
         return self._code()
+
+    def _refuse_company(self) -> None:
+        """Raises `SafeDojoError` where an arm or an enable switch is in the graph already."""
+        end = time.monotonic() + LISTENING
+        while time.monotonic() < end:
+            foreign = self._observer.foreign()
+            if foreign:
+                raise SafeDojoError(
+                    f"somebody publishes {foreign} in ROS domain {os.environ['ROS_DOMAIN_ID']}; a "
+                    "demonstration arms what it finds: end that, or start again"
+                )
+            time.sleep(0.05)
 
     def _work(self) -> None:
         """What is done while the nodes run."""

@@ -72,7 +72,11 @@ LOOK_AT_GRAPH = 1.0
 SETTINGS = (
     Setting("backend", "sim", "What moves.", choices=("sim", "fci")),
     Setting("fci_address", "", "Backend fci: where the robot's control is, like 172.16.0.2."),
-    Setting("robot_base", [0.0, 0.0, 0.0], "Backend fci: the arm's foot in the base frame (m)."),
+    Setting(
+        "robot_base",
+        [0.0],
+        "Backend fci, which needs it: the arm's foot in the base frame (x, y, z in m).",
+    ),
     Setting(
         "velocity",
         FrankaConfig.velocity,
@@ -201,6 +205,7 @@ class FrankaNode(DojoNode):
         self._transforms = transform_broadcaster(self)
 
     def _corner(self, name: str) -> tuple[float, float, float]:
+        """Three metres; `robot_base` has no default that could be right."""
         corner = self.setting(name)
         if len(corner) != 3:
             raise ConfigError(f"'{name}' has {len(corner)} numbers, expected x, y and z in metres")

@@ -38,11 +38,13 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return found
 
 
-def start_demo(checkpoints: dict[str, str], *options: str) -> "subprocess.Popen[str]":
+def start_demo(
+    checkpoints: dict[str, str], *options: str, domain: str = ""
+) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "safedojo_ros.cli.main", "demo", "--headless", "--monitor"]
     command += ["--policy", checkpoints["policy"], "--safety", checkpoints["safety"], *options]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    environment.pop("ROS_DOMAIN_ID", None)
+    environment["ROS_DOMAIN_ID"] = domain
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
@@ -120,6 +122,51 @@ def test_no_node_outlives_a_demo_that_is_interrupted_or_killed(
     while left := [pid for pid in nodes.values() if alive(pid)]:
         assert time.monotonic() < end, f"still alive: {left}"
         time.sleep(0.05)
+
+
+@pytest.mark.fault("arm", "a demonstration in the domain of a robot", "takes another domain")
+def test_a_demo_takes_a_domain_of_its_own_whatever_the_user_s_is(
+    checkpoints: dict[str, str],
+) -> None:
+    demo = start_demo(checkpoints, "--episodes", "1", domain="150")
+    try:
+        assert demo.stdout is not None
+        line = next(line for line in demo.stdout if "ROS_DOMAIN_ID=" in line)
+        assert 1 <= int(line.partition("ROS_DOMAIN_ID=")[2].partition(";")[0]) <= 100
+    finally:
+        demo.send_signal(signal.SIGINT)
+        demo.communicate()
+
+
+def test_a_demo_refuses_to_start_beside_an_arm_or_a_switch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import rclpy
+    from rclpy.context import Context
+    from std_msgs.msg import Bool
+
+    from safedojo_ros.nodes.stack.dds import DomainLease
+    from safedojo_ros.nodes.stack.demo_observer import ObserverThread
+    from safedojo_ros.nodes.stack.ros_environment import stay_on_this_machine
+
+    lease, other = DomainLease(), Context()
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(lease.number))
+    stay_on_this_machine()
+    rclpy.init(context=other)
+    somebody = rclpy.create_node("somebody", context=other)
+    observer = ObserverThread()
+    try:
+        assert observer.node.foreign() == ""
+        somebody.create_publisher(Bool, "left/robot/enable", 1)
+        end = time.monotonic() + 20.0
+        while observer.node.foreign() != "/left/robot/enable":
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    finally:
+        observer.close()
+        somebody.destroy_node()
+        rclpy.try_shutdown(context=other)
+        lease.release()
 
 
 def test_an_unknown_checkpoint_is_one_line_and_nothing_is_started() -> None:

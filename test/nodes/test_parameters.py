@@ -1,5 +1,6 @@
 """Parameters that cannot be are refused at configuration, with a sentence; nothing ever moves."""
 
+import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from std_srvs.srv import Trigger  # noqa: E402
 
 from safedojo_ros.core.types import Observation  # noqa: E402
 from safedojo_ros.nodes.camera_node import CameraNode  # noqa: E402
-from safedojo_ros.nodes.franka_node import FrankaNode  # noqa: E402
+from safedojo_ros.nodes.franka_node import FrankaNode, is_loopback  # noqa: E402
 from safedojo_ros.nodes.policy_node import PolicyNode  # noqa: E402
 from safedojo_ros.nodes.safety_node import SafetyNode  # noqa: E402
 from safedojo_ros.nodes.sim_node import SimNode  # noqa: E402
@@ -47,6 +48,7 @@ def context() -> Iterator[Context]:
         (FrankaNode, "max_leed", 0.05, "did you mean 'max_lead'"),
         (FrankaNode, "workspace_lower", [0.0, 0.0], "workspace"),
         (FrankaNode, "workspace_lower", [1.0, 1.0, 1.0], "workspace"),
+        (FrankaNode, "backend", "fci", "'robot_base' has 1 numbers, expected x, y and z"),
         (FrankaNode, "enable_deadline", -1.0, "enable_deadline"),
         (SimNode, "level", 3, "level"),
         (SimNode, "task", "make_tea", "cube_on_plate"),
@@ -75,6 +77,57 @@ def test_an_impossible_parameter_fails_the_configuration_and_is_named(
     finally:
         node.shut_down()
         node.destroy_node()
+
+
+@pytest.mark.fault("arm", "a simulated world beside a real robot", "is not armed; disarms")
+def test_a_real_robot_is_not_armed_while_a_simulated_world_speaks(context: Context) -> None:
+    node = FrankaNode(context=context, parameter_overrides=[])
+    world = rclpy.create_node("world", context=context)
+    executor = rclpy.executors.SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    try:
+        assert node.start()
+        assert node._loop is not None
+        node._real = True
+        for name in ("enable", "measured state", "safety state", "watchdog"):
+            feed(node, name)
+        assert node._on_arm(Trigger.Request(), Trigger.Response()).success
+        publisher = world.create_publisher(String, "sim/truth", 1)
+        end = time.monotonic() + 20.0
+        while node._loop.arm.mode != "DISARMED":
+            assert time.monotonic() < end
+            node._look_for_simulation()
+            time.sleep(0.02)
+        assert "graph: a simulated world publishes /sim/truth" in node._loop.arm.reason
+        answer = node._on_arm(Trigger.Request(), Trigger.Response())
+        assert not answer.success
+        assert "/sim/truth" in answer.message
+        world.destroy_publisher(publisher)
+    finally:
+        node.shut_down()
+        executor.shutdown()
+        node.destroy_node()
+        world.destroy_node()
+
+
+def feed(node: FrankaNode, name: str) -> None:
+    """Let a source be heard now."""
+    loop, now = node._loop, node.now()
+    assert loop is not None
+    if name == "enable":
+        loop.enable(True, now)
+    elif name == "measured state":
+        loop.measured(np.array([0, 0, 0.2, np.pi, 0, 0, 0.04, 0.04]), now)
+    else:
+        loop.watchdog.feed(name, now)
+
+
+@pytest.mark.parametrize(
+    ("address", "own"),
+    [("127.0.0.10", True), ("localhost", True), ("172.16.0.2", False), ("robot.lab", False)],
+)
+def test_only_an_address_of_this_machine_is_an_emulator_s(address: str, own: bool) -> None:
+    assert is_loopback(address) == own
 
 
 def test_a_parameter_cannot_be_changed_while_the_node_works(context: Context) -> None:

@@ -103,6 +103,12 @@ class DemoObserver(Node):
         }
         self.create_timer(LOOK_AGAIN, self.assist)
 
+    def foreign(self) -> str:
+        """Asked before the own nodes start: the topic on which an arm or a switch speaks, or ""."""
+        names = (name for name, _ in self.get_topic_names_and_types())
+        spoken = (name for name in names if name.endswith(("/robot/enable", "/franka/state")))
+        return next((name for name in spoken if self.count_publishers(name)), "")
+
     # ---------------------------------------------------------------- the person beside the robot
 
     def assist(self) -> None:

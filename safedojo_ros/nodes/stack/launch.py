@@ -8,16 +8,24 @@ from launch.launch_context import LaunchContext
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from safedojo_ros.nodes.stack.registry import Stack
-from safedojo_ros.nodes.stack.ros_environment import prepare_environment
+from safedojo_ros.nodes.stack.registry import DEMO, Stack
+from safedojo_ros.nodes.stack.ros_environment import prepare_environment, stay_on_this_machine
 
 PACKAGE = "safedojo_ros"
 
 
 def stack_actions(stack: Stack) -> list[Any]:
-    """The launch arguments of a stack, and what starts its nodes."""
-    prepare_environment()
-    return [
+    """The launch arguments of a stack, and what starts its nodes.
+
+    The demonstration stays on this machine, so that it meets no robot; and there alone somebody
+    can be asked to play the person who arms.
+    """
+    simulated = stack is DEMO
+    if simulated:
+        stay_on_this_machine()
+    else:
+        prepare_environment()
+    arguments = [
         DeclareLaunchArgument(
             "parameters", default_value="", description="A parameters file on top of the default."
         ),
@@ -26,11 +34,14 @@ def stack_actions(stack: Stack) -> list[Any]:
             default_value="false",
             description="All nodes but the watchdog in one process.",
         ),
-        DeclareLaunchArgument(
-            "arm", default_value="false", description="Arm as soon as the arm can be armed."
-        ),
-        OpaqueFunction(function=lambda context: _processes(stack, context)),
     ]
+    if simulated:
+        arguments.append(
+            DeclareLaunchArgument(
+                "arm", default_value="false", description="Arm whenever the arm can be armed."
+            )
+        )
+    return [*arguments, OpaqueFunction(function=lambda context: _processes(stack, context))]
 
 
 def _processes(stack: Stack, context: LaunchContext) -> list[Any]:
@@ -67,7 +78,7 @@ def _processes(stack: Stack, context: LaunchContext) -> list[Any]:
         for entry in stack.nodes
         if entry.alone or not composed
     ]
-    if LaunchConfiguration("arm").perform(context).lower() == "true":
+    if stack is DEMO and LaunchConfiguration("arm").perform(context).lower() == "true":
         command = [sys.executable, "-P", "-m", "safedojo_ros.nodes.stack.arming"]
         actions.append(ExecuteProcess(cmd=command, output="screen", name="arming"))
     return actions

@@ -17,6 +17,7 @@ PACKAGE = "safedojo_ros"
 SOURCE_ROOT = Path(__file__).resolve().parents[3]
 MAX_DOMAIN = 232
 PROFILE, DISCOVERY = "FASTRTPS_DEFAULT_PROFILES_FILE", "ROS_AUTOMATIC_DISCOVERY_RANGE"
+FAST_DDS = "rmw_fastrtps_cpp"
 RECEIVE_BUFFER = 4 * 2**20
 """Bytes: four images of 640x480 pixels, which come in pieces of 64 KB, all at once."""
 
@@ -60,6 +61,17 @@ def prepare_environment(
     if not _can_be_written(log_directory(variables)):
         own = Path(tempfile.gettempdir(), f"safedojo_ros_log_{os.getuid()}")
         variables["ROS_LOG_DIR"] = str(own)
+
+
+def stay_on_this_machine(environment: MutableMapping[str, str] | None = None) -> None:
+    """`prepare_environment` for a simulated arm: whatever the user has set for the network, its
+    nodes find no others and are found by none outside this machine."""
+    variables = os.environ if environment is None else environment
+    variables.pop(PROFILE, None)
+    variables.pop(DISCOVERY, None)
+    prepare_environment(variables, only_this_machine=True)
+    if variables.get("RMW_IMPLEMENTATION", FAST_DDS) not in ("", FAST_DDS):
+        variables[DISCOVERY] = "LOCALHOST"  # the profile is Fast DDS's
 
 
 def log_directory(variables: MutableMapping[str, str]) -> Path | None:

@@ -191,7 +191,7 @@ def test_the_command_twice_writes_the_same_file(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--level", "III"), "unknown level 'III'"),
+        (("--level", "IV"), "unknown level 'IV'"),
         (("--tasks", "juggle"), "unknown task 'juggle'"),
         (("--episodes", "0"), "--episodes is 0"),
         (("--execute", "0"), "--execute is 0"),

@@ -770,11 +770,12 @@ def test_a_client_that_reads_no_answers_holds_nobody_up_and_is_hung_up_on(
 ) -> None:
     line, _ = connected()
     ask = fci.ARM_HEADER.pack(fci.Command.GET_ROBOT_MODEL, 1, fci.ARM_HEADER.size)
-    with line, contextlib.suppress(OSError):
-        for _ in range(4000):
-            line.sendall(ask * 10)
-    cycles = served[0].cycles
-    wait_for(lambda: served[0].cycles > cycles + 100, "further cycles")
+    with line:
+        with contextlib.suppress(OSError):
+            for _ in range(4000):
+                line.sendall(ask * 10)
+        cycles = served[0].cycles
+        wait_for(lambda: served[0].cycles > cycles + 100, "further cycles")
     again, reply = connected()
     again.close()
     assert len(reply) == fci.ARM_HEADER.size + fci.CONNECT_RESPONSE.size

@@ -95,7 +95,7 @@ def host_remarks(root: Path = Path("/")) -> list[str]:
 def realtime_kernel(root: Path = Path("/")) -> bool:
     """Whether the kernel says that it is a PREEMPT_RT one."""
     try:
-        return (root / "sys/kernel/realtime").read_text("utf-8").strip() == "1"
+        return (root / "sys/kernel/realtime").read_text(encoding="utf-8").strip() == "1"
     except OSError:
         return False
 
@@ -104,7 +104,7 @@ def governors(root: Path = Path("/")) -> Iterator[str]:
     """The governor of each CPU that has one."""
     for file in sorted(root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")):
         try:
-            yield file.read_text("utf-8").strip()
+            yield file.read_text(encoding="utf-8").strip()
         except OSError:
             continue
 

@@ -1,0 +1,253 @@
+"""From a fault to standstill: how long the emulated arm goes on moving, with both cores busy.
+
+Three processes: the emulator, a client that leads the arm to and fro as the node does (a target
+every 50 ms, a reading every 25 ms, rest on a fault), and this one, which breaks something. Times
+are those of this machine's clock, and of the robot's (in lockstep its milliseconds are longer).
+A robot that is silent cannot be watched: there the time until the client knows is measured.
+
+  python benchmarks/standstill.py --times 50
+  python benchmarks/standstill.py --times 50 --faults blocked,killed
+"""
+
+import argparse
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from safedojo_ros.core.types import CONTROL_PERIOD
+
+ADDRESS = "127.0.0.41"
+PATIENCE = 0.01
+"""Seconds that the emulator waits for each command: 20 missing ones in a row stop the arm."""
+
+STILL = 0.01
+"""rad/s below which no joint moves."""
+
+SPEED = 0.15
+"""rad/s that some joint has to have when something is broken."""
+
+READING = CONTROL_PERIOD / 2
+WATCHED = 0.9
+"""Seconds for which the arm is watched."""
+
+BLOCKED = 0.8
+"""Seconds for which the client's interpreter is held."""
+
+FAULTS = {
+    "cease": "targets cease",
+    "rest": "the node rests (HOLD, stop)",
+    "blocked": "client blocked (interpreter held)",
+    "stopped": "client stopped (SIGSTOP)",
+    "killed": "client killed (SIGKILL)",
+    "gripper": "gripper fault",
+    "reflex": "reflex of the robot",
+    "user": "user stop",
+    "silent": "robot silent (until the client knows)",
+}
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--times", type=int, default=50)
+    parser.add_argument("--faults", default=",".join(FAULTS), help="some of them, by commas")
+    args = parser.parse_args()
+    print("| fault | median ms | p99 ms | robot's ms, median | p99 | resumed by itself |")
+    print("|---|---|---|---|---|---|")
+    with busy_cores(), Bench() as bench:
+        for name in args.faults.split(","):
+            found = [bench.trial(name) for _ in range(args.times)]
+            here, robots = (np.array([f[i] for f in found]) for i in (0, 1))
+            cells = [f"{np.percentile(v, q):.0f}" for v in (here, robots) for q in (50, 99)]
+            resumed = sum(f[2] for f in found)
+            print(
+                f"| {FAULTS[name]} | {' | '.join(cells)} | {resumed} of {len(found)} |", flush=True
+            )
+
+
+@contextlib.contextmanager
+def busy_cores() -> Iterator[None]:
+    """As many processes that only compute as there are cores."""
+    burners = [SPAWN.Process(target=burn, daemon=True) for _ in range(os.cpu_count() or 1)]
+    for burner in burners:
+        burner.start()
+    try:
+        yield
+    finally:
+        for burner in burners:
+            burner.kill()
+
+
+def burn() -> None:
+    """Compute for ever, giving way to whoever else needs a core."""
+    os.nice(10)
+    while True:
+        sum(range(10_000))
+
+
+class Bench:
+    """The emulator and a client of it, each a process that is told what to do over a pipe."""
+
+    def __enter__(self) -> "Bench":
+        self.robot, self.robot_process = started(serve)
+        self.robot.recv()
+        self.client, self.client_process = started(drive)
+        self.client.recv()
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        for process in (self.client_process, self.robot_process):
+            process.kill()
+            process.join()
+
+    def trial(self, name: str) -> tuple[float, float, bool]:
+        """ms of this machine and of the robot from the fault to standstill; whether it resumed."""
+        self.client.send("go")
+        self.robot.send("moving")
+        self.robot.recv()  # once it moves
+        broken = time.monotonic()
+        if name == "silent":
+            return self._silenced(broken)
+        if name in ("cease", "rest", "blocked"):
+            self.client.send(name)
+        elif name == "stopped":
+            os.kill(self.client_process.pid, signal.SIGSTOP)
+        elif name == "killed":
+            os.kill(self.client_process.pid, signal.SIGKILL)
+        else:
+            self.robot.send(name)
+        time.sleep(WATCHED)
+        if name == "stopped":
+            os.kill(self.client_process.pid, signal.SIGCONT)
+            time.sleep(0.4)
+        self.robot.send(("still", broken))
+        result: tuple[float, float, bool] = self.robot.recv()
+        if name == "killed":
+            self.client_process.join()
+            time.sleep(0.2)
+            self.client, self.client_process = started(drive)
+        else:
+            self.client.send("home")
+        self.client.recv()
+        return result
+
+    def _silenced(self, broken: float) -> tuple[float, float, bool]:
+        os.kill(self.robot_process.pid, signal.SIGSTOP)
+        self.client.send("known")
+        known = self.client.recv() - broken
+        os.kill(self.robot_process.pid, signal.SIGCONT)
+        time.sleep(0.2)
+        self.client_process.kill()
+        self.client_process.join()
+        time.sleep(0.2)
+        self.client, self.client_process = started(drive)
+        self.client.recv()
+        return known * 1e3, known * 1e3, False
+
+
+def started(role: Any) -> tuple[Connection, Any]:
+    """Our end of the pipe to a process that has this role."""
+    ours, theirs = SPAWN.Pipe()
+    process = SPAWN.Process(target=role, args=(theirs,), daemon=True)
+    process.start()
+    return ours, process
+
+
+def serve(orders: Connection) -> None:
+    """The robot: notes how fast its joints are, and breaks when told to."""
+    from safedojo_ros.robot.fci.emulator import FciEmulator
+    from safedojo_ros.robot.fci.protocol import Error
+    from safedojo_ros.worlds.tabletop.robot import TabletopRobot
+    from safedojo_ros.worlds.tabletop.world import TabletopWorld
+
+    world = TabletopWorld(render_images=False)
+    world.reset(seed=0, options={"task": "can_in_basket", "level": 0})
+    emulator = FciEmulator(TabletopRobot(world), ADDRESS, patience=PATIENCE)
+    controller, seen = emulator.controller, []
+    cycle = controller.cycle
+
+    def noted(command: np.void | None) -> np.ndarray:
+        state = cycle(command)
+        seen.append((time.monotonic(), float(np.abs(controller.arm.velocities).max())))
+        return state
+
+    controller.cycle = noted  # type: ignore[method-assign]
+    emulator.start()
+    orders.send("ready")
+    while True:
+        order = orders.recv()
+        if order == "moving":
+            seen.clear()
+            while not (len(seen) > 200 and seen[-1][1] > SPEED):
+                time.sleep(0.002)
+            orders.send(time.monotonic())
+        elif order == "gripper":
+            emulator.gripper.max_width = 0.0
+        elif order == "reflex":
+            emulator.between_cycles(lambda: controller._reflex(Error.CARTESIAN_REFLEX))
+        elif order == "user":
+            emulator.press_user_stop()
+        else:
+            after = np.array([s for s in seen if s[0] >= order[1]])
+            fast = np.flatnonzero(after[:, 1] > STILL)
+            first = int(np.argmax(after[:, 1] <= STILL))
+            last = int(fast[-1]) + 1 if len(fast) else 0
+            resumed = bool(after[first + 300 :, 1].max(initial=0.0) > SPEED)
+            emulator.gripper.max_width = 0.08
+            emulator.press_user_stop(False)
+            orders.send(((after[last, 0] - order[1]) * 1e3, float(last), resumed))
+
+
+def drive(orders: Connection) -> None:
+    """The client: as franka_node does, a target every 50 ms while nothing is wrong."""
+    from safedojo_ros.core.rotation import quaternion_of
+    from safedojo_ros.robot.fci.client import FrankaArm, FrankaConfig
+    from safedojo_ros.robot.playback.target import Target
+
+    arm = FrankaArm(FrankaConfig(ADDRESS, velocity=0.25, force=100.0, torque=100.0), 20.0)
+    while (first := arm.read()) is None:
+        time.sleep(0.01)
+    quaternion, due = quaternion_of(first.axis_angle), time.monotonic()
+    going, ceased, asked, tick = False, False, False, 0
+    orders.send("ready")
+    while True:
+        if orders.poll():
+            order = orders.recv()
+            if order == "blocked":
+                ctypes.PyDLL(None).usleep(round(BLOCKED * 1e6))  # the interpreter's lock is kept
+                going = False  # a node's tick that was late by so much holds
+            elif order == "known":
+                asked = True
+            elif order == "home":
+                while arm.recover():
+                    time.sleep(0.05)
+                orders.send("ready")
+            going, ceased = order in ("go", "known"), order == "cease"
+        reading, fault = arm.read(), arm.fault
+        if asked and (reading is None or fault):
+            orders.send(time.monotonic())
+            asked = False
+        if tick % 2 == 0:
+            swing = np.array([0.0, 0.12 * np.sin(2.5 * tick * READING), 0.0])
+            if going and not fault:
+                arm.go(Target(first.position + swing, quaternion, -1.0))
+            elif not ceased:
+                arm.rest()
+        tick += 1
+        due = max(due + READING, time.monotonic() - CONTROL_PERIOD)
+        time.sleep(max(0.0, due - time.monotonic()))
+
+
+if __name__ == "__main__":
+    main()

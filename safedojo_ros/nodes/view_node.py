@@ -19,6 +19,7 @@ from safedojo_ros.core.errors import ConfigError, ObservationRejected
 from safedojo_ros.msg import FrankaState, SafetyCost
 from safedojo_ros.nodes.conversion import array_from_image
 from safedojo_ros.nodes.lifecycle import IMAGES, IN_ORDER, LATCHED, NEWEST, OK, DojoNode, Setting
+from safedojo_ros.nodes.stack.live_page import LivePage
 from safedojo_ros.nodes.stack.spinning import run_node
 from safedojo_ros.nodes.stack.viewers import missing_viewer, viewer
 
@@ -50,18 +51,24 @@ class Screen(Protocol):
     def say(self, text: str) -> None:
         """Show the instruction or the arm's state."""
 
+    def close(self) -> None:
+        """Show nothing more."""
+
 
 class RerunScreen:
-    """rerun's viewer in the browser; serves it from the installed wheel, offline."""
+    """rerun's viewer in the browser, from the installed wheel; this machine alone can open it."""
 
     def __init__(self) -> None:
         import rerun as rr
 
-        self._rr = rr
+        self._rr, self._live = rr, LivePage()
         rr.init("safedojo")
-        data = rr.serve_grpc()
-        rr.serve_web_viewer(open_browser=False, connect_to=data)
-        self.address = f"http://localhost:9090/?url={data}"
+        rr.connect_grpc(self._live.data)
+        self.address = self._live.page
+
+    def close(self) -> None:
+        self._rr.disconnect()
+        self._live.close()
 
     def image(self, camera: str, image: np.ndarray) -> None:
         self._rr.log(f"camera/{camera}", self._rr.Image(image))
@@ -115,6 +122,9 @@ class WindowScreen:
     def say(self, text: str) -> None:
         self._line = text
 
+    def close(self) -> None:
+        cv2.destroyAllWindows()
+
 
 class ViewNode(DojoNode):
     """Hands what the stack publishes to a screen."""
@@ -155,6 +165,12 @@ class ViewNode(DojoNode):
         for subscription in self._listening:
             self.destroy_subscription(subscription)
         self._listening = []
+
+    def cleanup(self) -> None:
+        """Close the screen."""
+        screen, self._screen = self._screen, None
+        if screen is not None:
+            screen.close()
 
     def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
         """Where the view is."""

@@ -5,10 +5,12 @@ import os
 
 import cv2
 
+from safedojo_ros.nodes.stack.live_page import rerun_program
+
 
 def viewer() -> str:
     """The name of the best one: rerun, window, or "" if there is none."""
-    if importlib.util.find_spec("rerun") is not None:
+    if importlib.util.find_spec("rerun") is not None and rerun_program() is not None:
         return "rerun"
     screen = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if screen and _has_windows():

@@ -5,6 +5,7 @@ Subscribes the observation's topics and `policy/action_chunk`; publishes `safety
 every decision, before the chunk it belongs to), `safety/markers` and `safety/checkpoint` (latched);
 serves `safety/set_mode` (true: gate, false: monitor), `safety/recover` (after STOP),
 `safety/load_checkpoint` and `safety/rollback`. A new safety head is taken over between two chunks.
+Forbidden zones, boxes and a point cloud, are checked beside the head: see `robot.gate.zones`.
 
 Not safety-rated: emergency stop, enabling device and force limits belong to the robot's controller
 and its cell.
@@ -31,6 +32,7 @@ from safedojo_ros.checkpoints.swap.probation import Bars, Reference
 from safedojo_ros.core.errors import (
     CheckpointError,
     ChunkRejected,
+    ConfigError,
     ObservationRejected,
     SafeDojoError,
 )
@@ -49,6 +51,7 @@ from safedojo_ros.nodes.conversion import (
     message_from_chunk,
     to_nanoseconds,
 )
+from safedojo_ros.nodes.forbidden_zones import ZONE_SETTINGS, ForbiddenZones
 from safedojo_ros.nodes.inputs import (
     WINDOW_SETTINGS,
     ObservationInputs,
@@ -66,7 +69,8 @@ from safedojo_ros.nodes.model_loading import (
 from safedojo_ros.nodes.stack.scheduling import change_niceness
 from safedojo_ros.nodes.stack.spinning import run_node
 from safedojo_ros.robot.gate.freshness import FreshnessConfig
-from safedojo_ros.robot.gate.gate import MODES, GateConfig, GateResult, SafetyGate
+from safedojo_ros.robot.gate.gate import MODES, GateConfig, GateResult, SafetyGate, no_zones
+from safedojo_ros.robot.gate.zones import ZoneVerdict
 
 PATIENCE = 0.03
 """Seconds that a chunk may wait here for the images it was computed from."""
@@ -94,6 +98,7 @@ SETTINGS = (
     Setting("realtime_factor", 1.0, "Speed of the world; the whole stack needs the same.", 0.05, 4),
     Setting("follow", "off", "Take over what latest moves to, or what the policy requires.",
             choices=("off", "latest", "policy")),
+    *ZONE_SETTINGS,
     *SWAP_SETTINGS,
     *WINDOW_SETTINGS,
 )  # fmt: skip
@@ -129,6 +134,7 @@ class SafetyNode(DojoNode):
         self._memory: MemoryLike | None = None
         self._ours: list[Any] = []
         self._inputs: ObservationInputs | None = None
+        self._zones: ForbiddenZones | None = None
         self._latency = 0.0
         self._compute_times: deque[float] = deque(maxlen=200)
 
@@ -149,6 +155,10 @@ class SafetyNode(DojoNode):
             first_model(self._swap, self.setting("checkpoint"), self.get_logger().warning)
         else:
             self.get_logger().warning("no safety head: every chunk is held in gate mode")
+        path, topic = self.setting("zones"), self.setting("point_cloud")
+        if topic and not path:
+            raise ConfigError("parameter 'point_cloud' needs 'zones', a file with [points]")
+        self._zones = ForbiddenZones(self, path, topic) if path else None
         self._gate = SafetyGate(
             GateConfig(
                 mode=self.setting("mode"),
@@ -192,6 +202,8 @@ class SafetyNode(DojoNode):
         self._heard_at = self.now()
         self._waiting: ActionChunkMessage | None = None
         self._inputs = ObservationInputs(self, self._window, self._judge_waiting)
+        if self._zones is not None:
+            self._zones.listen()
         self._listening = [
             self.create_subscription(
                 ActionChunkMessage, "policy/action_chunk", self._on_chunk, IN_ORDER
@@ -210,6 +222,8 @@ class SafetyNode(DojoNode):
             return
         self._inputs.close()
         self._inputs = None
+        if self._zones is not None:
+            self._zones.close()
         for subscription in self._listening:
             self.destroy_subscription(subscription)
         self.destroy_timer(self._timer)
@@ -321,7 +335,8 @@ class SafetyNode(DojoNode):
         self._take_ready()
         chunk, asked = chunk_from_message(message), _Asked()
         ask = partial(self._ask, asked, chunk)
-        result = self._gate.decide((chunk,), ask, self._limit, self.now)
+        clear = no_zones if self._zones is None else partial(self._clear, self._zones, chunk)
+        result = self._gate.decide((chunk,), ask, self._limit, self.now, clear)
         now = self._heard_at = self.now()
         computed = asked.seconds + float(message.compute_time)
         self._latency = (now - chunk.observed_at) / SECOND - computed
@@ -369,6 +384,11 @@ class SafetyNode(DojoNode):
             )
         return costs
 
+    def _clear(self, zones: ForbiddenZones, chunk: ActionChunk, actions: np.ndarray) -> ZoneVerdict:
+        """What the zones say of `actions` from where the robot was measured: see `Clear`."""
+        assert self._inputs is not None
+        return zones.check(actions, self._inputs.window.at(chunk.observed_at).state, self.now())
+
     def _check_head(self, chunk: ActionChunk, asked: _Asked) -> None:
         """Remember what the head did; leave one on probation that failed."""
         if asked.answered and asked.observation is not None:
@@ -404,6 +424,8 @@ class SafetyNode(DojoNode):
             self._exchange.report()
         now = self.now()
         fault = self._inputs.window.fault(now)
+        if not fault and self._zones is not None:
+            fault = self._zones.fault(now)
         silence = (now - self._heard_at) / SECOND
         if not fault and silence > float(self.setting("silence")):
             fault = f"no chunk for {silence:.1f} s"
@@ -426,15 +448,17 @@ class SafetyNode(DojoNode):
         chunk, step_cost = result.judged, result.estimate.step_cost
         message = cost_message(chunk.sequence, result.proposed, self._model_id, seconds, self.now())
         self._costs.publish(message)
-        if not len(step_cost):
-            return
-        self._bare.publish(Float32(data=message.chunk_cost))
-        assert self._inputs is not None
+        if len(step_cost):
+            self._bare.publish(Float32(data=message.chunk_cost))
         if self._markers.get_subscription_count():
-            start = self._inputs.window.at(chunk.observed_at).state[:3]
-            self._markers.publish(
-                path_markers(start, chunk.actions, step_cost, self._limit, message.header)
-            )
+            assert self._inputs is not None
+            markers = self._zones.markers(message.header) if self._zones is not None else []
+            if len(step_cost):
+                start = self._inputs.window.at(chunk.observed_at).state[:3]
+                actions, limit = chunk.actions, self._limit
+                path = path_markers(start, actions, step_cost, limit, message.header)
+                markers += path.markers
+            self._markers.publish(MarkerArray(markers=markers))
 
     # ---------------------------------------------------------------- services
 

@@ -209,13 +209,21 @@ def _joint_path(joints: np.ndarray, places: np.ndarray, rotations: np.ndarray) -
 def point_distances(start: np.ndarray, end: np.ndarray, points: np.ndarray) -> np.ndarray:
     """(N, P) m from each of N segments to each of `points` (P, 3)."""
     along = end - start
-    square = np.einsum("ni,ni->n", along, along)
-    from_start = points @ along.T - np.einsum("ni,ni->n", start, along)
-    share = np.clip(from_start / np.where(square > 1e-18, square, 1.0), 0.0, 1.0)  # (P, N)
-    result = np.einsum("pi,pi->p", points, points)[:, None] - 2.0 * (points @ start.T)
-    result += np.einsum("ni,ni->n", start, start)
-    result += share * (share * square - 2.0 * from_start)
-    return np.sqrt(np.maximum(result, 0.0)).T
+    square = np.einsum("ni,ni->n", along, along)[:, None]
+    scaled = along / np.where(square > 1e-18, square, 1.0)
+    columns = np.ascontiguousarray(points.T)
+    unbound = scaled @ columns  # (N, P), where along the segment's line a point lies
+    unbound -= np.einsum("ni,ni->n", scaled, start)[:, None]
+    share = np.clip(unbound, 0.0, 1.0)
+    unbound *= -2.0
+    unbound += share
+    unbound *= share
+    unbound *= square
+    result = (-2.0 * start) @ columns
+    result += np.einsum("ni,ni->n", start, start)[:, None]
+    result += np.einsum("pi,pi->p", points, points)
+    result += unbound
+    return np.sqrt(np.maximum(result, 0.0, out=result), out=result)
 
 
 def box_distances(

@@ -327,9 +327,10 @@ def _near_points(sweep: Sweep, points: np.ndarray, source: PointSource) -> list[
     ends = np.concatenate([sweep.start, sweep.end])  # (2 S, C, 3)
     pad = (sweep.radius + reach)[:, None]
     least, most = ends.min(0) - pad, ends.max(0) + pad
-    points = _inside(points, least.min(0), most.max(0))
+    points = points[_inside(points.T, least.min(0), most.max(0))]
+    columns = np.ascontiguousarray(points.T)
     for c in range(len(sweep.radius)) if len(points) else ():
-        near = _inside(points, least[c], most[c])
+        near = points[_inside(columns, least[c], most[c])]
         start, end = sweep.start[:, c], sweep.end[:, c]
         if len(near) > FEW:  # at some samples first: what is far from these is near to none
             coarse = point_distances(start[::EVERY], end[::EVERY], near).min(0)
@@ -345,11 +346,10 @@ def _near_points(sweep: Sweep, points: np.ndarray, source: PointSource) -> list[
     return found
 
 
-def _inside(points: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Those of `points` (N, 3) that lie in a box."""
-    x, y, z = points.T
-    keep = (x > low[0]) & (x < high[0])
+def _inside(columns: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """(N,) bool: which of the points, `columns` (3, N), lie in a box."""
+    x, y, z = columns
+    keep: np.ndarray = (x > low[0]) & (x < high[0])
     keep &= (y > low[1]) & (y < high[1])
     keep &= (z > low[2]) & (z < high[2])
-    inside: np.ndarray = points[keep]
-    return inside
+    return keep

@@ -201,9 +201,18 @@ class Bench:
 
     def step(self, message: PointCloud2 | None, speed: float = 0.01) -> None:
         """One observation, one chunk along x and what happens within 60 ms."""
-        now, self.sequence = self.now(), self.sequence + 1
         if message is not None:
             self.clouds.publish(message)
+        now = self.look()
+        actions = np.zeros((8, 7))
+        actions[:, 0], actions[:, 6] = speed, -1.0
+        chunk = ActionChunk(actions, observed_at=now, sequence=self.sequence)
+        self.chunks.publish(message_from_chunk(chunk, now, 0.0))
+        self.spin(0.03)
+
+    def look(self) -> int:
+        """One observation; returns its stamp."""
+        now, self.sequence = self.now(), self.sequence + 1
         rng = np.random.default_rng(self.sequence)
         for publisher in self.images:
             shown = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -211,11 +220,7 @@ class Bench:
         self.joints.publish(joint_state(np.zeros(7), np.zeros(7), np.full(2, 0.04), now))
         self.poses.publish(pose_message(np.array([0.0, 0.0, 0.2]), POINTING_DOWN, now))
         self.spin(0.03)
-        actions = np.zeros((8, 7))
-        actions[:, 0], actions[:, 6] = speed, -1.0
-        chunk = ActionChunk(actions, observed_at=now, sequence=self.sequence)
-        self.chunks.publish(message_from_chunk(chunk, now, 0.0))
-        self.spin(0.03)
+        return now
 
     def spin(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -266,6 +271,21 @@ def test_a_point_cloud_in_the_way_holds_and_so_does_one_that_fails_or_falls_sile
         assert all(
             to_nanoseconds(m.observed_at) - stale < 1.1 * SECOND for m in bench.gated[passed:]
         )
+    finally:
+        bench.close()
+
+
+def test_a_cloud_that_falls_silent_holds_before_another_chunk_comes(
+    context: Context, tmp_path: Path
+) -> None:
+    bench = Bench(context, tmp_path, POINTS, point_cloud="camera/points", silence=60.0)
+    try:
+        bench.until(lambda now: cloud(FAR, now), ALLOW)
+        for _ in range(200):
+            bench.look()
+            if bench.states[-1].decision == HOLD:
+                break
+        assert "the point cloud is" in bench.states[-1].reason
     finally:
         bench.close()
 

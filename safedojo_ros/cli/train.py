@@ -28,6 +28,12 @@ STAGES = {
         "fit the frame autoencoder, then the safety head, to recorded contacts; with "
         "--world-model only the head, also to imagined states",
     ),
+    "seen": Stage(
+        training.TrainSeen,
+        training.train_seen,
+        ("safety",),
+        "set by recorded episodes which images a trained safety head judges by",
+    ),
     "world-model": Stage(
         training.TrainWorldModel,
         training.train_world_model,

@@ -26,6 +26,7 @@ from safedojo_ros.core.types import (
 from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
 from safedojo_ros.models.images import stack_images
 from safedojo_ros.models.normalisation import RobotScales, unit_scales
+from safedojo_ros.models.seen_images import SeenImages
 from safedojo_ros.models.weights import (
     build_and_load,
     known_cameras,
@@ -180,6 +181,7 @@ class SafetyModel:
     ) -> None:
         self.contact_threshold = contact_threshold
         self.cost_m, self.cost_limit, self.checkpoint_id = cost_m, cost_limit, checkpoint_id
+        self.seen: SeenImages | None = None
         check_ranges(self, cost_m=f"[1, {size.chunk_length}]", cost_limit="(0, 1)")
         check_ranges(self, contact_threshold="[0, 1]")
         self.autoencoder, self.cameras = autoencoder, tuple(cameras)
@@ -201,11 +203,15 @@ class SafetyModel:
     def contexts(self, observations: list[Observation]) -> torch.Tensor:
         """(B, hidden): what the head takes from the images of each observation.
 
-        Raises `ObservationRejected` for images that do not fit.
+        Raises `ObservationRejected` for images that do not fit, and for those that are too far
+        from what the head has `seen`.
         """
         self.network.eval()
         images = stack_images(observations, self.cameras, self.image_size)
-        context: torch.Tensor = self.head.context(self.encode(images))
+        latents = self.encode(images)
+        if self.seen is not None:
+            self.seen.check(images, latents)
+        context: torch.Tensor = self.head.context(latents)
         return context
 
     @torch.no_grad()
@@ -253,6 +259,8 @@ class SafetyModel:
             normalisation=self.scales.to_json(),
         )
         save_weights(self.network, directory / "model.safetensors", half)
+        if self.seen is not None:
+            self.seen.save(directory)
 
     @staticmethod
     def load(directory: Path) -> "SafetyModel":
@@ -278,7 +286,9 @@ class SafetyModel:
                 contact_threshold=threshold,
             )
 
-        return build_and_load(build, lambda model: model.network, directory)
+        model = build_and_load(build, lambda model: model.network, directory)
+        model.seen = SeenImages.load(directory, cameras, autoencoder.latent_channels)
+        return model
 
 
 def tiny_safety(seed: int = 0, image_size: int = 64) -> SafetyModel:

@@ -74,6 +74,7 @@ def _policy(model: "PI0Policy") -> None:
 
 
 def _safety(model: "SafetyModel") -> None:
+    model.seen = None  # noise is strange to every head
     chunks = np.zeros((7, model.chunk_length, ACTION_SIZE))
     for number in range(1, len(chunks)):
         chunks[number, :, (number - 1) // 2] = STRIDE * (-1) ** number

@@ -247,6 +247,7 @@ class SafetyNode(DojoNode):
             "decision": gate.decision.name,
             "checkpoint": self._model_id,
             "limit": self._limit,
+            "image_limits": str(getattr(self._model, "seen", None) or "none: any image is judged"),
             "compute_median_ms": round(float(np.median(times)) * 1e3, 2) if times else "",
             "latency_ms": round(self._latency * 1e3, 2),
             "swap": self._swap.reason if self._swap else "",

@@ -49,6 +49,14 @@ class TrainSafety(Training):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainSeen(Training):
+    """The limits of the images that a trained safety head judges by."""
+
+    safety: str = "latest"
+    """safety checkpoint; its weights stay as they are"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainWorldModel(Training):
     """Train a world model over the autoencoder of a safety checkpoint."""
 
@@ -122,7 +130,7 @@ def train_safety(recipe: "Recipe", request: TrainSafety, say: Say = print) -> Tr
 
     With a world model: the head alone, over its autoencoder, to imagined states, too.
     """
-    from safedojo_ros.learning import autoencoder, safety_head
+    from safedojo_ros.learning import autoencoder, safety_head, seen_images
     from safedojo_ros.learning.data import contacts
     from safedojo_ros.learning.data.latent_episodes import LatentEpisodes
     from safedojo_ros.models.loading import load_world_model
@@ -151,12 +159,33 @@ def train_safety(recipe: "Recipe", request: TrainSafety, say: Say = print) -> Tr
     )
     if imagined is not None:
         figures["imagined"] |= safety_head.calibrate_threshold(config, model, world, latents)
+    model.seen = seen_images.seen_images(model, data, config.held_out, config.seed, device)
     model.network.cpu()
+    say(f"limits of what the head has seen: {model.seen}")
     for source, values in (("", figures), ("imagined states of ", figures.get("imagined", {}))):
         said = ", ".join(f"{k} {v:.4g}" for k, v in values.items() if k != "imagined")
         if said:
             say(f"{source}held-out episodes: {said}")
     return _finished("safety", request, model, figures, say)
+
+
+def train_seen(recipe: "Recipe", request: TrainSeen, say: Say = print) -> Trained:
+    """Set the limits of what a safety head has seen by recorded episodes, some of them held out."""
+    from safedojo_ros.checkpoints.manifest import read_manifest
+    from safedojo_ros.learning.seen_images import seen_images
+    from safedojo_ros.models.loading import load_safety
+    from safedojo_ros.models.threads import chosen_device
+
+    device, source = (
+        chosen_device(request.device),
+        find_checkpoint("safety", request.safety, request.store),
+    )
+    model = load_safety(source)
+    held_out, seed = recipe.safety.held_out, recipe.safety.seed
+    model.seen = seen_images(model, list(request.data), held_out, seed, device)
+    model.network.cpu()
+    say(f"limits of what the head has seen: {model.seen}")
+    return _finished("safety", request, model, read_manifest(source).fidelity, say)
 
 
 def train_world_model(recipe: "Recipe", request: TrainWorldModel, say: Say = print) -> Trained:

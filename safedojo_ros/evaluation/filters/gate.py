@@ -123,8 +123,6 @@ class GatedPolicy:
     ) -> np.ndarray:
         """(H, 7) what is executed after one more decision; first: (H, 7), a proposal."""
         episode = self._episode(generator)
-        if episode.memory is not None:
-            episode.memory.look(observation)
         now = round(episode.chunks * self.execute * CONTROL_PERIOD * SECOND)
         episode.chunks += 1
         number = episode.chunks
@@ -137,9 +135,15 @@ class GatedPolicy:
                 self.proposed += 1
                 yield ActionChunk(chunk, observed_at=now, sequence=number)
 
+        looked = False
+
         def ask(chunks: np.ndarray) -> np.ndarray:
+            nonlocal looked
             if episode.memory is None:
                 return np.zeros(chunks.shape[:2])
+            if not looked:
+                episode.memory.look(observation)
+                looked = True
             return episode.memory.step_cost([observation], chunks[None])[0]
 
         limit = 1.0 if self.safety is None else self.safety.cost_limit

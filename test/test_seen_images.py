@@ -131,6 +131,9 @@ def test_a_little_light_and_a_sensor_s_noise_are_no_reason_to_refuse(
             head.step_cost([changed(observation, camera, lit)], CHUNKS)
 
 
+@pytest.mark.fault(
+    "images", "an image unlike those that the safety head has seen", "the gate holds at once"
+)
 def test_the_gate_holds_before_a_strange_image_and_says_which_camera_shows_it(
     head: SafetyModel, observations: list[Observation]
 ) -> None:

@@ -111,7 +111,7 @@ def test_a_stamp_in_the_future_is_a_fault() -> None:
 @pytest.mark.fault(
     "images",
     "a frozen image, also with flipped bits or noise",
-    "the gate holds once the arm has moved 2 cm",
+    "the gate holds after 8 images and 10 cm of motion",
 )
 def test_identical_pictures_while_the_arm_moves_are_a_frozen_camera() -> None:
     scene = Scene()

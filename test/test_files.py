@@ -1,12 +1,24 @@
 """A file is whole or not there, and says so where it cannot be written."""
 
 import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.core.files import PARTIAL_SUFFIX, expand_home, replacing, write_whole
+from safedojo_ros.core.files import (
+    PARTIAL_SUFFIX,
+    claim,
+    expand_home,
+    private_folder,
+    replacing,
+    write_whole,
+)
 
 
 def test_text_is_utf_8_whatever_the_locale_says(tmp_path: Path) -> None:
@@ -69,3 +81,56 @@ def test_where_nobody_says_what_home_is_the_fault_says_what_to_do(
     with pytest.raises(ConfigError, match="set HOME"):
         expand_home("~/bags")
     assert expand_home("/data/bags") == Path("/data/bags")
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from safedojo_ros.core.files import claim
+held = claim(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_folder_in_use_names_who_works_there_and_a_killed_process_lets_go(
+    tmp_path: Path,
+) -> None:
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "out")], stdout=subprocess.PIPE
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == b"held\n"
+    said = rf"out is in use by process {other.pid} since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d; wait"
+    with pytest.raises(ConfigError, match=said):
+        claim(tmp_path / "out")
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    other.stdout.close()
+    with claim(tmp_path / "out") as held:
+        held.seek(0)
+        assert re.match(rf"process {os.getpid()} ", held.read())
+
+
+def test_a_link_in_place_of_the_claim_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("precious")
+    (tmp_path / ".in_use").symlink_to(tmp_path / "mine")
+    with pytest.raises(ConfigError, match="cannot write"):
+        claim(tmp_path)
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_a_temporary_folder_that_another_could_have_made_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    expected = tmp_path / f"logs_{os.getuid()}"
+    assert private_folder("logs") == expected
+    assert private_folder("logs") == expected
+    expected.chmod(0o777)
+    assert private_folder("logs") != expected
+    expected.rmdir()
+    expected.symlink_to(tmp_path)
+    taken = private_folder("logs")
+    assert taken != expected
+    assert taken.stat().st_mode & 0o077 == 0

@@ -15,6 +15,7 @@ import pytest
 from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.cli.main import main
 from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.core.files import claim
 from safedojo_ros.learning.progress import progress_bar
 from safedojo_ros.learning.training_run import TrainingRun
 from safedojo_ros.pipeline import stages
@@ -358,3 +359,17 @@ def test_a_policy_that_is_not_safer_is_not_published(tmp_path: Path) -> None:
     figures = {"base": {"overall": rate}, "practised": {"overall": rate}}
     with pytest.raises(stages.GateNotPassed, match="not safer than its base: SSR 50.0%"):
         pipeline.publish("p", figures)
+
+
+def test_a_second_pipeline_in_the_same_folder_is_refused_and_so_is_a_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with claim(tmp_path / "out"):
+        command = ["pipeline", "--preset", "smoke", "--out", str(tmp_path / "out")]
+        assert main(command) == 2
+        assert f"out is in use by process {os.getpid()} since" in capsys.readouterr().err
+        with pytest.raises(ConfigError, match="is in use by process"):
+            TrainingRun(tmp_path / "out", resume=False)
+    run = TrainingRun(tmp_path / "out", resume=False)
+    run.close()
+    TrainingRun(tmp_path / "out", resume=False).close()

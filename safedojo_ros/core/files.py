@@ -1,14 +1,49 @@
 """Files that are whole or not there: written beside, made durable, then given their name."""
 
+import contextlib
+import fcntl
 import os
+import stat
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from safedojo_ros.core.errors import ConfigError
 
 PARTIAL_SUFFIX = ".partial"
 """Of a file that is being written; one that stays was left by a process that was killed."""
+
+
+IN_USE = ".in_use"
+"""File of a folder that one process works in; locked as long as that process lives."""
+
+
+def claim(folder: Path) -> IO[str]:
+    """Make `folder`, and keep other processes from working in it until this file is closed.
+
+    A process that is killed lets go, too. Raises `ConfigError` that names the process which has it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = os.fdopen(os.open(folder / IN_USE, flags, 0o644), "r+", errors="replace")
+    except OSError as error:
+        raise ConfigError(f"cannot write {folder}: {error.strerror}") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        with contextlib.closing(file):
+            owner = " ".join(file.read(200).split()) or "another process"
+        raise ConfigError(
+            f"{folder} is in use by {owner}; wait for it, or choose another --out"
+        ) from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+    file.flush()
+    return file
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -46,6 +81,20 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def private_folder(name: str) -> Path:
+    """This user's folder `name` among the temporary ones, made if it is missing.
+
+    Anybody can make that name first: a link, or a folder that is not this user's alone, is not
+    taken, and one with a name that nobody can know is made in its place.
+    """
+    folder = Path(tempfile.gettempdir(), f"{name}_{os.getuid()}")
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+    return folder if own else Path(tempfile.mkdtemp(prefix=f"{name}_"))
 
 
 def expand_home(path: str | Path) -> Path:

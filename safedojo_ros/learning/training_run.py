@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.tensorboard import SummaryWriter
 
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.core.files import replacing
+from safedojo_ros.core.files import claim, replacing
 from safedojo_ros.learning.progress import report
 
 STATE_FILE = "training_state.safetensors"
@@ -29,14 +29,15 @@ class TrainingRun:
     """A directory with training_state.safetensors, metrics.jsonl and TensorBoard events.
 
     The state (step, weights, optimizer) is replaced atomically, so a killed run resumes from the
-    last save. Raises `ConfigError` when the directory holds a run and `resume` is false.
+    last save. Raises `ConfigError` when the directory holds a run and `resume` is false, or another
+    process trains there; `close` lets others in.
     """
 
     def __init__(self, directory: Path, resume: bool) -> None:
         self.directory = directory
         if self.begun and not resume:
             raise ConfigError(f"{directory} holds a training run; pass --resume or another --out")
-        directory.mkdir(parents=True, exist_ok=True)
+        self._claim = claim(directory)
         self._events = SummaryWriter(str(directory / "tensorboard"))
         self._started = time.monotonic()
 
@@ -86,3 +87,4 @@ class TrainingRun:
         """Flush the TensorBoard events; the training is over."""
         _live.clear()
         self._events.close()
+        self._claim.close()

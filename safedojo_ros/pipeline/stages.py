@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from safedojo_ros.checkpoints.manifest import read_manifest
 from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.core.errors import SafeDojoError
+from safedojo_ros.core.files import claim
 from safedojo_ros.learning.progress import Say
 from safedojo_ros.learning.rl.methods import METHODS
 from safedojo_ros.pipeline.collect import Collection, collect
@@ -102,8 +103,15 @@ def run_pipeline(
 ) -> PipelineResult:
     """Run the stages that are left; between: called after every step of a training, may raise.
 
-    Raises `ConfigError` where OUT holds a run with other settings.
+    Raises `ConfigError` where OUT holds a run with other settings, or another process works there.
     """
+    with claim(request.out):
+        return _run_stages(recipe, request, between, say)
+
+
+def _run_stages(
+    recipe: "Recipe", request: PipelineRequest, between: Callable[[int], None], say: Say
+) -> PipelineResult:
     plan = json.loads(json.dumps(asdict(recipe)))
     plan |= {
         "data": [str(path) for path in request.data],

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from safedojo_ros.checkpoints.names import find_checkpoint, user_store
 from safedojo_ros.core.errors import ConfigError, SafeDojoError
+from safedojo_ros.core.files import claim
 from safedojo_ros.learning.progress import Say
 from safedojo_ros.learning.rl.methods import METHODS
 from safedojo_ros.pipeline.evaluate import Evaluation, evaluate
@@ -214,7 +215,15 @@ class Job:
 
 
 def run_sweep(recipe: "Recipe", sweep: Sweep, say: Say = print) -> dict[str, int]:
-    """Run the jobs that are left; {job: exit code}: 0 done, 3 refused by a gate, 2 fault."""
+    """Run the jobs that are left; {job: exit code}: 0 done, 3 refused by a gate, 2 fault.
+
+    Raises `ConfigError` where another process works in the same folder.
+    """
+    with claim(sweep.out):
+        return _run_left(recipe, sweep, say)
+
+
+def _run_left(recipe: "Recipe", sweep: Sweep, say: Say) -> dict[str, int]:
     sweep, codes = sweep.resolved(), dict[str, int]()
     for job in sweep.jobs():
         if (sweep.out / job.name / EVALUATION).exists():

@@ -6,11 +6,11 @@ already and can work is kept, so a sourced ROS installation keeps its own values
 
 import os
 import sys
-import tempfile
 from collections.abc import MutableMapping
 from pathlib import Path
 
 from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.core.files import private_folder
 from safedojo_ros.nodes.stack.dds import others_share_memory
 
 PACKAGE = "safedojo_ros"
@@ -59,8 +59,7 @@ def prepare_environment(
     if only_this_machine:
         variables.setdefault(DISCOVERY, "LOCALHOST")
     if not _can_be_written(log_directory(variables)):
-        own = Path(tempfile.gettempdir(), f"safedojo_ros_log_{os.getuid()}")
-        variables["ROS_LOG_DIR"] = str(own)
+        variables["ROS_LOG_DIR"] = str(private_folder("safedojo_ros_log"))
 
 
 def stay_on_this_machine(environment: MutableMapping[str, str] | None = None) -> None:

@@ -151,7 +151,7 @@ def opened_as_the_locale_says(source: str) -> list[int]:
         mode = node.args[0 if isinstance(node.func, ast.Attribute) else 1 :][:1]
         binary = any(isinstance(m, ast.Constant) and "b" in str(m.value) for m in mode)
         if name in ("read_text", "write_text") or (
-            name == "open" and owner not in ("os", "av") and not binary
+            name == "open" and owner not in ("os", "av", "Image") and not binary
         ):
             found.append(node.lineno)
     return found

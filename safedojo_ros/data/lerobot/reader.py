@@ -178,7 +178,7 @@ class EpisodeReader(Sequence[Episode]):
         broken: set[Path] = set()
         for path, length in lengths.items():
             try:
-                self._steps.check(path, length)
+                self._steps.take(path, length)
             except DatasetError as error:
                 self.damage.append(str(error))
                 broken.add(path)

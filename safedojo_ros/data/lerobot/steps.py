@@ -31,7 +31,7 @@ class StepFiles:
         self._schema = layout.data_schema(info.features)
         self._row_groups: dict[Path, np.ndarray] = {}
 
-    def check(self, path: Path, rows: int) -> None:
+    def take(self, path: Path, rows: int) -> None:
         """Check a file's footer; raises `DatasetError` unless it has `rows` and our columns."""
         try:
             seen = pq.read_metadata(layout.contained(self._root, path))

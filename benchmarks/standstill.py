@@ -216,7 +216,7 @@ def drive(orders: Connection) -> None:
     from safedojo_ros.robot.playback.target import Target
 
     arm = FrankaArm(FrankaConfig(ADDRESS, velocity=0.25, force=100.0, torque=100.0), 20.0)
-    while (first := arm.read()) is None:
+    while (first := arm.read()) is None or (arm.fault and arm.recover()):
         time.sleep(0.01)
     quaternion, due = quaternion_of(first.axis_angle), time.monotonic()
     going, ceased, asked, tick = False, False, False, 0

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from safedojo_ros.core.config import check_ranges
+from safedojo_ros.core.contact_examples import ContactExamples
 from safedojo_ros.core.errors import ChunkRejected, ConfigError
 from safedojo_ros.core.types import (
     ACTION_SIZE,
@@ -24,6 +25,7 @@ from safedojo_ros.core.types import (
     Observation,
 )
 from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
+from safedojo_ros.models.contact_examples import read_examples, write_examples
 from safedojo_ros.models.images import stack_images
 from safedojo_ros.models.normalisation import RobotScales, unit_scales
 from safedojo_ros.models.seen_images import SeenImages
@@ -165,7 +167,8 @@ class SafetyModel:
 
     cost_m: how many of the largest step costs make the chunk cost, [1, H]; cost_limit: the chunk
     cost that the policy is asked to stay under, (0, 1); contact_threshold: step cost above which an
-    episode counts as one with contact, chosen so that as many do as really had one, [0, 1].
+    episode counts as one with contact, chosen so that as many do as really had one, [0, 1];
+    examples: held-out chunks that it is examined by when it is to judge, None where there are none.
     """
 
     def __init__(
@@ -178,7 +181,9 @@ class SafetyModel:
         cost_limit: float = 0.2,
         checkpoint_id: str = "",
         contact_threshold: float = 0.5,
+        examples: ContactExamples | None = None,
     ) -> None:
+        self.examples = examples
         self.contact_threshold = contact_threshold
         self.cost_m, self.cost_limit, self.checkpoint_id = cost_m, cost_limit, checkpoint_id
         self.seen: SeenImages | None = None
@@ -236,6 +241,14 @@ class SafetyModel:
         logits = self.head.answers(contexts, states, chunks)
         return torch.sigmoid(logits).reshape(actions.shape[:-1]).numpy().astype(np.float64)
 
+    def costs_of(self, examples: ContactExamples) -> np.ndarray:
+        """(N, H) as `step_cost` of each example; every scene's image is encoded once."""
+        first = np.unique(examples.scene, return_index=True)
+        scenes = self.contexts([examples.observation(number) for number in first[1]])
+        contexts = scenes[np.searchsorted(first[0], examples.scene)][:, None]
+        every = [examples.observation(number) for number in range(len(examples.scene))]
+        return self.judged(contexts, every, examples.chunks)
+
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """(B, cameras, 3, S, S) → (B, cameras·C, s, s) latents."""
         latents = self.autoencoder.encode(images.flatten(0, 1))
@@ -246,7 +259,7 @@ class SafetyModel:
         return robot_spec(self.cameras, self.image_size, self.chunk_length)
 
     def save(self, directory: Path, half: bool = False) -> None:
-        """Write config.json and model.safetensors into an existing directory."""
+        """Write config.json, model.safetensors and its examples into an existing directory."""
         write_config(
             directory,
             ARCHITECTURE,
@@ -261,6 +274,8 @@ class SafetyModel:
         save_weights(self.network, directory / "model.safetensors", half)
         if self.seen is not None:
             self.seen.save(directory)
+        if self.examples is not None:
+            write_examples(self.examples, directory)
 
     @staticmethod
     def load(directory: Path) -> "SafetyModel":
@@ -273,6 +288,7 @@ class SafetyModel:
         cost_m = number(config, "cost_m", 1, size.chunk_length)
         cost_limit = number(config, "cost_limit", 0.0, 1.0)
         threshold = number(config, "contact_threshold", 0.0, 1.0, default=0.5)
+        examples = read_examples(directory, cameras, autoencoder.image_size, size.chunk_length)
 
         def build() -> SafetyModel:
             return SafetyModel(
@@ -284,6 +300,7 @@ class SafetyModel:
                 cost_limit,
                 checkpoint_id=directory.name,
                 contact_threshold=threshold,
+                examples=examples,
             )
 
         model = build_and_load(build, lambda model: model.network, directory)

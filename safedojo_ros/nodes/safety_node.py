@@ -27,6 +27,7 @@ from visualization_msgs.msg import MarkerArray
 
 from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.checkpoints.swap.head_canary import judge_head
+from safedojo_ros.checkpoints.swap.head_exam import examine, examine_first
 from safedojo_ros.checkpoints.swap.hot_swap import HotSwap, free_weights
 from safedojo_ros.checkpoints.swap.probation import Bars, Reference
 from safedojo_ros.core.errors import (
@@ -76,6 +77,8 @@ PATIENCE = 0.03
 """Seconds that a chunk may wait here for the images it was computed from."""
 CANARY_CHUNKS = 4
 """On how many recent chunks a new safety head is tried."""
+HELD_CHUNKS = 8
+"""Of how many chunks that the running head held it must say what it thinks."""
 
 SETTINGS = (
     Setting("checkpoint", "released", "Safety head: released, latest, an id, a directory; empty: "
@@ -130,6 +133,7 @@ class SafetyNode(DojoNode):
         self._swap: HotSwap[SafetyLike] | None = None
         self._exchange: CheckpointExchange[SafetyLike] | None = None
         self._recent: deque[tuple[Observation, np.ndarray]] = deque(maxlen=CANARY_CHUNKS)
+        self._held: deque[tuple[Observation, np.ndarray]] = deque(maxlen=HELD_CHUNKS)
         self._asked_for = ""
         self._memory: MemoryLike | None = None
         self._ours: list[Any] = []
@@ -272,16 +276,24 @@ class SafetyNode(DojoNode):
     @property
     def _limit(self) -> float:
         """The parameter's cost limit, or else that of the safety head."""
-        model = self._model
+        return self._limit_of(self._model)
+
+    def _limit_of(self, model: SafetyLike | None) -> float:
         return float(self.setting("cost_limit")) or (model.cost_limit if model else 0.5)
 
     def _try(self, model: SafetyLike) -> None:
-        """Canary and warm-up: probabilities, in time, for the chunks that were just judged."""
-        if self._inputs is None:
+        """Canary, warm-up and exam: it answers in time, and tells contacts apart."""
+        limit = self._limit_of(model)
+        if self._exchange is None:  # the head that the node begins with
+            warning = examine_first(model, limit)
+            if warning:
+                self.get_logger().warning(warning)
             return
-        window = self._inputs.window.config
-        deadline = float(self.setting("deadline"))
-        judge_head(model, list(self._recent), window.cameras, window.image_size, deadline)
+        if self._inputs is not None:
+            window = self._inputs.window.config
+            deadline = float(self.setting("deadline"))
+            judge_head(model, list(self._recent), window.cameras, window.image_size, deadline)
+        examine(model, limit, self._model, self._limit, list(self._held))
 
     def _take_ready(self) -> None:
         """Between two chunks: take over a new safety head if one is ready."""
@@ -297,6 +309,7 @@ class SafetyNode(DojoNode):
     def _renew(self) -> None:
         """Another safety head judges now."""
         self._compute_times.clear()
+        self._held.clear()
         if self._model is not None:
             self._gate.config = replace(self._gate.config, cost_m=self._model.cost_m)
 
@@ -350,7 +363,7 @@ class SafetyNode(DojoNode):
             self.say("")
         else:
             self._log(result.decision, result.reason)
-        self._check_head(chunk, asked)
+        self._check_head(chunk, asked, result.proposed.chunk_cost >= result.proposed.limit)
 
     def _ask(self, asked: _Asked, chunk: ActionChunk, candidates: np.ndarray) -> np.ndarray:
         """What the safety head says of `candidates` for the observation of `chunk`: see `Ask`."""
@@ -390,11 +403,13 @@ class SafetyNode(DojoNode):
         assert self._inputs is not None
         return zones.check(actions, self._inputs.window.at(chunk.observed_at).state, self.now())
 
-    def _check_head(self, chunk: ActionChunk, asked: _Asked) -> None:
+    def _check_head(self, chunk: ActionChunk, asked: _Asked, held: bool) -> None:
         """Remember what the head did; leave one on probation that failed."""
         if asked.answered and asked.observation is not None:
             self._compute_times.append(asked.seconds)
             self._recent.append((asked.observation, chunk.actions))
+            if held:
+                self._held.append((asked.observation, chunk.actions))
         if self._exchange is None:
             return
         fault, probation = asked.fault, self._exchange.probation

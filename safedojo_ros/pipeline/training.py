@@ -131,8 +131,10 @@ def train_safety(recipe: "Recipe", request: TrainSafety, say: Say = print) -> Tr
     With a world model: the head alone, over its autoencoder, to imagined states, too.
     """
     from safedojo_ros.learning import autoencoder, safety_head, seen_images
+    from safedojo_ros.learning.contact_examples import contact_examples
     from safedojo_ros.learning.data import contacts
     from safedojo_ros.learning.data.latent_episodes import LatentEpisodes
+    from safedojo_ros.learning.data.splits import held_out_episodes
     from safedojo_ros.models.loading import load_world_model
     from safedojo_ros.models.threads import chosen_device
 
@@ -162,6 +164,13 @@ def train_safety(recipe: "Recipe", request: TrainSafety, say: Say = print) -> Tr
     model.seen = seen_images.seen_images(model, data, config.held_out, config.seed, device)
     model.network.cpu()
     say(f"limits of what the head has seen: {model.seen}")
+    held_out = held_out_episodes(int(frames.episode.max()) + 1, config.held_out, config.seed)
+    model.examples = contact_examples(data, model, held_out.tolist(), config.seed)
+    if model.examples is None:
+        say(
+            "the held-out episodes give no contact examples: a node may start with this head, but "
+            "it will not replace one that runs; train on more episodes with contacts"
+        )
     for source, values in (("", figures), ("imagined states of ", figures.get("imagined", {}))):
         said = ", ".join(f"{k} {v:.4g}" for k, v in values.items() if k != "imagined")
         if said:

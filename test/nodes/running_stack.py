@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.context import Context
@@ -25,7 +26,9 @@ from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 
 from safedojo_ros.checkpoints.store.store import CheckpointStore
+from safedojo_ros.core.contact_examples import ContactExamples
 from safedojo_ros.core.types import CONTROL_PERIOD
+from safedojo_ros.models.contact_examples import write_examples
 from safedojo_ros.msg import (
     ActionChunk,
     ArmTarget,
@@ -64,10 +67,21 @@ def publish_scripted(
     kind: str,
     normalisation: dict | None = None,
     requires: dict[str, str] | None = None,
+    examples: bool = False,
     **config: Any,
 ) -> str:
-    """Publish a scripted checkpoint of `kind`; returns its id."""
+    """Publish a scripted checkpoint of `kind`; returns its id.
+
+    examples: with chunks by which a safety head is examined: the fast ones touch, the others rest.
+    """
     folder.mkdir(parents=True)
+    if examples:
+        fast, chunks = np.arange(8) % 2 == 1, np.zeros((8, 8, 7), np.float32)
+        chunks[fast, :, 1] = 0.05
+        pictures = np.zeros((1, 2, 64, 64, 3), np.uint8)
+        at, state = np.zeros(8, np.int32), np.zeros((8, 8), np.float32)
+        cameras = ("agentview", "wrist")
+        write_examples(ContactExamples(cameras, pictures, at, state, chunks, fast), folder)
     script = {"architecture": "scripted", **config}
     (folder / "config.json").write_text(json.dumps(script))
     header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()

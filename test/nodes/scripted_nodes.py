@@ -14,6 +14,7 @@ import numpy as np
 from safedojo_ros.core.bounds import MAX_DELTA_ROTATION
 from safedojo_ros.core.errors import CheckpointError
 from safedojo_ros.core.types import Observation
+from safedojo_ros.models.contact_examples import read_examples
 from safedojo_ros.nodes.policy_node import PolicyNode
 from safedojo_ros.nodes.safety_node import SafetyNode
 from safedojo_ros.nodes.stack.spinning import run_node
@@ -74,9 +75,10 @@ class ScriptedSafety:
         config = read_script(directory)
         self._cost, self._factor = float(config.get("cost", 0.0)), float(config.get("per_speed", 0))
         self._nan, self._late = bool(config.get("nan", False)), int(config.get("late", 0))
-        self.cost_m, self.cost_limit = 3, float(config.get("limit", 0.5))
+        self.cost_m, self.cost_limit = int(config.get("cost_m", 3)), float(config.get("limit", 0.5))
         self.cameras: tuple[str, ...] = ("agentview", "wrist")
         self.image_size = 64
+        self.examples = read_examples(directory, self.cameras, 64, 8)
 
     def step_cost(self, observations: list[Observation], actions: np.ndarray) -> np.ndarray:
         """(B, H), or (B, K, H) of K chunks each."""

@@ -36,7 +36,7 @@ class SwappingStack(RunningStack):
                 "safety_node": {"follow": "policy", **watched},
             },
             policy={"speed": 0.008},
-            safety={"per_speed": 20.0},
+            safety={"per_speed": 20.0, "examples": True},
         )
         self.chunks: list[ActionChunk] = []
         self.heads: list[CheckpointInfo] = []
@@ -61,6 +61,7 @@ class SwappingStack(RunningStack):
         self.listener.infos.clear()
         folder = self.folder / f"source{len(list(self.folder.iterdir()))}"
         needed = {"safety": requires} if requires else None
+        script = {"examples": kind == "safety"} | script
         name = publish_scripted(self.store, folder, kind, requires=needed, **script)
         if kind == "policy":
             self.speeds[name] = script.get("speed", 0.01)

@@ -122,11 +122,16 @@ class Cell:
         self.steps = 0
         self.moved_since_seen = 0.0
 
+    @property
+    def delivered(self) -> int:
+        """Messages, ticks and attacks so far."""
+        return sum(self.counts.values()) - self.counts["executed"]
+
     # ---------------------------------------------------------------- one control period
 
     def period(self) -> int:
         """Everybody's messages of one period, some of them spoilt; returns how many there were."""
-        draw, before = self.random.random, sum(self.counts.values())
+        draw, before = self.random.random, self.delivered
         late = draw() < self.oddities / 2
         self.advance(round(PERIOD * draw() * 8) if late else PERIOD)
         jobs = [self.honest_enable, self.honest_measured, self.honest_state]
@@ -144,7 +149,7 @@ class Cell:
         self.steps += 1
         if self.oddities and not self.person.armed and draw() < 0.2:
             self.help()
-        return sum(self.counts.values()) - before
+        return self.delivered - before
 
     def advance(self, nanoseconds: int) -> None:
         self.now += nanoseconds

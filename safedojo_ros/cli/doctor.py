@@ -70,11 +70,11 @@ class Library:
 
 LIBRARIES = (
     Library("numpy", "numpy", ">=1.26,<3"),
-    Library("opencv-python-headless", "cv2", ">=4.9"),
+    Library("opencv-python-headless", "cv2", ">=4.9,<6"),
     Library("mujoco", "mujoco", ">=3.8,<3.9"),
-    Library("torch", "torch", ">=2.8"),
-    Library("transformers", "transformers", ">=5.20"),
-    Library("diffusers", "diffusers", ">=0.36"),
+    Library("torch", "torch", ">=2.8,<3"),
+    Library("transformers", "transformers", ">=5.20,<6"),
+    Library("diffusers", "diffusers", ">=0.36,<1"),
     Library("franky-control", "franky", ">=2.0,<3", needed=False),
     Library("ruckig", "ruckig", ">=0.14,<1", needed=False),
     Library("robosuite", "robosuite", "==1.4.0", needed=False, mend="./dojo libero"),

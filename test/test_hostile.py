@@ -16,7 +16,7 @@ import hostile
 
 
 def test_no_hostile_sequence_breaks_a_rule() -> None:
-    counts = hostile.campaign(1, 60_000)
+    counts = hostile.campaign(1, 120_000)
     assert counts["executed"] > 1_000, "the arm works in between"
     assert min(counts[what] for what in ("clock back", "second publisher", "repeated")) > 0
 

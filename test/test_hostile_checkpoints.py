@@ -458,6 +458,7 @@ def test_edits_at_random_are_refused_in_one_line_or_do_no_harm(
             slowest = max(slowest, time.monotonic() - started)
             cases += 1
             shutil.rmtree(directory)
-    with capsys.disabled():
-        print(f"\n{kind}: {cases} hostile edits, {refused} refused, slowest {slowest:.2f} s")  # noqa: T201
+    if "SAFEDOJO_HOSTILE_CASES" in os.environ:
+        with capsys.disabled():
+            print(f"\n{kind}: {cases} edits, {refused} refused, slowest {slowest:.2f} s")  # noqa: T201
     assert refused > cases / 2

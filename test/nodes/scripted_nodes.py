@@ -82,9 +82,10 @@ class ScriptedSafety:
 
     def step_cost(self, observations: list[Observation], actions: np.ndarray) -> np.ndarray:
         """(B, H), or (B, K, H) of K chunks each."""
-        self._late -= 1
+        bad = self._nan and self._late <= 0
+        self._late -= actions.ndim == 4  # in service, after its exam
         costs = np.clip(self._cost + self._factor * np.abs(actions[..., 1]), 0.0, 1.0)
-        return costs * np.nan if self._nan and self._late < 0 else costs
+        return costs * np.nan if bad else costs
 
 
 def main() -> int:

@@ -169,6 +169,7 @@ def test_a_scene_is_remembered_until_another_begins(context: Context) -> None:
         assert node.start()
         model = node._model
         assert model is not None
+        model.seen = None  # type: ignore[attr-defined]  # black images will do
         pictures = {name: np.zeros((64, 64, 3), np.uint8) for name in ("agentview", "wrist")}
         seen = partial(node._looking, model, Observation(pictures, np.zeros(8), "go"))
         memory = seen()

@@ -229,12 +229,14 @@ def test_a_safety_head_is_swapped_between_two_chunks_and_back(stack: SwappingSta
     stack.wait_until_moving_by(plain)
 
 
-@pytest.mark.parametrize(("late", "word"), [(0, "was not taken"), (6, "rolled back from")])
+@pytest.mark.parametrize(
+    ("late", "word"), [(0, "was not taken"), (PROBATION // 2, "rolled back from")]
+)
 def test_a_safety_head_that_gives_no_probabilities_is_kept_out_or_left(
     stack: SwappingStack, late: int, word: str
 ) -> None:
     old = stack.head
-    bad = stack.publish("safety", nan=True, late=late)
+    bad = stack.publish("safety", per_speed=20.0, nan=True, late=late)
     stack.heads.clear()
     load_head(stack, bad)
     stack.wait_for(lambda: any(word in head.reason for head in stack.heads), word)

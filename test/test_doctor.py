@@ -14,8 +14,9 @@ import pytest
 from packaging.specifiers import SpecifierSet
 
 from safedojo_ros.cli import doctor
-from safedojo_ros.cli.doctor import Finding, Library, Status
+from safedojo_ros.cli.doctor import Library
 from safedojo_ros.cli.doctor_robot import examine_robot
+from safedojo_ros.cli.findings import Finding, Status
 from safedojo_ros.robot.fci.emulator import FciEmulator
 from safedojo_ros.robot.fci.preflight import host_remarks, version_fault
 from safedojo_ros.worlds.tabletop.robot import TabletopRobot

@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
@@ -22,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from safedojo_ros.checkpoints.names import user_store
+from safedojo_ros.cli.findings import Finding, Status
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.nodes.stack.dds import users_in_shared_memory
 from safedojo_ros.nodes.stack.ros_environment import (
@@ -36,25 +36,6 @@ FREE_DISK = 3e9
 """Bytes that a set-up and a first training need."""
 FREE_SHARED_MEMORY = 48e6
 """Bytes: seven nodes with a segment of 4 MB each, and what Fast DDS adds."""
-
-
-class Status(StrEnum):
-    """How a subject was found."""
-
-    PRESENT = "present"
-    MISSING = "missing"
-    WRONG = "wrong"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report; `mend` is a command, empty where nothing has to be mended."""
-
-    subject: str
-    status: Status
-    detail: str
-    mend: str = ""
-    needed: bool = True
 
 
 @dataclass(frozen=True)

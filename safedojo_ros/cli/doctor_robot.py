@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from safedojo_ros.cli.doctor import Finding, Status
+from safedojo_ros.cli.findings import Finding, Status
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.robot.fci.client import import_franky
 from safedojo_ros.robot.fci.hand_thread import connected

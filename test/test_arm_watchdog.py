@@ -146,6 +146,20 @@ def test_a_target_that_creeps_while_the_gate_holds_is_let_go() -> None:
     assert "although the gate holds" in rig.tick()
 
 
+def test_an_arm_that_was_carried_while_disarmed_may_be_armed_under_the_same_hold() -> None:
+    rig = Rig().runs()
+    rig.decision, rig.mode = Decision.HOLD, ArmMode.HOLD
+    rig.runs(20)
+    rig.mode = ArmMode.DISARMED
+    rig.runs(5)
+    rig.goal[0] = rig.pose[0] = 0.05
+    rig.runs(5)
+    rig.mode = ArmMode.ARMED
+    rig.runs(20)
+    rig.goal[0] += 0.003
+    assert "although the gate holds" in rig.tick()
+
+
 def test_a_hold_that_ends_is_forgotten() -> None:
     rig = Rig().runs()
     rig.decision, rig.mode = Decision.HOLD, ArmMode.HOLD

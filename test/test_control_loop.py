@@ -644,6 +644,19 @@ def test_a_single_wrong_pose_is_not_what_the_target_is_put_on() -> None:
     assert target.position == pytest.approx(before)
 
 
+def test_a_gate_s_state_that_waited_in_a_queue_is_as_old_as_it_is() -> None:
+    rig = Rig().run()
+    rig.silent = {"safety"}
+    for _ in range(10):
+        rig.step()
+        rig.loop.safety(Decision.ALLOW, "", rig.now, rig.sequence, rig.now - 440 * MS)
+    assert rig.loop.arm.mode != ArmMode.DISARMED, "the deadline of this loop is 0.5 s"
+    rig.loop.safety(Decision.ALLOW, "", rig.now, rig.sequence, rig.now - 501 * MS)
+    rig.step()
+    assert rig.loop.arm.mode == ArmMode.DISARMED
+    assert "'safety state' has been silent" in rig.loop.arm.reason
+
+
 def test_a_wrong_pose_does_not_count_as_heard() -> None:
     rig = Rig().run()
     rig.silent = {"measured"}

@@ -26,7 +26,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
-from safedojo_ros.core.errors import ConfigError, ObservationRejected
+from safedojo_ros.core.errors import ObservationRejected
 from safedojo_ros.core.types import CONTROL_PERIOD, Decision
 from safedojo_ros.msg import ActionChunk as ActionChunkMessage
 from safedojo_ros.msg import ArmTarget, FrankaState, SafetyState
@@ -152,7 +152,7 @@ class FrankaNode(DojoNode):
         self._real = self.setting("backend") == "fci" and not is_loopback(
             self.setting("fci_address")
         )
-        workspace = Workspace(self._corner("workspace_lower"), self._corner("workspace_upper"))
+        workspace = Workspace(self.corner("workspace_lower"), self.corner("workspace_upper"))
         playback = PlaybackConfig(
             blend_steps=int(self.setting("blend_steps")),
             actuation_delay=float(self.setting("actuation_delay")),
@@ -176,7 +176,7 @@ class FrankaNode(DojoNode):
             self._franka = FrankaArm(
                 FrankaConfig(
                     self.setting("fci_address"),
-                    self._corner("robot_base"),
+                    self.corner("robot_base"),
                     float(self.setting("velocity")),
                     float(self.setting("acceleration")),
                     float(self.setting("contact_force")),
@@ -204,13 +204,6 @@ class FrankaNode(DojoNode):
             self._ours.append((self.destroy_service, self.create_service(Trigger, name, answer)))
         self._transforms = transform_broadcaster(self)
 
-    def _corner(self, name: str) -> tuple[float, float, float]:
-        """Three metres; `robot_base` has no default that could be right."""
-        corner = self.setting(name)
-        if len(corner) != 3:
-            raise ConfigError(f"'{name}' has {len(corner)} numbers, expected x, y and z in metres")
-        return corner
-
     def activate(self) -> None:
         """Listen and start the control tick."""
         priority = int(self.setting("realtime_priority"))
@@ -234,9 +227,8 @@ class FrankaNode(DojoNode):
             for kind, topic, take, quality in guarded
         ]
         if self.setting("watchdog"):
-            self._listening.append(
-                subscribe(DiagnosticStatus, "watchdog/state", self._on_watchdog, BEAT)
-            )
+            take: Any = self._on_watchdog
+            self._listening.append(subscribe(DiagnosticStatus, "watchdog/state", take, BEAT))
         if self._franka is None:
             self._listening += [
                 subscribe(JointState, "sim/joint_states", self._on_joints, NEWEST),
@@ -331,22 +323,24 @@ class FrankaNode(DojoNode):
             decision = Decision(message.decision)
         except ValueError:
             decision = Decision.HOLD
-        self._loop.safety(decision, message.reason, self.now(), int(message.last_sequence))
+        now = self.now()
+        self._loop.safety(
+            decision, message.reason, now, int(message.last_sequence), sent_at(info, now)
+        )
         self._say_rejection()
 
     def _on_enable(self, message: Bool, info: dict[str, Any]) -> None:
         assert self._loop is not None
         self._heard("robot/enable", info)
         now = self.now()
-        age = time.time_ns() - int(info["source_timestamp"])
-        self._loop.enable(message.data, now, now - age)
+        self._loop.enable(message.data, now, sent_at(info, now))
         if self._enabled_said and not self._enabled:
             self._publish_state()
 
-    def _on_watchdog(self, message: DiagnosticStatus) -> None:
+    def _on_watchdog(self, message: DiagnosticStatus, info: dict[str, Any]) -> None:
         assert self._loop is not None
         now = self.now()
-        self._loop.watchdog.feed(WATCHDOG, now)
+        self._loop.watchdog.feed(WATCHDOG, min(sent_at(info, now), now))
         fine = message.level == DiagnosticStatus.OK
         self._loop.guard(WATCHDOG, "" if fine else message.message or "not OK", now)
 
@@ -534,6 +528,11 @@ def is_loopback(address: str) -> bool:
         return address == "localhost" or ipaddress.ip_address(address).is_loopback
     except ValueError:
         return False
+
+
+def sent_at(info: dict[str, Any], now: int) -> int:
+    """When a message was published, ns on the node's clock: one that waited in a queue is old."""
+    return now - (time.time_ns() - int(info["source_timestamp"]))
 
 
 def transform_broadcaster(node: DojoNode) -> Callable[[PoseStamped], None] | None:

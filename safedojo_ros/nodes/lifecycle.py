@@ -172,6 +172,13 @@ class DojoNode(LifecycleNode):
         return tuple(value) if isinstance(value, (list, tuple)) or hasattr(value, "typecode") \
             else value  # fmt: skip
 
+    def corner(self, name: str) -> tuple[float, float, float]:
+        """A parameter of x, y and z in metres; raises `ConfigError`."""
+        corner = self.setting(name)
+        if len(corner) != 3:
+            raise ConfigError(f"'{name}' has {len(corner)} numbers, expected x, y and z in metres")
+        return corner
+
     def _declare(self) -> list[str]:
         faults = []
         for name, setting in self._settings.items():

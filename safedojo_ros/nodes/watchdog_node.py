@@ -14,7 +14,7 @@ from geometry_msgs.msg import PoseStamped
 from rclpy.clock import Clock, ClockType
 from std_msgs.msg import Bool
 
-from safedojo_ros.core.errors import ConfigError, ObservationRejected
+from safedojo_ros.core.errors import ObservationRejected
 from safedojo_ros.core.types import Decision
 from safedojo_ros.msg import ActionChunk, ArmTarget, FrankaState, SafetyState
 from safedojo_ros.nodes.conversion import pose_from_message, to_nanoseconds
@@ -49,17 +49,9 @@ class WatchdogNode(DojoNode):
 
     def configure(self) -> None:
         """Read the limits."""
-        self._workspace = Workspace(
-            self._corner("workspace_lower"), self._corner("workspace_upper")
-        )
+        self._workspace = Workspace(self.corner("workspace_lower"), self.corner("workspace_upper"))
         self._limits = float(self.setting("max_lead")), float(self.setting("max_speed"))
         self._states = self.create_publisher(DiagnosticStatus, "watchdog/state", BEAT)
-
-    def _corner(self, name: str) -> tuple[float, float, float]:
-        corner = self.setting(name)
-        if len(corner) != 3:
-            raise ConfigError(f"'{name}' has {len(corner)} numbers, expected x, y and z in metres")
-        return corner
 
     def activate(self) -> None:
         """Listen and watch."""

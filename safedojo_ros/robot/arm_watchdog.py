@@ -113,7 +113,8 @@ class ArmWatchdog:
     def arm(self, mode: ArmMode, now_ns: int) -> None:
         """What the control loop says of itself."""
         if mode in ARMED and self._mode not in ARMED:
-            self._armed_at, self._target, self._broken = now_ns, None, ""
+            self._armed_at, self._broken = now_ns, ""
+            self._target = self._held_at = None  # where it stands now is where it may stand
         self._heard["arm"], self._mode = now_ns, mode
 
     def measured(self, position: np.ndarray, now_ns: int) -> None:

@@ -100,15 +100,23 @@ class ControlLoop:
         self._check_place(now_ns)
         return ""
 
-    def safety(self, decision: Decision, reason: str, now_ns: int, last_sequence: int = 0) -> None:
-        """Take the gate's enforced decision and the newest sequence that it has judged (0: none).
+    def safety(
+        self,
+        decision: Decision,
+        reason: str,
+        now_ns: int,
+        last_sequence: int = 0,
+        sent_at_ns: int | None = None,
+    ) -> None:
+        """Take the gate's enforced decision, sent at `sent_at_ns` (now), and the newest sequence
+        that it has judged (0: none).
 
         HOLD holds at once, STOP is a fault. A sequence that went down is a restarted stream.
         """
         self._watch_clock(now_ns)
         before, self._judged = self._judged, last_sequence
         self._decision = decision
-        self.watchdog.feed(SAFETY, now_ns)
+        self.watchdog.feed(SAFETY, now_ns if sent_at_ns is None else min(sent_at_ns, now_ns))
         if decision == Decision.STOP:
             self.fault(now_ns, f"safety gate: STOP, {reason}")
         elif last_sequence < before:

@@ -251,7 +251,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     begun, day = time.monotonic(), Day(options.seed)
-    swap, names = swapper(), ("released", "coached")
+    swap, names = swapper(), ("base", "safe")
     swap.start_with(names[0])
     assert swap.current is not None
     day.checkpoint = swap.current.id

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 
+from safedojo_ros.checkpoints.names import DEFAULT_POLICY, SHIPPED
 from safedojo_ros.nodes.stack.dds import DomainLease
 from safedojo_ros.nodes.stack.processes import StackProcesses, node_process
 from safedojo_ros.nodes.stack.registry import DEMO, NodeEntry
@@ -24,8 +25,8 @@ def take_domain() -> DomainLease:
 def stack_options(description: str | None) -> argparse.ArgumentParser:
     """A parser with the options that `demo_stack` reads."""
     parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
-    parser.add_argument("--policy", default="released")
-    parser.add_argument("--safety", default="released")
+    parser.add_argument("--policy", default=DEFAULT_POLICY)
+    parser.add_argument("--safety", default=SHIPPED)
     parser.add_argument("--verbose", action="store_true", help="show the nodes' own logs")
     return parser
 

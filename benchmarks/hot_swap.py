@@ -5,7 +5,7 @@ world, publishes two policies of different weights, and moves the store's `lates
 other 200 times while the policy node follows it. It prints, with the bars of the project:
 
 - control ticks that were missed;
-- chunks whose checkpoint id and content disagree: both policies are the released one, with a
+- chunks whose checkpoint id and content disagree: both policies are the one of --policy, with a
   rotation about the vertical (0.1 degrees a step) in their weights whose sign tells them apart in
   every step of a chunk, and with noise of 0.1 % on all other weights of the second;
 - resident memory of the policy node before the first and after the last swap;
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from rclpy.node import Node
 
-from safedojo_ros.checkpoints.names import find_checkpoint
+from safedojo_ros.checkpoints.names import DEFAULT_POLICY, SHIPPED, find_checkpoint
 from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.msg import ActionChunk, ArmTarget, CheckpointInfo
 from safedojo_ros.nodes.conversion import to_nanoseconds
@@ -219,8 +219,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--swaps", type=int, default=200)
     parser.add_argument("--interval", type=float, default=0.5, help="seconds between two swaps")
-    parser.add_argument("--policy", default="released", help="what both policies are made from")
-    parser.add_argument("--safety", default="released")
+    parser.add_argument("--policy", default=DEFAULT_POLICY, help="what both policies are made from")
+    parser.add_argument("--safety", default=SHIPPED)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--verbose", action="store_true", help="show the nodes' own logs")
     options = parser.parse_args()

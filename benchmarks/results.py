@@ -27,13 +27,13 @@ FILTERS = {
     "detour": "behind the gate with detours",
 }
 ROWS = [
-    ("released", ""),
-    ("released", "cbf"),
-    ("released", "detour"),
-    ("coached", ""),
-    ("coached", "cbf"),
-    ("coached", "gate"),
-    ("coached", "detour"),
+    ("base", ""),
+    ("base", "cbf"),
+    ("base", "detour"),
+    ("safe", ""),
+    ("safe", "cbf"),
+    ("safe", "gate"),
+    ("safe", "detour"),
 ]
 
 

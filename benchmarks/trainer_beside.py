@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from demo_stack import demo_stack, machine, stack_options, take_domain
 
+from safedojo_ros.checkpoints.names import DEFAULT_POLICY
 from safedojo_ros.msg import FrankaState, TrainingProgress
 from safedojo_ros.nodes.conversion import to_nanoseconds
 from safedojo_ros.nodes.lifecycle import IN_ORDER
@@ -165,7 +166,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="of each stretch")
     parser.add_argument("--rounds", type=int, default=2, help="stretches of each kind")
     parser.add_argument("--preset", default="tiny", help="of the training")
-    parser.add_argument("--base", default="released")
+    parser.add_argument("--base", default=DEFAULT_POLICY)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     lease = take_domain()

@@ -19,11 +19,10 @@ def main() -> None:
     for kind in (None, "gate"):
         report = evaluate(
             Evaluation(
-                "released",
                 level=(1,),
                 episodes=args.episodes,
                 max_steps=args.max_steps,
-                filter=RunTimeFilter(kind, "released") if kind else RunTimeFilter(),
+                filter=RunTimeFilter(kind),
             )
         )
         rates = (report.overall.tsr, report.overall.car, report.overall.ssr)

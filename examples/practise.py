@@ -42,14 +42,25 @@ def main() -> None:
         workers=1,
     )
     data = (collect(episodes).data,)
-    # Each is published in a store of this run, where the next finds it as "latest".
+    # Each is published in a store of this run, and the next is given its id.
     kept: dict[str, Any] = {"data": data, "publish": True, "store": out / "store"}
-    train_policy(recipe, TrainPolicy(out=out / "policy", **kept))
-    train_safety(recipe, TrainSafety(out=out / "safety", **kept))
-    train_world_model(recipe, TrainWorldModel(out=out / "world_model", **kept))
-    train_success(recipe, TrainSuccess(out=out / "success", world_model="latest", **kept))
-    request = PracticeRequest(out=out / "practice", demonstrations=data, **kept)
-    made = practice(recipe, request)
+    policy = train_policy(recipe, TrainPolicy(out=out / "policy", **kept))
+    safety = train_safety(recipe, TrainSafety(out=out / "safety", **kept))
+    request = TrainWorldModel(out=out / "world_model", safety=safety.published, **kept)
+    world = train_world_model(recipe, request)
+    imagined: dict[str, Any] = {"world_model": world.published}
+    success = train_success(recipe, TrainSuccess(out=out / "success", **imagined, **kept))
+    imagined |= {"success": success.published, "safety": safety.published}
+    made = practice(
+        recipe,
+        PracticeRequest(
+            out=out / "practice",
+            base=policy.published,
+            demonstrations=data,
+            **imagined,
+            **kept,
+        ),
+    )
     for row in made.outcome.evaluations:
         rate = row["measured"]["safe_success"]
         print(

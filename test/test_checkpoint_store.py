@@ -28,7 +28,7 @@ from safedojo_ros.checkpoints.manifest import (
     read_manifest,
     verify,
 )
-from safedojo_ros.checkpoints.names import find_checkpoint
+from safedojo_ros.checkpoints.names import DEFAULT_POLICY, SHIPPED, find_checkpoint
 from safedojo_ros.checkpoints.provenance import package_warnings
 from safedojo_ros.checkpoints.store import store as store_module
 from safedojo_ros.checkpoints.store.durable import exclusive, together
@@ -721,25 +721,29 @@ def test_two_publishers_and_a_reader_do_not_disturb_each_other(
 
 
 @pytest.fixture
-def released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CheckpointStore:
-    store = CheckpointStore(tmp_path / "released", Clock())
-    monkeypatch.setattr(names_module, "released_store", lambda: store)
-    publish(store, write_source(tmp_path / "shipped", 9.0))
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CheckpointStore:
+    """A policy 9.0 that ships as `safe`, and 5.0 that ships as `base`."""
+    store = CheckpointStore(tmp_path / "shipped", Clock())
+    monkeypatch.setattr(names_module, "shipped_store", lambda: store)
+    sources = {name: tmp_path / f"as-{name}" for name in ("base", "safe")}
+    made = {
+        name: publish(store, write_source(sources[name], value)).id
+        for name, value in (("base", 5.0), ("safe", 9.0))
+    }
+    (store.root / "names.json").write_text(json.dumps({"policy": made}))
     return store
 
 
-def test_names_find_the_users_store_first_and_the_released_one_else(
-    tmp_path: Path, source: Path, released: CheckpointStore
+def test_a_name_is_what_ships_an_id_or_a_directory(
+    tmp_path: Path, source: Path, shipped: CheckpointStore
 ) -> None:
     root = tmp_path / "store"
-    shipped = released.latest("policy")
-    assert shipped is not None
-    assert value_of(find_checkpoint("policy", "latest", root)) == 9.0
-    assert value_of(find_checkpoint("policy", shipped, root)) == 9.0
+    safe = names_module.shipped_names()["policy"]["safe"]
     mine = publish(CheckpointStore(root), source)
-    assert value_of(find_checkpoint("policy", "latest", root)) == 1.0
+    assert value_of(find_checkpoint("policy", DEFAULT_POLICY, root)) == 9.0
+    assert value_of(find_checkpoint("policy", "base", root)) == 5.0
+    assert value_of(find_checkpoint("policy", safe, root)) == 9.0
     assert value_of(find_checkpoint("policy", mine.id, root)) == 1.0
-    assert value_of(find_checkpoint("policy", "released", root)) == 9.0
     copied = shutil.copytree(root / "policy" / mine.id, tmp_path / "copied")
     assert find_checkpoint("policy", str(copied), root) == copied
     with pytest.raises(CheckpointError, match="kind 'policy', expected 'safety'"):
@@ -749,22 +753,41 @@ def test_names_find_the_users_store_first_and_the_released_one_else(
         find_checkpoint("policy", str(copied), root)
 
 
-def test_a_better_policy_ships_beside_the_released_one(
-    tmp_path: Path,
-    released: CheckpointStore,
-    monkeypatch: pytest.MonkeyPatch,
+def test_latest_is_the_users_own_and_never_what_ships(
+    tmp_path: Path, source: Path, shipped: CheckpointStore
 ) -> None:
-    name = "coached"
-    better = CheckpointStore(tmp_path / name, Clock())
-    assert name in names_module.shipped_policies()
-    monkeypatch.setattr(names_module, "shipped_policies", lambda: {name: better})
-    manifest = publish(better, write_source(tmp_path / "better", 5.0))
     root = tmp_path / "store"
-    assert value_of(find_checkpoint("policy", name, root)) == 5.0
-    assert value_of(find_checkpoint("policy", manifest.id, root)) == 5.0
-    assert value_of(find_checkpoint("policy", "released", root)) == 9.0
-    with pytest.raises(CheckpointError, match="latest"):
-        find_checkpoint("safety", name, root)
+    with pytest.raises(CheckpointError, match="no latest checkpoint.*base and safe ship"):
+        find_checkpoint("policy", "latest", root)
+    publish(CheckpointStore(root), source)
+    assert value_of(find_checkpoint("policy", "latest", root)) == 1.0
+
+
+def test_a_name_that_nothing_has_is_answered_with_those_that_ship(
+    tmp_path: Path, shipped: CheckpointStore
+) -> None:
+    for name in ("nosuch", "shipped"):
+        with pytest.raises(CheckpointError, match=f"'{name}'.*base and safe ship"):
+            find_checkpoint("policy", name, tmp_path / "store")
+
+
+@pytest.mark.parametrize("text", ["[]", '{"policy": {"safe": 1}}', '{"heads": {}}', "{"])
+def test_a_list_of_names_that_is_none_is_one_line(shipped: CheckpointStore, text: str) -> None:
+    (shipped.root / "names.json").write_text(text)
+    with pytest.raises(CheckpointError, match="names.json"):
+        find_checkpoint("policy", "safe")
+
+
+def test_every_name_that_ships_has_its_checkpoint_and_the_other_way_round() -> None:
+    store, names = names_module.shipped_store(), names_module.shipped_names()
+    assert {kind: sorted(ids) for kind, ids in names.items()} == {
+        "policy": ["base", DEFAULT_POLICY],
+        **dict.fromkeys(("safety", "world_model", "success"), [SHIPPED]),
+    }
+    assert not store.broken()
+    assert {(m.kind, m.id) for m in store.list()} == {
+        (kind, identifier) for kind, ids in names.items() for identifier in ids.values()
+    }
 
 
 def test_the_users_store_follows_the_environment(
@@ -778,7 +801,7 @@ def test_the_users_store_follows_the_environment(
 def test_the_command_publishes_lists_shows_verifies_and_rolls_back(
     tmp_path: Path,
     source: Path,
-    released: CheckpointStore,
+    shipped: CheckpointStore,
     capsys: pytest.CaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -799,11 +822,13 @@ def test_the_command_publishes_lists_shows_verifies_and_rolls_back(
     assert "this policy is not fit to be used" in text
     monkeypatch.setattr("safedojo_ros.models.trial.act_once", lambda kind, directory, spec: None)
     assert run("publish", "policy", str(source), "--details", str(details))[0] == 0
-    shipped = str(released.resolve("policy"))
-    assert run("publish", "policy", shipped, "--name", "imported")[0] == 0
+    safe = names_module.shipped_names()["policy"]["safe"]
+    assert (
+        run("publish", "policy", str(shipped.resolve("policy", safe)), "--name", "imported")[0] == 0
+    )
     store = CheckpointStore(root)
     newest, oldest = sorted(store.list(), key=lambda m: m.id.endswith("-imported"), reverse=True)
-    assert newest.parent == released.latest("policy")
+    assert newest.parent == safe
     code, text = run("list", "--json")
     assert {m["id"] for m in json.loads(text)} == {newest.id, oldest.id}
     assert "latest" in run("list")[1]

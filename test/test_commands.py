@@ -136,16 +136,16 @@ def test_an_option_that_would_do_nothing_is_refused() -> None:
         lambda: Evaluation("latest-but-one", policy="expert:safe"),
         lambda: Evaluation(policy="expert:safe", filter=RunTimeFilter("gate")),
         lambda: RunTimeFilter(memory=8),
-        lambda: RunTimeFilter("cbf", safety="released"),
+        lambda: RunTimeFilter("cbf", safety="latest"),
         lambda: RunTimeFilter("gate", detour_ratio=0.3),
-        lambda: TrainWorldModel(data=data, out=out, start="latest", safety="released"),
+        lambda: TrainWorldModel(data=data, out=out, start="latest", safety="latest"),
         lambda: TrainSuccess(data=data, out=out, played=out),
         lambda: Validation(data=data, out=out, measured=(out,)),
     ):
         with pytest.raises(ConfigError, match="^--"):
             wrong()
     Collection(out, policy="latest", take_over=True, style="safe")
-    RunTimeFilter("detour", "released", 2, 8, 0.3)
+    RunTimeFilter("detour", "shipped", 2, 8, 0.3)
 
 
 def documented() -> list[tuple[str, str]]:

@@ -52,7 +52,7 @@ PRACTICE: dict[str, Any] = {
     "evaluations": [
         {
             "step": 2,
-            "practised": {"success": 0.9, "violations": 0.1, "safe_success": 0.8},
+            "in_practice": {"success": 0.9, "violations": 0.1, "safe_success": 0.8},
             "measured": dict.fromkeys(
                 ("success", "violations", "safe_success"), {"value": 0.5, "low": 0.4, "high": 0.6}
             ),
@@ -95,11 +95,11 @@ def test_rates_are_pooled_over_training_seeds_and_paired_with_the_baseline() -> 
 
 
 def test_rates_in_practice_stand_beside_the_measured_ones() -> None:
-    rates = compare(runs())["practised"]
+    rates = compare(runs())["in_practice"]
     assert [(row["seed"], row["moment"]) for row in rates] == [(0, "after"), (1, "after")]
-    assert rates[0]["practised"]["success"] == 0.9
+    assert rates[0]["in_practice"]["success"] == 0.9
     begun = PRACTICE | {"evaluations": [PRACTICE["evaluations"][0] | {"step": 0}] * 2, "best": 0}
-    rows = compare([MethodRun("wmpo", 0, episodes("1", "0"), 150, begun, METRICS)])["practised"]
+    rows = compare([MethodRun("wmpo", 0, episodes("1", "0"), 150, begun, METRICS)])["in_practice"]
     assert [(row["moment"], row["updates"]) for row in rows] == [("before", 0), ("after", 0)]
 
 
@@ -394,7 +394,7 @@ def test_a_job_with_an_evaluation_is_not_repeated(
     monkeypatch.setattr(sweep, "run_jobs", refused)
     options = ["--out", str(tmp_path / "out"), "--methods", "base,ppo", "--seeds", "0"]
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    assert main(["sweep", "--preset", "smoke", "--base", "released", *options]) == 3
+    assert main(["sweep", "--preset", "smoke", "--base", "base", *options]) == 3
     for number, handler in before.items():
         signal.signal(number, handler)
     assert seen == ["ppo-seed0"]

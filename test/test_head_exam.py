@@ -284,7 +284,7 @@ def test_an_examples_file_that_is_something_else_is_refused(tmp_path: Path) -> N
 
 @pytest.fixture
 def shipped() -> SafetyModel:
-    return load_safety(find_checkpoint("safety", "released"))
+    return load_safety(find_checkpoint("safety", "shipped"))
 
 
 def test_what_ships_brings_examples_and_passes_by_them(shipped: SafetyModel) -> None:
@@ -323,7 +323,7 @@ def test_what_ships_is_refused_with_its_weights_ruined(
     shipped: SafetyModel, ruin: Callable[[SafetyModel], None], with_own: bool
 ) -> None:
     """By its own examples, and by the running head's where its own are said to suit it."""
-    running = load_safety(find_checkpoint("safety", "released"))
+    running = load_safety(find_checkpoint("safety", "shipped"))
     with torch.no_grad():
         ruin(shipped)
     if not with_own:

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from safedojo_ros.checkpoints.manifest import KINDS, MANIFEST, read_manifest, verify
-from safedojo_ros.checkpoints.names import find_checkpoint
+from safedojo_ros.checkpoints.names import SHIPPED, find_checkpoint, shipped_names
 from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.core.errors import CheckpointError, ConfigError, SafeDojoError
 from safedojo_ros.core.strict_json import MAX_DEPTH, parse_json
@@ -119,7 +119,7 @@ def test_weights_of_every_size_of_float_are_taken(policy: Path, kind: Any) -> No
 
 
 def test_a_counter_is_stored_as_what_it_is(tmp_path: Path) -> None:
-    shipped = find_checkpoint("success", "released")
+    shipped = find_checkpoint("success", SHIPPED)
     directory = shutil.copytree(shipped, tmp_path / "success")
     load_success(directory)
     tensors = load_file(directory / "model.safetensors")
@@ -343,8 +343,9 @@ def test_a_proof_leaves_the_random_numbers_of_a_training_alone(policy: Path) -> 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_ships_can_act(kind: str) -> None:
-    directory = find_checkpoint(kind, "released")
-    act_once(kind, directory, read_manifest(directory).spec)
+    for name in shipped_names()[kind]:
+        directory = find_checkpoint(kind, name)
+        act_once(kind, directory, read_manifest(directory).spec)
 
 
 def test_nothing_in_the_package_publishes_without_proof() -> None:
@@ -437,7 +438,7 @@ def take(kind: str, directory: Path) -> None:
 def test_edits_at_random_are_refused_in_one_line_or_do_no_harm(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shipped = find_checkpoint(kind, "released")
+    shipped = find_checkpoint(kind, next(iter(shipped_names()[kind])))
     names = sorted({MANIFEST, *read_manifest(shipped).files})
     refused = cases = 0
     slowest = 0.0

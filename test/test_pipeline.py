@@ -70,7 +70,7 @@ def test_a_method_of_the_simulator_needs_nothing_that_imagines(
 def test_a_run_with_another_plan_is_refused(tmp_path: Path) -> None:
     StageLedger(tmp_path, {"preset": "smoke", "base": None})
     with pytest.raises(ConfigError, match="with other base"):
-        StageLedger(tmp_path, {"preset": "smoke", "base": "released"})
+        StageLedger(tmp_path, {"preset": "smoke", "base": "base"})
     (tmp_path / "stages.json").write_text("{")
     with pytest.raises(ConfigError, match="unreadable"):
         StageLedger(tmp_path, {"preset": "smoke", "base": None})
@@ -344,7 +344,7 @@ def test_a_missed_bar_ends_the_run_where_bars_are_enforced(
 
     monkeypatch.setattr(stages, "Pipeline", Blind)
     settings = ["practice.preflight.enforced=true"]
-    assert run(tmp_path, "--base", "released", settings=settings) == NOT_PASSED
+    assert run(tmp_path, "--base", "base", settings=settings) == NOT_PASSED
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["published"] is None
     assert "it is blind" in result["reason"]
@@ -356,7 +356,7 @@ def test_a_policy_that_is_not_safer_is_not_published(tmp_path: Path) -> None:
     task = stages.PipelineRequest(out=tmp_path / "out", publish=True)
     pipeline = stages.Pipeline(recipe, task, StageLedger(tmp_path / "out", {}))
     rate = {name: {"value": 0.5} for name in ("tsr", "car", "ssr")} | {"episodes": 4}
-    figures = {"base": {"overall": rate}, "practised": {"overall": rate}}
+    figures = {"base": {"overall": rate}, "trained": {"overall": rate}}
     with pytest.raises(stages.GateNotPassed, match="not safer than its base: SSR 50.0%"):
         pipeline.publish("p", figures)
 

@@ -538,4 +538,4 @@ def test_what_imagination_needs_is_asked_for_there_and_nowhere_else(tmp_path: Pa
     PracticeRequest(out=tmp_path, method="ppo")
     for name in ("world_model", "success", "safety"):
         with pytest.raises(ConfigError, match="ppo trains in the simulator"):
-            PracticeRequest(out=tmp_path, method="ppo", **{name: "released"})  # type: ignore[arg-type]
+            PracticeRequest(out=tmp_path, method="ppo", **{name: "latest"})  # type: ignore[arg-type]

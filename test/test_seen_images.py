@@ -56,7 +56,7 @@ FIXED: dict[str, Callable[[np.ndarray], np.ndarray]] = BOTH | {
 
 @pytest.fixture(scope="module")
 def head() -> SafetyModel:
-    return load_safety(find_checkpoint("safety", "released"))
+    return load_safety(find_checkpoint("safety", "shipped"))
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def changed(
     return Observation(images, observation.state, "go")
 
 
-def test_the_released_head_judges_every_image_of_fresh_episodes(
+def test_the_shipped_head_judges_every_image_of_fresh_episodes(
     head: SafetyModel, observations: list[Observation]
 ) -> None:
     assert head.seen is not None

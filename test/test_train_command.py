@@ -62,5 +62,5 @@ def test_a_safety_head_without_contacts_is_refused(
 def test_a_success_rate_is_matched_only_with_what_the_policy_played(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train(root, "success", "free", "--policy", "released") == 2
+    assert train(root, "success", "free", "--policy", "base") == 2
     assert "--policy needs --world-model, and --played" in capsys.readouterr().err

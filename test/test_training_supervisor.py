@@ -29,7 +29,7 @@ from safedojo_ros.pipeline.supervisor import TrainingSupervisor
 
 ROOT = Path(__file__).resolve().parents[1]
 FAKE = [sys.executable, str(Path(__file__).parent / "fake_pipeline.py")]
-GOAL = TrainingGoal("smoke", (), "released", True)
+GOAL = TrainingGoal("smoke", (), "base", True)
 PATIENCE = 60.0
 
 
@@ -206,7 +206,7 @@ def test_a_run_is_followed_to_its_publication(
     given = json.loads((run.out / "arguments.json").read_text())
     assert given == [
         "--preset", "smoke", "--out", str(run.out), "--store", str(tmp_path / "store"),
-        "--base", "released", "--publish",
+        "--base", "base", "--publish",
     ]  # fmt: skip
     assert supervisor(tmp_path).resume() is None
     assert run.ended() == trainer.end
@@ -301,7 +301,7 @@ sys.path.insert(0, {root!r})
 from safedojo_ros.pipeline.goal import TrainingGoal
 from safedojo_ros.pipeline.supervisor import TrainingSupervisor
 trainer = TrainingSupervisor(Path({runs!r}), Path({runs!r}), {fake!r}, lambda *_: None, idle=False)
-trainer.start(TrainingGoal("smoke", (), "released", True))
+trainer.start(TrainingGoal("smoke", (), "base", True))
 while True:
     trainer.step()
     if trainer.progress.step == 2:

@@ -3,24 +3,35 @@
 import os
 from pathlib import Path
 
-from safedojo_ros.checkpoints.manifest import IDENTIFIER, verify
-from safedojo_ros.checkpoints.store.store import LATEST, CheckpointStore, Prove, check_name
+from safedojo_ros.checkpoints.manifest import IDENTIFIER, KINDS, verify
+from safedojo_ros.checkpoints.store.store import CheckpointStore, Prove, check_name
 from safedojo_ros.core.errors import CheckpointError
 from safedojo_ros.core.files import expand_home
+from safedojo_ros.core.strict_json import read_json
+
+DEFAULT_POLICY = "safe"
+"""The policy of every command and node that is given none. It ships beside `base`, the careless
+one that it was trained on from."""
+SHIPPED = "shipped"
+"""The safety head, success classifier and world model that ship; the default, too."""
+NAMES = "names.json"
+"""In the folder of what ships: {kind: {name: id}}."""
 
 
-def released_store() -> CheckpointStore:
+def shipped_store() -> CheckpointStore:
     """The checkpoints that ship in the package."""
-    return CheckpointStore(Path(__file__).parent / "released")
+    return CheckpointStore(Path(__file__).parent / "shipped")
 
 
-def shipped_policies() -> dict[str, CheckpointStore]:
-    """The policies that ship in the package beside the released one, by name.
-
-    `coached` was trained on from it, on demonstrations that touch nothing and on experts that took
-    over behind the gate.
-    """
-    return {"coached": CheckpointStore(Path(__file__).parent / "coached")}
+def shipped_names() -> dict[str, dict[str, str]]:
+    """{kind: {name: id}} of what ships; raises `CheckpointError`."""
+    content = read_json(shipped_store().root / NAMES)
+    if not isinstance(content, dict) or not all(
+        kind in KINDS and isinstance(ids, dict) and all(_is_id(i) for i in ids.values())
+        for kind, ids in content.items()
+    ):
+        raise CheckpointError(f"{NAMES} of what ships is not {{kind: {{name: id}}}}; install anew")
+    return content
 
 
 def user_store(root: Path | None = None, prove: Prove | None = None) -> CheckpointStore:
@@ -36,17 +47,14 @@ def user_store(root: Path | None = None, prove: Prove | None = None) -> Checkpoi
 def find_checkpoint(kind: str, name: str, store_root: Path | None = None) -> Path:
     """Verified directory of a checkpoint that a person names.
 
-    name: "released", or for policies "coached" (both ship in the package); "latest" (of the user's
-    store, or released when that one is empty); an id in any of these stores; or the path of a
-    checkpoint directory anywhere, recognised by a "/" in it. Raises `CheckpointError`.
+    name: what ships ("safe" or "base" for a policy, "shipped" for the other kinds); "latest" of the
+    user's store; an id in either; or the path of a checkpoint directory anywhere, recognised by a
+    "/" in it. Raises `CheckpointError`.
     """
-    store = user_store(store_root)
-    released = released_store()
-    shipped = {"released": released} | shipped_policies()
-    if name in shipped:
-        return shipped[name].resolve(kind)
-    if name == LATEST:
-        return (store if store.latest(kind) else released).resolve(kind)
+    store, shipped = user_store(store_root), shipped_store()
+    known = shipped_names().get(kind, {})
+    if name in known:
+        return shipped.resolve(kind, known[name])
     check_name(name)
     if "/" in name:
         path = expand_home(name)
@@ -54,7 +62,16 @@ def find_checkpoint(kind: str, name: str, store_root: Path | None = None) -> Pat
         if manifest.kind != kind:
             raise CheckpointError(f"{path} is of kind '{manifest.kind}', expected '{kind}'")
         return path
-    for place in (store, *shipped.values()):
-        if IDENTIFIER.fullmatch(name) and (place.root / kind / name).is_dir():
-            return place.resolve(kind, name)
-    return store.resolve(kind, name)
+    here = store.root / kind / name
+    if _is_id(name) and not here.is_dir() and (shipped.root / kind / name).is_dir():
+        return shipped.resolve(kind, name)
+    try:
+        return store.resolve(kind, name)
+    except CheckpointError as error:
+        if here.is_dir() or not known:
+            raise
+        raise CheckpointError(f"{error}; {' and '.join(sorted(known))} ship") from None
+
+
+def _is_id(text: object) -> bool:
+    return isinstance(text, str) and bool(IDENTIFIER.fullmatch(text))

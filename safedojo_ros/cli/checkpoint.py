@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     option = action("list", _list, "what is in the store, newest first")
     option("--json", action="store_true", help="manifests as JSON")
-    name = {"nargs": "?", "default": "latest", "help": "latest, released, coached, an id or ./path"}
+    name = {"nargs": "?", "default": "latest", "help": "latest, what ships, an id or ./path"}
     action("show", _show, "print a manifest")("name", **name)
     action("verify", _show, "read every file and compare it with the manifest")("name", **name)
     option = action("publish", _publish, "copy a directory into the store as 'latest'")

@@ -7,7 +7,7 @@ outcome is printed; --json writes them with the run's timing and the nodes and t
 import argparse
 from pathlib import Path
 
-from safedojo_ros.checkpoints.names import find_checkpoint
+from safedojo_ros.checkpoints.names import DEFAULT_POLICY, SHIPPED, find_checkpoint
 from safedojo_ros.cli.demo_run import LEVELS, Demo
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.robot.fci.client import import_franky
@@ -29,12 +29,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "speed; 'safedojo fci-emulator' serves the same arm by itself",
     )
     parser.add_argument("--composed", action="store_true", help="all nodes in one process")
-    parser.add_argument(
-        "--policy",
-        metavar="NAME",
-        help="policy checkpoint (default: coached, or released with --practice)",
-    )
-    parser.add_argument("--safety", default="released", metavar="NAME", help="safety checkpoint")
+    for kind, name in (("policy", DEFAULT_POLICY), ("safety", SHIPPED)):
+        text = f"{kind} checkpoint (default: {name})"
+        parser.add_argument(f"--{kind}", default=name, metavar="NAME", help=text)
     gate = parser.add_mutually_exclusive_group()
     gate.add_argument(
         "--monitor", action="store_true", help="the gate only reports, it holds nothing back"
@@ -70,7 +67,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--episodes is {arguments.episodes}, expected at least 1")
     if arguments.fci:
         import_franky()
-    arguments.policy = arguments.policy or ("released" if arguments.practice else "coached")
     for kind, name in (("policy", arguments.policy), ("safety", arguments.safety)):
         find_checkpoint(kind, name)
     if arguments.practice:

@@ -6,11 +6,13 @@ The model sees the frames up to --start, then only the recorded actions and its 
 import argparse
 from pathlib import Path
 
+from safedojo_ros.checkpoints.names import SHIPPED, find_checkpoint
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "--checkpoint", default="latest", help="world model: name, id or directory (latest)"
+        "--checkpoint", default=SHIPPED, help="world model: name, id or directory (shipped)"
     )
     parser.add_argument("--data", type=Path, required=True, help="directory of episodes")
     parser.add_argument("--episode", type=int, default=0, help="number of the episode (default: 0)")
@@ -32,7 +34,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Imagine one episode and write it; raises `ConfigError`, `DatasetError`, `CheckpointError`."""
-    from safedojo_ros.checkpoints.names import find_checkpoint
     from safedojo_ros.core.errors import ConfigError, DatasetError
     from safedojo_ros.data.lerobot.reader import EpisodeReader
     from safedojo_ros.fidelity.held_out import hold

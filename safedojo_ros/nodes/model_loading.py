@@ -32,7 +32,7 @@ class PolicyLike(Protocol):
         ...
 
 
-def load_released_policy(path: Path) -> PolicyLike:
+def load_policy_directory(path: Path) -> PolicyLike:
     """Load a verified checkpoint directory; torch is imported here and not earlier."""
     from safedojo_ros.models.loading import load_policy
 
@@ -67,7 +67,7 @@ class MemoryLike(Protocol):
         ...
 
 
-def load_released_safety(path: Path) -> SafetyLike:
+def load_safety_directory(path: Path) -> SafetyLike:
     """Load a verified checkpoint directory; torch is imported here and not earlier."""
     from safedojo_ros.models.loading import load_safety
 
@@ -75,7 +75,7 @@ def load_released_safety(path: Path) -> SafetyLike:
 
 
 def scene_memory(model: SafetyLike, frames: int) -> MemoryLike:
-    """A memory for a head of the released kind."""
+    """A memory for a head that this package trained."""
     from safedojo_ros.models.safety_head import SafetyModel
     from safedojo_ros.models.scene_memory import SceneMemory
 

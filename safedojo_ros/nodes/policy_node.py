@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from safedojo_ros.checkpoints.manifest import Manifest
-from safedojo_ros.checkpoints.names import find_checkpoint
+from safedojo_ros.checkpoints.names import DEFAULT_POLICY, find_checkpoint
 from safedojo_ros.checkpoints.swap.hot_swap import HotSwap, fits_robot, free_weights
 from safedojo_ros.checkpoints.swap.policy_canary import PolicyCanary
 from safedojo_ros.checkpoints.swap.probation import Bars
@@ -45,15 +45,15 @@ from safedojo_ros.nodes.model_loading import (
     PolicyLike,
     SafetyLike,
     limited,
-    load_released_policy,
-    load_released_safety,
+    load_policy_directory,
+    load_safety_directory,
 )
 from safedojo_ros.nodes.stack.scheduling import change_niceness
 from safedojo_ros.nodes.stack.spinning import run_node
 from safedojo_ros.robot.playback.schedule import ChunkSchedule
 
 SETTINGS = (
-    Setting("checkpoint", "released", "Policy: released, coached, latest, id, path."),
+    Setting("checkpoint", DEFAULT_POLICY, "Policy: safe, base, latest, an id, a directory."),
     Setting("store", "", "Folder of the checkpoint store; empty: the user's."),
     Setting("cameras", ["agentview", "wrist"], "Cameras that this robot has."),
     Setting("margin_steps", 3, "Steps between asking for a chunk and its latest use.", 0, 32),
@@ -74,8 +74,8 @@ class PolicyNode(DojoNode):
 
     def __init__(
         self,
-        load: Callable[[Path], PolicyLike] = load_released_policy,
-        load_head: Callable[[Path], SafetyLike] = load_released_safety,
+        load: Callable[[Path], PolicyLike] = load_policy_directory,
+        load_head: Callable[[Path], SafetyLike] = load_safety_directory,
         **options: Any,
     ) -> None:
         """load, load_head: turn a verified checkpoint directory into a policy or safety head."""

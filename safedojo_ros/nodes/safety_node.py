@@ -25,7 +25,7 @@ from std_msgs.msg import Float32, String
 from std_srvs.srv import SetBool, Trigger
 from visualization_msgs.msg import MarkerArray
 
-from safedojo_ros.checkpoints.names import find_checkpoint
+from safedojo_ros.checkpoints.names import SHIPPED, find_checkpoint
 from safedojo_ros.checkpoints.swap.head_canary import judge_head
 from safedojo_ros.checkpoints.swap.head_exam import examine, examine_first
 from safedojo_ros.checkpoints.swap.hot_swap import HotSwap, free_weights
@@ -64,7 +64,7 @@ from safedojo_ros.nodes.model_loading import (
     MemoryLike,
     SafetyLike,
     limited,
-    load_released_safety,
+    load_safety_directory,
     scene_memory,
 )
 from safedojo_ros.nodes.stack.scheduling import change_niceness
@@ -81,7 +81,7 @@ HELD_CHUNKS = 8
 """Of how many chunks that the running head held it must say what it thinks."""
 
 SETTINGS = (
-    Setting("checkpoint", "released", "Safety head: released, latest, an id, a directory; empty: "
+    Setting("checkpoint", SHIPPED, "Safety head: shipped, latest, an id, a directory; empty: "
             "none, and every chunk is held in gate mode."),
     Setting("store", "", "Folder of the checkpoint store; empty: the user's."),
     Setting("cameras", ["agentview", "wrist"], "Cameras to watch."),
@@ -125,7 +125,7 @@ class SafetyNode(DojoNode):
     """Converts, measures the time, and leaves every decision to `robot.gate.gate`."""
 
     def __init__(
-        self, load: Callable[[Path], SafetyLike] = load_released_safety, **options: Any
+        self, load: Callable[[Path], SafetyLike] = load_safety_directory, **options: Any
     ) -> None:
         """load: turns a verified checkpoint directory into a safety head."""
         super().__init__("safety_node", SETTINGS, **options)

@@ -6,7 +6,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from safedojo_ros.checkpoints.names import find_checkpoint
+from safedojo_ros.checkpoints.names import DEFAULT_POLICY, find_checkpoint
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.files import write_whole
 from safedojo_ros.evaluation.film import film_strip, write_image
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 class Evaluation(InStore):
     """Which policy is evaluated, in which scenes, and where the figures are written."""
 
-    checkpoint: str = "latest"
-    """policy: name, id or directory (default: latest)"""
+    checkpoint: str = DEFAULT_POLICY
+    """policy: name, id or directory (default: safe)"""
     policy: Literal["expert:direct", "expert:safe"] | None = None
     """evaluate a scripted expert instead of --checkpoint"""
     world: str = field(default="tabletop", metadata={"choices": WORLDS})

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from safedojo_ros.checkpoints.names import find_checkpoint
+from safedojo_ros.checkpoints.names import SHIPPED, find_checkpoint
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import Decision
 from safedojo_ros.evaluation.filters.gate import PROPOSALS, GatedPolicy
@@ -25,8 +25,8 @@ class RunTimeFilter:
     """filter before the world: cbf, a CBF-QP with the obstacle as seen in the images; cbf-oracle,
     with its true position (evaluation only); gate, which holds by the safety head's cost; detour,
     the gate that also tries detours; zones, forbidden zones alone"""
-    safety: str = "latest"
-    """safety head of the filters gate and detour: name, id or directory (default: latest)"""
+    safety: str = SHIPPED
+    """safety head of the filters gate and detour: name, id or directory (default: shipped)"""
     proposals: int = PROPOSALS
     """chunks that the policy may propose to the gate for each decision"""
     memory: int | None = None

@@ -75,9 +75,7 @@ def checked_goal(
             )
         folders.append(str(folder))
     if "/" in base or "\\" in base or base.startswith("."):
-        raise ConfigError(
-            f"base is '{base}', expected released, coached, latest or an id, not a path"
-        )
+        raise ConfigError(f"base is '{base}', expected safe, base, latest or an id, not a path")
     if base:
         find("policy", base, store)
     return TrainingGoal(preset, tuple(folders), base, publish)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safedojo_ros.checkpoints.manifest import read_manifest
-from safedojo_ros.checkpoints.names import find_checkpoint, user_store
+from safedojo_ros.checkpoints.names import DEFAULT_POLICY, find_checkpoint, user_store
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.files import write_whole
 from safedojo_ros.learning.progress import Say
@@ -29,8 +29,8 @@ RESULT_FILE = "practice.json"
 class PracticeInputs(Imagining):
     """The checkpoints and episodes that practice starts from."""
 
-    base: str = "latest"
-    """policy to start from: name, id or directory (default: latest)"""
+    base: str = DEFAULT_POLICY
+    """policy to start from: name, id or directory (default: safe)"""
     data: tuple[Path, ...] = ()
     """episodes whose first frames imagined futures start from"""
     demonstrations: tuple[Path, ...] = ()
@@ -151,7 +151,7 @@ def publish(request: PracticeRequest, config: "PracticeConfig", outcome: "Practi
             "practice": {
                 "method": request.method,
                 "updates": outcome.best,
-                "practised": row["practised"],
+                "in_practice": row["in_practice"],
                 "measured": row["measured"],
                 "real_episodes": outcome.real_episodes,
                 "real_collisions": outcome.real_collisions,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safedojo_ros.checkpoints.names import SHIPPED
 from safedojo_ros.core.errors import ConfigError
 
 
@@ -40,12 +41,12 @@ class Run(OnDevice):
 class Imagining(OnDevice):
     """A request that imagines, with three checkpoints."""
 
-    world_model: str = "latest"
-    """world model to imagine with: name, id or directory (default: latest)"""
-    success: str = "latest"
-    """success classifier: name, id or directory (default: latest)"""
-    safety: str = "latest"
-    """safety head: name, id or directory (default: latest)"""
+    world_model: str = SHIPPED
+    """world model to imagine with: name, id or directory (default: shipped)"""
+    success: str = SHIPPED
+    """success classifier: name, id or directory (default: shipped)"""
+    safety: str = SHIPPED
+    """safety head: name, id or directory (default: shipped)"""
 
 
 def check_counts(request: object, *names: str) -> None:

@@ -329,7 +329,7 @@ class Pipeline:
     def evaluate(self, base: str, trained: str) -> Outputs:
         """Base and trained policy on the same validation seeds, which no other stage uses."""
         figures = {}
-        for name, checkpoint in (("base", base), ("practised", trained)):
+        for name, checkpoint in (("base", base), ("trained", trained)):
             asked = Evaluation(
                 checkpoint,
                 level=LEVELS,
@@ -348,7 +348,7 @@ class Pipeline:
 
     def publish(self, policy: str, figures: Outputs) -> tuple[str, str]:
         """Publish in the user's store if SSR rose and CAR did not fall; raises `GateNotPassed`."""
-        before, after = figures["base"]["overall"], figures["practised"]["overall"]
+        before, after = figures["base"]["overall"], figures["trained"]["overall"]
         rates = ", ".join(
             f"{rate.upper()} {before[rate]['value']:.1%} → {after[rate]['value']:.1%}"
             for rate in ("ssr", "car", "tsr")
@@ -372,7 +372,7 @@ class Pipeline:
                 spec=made.spec,
                 normalisation=made.normalisation,
                 parent=parent if self.request.base else None,
-                evaluation={"validation": figures["practised"]},
+                evaluation={"validation": figures["trained"]},
                 fidelity=made.fidelity,
             )
             return {"published": manifest.id}

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from safedojo_ros.checkpoints.names import find_checkpoint
+from safedojo_ros.checkpoints.names import SHIPPED, find_checkpoint
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.files import write_whole
 from safedojo_ros.learning.progress import Say
@@ -52,7 +52,7 @@ class TrainSafety(Training):
 class TrainSeen(Training):
     """The limits of the images that a trained safety head judges by."""
 
-    safety: str = "latest"
+    safety: str = SHIPPED
     """safety checkpoint; its weights stay as they are"""
 
 
@@ -62,7 +62,7 @@ class TrainWorldModel(Training):
 
     start: str = ""
     """fine-tune this checkpoint, in place of random weights"""
-    safety: str = "latest"
+    safety: str = SHIPPED
     """safety checkpoint whose autoencoder is used, without --start"""
 
     def __post_init__(self) -> None:
@@ -81,7 +81,7 @@ class TrainSuccess(Training):
     --world-model as in --played"""
     played: Path | None = None
     """episodes of that policy (collect --policy, without --noise)"""
-    safety: str = "latest"
+    safety: str = SHIPPED
     """safety checkpoint to imagine with, for --policy"""
 
     def __post_init__(self) -> None:

@@ -76,13 +76,13 @@ def test_a_gate_that_does_not_hold_ends_the_practice_with_its_reason(
     parser = argparse.ArgumentParser()
     demo.configure(parser)
     folder = str(tmp_path)
-    options = parser.parse_args(["--practice", "--policy", "released", "--practice-dir", folder])
+    options = parser.parse_args(["--practice", "--policy", "base", "--practice-dir", folder])
     practice = PracticeDemo(options)
     practice._client = Trained()  # type: ignore[assignment]
     practice._observer = SimpleNamespace(figures=RunFigures())  # type: ignore[assignment]
     monkeypatch.setattr(practice, "_follow", lambda done: done())
     assert practice._train("dataset") == ""
-    assert practice._client.sent == ("smoke", ["dataset"], "released", True)  # type: ignore[attr-defined]
+    assert practice._client.sent == ("smoke", ["dataset"], "base", True)  # type: ignore[attr-defined]
     practice._summarise()
     assert practice._code() == 3
     shown = capsys.readouterr().out

@@ -1,5 +1,6 @@
 """The registry of nodes says what really exists."""
 
+import argparse
 import importlib
 import importlib.util
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from safedojo_ros.cli import demo
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.nodes.stack.processes import NodeProcess, StackProcesses
 from safedojo_ros.nodes.stack.registry import (
@@ -20,6 +22,8 @@ from safedojo_ros.nodes.stack.registry import (
     as_yaml,
     ros_arguments,
 )
+from safedojo_ros.pipeline.evaluate import Evaluation
+from safedojo_ros.pipeline.filters import RunTimeFilter
 
 ENTRIES = {entry.name: entry for entry in (*DEMO.nodes, *ROBOT.nodes, *TRAIN.nodes, VIEW)}
 
@@ -42,6 +46,24 @@ def test_a_parameters_file_has_only_declared_parameters_of_the_stack_s_nodes(sta
     for name, section in sections.items():
         declared = {s.name for s in importlib.import_module(known[name].module).SETTINGS}
         assert set(section["ros__parameters"]) <= declared
+
+
+def test_every_way_to_start_names_the_same_policy_and_head() -> None:
+    pytest.importorskip("rclpy")
+    parser = argparse.ArgumentParser()
+    demo.configure(parser)
+    options = parser.parse_args([])
+    pairs = {(options.policy, options.safety), (Evaluation().checkpoint, RunTimeFilter().safety)}
+    settings = []
+    for node in ("policy_node", "safety_node"):
+        declared = importlib.import_module(DEMO.node(node).module).SETTINGS
+        settings.append(next(s.default for s in declared if s.name == "checkpoint"))
+    pairs.add((settings[0], settings[1]))
+    for stack in (DEMO, ROBOT):
+        sections = yaml.safe_load(stack.parameters_file.read_text())
+        policy, head = (sections[f"/**/{node}_node"] for node in ("policy", "safety"))
+        pairs.add(tuple(s["ros__parameters"]["checkpoint"] for s in (policy, head)))
+    assert pairs == {("safe", "shipped")}
 
 
 def test_parameters_become_arguments_that_keep_their_type() -> None:

@@ -343,7 +343,7 @@ class CheckpointStore:
             found = self.latest(kind)
             if found is None:
                 raise CheckpointError(
-                    f"{shelf} has no latest checkpoint; publish one, or use --checkpoint released"
+                    f"{shelf} has no latest checkpoint; publish one, or name another"
                 )
             name = found
         elif "/" in name:

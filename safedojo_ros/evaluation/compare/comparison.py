@@ -159,7 +159,7 @@ def compare(
             for name, method in (ablations or {}).items()
             if method in methods
         ],
-        "practised": [row for run in runs if run.practice for row in _rates_in_practice(run)],
+        "in_practice": [row for run in runs if run.practice for row in _rates_in_practice(run)],
         "limits": [row for run in runs for row in _limits(run)],
         "curves": [
             {"method": run.method, "seed": run.seed, "rows": [dict(row) for row in run.metrics]}
@@ -237,7 +237,7 @@ def _rates_in_practice(run: MethodRun) -> list[dict[str, Any]]:
             "seed": run.seed,
             "moment": moment,
             "updates": step,
-            "practised": rows[step]["practised"],
+            "in_practice": rows[step]["in_practice"],
             "measured": rows[step]["measured"],
             "gap": rows[step]["gap"],
         }

@@ -23,8 +23,8 @@ def learning_sections(comparison: Mapping[str, Any]) -> list[str]:
         parts += ["<h2>Ablations</h2>", _ablations(comparison)]
     if comparison["limits"]:
         parts += ["<h2>Is the limit held?</h2>", _limits(comparison["limits"])]
-    if comparison["practised"]:
-        parts += ["<h2>Rates in practice and measured</h2>", _rates(comparison["practised"])]
+    if comparison["in_practice"]:
+        parts += ["<h2>Rates in practice and measured</h2>", _rates(comparison["in_practice"])]
     if comparison["curves"]:
         parts += ["<h2>Learning curves</h2><div class='charts'>", *_curves(comparison), "</div>"]
     return parts
@@ -119,7 +119,7 @@ def _rates(rows: Sequence[Mapping[str, Any]]) -> str:
         [
             f"{row['method']}, seed {row['seed']}, {row['moment']}",
             row["updates"],
-            *(_beside(row["practised"][n], row["measured"][n]) for n in names),
+            *(_beside(row["in_practice"][n], row["measured"][n]) for n in names),
         ]
         for row in rows
     ]

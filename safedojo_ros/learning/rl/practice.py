@@ -270,7 +270,7 @@ class Practice:
         row = {
             "step": step,
             "measured": {name: asdict(estimate) for name, estimate in measured.items()},
-            "practised": imagined,
+            "in_practice": imagined,
             "gap": gaps,
             "trusted": not differing or not enforced,
             "report": {"levels": report.to_json()["levels"], "settings": report.settings},

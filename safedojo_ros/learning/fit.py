@@ -1,6 +1,6 @@
 """The one loop that fits a network: resume, schedule, clipping, average, metrics, saves."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 
@@ -8,6 +8,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from safedojo_ros.core.config import check_ranges
+from safedojo_ros.learning.compiling import compiled
 from safedojo_ros.learning.progress import progress_bar
 from safedojo_ros.learning.training_run import TrainingRun
 
@@ -54,23 +55,29 @@ def fit(
     *,
     parameters: Iterable[torch.nn.Parameter] | None = None,
     average: AveragedModel | None = None,
+    compile: Sequence[torch.nn.Module] = (),
     saved: Callable[[], None] = lambda: None,
 ) -> None:
     """Minimise `loss` in place; the draws of a step depend on the seed and its number alone.
 
     run: where it resumes from, is saved and records its metrics; parameters: which to fit (default:
-    all); average: a moving average of the weights, which is saved, too; saved: called after every
-    save. An observer of the progress bar may raise: the run is saved first.
+    all); average: a moving average of the weights, which is saved, too; compile: the modules in
+    which the time goes, `compiled` where there are many steps; saved: called after every save. An
+    observer of the progress bar may raise: the run is saved first.
     """
     parameters = list(network.parameters() if parameters is None else parameters)
     optimizer = torch.optim.AdamW(
-        parameters, config.learning_rate, weight_decay=config.weight_decay
+        parameters, config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
     kept = network if average is None else torch.nn.ModuleList([network, average])
     first = run.restore(kept, optimizer) if run else 0
     smooth = None
     ended = closing(run) if run else nullcontext()
-    with ended, progress_bar(name, first, config.steps) as show:
+    with (
+        ended,
+        compiled(compile, config.steps),
+        progress_bar(name, first, config.steps) as show,
+    ):
         for step in range(first, config.steps):
             seed = config.seed * 1_000_003 + step
             torch.manual_seed(seed)  # dropout

@@ -55,9 +55,13 @@ class TrainingRun:
         weights = {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}
         module.load_state_dict(weights)
         state: dict[int, dict[str, torch.Tensor]] = {}
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for key, value in tensors.items():
             if key.startswith("optimizer."):
                 _, index, name = key.split(".")
+                parameter = parameters[int(index)]
+                if value.shape == parameter.shape:  # laid out alike, as a fused step expects
+                    value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
                 state.setdefault(int(index), {})[name] = value
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": state, "param_groups": groups})

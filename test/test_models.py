@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from safedojo_ros.core.errors import CheckpointError, ChunkRejected, ObservationRejected
+from safedojo_ros.core.errors import (
+    CheckpointError,
+    ChunkRejected,
+    ConfigError,
+    ObservationRejected,
+)
 from safedojo_ros.core.types import ActionChunk, Observation
 from safedojo_ros.models.autoencoder import _layout
+from safedojo_ros.models.instructions import train_tokenizer
 from safedojo_ros.models.loading import load_policy, load_safety
-from safedojo_ros.models.normalisation import Affine, RobotScales
-from safedojo_ros.models.pi0_policy import PI0Policy, tiny_policy
+from safedojo_ros.models.normalisation import Affine, RobotScales, unit_scales
+from safedojo_ros.models.pi0_policy import PI0Policy, PI0Size, tiny_policy
 from safedojo_ros.models.safety_head import SafetyHead, SafetyHeadSize, tiny_safety
 from safedojo_ros.robot.limits import ActionLimits
 
@@ -87,6 +94,44 @@ def test_our_euler_steps_are_those_of_transformers(policy: PI0Policy) -> None:
             num_steps=policy.size.denoising_steps,
         )
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_proposals_share_an_inference_and_the_first_is_what_it_does(policy: PI0Policy) -> None:
+    seen = [observation(0), observation(1)]
+    several = policy.propose(seen, generators(5, 6), count=3)
+    assert several.shape == (2, 3, 8, 7)
+    one = policy.propose([observation(0)], generators(5), count=3)
+    np.testing.assert_allclose(several[:1], one, atol=1e-5)
+    assert np.abs(several[:, 0] - several[:, 1]).max() > 1e-3, "each has a noise of its own"
+    first = policy.act([observation(0)], generators(5))
+    np.testing.assert_allclose(several[0, 0], first[0], atol=1e-5)
+
+
+def test_a_chunk_begins_with_what_is_committed_and_the_rest_depends_on_it(
+    policy: PI0Policy,
+) -> None:
+    seen, some = [observation(0), observation(1)], np.full((2, 7), 0.01)
+    chunks = policy.propose(seen, generators(5, 6), 2, [some, np.zeros((0, 7))])
+    np.testing.assert_array_equal(chunks[0, :, :2], np.stack([some, some]))
+    others = policy.propose(seen, generators(5, 6), 2, [-some, np.zeros((0, 7))])
+    free = policy.propose(seen, generators(5, 6), 2)
+    assert np.abs(chunks[0, :, 2:] - others[0, :, 2:]).max() > 1e-6
+    assert np.abs(chunks[0, :, 2:] - free[0, :, 2:]).max() > 1e-6
+    np.testing.assert_allclose(chunks[1], free[1], atol=1e-5)
+    with pytest.raises(ConfigError, match="8 steps are committed"):
+        policy.propose(seen[:1], None, 1, [np.zeros((8, 7))])
+
+
+def test_a_stem_makes_the_tokens_of_its_patches(tmp_path: Path) -> None:
+    size = PI0Size(width=32, expert_width=32, layers=2, heads=2, head_dim=16, vision_layers=1)
+    size = replace(size, stem=True, denoising_steps=2)
+    policy = PI0Policy(size, train_tokenizer(SENTENCES), unit_scales(), SENTENCES)
+    policy.save(tmp_path)
+    again = load_policy(tmp_path)
+    seen = [observation(3)]
+    np.testing.assert_array_equal(again.act(seen, generators(1)), policy.act(seen, generators(1)))
+    with pytest.raises(ConfigError, match="power of 2"):
+        replace(size, patch=12, image_size=48)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -67,6 +67,12 @@ class PI0Size:
     """Width of a layer's MLP over the layer's own, [1, 16]."""
     patch: int = 16
     """Side of an image patch, pixels, [1, 256]; divides image_size, into 32 x 32 at most."""
+    vision_layers: int = 0
+    """Of the vision tower, [0, 64]; 0: as many as `layers`."""
+    stem: bool = False
+    """Whether a patch becomes a token by convolutions of stride 2, as many as it takes (patch is a
+    power of 2 then), instead of by one linear map as in the published π0: they find small things
+    with far fewer updates."""
     image_size: int = 64
     """Side of the images, pixels, [1, 1024]."""
     chunk_length: int = 8
@@ -84,12 +90,14 @@ class PI0Size:
         check_ranges(self, heads="[1, 64]", head_dim="[1, 512]", feed_forward="[1, 16]")
         check_ranges(self, patch="[1, 256]", image_size="[1, 1024]", chunk_length="[1, 64]")
         check_ranges(self, text_tokens="[1, 256]", denoising_steps="[1, 100]")
-        check_ranges(self, temperature="[0, 10]")
+        check_ranges(self, temperature="[0, 10]", vision_layers="[0, 64]")
         if self.image_size % self.patch or self.image_size // self.patch > MAX_PATCHES:
             raise ConfigError(
                 f"patch is {self.patch}, expected a divisor of image_size {self.image_size} that "
                 f"makes at most {MAX_PATCHES} patches a side"
             )
+        if self.stem and self.patch & (self.patch - 1):
+            raise ConfigError(f"patch is {self.patch}, expected a power of 2 for a stem")
 
     def trained(self) -> "PI0Size":
         """Without what may be chosen anew after training, for comparing with another size."""
@@ -114,7 +122,7 @@ def network_config(size: PI0Size, vocabulary: int) -> PI0Config:
         "model_type": "siglip_vision_model",
         "hidden_size": size.width,
         "intermediate_size": size.feed_forward * size.width,
-        "num_hidden_layers": size.layers,
+        "num_hidden_layers": size.vision_layers or size.layers,
         "num_attention_heads": size.heads,
         "patch_size": size.patch,
         "image_size": size.image_size,
@@ -136,6 +144,28 @@ def network_config(size: PI0Size, vocabulary: int) -> PI0Config:
     )
 
 
+class ConvolutionalStem(torch.nn.Sequential):
+    """(B, 3, S, S) → (B, width, S / patch, S / patch), in place of SigLIP's linear patches."""
+
+    def __init__(self, width: int, patch: int) -> None:
+        halvings = patch.bit_length() - 1
+        channels = [3, *(max(8, width >> max(0, halvings - 2 - i)) for i in range(halvings))]
+        channels[-1] = width
+        layers: list[torch.nn.Module] = []
+        for i in range(halvings):
+            layers += [
+                torch.nn.Conv2d(channels[i], channels[i + 1], 3, stride=2, padding=1),
+                torch.nn.GroupNorm(1, channels[i + 1]),
+                torch.nn.SiLU(),
+            ]
+        super().__init__(*layers, torch.nn.Conv2d(width, width, 1))
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """SigLIP asks it for the type that it computes in."""
+        return self[-1].weight  # type: ignore[return-value]
+
+
 @dataclass
 class Prefix:
     """What the expert attends to: the cache of images and instruction, and their mask (B, T)."""
@@ -153,11 +183,27 @@ class Prefix:
         layers = [torch.stack([layer.keys, layer.values], 1) for layer in self.cache.layers]
         return torch.stack(layers, 1)
 
+    def features(self) -> torch.Tensor:
+        """(B, F): all that the action expert sees of images and instruction."""
+        return self.stacked().flatten(1)
+
     @staticmethod
     def from_stacked(keys_values: torch.Tensor, mask: torch.Tensor) -> "Prefix":
         """Inverse of `stacked`."""
         layers = [(layer[:, 0], layer[:, 1]) for layer in keys_values.unbind(1)]
         return Prefix(DynamicCache(layers), mask)
+
+
+class Known(NamedTuple):
+    """Steps that are decided already: their normalised actions (B, H, 7) and which these are (B, H)
+    bool. Training-time action conditioning (arXiv 2512.05964)."""
+
+    actions: torch.Tensor
+    mask: torch.Tensor
+
+    def put_into(self, chunk: torch.Tensor) -> torch.Tensor:
+        """`chunk` (B, H, 7) with the known steps in their places."""
+        return torch.where(self.mask[..., None], self.actions, chunk)
 
 
 class PI0Policy:
@@ -180,22 +226,60 @@ class PI0Policy:
         self.network: Any = PI0ForConditionalGeneration(
             network_config(size, tokenizer.get_vocab_size())
         )
+        if size.stem:
+            embeddings = self.network.model.vlm.vision_tower.embeddings
+            embeddings.patch_embedding = ConvolutionalStem(size.width, size.patch)
         self.device = torch.device("cpu")
 
-    @torch.no_grad()
     def act(
         self, observations: list[Observation], generators: list[torch.Generator] | None = None
     ) -> np.ndarray:
         """(B, H, 7) actions; see `models.policy.Policy.act`."""
+        return self.propose(observations, generators)[:, 0]
+
+    @torch.no_grad()
+    def propose(
+        self,
+        observations: list[Observation],
+        generators: list[torch.Generator] | None = None,
+        count: int = 1,
+        committed: Sequence[np.ndarray] | None = None,
+    ) -> np.ndarray:
+        """(B, K, H, 7) actions; see `models.policy.ProposingPolicy.propose`."""
         images, tokens, state = self.inputs(observations)
-        shape = (self.chunk_length, ACTION_SIZE)
+        step = (self.chunk_length, ACTION_SIZE)
+        shape = (count, *step)
         if generators is None:
             noise = torch.randn(len(observations), *shape)
-        else:
-            noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
+        else:  # one by one, so that the first does not depend on how many there are
+            rows = [torch.randn(step, generator=g) for g in generators for _ in range(count)]
+            noise = torch.stack(rows).unflatten(0, (-1, count))
         self.network.eval()
-        noise = self.size.temperature * noise.to(self.device)
-        return self.physical(self.denoise(self.prefix(images, tokens), state, noise))
+        noise = self.size.temperature * noise.flatten(0, 1).to(self.device)
+        prefix = self.prefix(images, tokens)
+        if count > 1:
+            prefix, state = prefix.repeated(count), state.repeat_interleave(count, 0)
+        known = None if committed is None else self._known(committed, count)
+        chunks = self.physical(self.denoise(prefix, state, noise, known))
+        chunks = chunks.reshape(len(observations), *shape)
+        for row, actions in enumerate(committed or ()):
+            chunks[row, :, : len(actions)] = within_bounds(actions)
+        return chunks
+
+    def _known(self, committed: Sequence[np.ndarray], count: int) -> Known:
+        """What is committed, for `count` chunks an observation."""
+        shape = len(committed), self.chunk_length
+        actions, mask = np.zeros((*shape, ACTION_SIZE), np.float32), np.zeros(shape, bool)
+        for row, first in enumerate(committed):
+            if len(first) >= self.chunk_length:
+                raise ConfigError(
+                    f"{len(first)} steps are committed, expected fewer than the {shape[1]} of a "
+                    "chunk"
+                )
+            actions[row, : len(first)], mask[row, : len(first)] = first, True
+        normalised = self.scales.action.normalise(torch.from_numpy(actions)).to(self.device)
+        known = Known(normalised, torch.from_numpy(mask).to(self.device))
+        return Known(*(part.repeat_interleave(count, 0) for part in known))
 
     def to(self, device: torch.device | str) -> "PI0Policy":
         """Move the network."""
@@ -263,25 +347,46 @@ class PI0Policy:
     def velocity(
         self, prefix: Prefix, state: torch.Tensor, chunk: torch.Tensor, time: torch.Tensor
     ) -> torch.Tensor:
-        """(B, H, 7) velocity of the noisy normalised `chunk` at `time` (B,)."""
-        length = prefix.cache.get_seq_length()
-        output = self.network(
-            state=state,
-            noise=chunk,
-            timestep=time,
+        """(B, H, 7) velocity of the noisy normalised `chunk` at `time` (B,), or (B, H) where the
+        steps of a chunk have times of their own."""
+        length, network = prefix.cache.get_seq_length(), self.network
+        hidden = network.model(
+            action_embeds=self._suffix(state, chunk, time),
             attention_mask=prefix.mask,
             **{CACHE: prefix.cache},
-        )
+        ).last_hidden_state
         prefix.cache.crop(length - prefix.cache.get_seq_length())
-        return output.logits
+        return network.action_out_proj(hidden[:, 1:])
 
-    def denoise(self, prefix: Prefix, state: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """(B, H, 7) normalised actions from `noise`, by Euler steps from t = 1 to 0."""
+    def _suffix(self, state: torch.Tensor, chunk: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        """(B, 1 + H, expert_width): state and chunk as transformers' π0 embeds them, but with a
+        time for each step."""
+        embed = self.network.embed_action_time
+        times = time if time.ndim == 2 else time[:, None].expand(chunk.shape[:2])
+        actions = embed.action_in_proj(chunk)
+        when = embed.sinusoid_embeds(times.flatten()).unflatten(0, chunk.shape[:2])
+        both = torch.cat([actions, when.to(actions)], dim=2)
+        steps = embed.action_time_mlp_out(torch.nn.functional.silu(embed.action_time_mlp_in(both)))
+        return torch.cat([embed.state_proj(state)[:, None], steps], dim=1)
+
+    def denoise(
+        self,
+        prefix: Prefix,
+        state: torch.Tensor,
+        noise: torch.Tensor,
+        known: Known | None = None,
+    ) -> torch.Tensor:
+        """(B, H, 7) normalised actions from `noise`, by Euler steps from t = 1 to 0; steps that are
+        known stay as they are, at t = 0."""
         steps = self.size.denoising_steps
-        chunk = noise
+        chunk = noise if known is None else known.put_into(noise)
         for step in range(steps):
-            time = torch.full((len(chunk),), 1.0 - step / steps, device=chunk.device)
+            time = torch.full(chunk.shape[:2], 1.0 - step / steps, device=chunk.device)
+            if known is not None:
+                time = time.masked_fill(known.mask, 0.0)
             chunk = chunk - self.velocity(prefix, state, chunk, time) / steps
+            if known is not None:
+                chunk = known.put_into(chunk)
         return chunk
 
     # ---------------------------------------------------------------- files

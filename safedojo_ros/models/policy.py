@@ -33,7 +33,25 @@ class Policy(Protocol):
         ...
 
 
-class StoredPolicy(Policy, Protocol):
+class ProposingPolicy(Policy, Protocol):
+    """A policy that proposes several chunks at once, and knows that they come late."""
+
+    def propose(
+        self,
+        observations: list[Observation],
+        generators: list[torch.Generator] | None = None,
+        count: int = 1,
+        committed: Sequence[np.ndarray] | None = None,
+    ) -> np.ndarray:
+        """(B, K, H, 7): `count` chunks of one inference; `act` is the first of one.
+
+        committed: (d, 7) for each observation, 0 <= d < H: what the robot will execute from the
+        observation on, because the chunk comes late; every chunk begins with it.
+        """
+        ...
+
+
+class StoredPolicy(ProposingPolicy, Protocol):
     """A policy with files. instructions: the sentences that it was trained on."""
 
     instructions: tuple[str, ...]

@@ -45,7 +45,7 @@ def echo() -> int:
     rclpy.init()
     node = rclpy.create_node("echo")
     replies = node.create_publisher(ActionChunk, "floor/chunk", IN_ORDER)
-    reply = ActionChunk(length=8, actions=[0.0] * 56)
+    reply = ActionChunk(proposals=1, length=8, actions=[0.0] * 56)
     node.create_subscription(Image, "floor/image", lambda _: replies.publish(reply), IMAGES)
     try:
         rclpy.spin(node)

@@ -11,7 +11,7 @@ from safedojo_ros.robot.gate.gate import GateConfig
 MS = 1_000_000
 CHUNKS = 60
 CONFIGS = (
-    GateConfig(cost_m=2),
+    GateConfig(cost_m=2, detour_ratio=0.0),
     GateConfig(cost_m=2, detour_ratio=0.2, release_after=1),
     GateConfig(cost_m=3, detour_ratio=0.6, stop_cost=1.5),
     GateConfig(cost_m=4, mode="monitor", detour_ratio=0.2),

@@ -135,7 +135,7 @@ def test_an_option_that_would_do_nothing_is_refused() -> None:
         lambda: Evaluation(policy="expert:safe", latency=2),
         lambda: Evaluation("latest-but-one", policy="expert:safe"),
         lambda: Evaluation(policy="expert:safe", filter=RunTimeFilter("gate")),
-        lambda: RunTimeFilter(memory=8),
+        lambda: RunTimeFilter(memory=4),
         lambda: RunTimeFilter("cbf", safety="latest"),
         lambda: RunTimeFilter("gate", detour_ratio=0.3),
         lambda: TrainWorldModel(data=data, out=out, start="latest", safety="latest"),

@@ -59,7 +59,7 @@ def seen(count: int = 1) -> list[Observation]:
 
 
 def gated(*script: float, proposals: int = 1, execute: int | None = None) -> GatedPolicy:
-    config = GateConfig(release_after=1)
+    config = GateConfig(release_after=1, detour_ratio=0.0)
     return GatedPolicy(Proposer(*script), FormulaHead(), execute, proposals, config)  # type: ignore[arg-type]
 
 
@@ -76,7 +76,8 @@ def test_a_chunk_is_played_slowed_or_held_by_its_cost() -> None:
 
 
 def test_a_hold_is_kept_until_the_cost_has_stayed_low_as_on_the_robot() -> None:
-    policy = GatedPolicy(Proposer(0.6, 0.1, 0.1, 0.1), FormulaHead(), None, 1)  # type: ignore[arg-type]
+    config = GateConfig(detour_ratio=0.0)
+    policy = GatedPolicy(Proposer(0.6, 0.1, 0.1, 0.1), FormulaHead(), None, 1, config)  # type: ignore[arg-type]
     assert moves(policy, 4) == [0.0, 0.0, 0.0, 0.1]
 
 
@@ -91,7 +92,7 @@ def test_the_first_proposal_that_passes_is_played() -> None:
     policy = gated(0.9, 0.2, 0.7, 0.1, proposals=3)
     assert moves(policy, 1) == [0.2]
     assert policy.proposed == 2
-    assert policy.policy.script == [0.7, 0.1]  # type: ignore[attr-defined]
+    assert policy.policy.script == [0.1], "three chunks of one inference"  # type: ignore[attr-defined]
 
 
 def test_where_none_passes_the_cheapest_is_judged() -> None:
@@ -159,20 +160,23 @@ def test_neither_neighbours_nor_the_size_of_the_batch_have_a_say(ratio: float, m
     assert sum(decisions[0].values()) == 3 * 3
 
 
+def frames_seen(policy: GatedPolicy, episode: torch.Generator) -> int:
+    remembered = policy._episode(episode).judge._memory
+    assert remembered is not None
+    return len(remembered[1]._seen)  # type: ignore[attr-defined]
+
+
 def test_a_memory_is_of_one_episode_and_asked_by_its_earlier_pictures() -> None:
     safety = tiny_safety()
-    policy = GatedPolicy(Proposer(*[0.1] * 3), safety, None, 1, GateConfig(), 4)  # type: ignore[arg-type]
+    policy = GatedPolicy(Proposer(*[0.1] * 3), safety, None, 1, memory=4)  # type: ignore[arg-type]
     first, other = torch.Generator(), torch.Generator()
     for generator in (first, other, first):
         policy.act(seen(), [generator])
-    memories = [policy._episode(generator).memory for generator in (first, other)]
-    assert [len(memory._seen) for memory in memories if memory] == [2, 1]
-    policy = GatedPolicy(Proposer(*[0.1] * 2), safety, None, 1)  # type: ignore[arg-type]
+    assert [frames_seen(policy, generator) for generator in (first, other)] == [2, 1]
+    policy = GatedPolicy(Proposer(*[0.1] * 2), safety, None, 1, memory=1)  # type: ignore[arg-type]
     for _ in range(2):
         policy.act(seen(), [first])
-    newest = policy._episode(first).memory
-    assert newest is not None
-    assert len(newest._seen) == 1, "the newest alone"
+    assert frames_seen(policy, first) == 1, "the newest alone"
 
 
 def small_store(root: Path) -> Path:
@@ -198,7 +202,7 @@ def test_the_command_says_how_the_gate_decided(
     report = json.loads((tmp_path / "gate.json").read_text())
     assert report["policy"].endswith(f"+{kind}")
     gate = report["settings"]["gate"]
-    assert gate["memory"] == (MEMORY if kind == "detour" else 1)
+    assert gate["memory"] == MEMORY
     assert sum(gate["decisions"].values()) == 4  # two episodes of two chunks
     assert 4 <= gate["proposed"] <= 8
     assert (gate["detours"] is None) == (kind == "gate")
@@ -255,9 +259,9 @@ def surveyed(*points: tuple[float, float, float]) -> SurveyedObservation:
 
 
 def test_zones_hold_beside_a_head_and_without_one() -> None:
-    zones = Zones(ZonesConfig(points=PointSource()))
+    zones, config = Zones(ZonesConfig(points=PointSource())), GateConfig(detour_ratio=0.0)
     for head in (FormulaHead(), None):
-        policy = GatedPolicy(Proposer(*[0.1] * 3), head, None, 1, zones=zones)  # type: ignore[arg-type]
+        policy = GatedPolicy(Proposer(*[0.1] * 3), head, None, 1, config, zones=zones)  # type: ignore[arg-type]
         near, far = surveyed((0.07, 0.0, 0.27)), surveyed((0.5, 0.0, 0.27))
         executed = [policy.act([o], [torch.Generator()])[0, 0, 0] for o in (near, far)]
         assert executed == [0.0, pytest.approx(0.001)]

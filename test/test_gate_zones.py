@@ -77,7 +77,7 @@ def decided(
     def ask(chunks: np.ndarray) -> np.ndarray:
         return np.full(chunks.shape[:2], cost)
 
-    gate = SafetyGate(config)
+    gate = SafetyGate(config or GateConfig(detour_ratio=0.0))
     return gate.decide(proposals, ask, 0.5, lambda: 1000 * MS, clear)  # type: ignore[arg-type]
 
 

@@ -399,6 +399,10 @@ def test_whatever_comes_the_gate_answers_and_forwards_only_sound_chunks(
         assert result.reason
 
 
+HOLDING = GateConfig(detour_ratio=0.0)
+"""Without detours."""
+
+
 def proposed(*speeds: float) -> list[ActionChunk]:
     """Chunks of one inference that go so many metres a step."""
     chunks = [Stream().chunk() for _ in speeds]
@@ -410,15 +414,18 @@ def proposed(*speeds: float) -> list[ActionChunk]:
 def test_proposals_are_drawn_until_one_passes_and_else_the_cheapest_is_judged() -> None:
     ask = lambda chunks: 20.0 * np.abs(chunks[..., 0])  # noqa: E731
     drawn = iter(proposed(0.04, 0.01, 0.001))
-    result = SafetyGate().decide(drawn, ask, LIMIT, lambda: START + 200 * MS)
+    result = SafetyGate(HOLDING).decide(drawn, ask, LIMIT, lambda: START + 200 * MS)
     assert (result.decision, result.judged.actions[0, 0]) == (ALLOW, 0.01)
+    assert result.tried == 2
     assert len(list(drawn)) == 1, "the third was not needed"
     dear = proposed(0.04, 0.02, 0.03)
-    result = SafetyGate().decide(dear, ask, LIMIT, lambda: START + 200 * MS)
+    result = SafetyGate(HOLDING).decide(dear, ask, LIMIT, lambda: START + 200 * MS)
     assert (result.decision, result.judged.actions[0, 0]) == (SLOW, 0.02)
     assert result.proposed.chunk_cost == pytest.approx(0.4)
     alike = proposed(0.02, -0.02)
-    assert SafetyGate().decide(alike, ask, LIMIT, lambda: START + 200 * MS).judged is alike[0]
+    assert (
+        SafetyGate(HOLDING).decide(alike, ask, LIMIT, lambda: START + 200 * MS).judged is alike[0]
+    )
     with pytest.raises(ValueError, match="no proposal"):
         SafetyGate().decide([], ask, LIMIT, lambda: START)
 

@@ -137,11 +137,11 @@ def test_a_little_light_and_a_sensor_s_noise_are_no_reason_to_refuse(
 def test_the_gate_holds_before_a_strange_image_and_says_which_camera_shows_it(
     head: SafetyModel, observations: list[Observation]
 ) -> None:
-    policy = GatedPolicy(Proposer(0.01), head, proposals=4)  # type: ignore[arg-type]
+    policy = GatedPolicy(Proposer(*[0.01] * 4), head, proposals=4)  # type: ignore[arg-type]
     episode = torch.Generator()
     strange = changed(observations[0], "wrist", BOTH["lens blur"])
     assert not np.any(policy.act([strange], [episode])[0, :, :6])
-    gate = policy._episode(episode).gate
+    gate = policy._episode(episode).judge.gate
     assert gate.decision.name == "HOLD"
     assert "camera 'wrist' shows what the safety head has not seen: distance" in gate.reason
     assert policy.proposed == 1, "another proposal would not show more"

@@ -37,7 +37,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--monitor", action="store_true", help="the gate only reports, it holds nothing back"
     )
     gate.add_argument(
-        "--detours", action="store_true", help="the gate leads a careless chunk around if it can"
+        "--hold",
+        action="store_true",
+        help="the gate holds a careless chunk, where it would lead it around if it can",
     )
     parser.add_argument(
         "--record", type=Path, metavar="DIR", help="keep a bag of each episode there"

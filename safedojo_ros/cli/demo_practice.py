@@ -65,7 +65,7 @@ class PracticeDemo(Demo):
         self._after: list[dict[str, Any]] = []
         self._practice: dict[str, Any] = {"preset": arguments.preset}
         self._not_passed = ""
-        arguments.monitor, arguments.detours = True, False
+        arguments.monitor, arguments.hold = True, False
 
     # ---------------------------------------------------------------- the nodes
 

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from safedojo_ros.core.errors import SafeDojoError
 from safedojo_ros.core.files import write_whole
-from safedojo_ros.robot.gate.detour import DETOUR_RATIO, MEMORY
+from safedojo_ros.robot.gate.detour import DETOUR_RATIO
 
 LEVELS = {"0": 0, "I": 1, "II": 2}
 MAX_RESTARTS = 5
@@ -157,8 +157,7 @@ class Demo:
             "safety_node": {
                 "checkpoint": options.safety,
                 "mode": "monitor" if options.monitor else "gate",
-                "detour_ratio": DETOUR_RATIO if options.detours else 0.0,
-                "memory": MEMORY if options.detours else 1,
+                "detour_ratio": 0.0 if options.hold else DETOUR_RATIO,
             },
         }
         if options.fci:
@@ -305,7 +304,7 @@ class Demo:
                 "policy": options.policy,
                 "safety": options.safety,
                 "mode": "monitor" if options.monitor else "gate",
-                "detours": options.detours,
+                "detours": not (options.hold or options.monitor),
                 "composed": options.composed,
                 "fci": options.fci,
                 "seed": options.seed,

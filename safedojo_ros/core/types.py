@@ -77,8 +77,10 @@ class ActionChunk:
     """H actions that the arm is to follow, one every `period` seconds.
 
     actions: (H, 7) float, physical units, see `ACTION_SIZE`; observed_at: stamp (ns) of the
-    observation that it answers; sequence: rises by one with every chunk of one publisher;
-    checkpoint: id of the policy; frame: of the translation part.
+    observation that it answers; sequence: rises by one with every inference of one publisher, whose
+    proposals share it; checkpoint: id of the policy; frame: of the translation part; committed:
+    how many leading actions the arm executes anyway, since the chunk comes late; malformed: why it
+    could not be read, or "".
     """
 
     actions: np.ndarray
@@ -87,12 +89,16 @@ class ActionChunk:
     sequence: int = 0
     checkpoint: str = ""
     frame: str = "base"
+    committed: int = 0
+    malformed: str = ""
 
     def __len__(self) -> int:
         return len(self.actions)
 
     def validate(self, max_length: int = 64) -> "ActionChunk":
         """Return self, or raise `ChunkRejected` for a wrong shape, length, period or value."""
+        if self.malformed:
+            raise ChunkRejected(self.malformed)
         actions = np.asarray(self.actions)
         if actions.ndim != 2 or actions.shape[1] != ACTION_SIZE:
             raise ChunkRejected(f"actions have shape {actions.shape}, expected (H, {ACTION_SIZE})")
@@ -103,7 +109,30 @@ class ActionChunk:
             raise ChunkRejected(f"action {row} is not finite: {actions[row].tolist()}")
         if not (np.isfinite(self.period) and 0.0 < self.period <= 1.0):
             raise ChunkRejected(f"period is {self.period} s, expected within (0, 1]")
+        if not 0 <= self.committed < len(actions):
+            raise ChunkRejected(
+                f"{self.committed} steps are committed, expected fewer than the {len(actions)} of "
+                "the chunk"
+            )
         return self
+
+
+MAX_PROPOSALS = 16
+"""Most chunks of one inference."""
+
+
+def proposals_of(values: np.ndarray, proposals: int, length: int) -> np.ndarray:
+    """(K, H, 7): flat `values`, row-major, as `proposals` chunks of `length` actions.
+
+    Raises `ChunkRejected` where they do not belong together, or for no chunk or too many.
+    """
+    if not 1 <= proposals <= MAX_PROPOSALS:
+        raise ChunkRejected(f"{proposals} chunks are proposed, expected 1 to {MAX_PROPOSALS}")
+    if values.size != proposals * length * ACTION_SIZE:
+        raise ChunkRejected(
+            f"{values.size} numbers came for {proposals} x {length} actions of {ACTION_SIZE}"
+        )
+    return values.reshape(proposals, length, ACTION_SIZE)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from safedojo_ros.evaluation.noise import NoiseBursts
-    from safedojo_ros.models.policy import Policy
+    from safedojo_ros.models.policy import Policy, ProposingPolicy
 
     Act = Callable[[list[Observation], list[torch.Generator]], np.ndarray]
     """(R observations, a generator for each) → chunks (R, H, 7)."""
@@ -98,15 +98,36 @@ def play(
 def act_alike(
     policy: "Policy", observations: list[Observation], generators: "list[torch.Generator]"
 ) -> np.ndarray:
-    """(R, H, 7) chunks; each depends on its own observation alone.
+    """(R, H, 7) chunks; each depends on its own observation alone."""
+    count = len(observations)
+    return np.asarray(policy.act(*_doubled(observations, generators)))[:count]
 
-    A single observation is doubled: products with a single row are summed in another order, and an
-    episode would end differently alone than with others.
+
+def propose_alike(
+    policy: "ProposingPolicy",
+    observations: list[Observation],
+    generators: "list[torch.Generator]",
+    proposals: int,
+    committed: Sequence[np.ndarray] | None = None,
+) -> np.ndarray:
+    """(R, K, H, 7) chunks, K proposals an observation; each depends on its own observation alone.
+
+    committed: see `models.policy.ProposingPolicy.propose`.
     """
+    count = len(observations)
+    if committed is not None and count == 1:
+        committed = [committed[0]] * 2
+    seen = _doubled(observations, generators)
+    return np.asarray(policy.propose(*seen, proposals, committed))[:count]
+
+
+def _doubled(
+    observations: list[Observation], generators: "list[torch.Generator]"
+) -> "tuple[list[Observation], list[torch.Generator]]":
+    """A single observation twice: products with a single row are summed in another order, and an
+    episode would end differently alone than with others."""
     import torch
 
-    if len(observations) == 1:
-        observations = observations * 2
-        generators = [*generators, torch.Generator().manual_seed(0)]
-        return np.asarray(policy.act(observations, generators))[:1]
-    return np.asarray(policy.act(observations, generators))
+    if len(observations) > 1:
+        return observations, generators
+    return observations * 2, [*generators, torch.Generator().manual_seed(0)]

@@ -5,15 +5,16 @@ Image data is assigned as `bytes`: a numpy array or a list costs rclpy 50 to 150
 
 import array
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import CameraInfo, Image, JointState
 
-from safedojo_ros.core.errors import ObservationRejected
+from safedojo_ros.core.errors import ChunkRejected, ObservationRejected
 from safedojo_ros.core.rotation import POINTING_DOWN, axis_angle_of, quaternion_of
-from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE, ActionChunk
+from safedojo_ros.core.types import STATE_SIZE, ActionChunk, proposals_of
 from safedojo_ros.core.units import SECOND
 from safedojo_ros.data.images import CHANNELS, decode_image
 from safedojo_ros.msg import ActionChunk as ActionChunkMessage
@@ -99,36 +100,60 @@ def camera_info(
 # ---------------------------------------------------------------- chunks
 
 
-def chunk_from_message(message: ActionChunkMessage) -> ActionChunk:
-    """The chunk of a message, as it came: gate and playback validate it.
+def proposals_from_message(message: ActionChunkMessage) -> list[ActionChunk]:
+    """The proposals of a message, best first, as they came: gate and playback validate them.
 
-    Where `length` and the number of values do not belong together, the actions stay flat, which
-    no validation lets through.
+    Where they cannot be read there is one, `malformed`, which no validation lets through.
     """
-    actions = np.array(message.actions, dtype=np.float64)
-    if actions.size == message.length * ACTION_SIZE:
-        actions = actions.reshape(-1, ACTION_SIZE)
-    return ActionChunk(
-        actions=actions,
-        period=round(float(message.period), 6),
-        observed_at=to_nanoseconds(message.observed_at),
-        sequence=int(message.sequence),
-        checkpoint=message.checkpoint,
-        frame=message.header.frame_id,
-    )
+    values = np.array(message.actions, dtype=np.float64)
+    malformed = ""
+    try:
+        table = proposals_of(values, int(message.proposals), int(message.length))
+    except ChunkRejected as error:
+        table, malformed = values[None], str(error)
+    return [
+        ActionChunk(
+            actions=actions,
+            period=round(float(message.period), 6),
+            observed_at=to_nanoseconds(message.observed_at),
+            sequence=int(message.sequence),
+            checkpoint=message.checkpoint,
+            frame=message.header.frame_id,
+            committed=int(message.committed),
+            malformed=malformed,
+        )
+        for actions in table
+    ]
 
 
-def message_from_chunk(chunk: ActionChunk, stamp: int, compute_time: float) -> ActionChunkMessage:
-    """The message of a chunk; `stamp` (ns) is when it is published."""
+def chunk_from_message(message: ActionChunkMessage) -> ActionChunk:
+    """The one chunk of a gated message; `malformed` where there are several."""
+    chunks = proposals_from_message(message)
+    if len(chunks) > 1:
+        fault = f"{len(chunks)} chunks came, the arm takes one that the gate has chosen"
+        return replace(chunks[0], malformed=fault)
+    return chunks[0]
+
+
+def message_from_chunks(
+    chunks: Sequence[ActionChunk], stamp: int, compute_time: float
+) -> ActionChunkMessage:
+    """The message of the proposals of one inference, which differ in their actions alone.
+
+    stamp: ns, when it is published; compute_time: seconds.
+    """
+    first = chunks[0]
     message = ActionChunkMessage()
     message.header.stamp = to_stamp(stamp)
-    message.header.frame_id = chunk.frame
-    message.observed_at = to_stamp(chunk.observed_at)
-    message.sequence = chunk.sequence
-    message.checkpoint = chunk.checkpoint
-    message.period = float(chunk.period)
-    message.length = len(chunk)
-    message.actions = array.array("f", np.asarray(chunk.actions, np.float32).tobytes())
+    message.header.frame_id = first.frame
+    message.observed_at = to_stamp(first.observed_at)
+    message.sequence = first.sequence
+    message.checkpoint = first.checkpoint
+    message.period = float(first.period)
+    message.proposals, message.length = len(chunks), len(first)
+    message.committed = first.committed
+    table = np.stack([np.asarray(chunk.actions, np.float32) for chunk in chunks])
+    message.actions = array.array("f", table.tobytes())
     message.compute_time = float(compute_time)
     return message
 

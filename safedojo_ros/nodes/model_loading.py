@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
@@ -11,6 +11,7 @@ import numpy as np
 from safedojo_ros.core.types import Observation
 from safedojo_ros.nodes.lifecycle import DojoNode
 from safedojo_ros.nodes.stack.scheduling import change_niceness
+from safedojo_ros.robot.gate.judge import Head, Memory
 
 T = TypeVar("T")
 
@@ -27,8 +28,15 @@ class PolicyLike(Protocol):
     cameras: tuple[str, ...]
     image_size: int
 
-    def act(self, observations: list[Observation]) -> np.ndarray:
-        """(B, H, 7) actions, metres and radians."""
+    def propose(
+        self,
+        observations: list[Observation],
+        *,
+        count: int,
+        committed: Sequence[np.ndarray],
+    ) -> np.ndarray:
+        """(B, K, H, 7) actions, metres and radians: `count` chunks of one inference, each of which
+        begins with the `committed` (d, 7) of its observation."""
         ...
 
 
@@ -50,23 +58,6 @@ class SafetyLike(Protocol):
         ...
 
 
-class MemoryLike(Protocol):
-    """What this node needs of a head's memory; see `models.scene_memory.SceneMemory`."""
-
-    @property
-    def model(self) -> SafetyLike:
-        """The head."""
-        ...
-
-    def look(self, observation: Observation) -> None:
-        """Remember a frame."""
-        ...
-
-    def step_cost(self, observations: list[Observation], actions: np.ndarray) -> np.ndarray:
-        """As that of the head."""
-        ...
-
-
 def load_safety_directory(path: Path) -> SafetyLike:
     """Load a verified checkpoint directory; torch is imported here and not earlier."""
     from safedojo_ros.models.loading import load_safety
@@ -74,7 +65,7 @@ def load_safety_directory(path: Path) -> SafetyLike:
     return load_safety(path)
 
 
-def scene_memory(model: SafetyLike, frames: int) -> MemoryLike:
+def scene_memory(model: Head, frames: int) -> Memory:
     """A memory for a head that this package trained."""
     from safedojo_ros.models.safety_head import SafetyModel
     from safedojo_ros.models.scene_memory import SceneMemory

@@ -26,7 +26,13 @@ from safedojo_ros.checkpoints.swap.probation import Bars
 from safedojo_ros.core.bounds import within_bounds
 from safedojo_ros.core.errors import CheckpointError, ObservationRejected
 from safedojo_ros.core.files import expand_home
-from safedojo_ros.core.types import ACTION_SIZE, CONTROL_PERIOD, ActionChunk, Observation
+from safedojo_ros.core.types import (
+    ACTION_SIZE,
+    CONTROL_PERIOD,
+    MAX_PROPOSALS,
+    ActionChunk,
+    Observation,
+)
 from safedojo_ros.msg import ActionChunk as ActionChunkMessage
 from safedojo_ros.msg import CheckpointInfo, SafetyCost
 from safedojo_ros.nodes.checkpoint_exchange import (
@@ -34,7 +40,7 @@ from safedojo_ros.nodes.checkpoint_exchange import (
     CheckpointExchange,
     first_model,
 )
-from safedojo_ros.nodes.conversion import BASE_FRAME, message_from_chunk
+from safedojo_ros.nodes.conversion import BASE_FRAME, message_from_chunks
 from safedojo_ros.nodes.inputs import (
     WINDOW_SETTINGS,
     ObservationInputs,
@@ -50,12 +56,15 @@ from safedojo_ros.nodes.model_loading import (
 )
 from safedojo_ros.nodes.stack.scheduling import change_niceness
 from safedojo_ros.nodes.stack.spinning import run_node
+from safedojo_ros.robot.gate.judge import PROPOSALS
 from safedojo_ros.robot.playback.schedule import ChunkSchedule
 
 SETTINGS = (
     Setting("checkpoint", DEFAULT_POLICY, "Policy: safe, base, latest, an id, a directory."),
     Setting("store", "", "Folder of the checkpoint store; empty: the user's."),
     Setting("cameras", ["agentview", "wrist"], "Cameras that this robot has."),
+    Setting("proposals", PROPOSALS, "Chunks of one inference that the gate may choose from.", 1,
+            MAX_PROPOSALS),
     Setting("margin_steps", 3, "Steps between asking for a chunk and its latest use.", 0, 32),
     Setting("threads", 1, "Threads of the network.", 1, 64),
     Setting("niceness", 5, "Added to the niceness of the network's thread.", -20, 19),
@@ -111,7 +120,7 @@ class PolicyNode(DojoNode):
         )
         compare = bool(self.setting("canary_cost"))
         self._canary = PolicyCanary(
-            bars, self._act, self._find_head if compare else None, self.get_logger().warning
+            bars, self._first, self._find_head if compare else None, self.get_logger().warning
         )
         self._swap = HotSwap(
             limited(self, self._load),
@@ -269,9 +278,9 @@ class PolicyNode(DojoNode):
                 return f"policy {policy.checkpoint_id}: {mismatch}"
         started = time.monotonic()
         try:
-            actions = self._act(policy, observation)
+            proposed = self._propose(policy, observation)
             compute_time = time.monotonic() - started
-            fault = probation.chunk(compute_time, actions) if probation else ""
+            fault = probation.chunk(compute_time, np.concatenate(proposed)) if probation else ""
         except ObservationRejected:
             raise
         except Exception as error:
@@ -281,32 +290,45 @@ class PolicyNode(DojoNode):
         if probation is not None and self._exchange.check(fault):
             return self._after_going_back(observation)
         self._schedule.answered(compute_time)
-        self._canary.played(observation, actions, compute_time)
+        self._canary.played(observation, proposed[0], compute_time)
         if self._ending or not self.context.ok():
             return ""
         self._sequence += 1
-        chunk = ActionChunk(
-            actions,
-            self._period,
-            observation.stamp,
-            self._sequence,
-            policy.checkpoint_id,
-            BASE_FRAME,
-        )
-        self._chunks.publish(message_from_chunk(chunk, self.now(), compute_time))
+        chunks = [
+            ActionChunk(
+                actions,
+                self._period,
+                observation.stamp,
+                self._sequence,
+                policy.checkpoint_id,
+                BASE_FRAME,
+            )
+            for actions in proposed
+        ]
+        self._chunks.publish(message_from_chunks(chunks, self.now(), compute_time))
         return ""
 
     def _after_going_back(self, observation: Observation) -> str:
         self._canary.forget()
         return self._compute(observation)
 
-    def _act(self, policy: PolicyLike, observation: Observation) -> np.ndarray:
-        """(H, 7), clipped to the action space as every world does; non-finite values stay."""
-        actions = np.asarray(policy.act([observation]), dtype=np.float64)
-        if actions.shape != (1, policy.chunk_length, ACTION_SIZE):
+    def _first(self, policy: PolicyLike, observation: Observation) -> np.ndarray:
+        """(H, 7), the first proposal: what the canary compares."""
+        first: np.ndarray = self._propose(policy, observation)[0]
+        return first
+
+    def _propose(self, policy: PolicyLike, observation: Observation) -> np.ndarray:
+        """(K, H, 7), clipped to the action space as every world does; non-finite values stay."""
+        count = int(self.setting("proposals"))
+        actions = np.asarray(
+            policy.propose([observation], count=count, committed=[np.zeros((0, ACTION_SIZE))]),
+            dtype=np.float64,
+        )
+        wanted = (1, count, policy.chunk_length, ACTION_SIZE)
+        if actions.shape != wanted:
             raise CheckpointError(
                 f"policy {policy.checkpoint_id} gave actions of shape {actions.shape}, "
-                f"expected (1, {policy.chunk_length}, {ACTION_SIZE})"
+                f"expected {wanted}"
             )
         return within_bounds(actions[0])
 

@@ -12,10 +12,9 @@ and its cell.
 """
 
 import sys
-import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,14 +30,11 @@ from safedojo_ros.checkpoints.swap.head_exam import examine, examine_first
 from safedojo_ros.checkpoints.swap.hot_swap import HotSwap, free_weights
 from safedojo_ros.checkpoints.swap.probation import Bars, Reference
 from safedojo_ros.core.errors import (
-    CheckpointError,
-    ChunkRejected,
     ConfigError,
     ObservationRejected,
-    SafeDojoError,
 )
 from safedojo_ros.core.files import expand_home
-from safedojo_ros.core.types import CONTROL_PERIOD, COST_M, ActionChunk, Decision, Observation
+from safedojo_ros.core.types import CONTROL_PERIOD, COST_M, Decision, Observation
 from safedojo_ros.core.units import SECOND
 from safedojo_ros.msg import ActionChunk as ActionChunkMessage
 from safedojo_ros.msg import CheckpointInfo, SafetyCost, SafetyState
@@ -48,8 +44,8 @@ from safedojo_ros.nodes.checkpoint_exchange import (
     first_model,
 )
 from safedojo_ros.nodes.conversion import (
-    chunk_from_message,
-    message_from_chunk,
+    message_from_chunks,
+    proposals_from_message,
     to_nanoseconds,
 )
 from safedojo_ros.nodes.forbidden_zones import ZONE_SETTINGS, ForbiddenZones
@@ -61,7 +57,6 @@ from safedojo_ros.nodes.inputs import (
 from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, NEWEST, OK, WARN, DojoNode, Setting
 from safedojo_ros.nodes.messages import cost_message, path_markers, state_message
 from safedojo_ros.nodes.model_loading import (
-    MemoryLike,
     SafetyLike,
     limited,
     load_safety_directory,
@@ -69,9 +64,10 @@ from safedojo_ros.nodes.model_loading import (
 )
 from safedojo_ros.nodes.stack.scheduling import change_niceness
 from safedojo_ros.nodes.stack.spinning import run_node
+from safedojo_ros.robot.gate.detour import DETOUR_RATIO, MEMORY
 from safedojo_ros.robot.gate.freshness import FreshnessConfig
-from safedojo_ros.robot.gate.gate import MODES, GateConfig, GateResult, SafetyGate, no_zones
-from safedojo_ros.robot.gate.zones import ZoneVerdict
+from safedojo_ros.robot.gate.gate import MODES, GateConfig, GateResult, SafetyGate
+from safedojo_ros.robot.gate.judge import Asked, Judge
 
 PATIENCE = 0.03
 """Seconds that a chunk may wait here for the images it was computed from."""
@@ -89,9 +85,10 @@ SETTINGS = (
     Setting("mode", "gate", "gate enforces, monitor only reports.", choices=MODES),
     Setting("cost_limit", 0.0, "Limit of the chunk cost; 0: the checkpoint's own.", 0.0, 1.0),
     Setting("slow_ratio", 0.6, "SLOW from this share of the limit on.", 0.01, 1.0),
-    Setting("detour_ratio", 0.0, "From this share of the limit on, at the latest from SLOW on, "
-            "take a detour around what a chunk would touch, if one passes; 0: never.", 0.0, 1.0),
-    Setting("memory", 1, "Frames of a scene that the head judges by; 1: the newest "
+    Setting("detour_ratio", DETOUR_RATIO, "From this share of the limit on, at the latest from "
+            "SLOW on, take a detour around what a chunk would touch, if one passes; 0: never.",
+            0.0, 1.0),
+    Setting("memory", MEMORY, "Frames of a scene that the head judges by; 1: the newest "
             "alone. An instruction or a silence begins another scene.", 1, 64),
     Setting("stop_cost", 0.98, "STOP from this cost on; above 1: never by itself.", 0.05, 2.0),
     Setting("deadline", 0.2, "Longest that judging a chunk may take (s).", 0.005, 2.0),
@@ -107,20 +104,6 @@ SETTINGS = (
 )  # fmt: skip
 
 
-@dataclass
-class _Asked:
-    """What came of asking the safety head about one chunk.
-
-    fault: why the head itself should be left, or ""; seconds: of computing.
-    """
-
-    observation: Observation | None = None
-    head: SafetyLike | MemoryLike | None = None
-    answered: bool = False
-    fault: str = ""
-    seconds: float = 0.0
-
-
 class SafetyNode(DojoNode):
     """Converts, measures the time, and leaves every decision to `robot.gate.gate`."""
 
@@ -130,12 +113,12 @@ class SafetyNode(DojoNode):
         """load: turns a verified checkpoint directory into a safety head."""
         super().__init__("safety_node", SETTINGS, **options)
         self._load = load
+        self._judge = Judge(SafetyGate())
         self._swap: HotSwap[SafetyLike] | None = None
         self._exchange: CheckpointExchange[SafetyLike] | None = None
         self._recent: deque[tuple[Observation, np.ndarray]] = deque(maxlen=CANARY_CHUNKS)
         self._held: deque[tuple[Observation, np.ndarray]] = deque(maxlen=HELD_CHUNKS)
         self._asked_for = ""
-        self._memory: MemoryLike | None = None
         self._ours: list[Any] = []
         self._inputs: ObservationInputs | None = None
         self._zones: ForbiddenZones | None = None
@@ -163,16 +146,17 @@ class SafetyNode(DojoNode):
         if topic and not path:
             raise ConfigError("parameter 'point_cloud' needs 'zones', a file with [points]")
         self._zones = ForbiddenZones(self, path, topic) if path else None
-        self._gate = SafetyGate(
-            GateConfig(
-                mode=self.setting("mode"),
-                cost_m=self._model.cost_m if self._model else COST_M,
-                slow_ratio=float(self.setting("slow_ratio")),
-                stop_cost=float(self.setting("stop_cost")),
-                detour_ratio=float(self.setting("detour_ratio")),
-                freshness=FreshnessConfig(period=self._period),
-            )
+        config = GateConfig(
+            mode=self.setting("mode"),
+            cost_m=self._model.cost_m if self._model else COST_M,
+            slow_ratio=float(self.setting("slow_ratio")),
+            stop_cost=float(self.setting("stop_cost")),
+            detour_ratio=float(self.setting("detour_ratio")),
+            freshness=FreshnessConfig(period=self._period),
         )
+        frames = int(self.setting("memory"))
+        remember = None if frames == 1 else partial(scene_memory, frames=frames)
+        self._judge = Judge(SafetyGate(config), remember, float(self.setting("deadline")))
         size = int(getattr(self._model, "image_size", 0) or self.setting("image_size"))
         cameras = tuple(getattr(self._model, "cameras", ()) or self.setting("cameras"))
         self._window = window_config(self, cameras, size)
@@ -245,7 +229,7 @@ class SafetyNode(DojoNode):
 
     def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
         """The gate's decision and how long judging takes."""
-        gate, times = self._gate, list(self._compute_times)
+        gate, times = self._judge.gate, list(self._compute_times)
         values = {
             "mode": gate.mode,
             "decision": gate.decision.name,
@@ -298,7 +282,7 @@ class SafetyNode(DojoNode):
     def _take_ready(self) -> None:
         """Between two chunks: take over a new safety head if one is ready."""
         if self._exchange is not None and self._exchange.take_ready(
-            self._reference, self._gate.last_sequence
+            self._reference, self._judge.gate.last_sequence
         ):
             self._renew()
 
@@ -311,7 +295,7 @@ class SafetyNode(DojoNode):
         self._compute_times.clear()
         self._held.clear()
         if self._model is not None:
-            self._gate.config = replace(self._gate.config, cost_m=self._model.cost_m)
+            self._judge.gate.config = replace(self._judge.gate.config, cost_m=self._model.cost_m)
 
     def _on_policy(self, info: CheckpointInfo) -> None:
         """The policy, or one that waits to be taken over, requires a safety head: get it."""
@@ -332,7 +316,7 @@ class SafetyNode(DojoNode):
     def _on_chunk(self, message: ActionChunkMessage) -> None:
         """Judge at once, or as soon as the observation that the chunk answers is here too."""
         if self._waiting is not None:
-            self._judge(self._waiting)
+            self._decide(self._waiting)
         self._waiting, self._waiting_since = message, self.now()
         self._judge_waiting()
 
@@ -343,73 +327,50 @@ class SafetyNode(DojoNode):
         observed_at = to_nanoseconds(self._waiting.observed_at)
         if self._inputs.window.knows(observed_at) or not 0.0 <= waited <= PATIENCE:
             message, self._waiting = self._waiting, None
-            self._judge(message)
+            self._decide(message)
 
-    def _judge(self, message: ActionChunkMessage) -> None:
+    def _decide(self, message: ActionChunkMessage) -> None:
         self._take_ready()
-        chunk, asked = chunk_from_message(message), _Asked()
-        ask = partial(self._ask, asked, chunk)
-        clear = no_zones if self._zones is None else partial(self._clear, self._zones, chunk)
-        result = self._gate.decide((chunk,), ask, self._limit, self.now, clear)
+        proposals = proposals_from_message(message)
+        observe = partial(self._observe, proposals[0].observed_at)
+        survey = None if self._zones is None else self._zones.check
+        result, asked = self._judge.decide(
+            proposals, observe, self._model, self._limit, self.now, survey
+        )
         now = self._heard_at = self.now()
         computed = asked.seconds + float(message.compute_time)
-        self._latency = (now - chunk.observed_at) / SECOND - computed
+        self._latency = (now - result.judged.observed_at) / SECOND - computed
         self._publish_state()
         if result.forwarded is not None:
-            gated = message_from_chunk(result.forwarded, now, float(message.compute_time))
-            self._gated.publish(gated)
+            compute_time = float(message.compute_time)
+            self._gated.publish(message_from_chunks([result.forwarded], now, compute_time))
         self._publish_cost(result, asked.seconds)
+        if asked.fault:
+            self.get_logger().error(asked.fault)
         if result.decision == Decision.ALLOW and not result.reason:
             self.say("")
         else:
             self._log(result.decision, result.reason)
-        self._check_head(chunk, asked, result.proposed.chunk_cost >= result.proposed.limit)
+        self._check_head(result, asked)
 
-    def _ask(self, asked: _Asked, chunk: ActionChunk, candidates: np.ndarray) -> np.ndarray:
-        """What the safety head says of `candidates` for the observation of `chunk`: see `Ask`."""
-        model, window = self._model, self._inputs.window if self._inputs is not None else None
-        if model is None or window is None:
-            raise CheckpointError("no safety head is loaded")
-        started = time.monotonic()
-        try:
-            if asked.observation is None or asked.head is None:
-                fault = window.fault(self.now())
-                if fault:
-                    raise ObservationRejected(fault)
-                asked.observation = window.at(chunk.observed_at)
-                asked.head = self._looking(model, asked.observation)
-            answer = asked.head.step_cost([asked.observation], candidates[None])
-            costs = np.asarray(answer, dtype=np.float64)[0]
-        except SafeDojoError:
-            raise
-        except Exception as error:
-            asked.fault = f"the safety head failed: {type(error).__name__}: {error}"
-            self.get_logger().error(asked.fault)
-            raise
-        finally:
-            asked.seconds += time.monotonic() - started
-        asked.answered = True
-        if not np.all(np.isfinite(costs)):
-            asked.fault = "its costs are not finite"
-        deadline = float(self.setting("deadline"))
-        if asked.seconds > deadline:
-            raise ChunkRejected(
-                f"judging took {asked.seconds:.3f} s, the deadline is {deadline:g} s"
-            )
-        return costs
+    def _observe(self, stamp: int) -> Observation:
+        """The observation of `stamp` (ns); raises `ObservationRejected`."""
+        if self._inputs is None:
+            raise ObservationRejected("the safety node is not active")
+        window = self._inputs.window
+        fault = window.fault(self.now())
+        if fault:
+            raise ObservationRejected(fault)
+        return window.at(stamp)
 
-    def _clear(self, zones: ForbiddenZones, chunk: ActionChunk, actions: np.ndarray) -> ZoneVerdict:
-        """What the zones say of `actions` from where the robot was measured: see `Clear`."""
-        assert self._inputs is not None
-        return zones.check(actions, self._inputs.window.at(chunk.observed_at).state, self.now())
-
-    def _check_head(self, chunk: ActionChunk, asked: _Asked, held: bool) -> None:
+    def _check_head(self, result: GateResult, asked: Asked) -> None:
         """Remember what the head did; leave one on probation that failed."""
         if asked.answered and asked.observation is not None:
+            judged = asked.observation, result.chosen.actions
             self._compute_times.append(asked.seconds)
-            self._recent.append((asked.observation, chunk.actions))
-            if held:
-                self._held.append((asked.observation, chunk.actions))
+            self._recent.append(judged)
+            if result.proposed.chunk_cost >= result.proposed.limit:
+                self._held.append(judged)
         if self._exchange is None:
             return
         fault, probation = asked.fault, self._exchange.probation
@@ -418,19 +379,9 @@ class SafetyNode(DojoNode):
         if self._exchange.check(fault):
             self._renew()
 
-    def _looking(self, model: SafetyLike, observation: Observation) -> SafetyLike | MemoryLike:
-        """The head, or with a `memory` what it remembers of this scene, with this observation."""
-        frames = int(self.setting("memory"))
-        if frames == 1:
-            return model
-        if self._memory is None or self._memory.model is not model:
-            self._memory = scene_memory(model, frames)
-        self._memory.look(observation)
-        return self._memory
-
     def _on_new_scene(self, _: String | None = None) -> None:
         """Earlier images show another scene."""
-        self._memory = None
+        self._judge.forget()
 
     def _look_after(self) -> None:
         """Every control period: hold as soon as the observation is not usable, and say why."""
@@ -447,7 +398,7 @@ class SafetyNode(DojoNode):
             fault = f"no chunk for {silence:.1f} s"
             self._on_new_scene()
         if fault:
-            self._log(self._gate.silence(fault), fault)
+            self._log(self._judge.gate.silence(fault), fault)
             self._take_ready()  # nothing is being judged
         self._publish_state()
 
@@ -457,7 +408,7 @@ class SafetyNode(DojoNode):
     # ---------------------------------------------------------------- publishing
 
     def _publish_state(self) -> None:
-        self._states.publish(state_message(self._gate, self._latency, self.now()))
+        self._states.publish(state_message(self._judge.gate, self._latency, self.now()))
 
     def _publish_cost(self, result: GateResult, seconds: float) -> None:
         """The cost of what the policy proposed, and the path of what was judged."""
@@ -479,15 +430,15 @@ class SafetyNode(DojoNode):
     # ---------------------------------------------------------------- services
 
     def _on_mode(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        self._gate.set_mode("gate" if request.data else "monitor")
-        response.success, response.message = True, f"mode is {self._gate.mode}"
+        self._judge.gate.set_mode("gate" if request.data else "monitor")
+        response.success, response.message = True, f"mode is {self._judge.gate.mode}"
         self.get_logger().warning(response.message)
         return response
 
     def _on_recover(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._gate.recover()
+        self._judge.gate.recover()
         self._on_new_scene()
-        response.success, response.message = True, self._gate.reason
+        response.success, response.message = True, self._judge.gate.reason
         self.get_logger().info(response.message)
         return response
 

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from safedojo_ros.checkpoints.names import SHIPPED, find_checkpoint
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import Decision
-from safedojo_ros.evaluation.filters.gate import PROPOSALS, GatedPolicy
+from safedojo_ros.evaluation.filters.gate import GatedPolicy
 from safedojo_ros.pipeline.request import check_counts, check_unused
 from safedojo_ros.robot.gate.detour import DETOUR_RATIO, MEMORY
 from safedojo_ros.robot.gate.gate import GateConfig
+from safedojo_ros.robot.gate.judge import PROPOSALS
 from safedojo_ros.robot.gate.zones import Zones, read_zones
 
 if TYPE_CHECKING:
-    from safedojo_ros.models.policy import Policy
+    from safedojo_ros.models.policy import Policy, ProposingPolicy
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,8 @@ class RunTimeFilter:
     """safety head of the filters gate and detour: name, id or directory (default: shipped)"""
     proposals: int = PROPOSALS
     """chunks that the policy may propose to the gate for each decision"""
-    memory: int | None = None
-    """frames of the episode whose images the safety head is given (default: 1, the newest; with
-    detours as many as on the robot)"""
+    memory: int = MEMORY
+    """frames of the episode whose images the safety head is given; 1: the newest alone"""
     detour_ratio: float = DETOUR_RATIO
     """share of the cost limit above which a detour is tried"""
     zones: Path | None = None
@@ -51,7 +51,9 @@ class RunTimeFilter:
         if self.filter != "detour":
             check_unused(self, "is of --filter detour", "detour_ratio")
 
-    def before(self, policy: "Policy", execute: int | None, store: Path | None) -> "Policy":
+    def before(
+        self, policy: "ProposingPolicy", execute: int | None, store: Path | None
+    ) -> "Policy":
         """`policy` behind this filter; itself for none, and for `cbf-oracle`: see `CbfWorld`.
 
         execute: actions of a chunk between two inferences. Raises `CheckpointError` where the
@@ -71,8 +73,7 @@ class RunTimeFilter:
         if self.filter != "zones":
             safety = load_safety(find_checkpoint("safety", self.safety, store))
         config = GateConfig(detour_ratio=self.detour_ratio if detours else 0.0)
-        memory = self.memory or (MEMORY if detours else 1)
-        gated = GatedPolicy(policy, safety, execute, self.proposals, config, memory, zones)
+        gated = GatedPolicy(policy, safety, execute, self.proposals, config, self.memory, zones)
         return cast("Policy", gated)
 
 

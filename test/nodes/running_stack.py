@@ -247,6 +247,8 @@ class RunningStack:
             if name in ("policy_node", "safety_node"):
                 own = {"store": str(self.store.root), "checkpoint": "latest"}
                 command = [sys.executable, str(SCRIPTED), name]
+            if name == "safety_node":  # what a scripted head says of one frame is to be seen bare
+                own |= {"memory": 1, "detour_ratio": 0.0}
             own |= given.get(name, {})
             self.processes.children.append(
                 node_process(DEMO.node(name), [DEMO.parameters_file], own, command)

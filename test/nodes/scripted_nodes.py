@@ -7,6 +7,7 @@ behaves; no torch is imported, so the nodes start fast.
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,16 @@ class ScriptedPolicy:
         self._late_speed = float(config.get("late_speed", self._speed))
         self._side = 1.0
 
-    def act(self, observations: list[Observation]) -> np.ndarray:
+    def propose(
+        self, observations: list[Observation], *, count: int, committed: Sequence[np.ndarray]
+    ) -> np.ndarray:
+        """(B, K, H, 7), the same K times."""
+        chunks = self._act(observations)
+        for chunk, first in zip(chunks, committed, strict=True):
+            chunk[: len(first)] = first
+        return np.repeat(chunks[:, None], count, axis=1)
+
+    def _act(self, observations: list[Observation]) -> np.ndarray:
         """(B, H, 7)."""
         self._late -= 1
         bad = self._late < 0

@@ -44,7 +44,9 @@ class Gate:
         self._states.publish(state)
         if self._ticks % 4:
             return
-        message = ActionChunk(period=PERIOD, length=8, checkpoint="test", sequence=self.sequence)
+        message = ActionChunk(
+            period=PERIOD, proposals=1, length=8, checkpoint="test", sequence=self.sequence
+        )
         message.header.frame_id = "base"
         message.observed_at = to_stamp(int(self._node.get_clock().now().nanoseconds))
         message.actions = [0.001, *[0.0] * 6] * 8
@@ -80,6 +82,10 @@ def wrong_shape(message: ActionChunk) -> None:
     message.actions = [0.0] * 55
 
 
+def several(message: ActionChunk) -> None:
+    message.proposals, message.actions = 2, [0.0] * 112
+
+
 def old_stamp(message: ActionChunk) -> None:
     message.observed_at.sec -= 3
 
@@ -96,7 +102,8 @@ def repeated(message: ActionChunk) -> None:
     ("spoil", "reason"),
     [
         (not_a_number, "not finite"),
-        (wrong_shape, "shape"),
+        (wrong_shape, "55 numbers came"),
+        (several, "2 chunks came, the arm takes one"),
         (old_stamp, "ago"),
         (beyond_limits, "limit"),
         (repeated, "replayed"),

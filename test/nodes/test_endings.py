@@ -35,7 +35,7 @@ from safedojo_ros.msg import ActionChunk, FrankaState, SafetyCost, SafetyState
 from safedojo_ros.nodes.conversion import (
     BASE_FRAME,
     joint_state,
-    message_from_chunk,
+    message_from_chunks,
     pose_message,
 )
 from safedojo_ros.nodes.lifecycle import BEAT, IN_ORDER, NEWEST
@@ -78,7 +78,7 @@ class WorldAndGate(Node):
             SafetyState(decision=SafetyCost.ALLOW, mode="gate", last_sequence=self._sequence)
         )
         chunk = Chunk(np.zeros((8, 7)), CONTROL_PERIOD, now, self._sequence, "p", BASE_FRAME)
-        self._chunks.publish(message_from_chunk(chunk, now, 0.0))
+        self._chunks.publish(message_from_chunks([chunk], now, 0.0))
         if self._arm.service_is_ready():
             self._arm.call_async(Trigger.Request())
 

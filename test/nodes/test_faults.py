@@ -38,7 +38,7 @@ class FaultyStack(RunningStack):
     def chunk(self, ahead: int = 1, length: int = 8) -> ActionChunk:
         """A sound chunk that would be the next one."""
         now = int(self.listener.get_clock().now().nanoseconds)
-        message = ActionChunk(period=PERIOD, length=length, checkpoint="test")
+        message = ActionChunk(period=PERIOD, proposals=1, length=length, checkpoint="test")
         message.header.frame_id = "base"
         message.observed_at = to_stamp(now)
         assert self.listener.arm is not None
@@ -128,6 +128,18 @@ def wrong_shape(stack: FaultyStack) -> ActionChunk:
     return message
 
 
+def none_proposed(stack: FaultyStack) -> ActionChunk:
+    message = stack.chunk()
+    message.proposals, message.actions = 0, []
+    return message
+
+
+def all_committed(stack: FaultyStack) -> ActionChunk:
+    message = stack.chunk()
+    message.committed = 8
+    return message
+
+
 def old_stamp(stack: FaultyStack) -> ActionChunk:
     message = stack.chunk()
     message.observed_at.sec -= 3
@@ -142,7 +154,9 @@ def beyond_limits(stack: FaultyStack) -> ActionChunk:
 
 FAULTY = [
     (not_a_number, "not finite"),
-    (wrong_shape, "shape"),
+    (wrong_shape, "55 numbers came"),
+    (none_proposed, "0 chunks are proposed"),
+    (all_committed, "8 steps are committed"),
     (old_stamp, "ago"),
     (beyond_limits, "limit"),
 ]

@@ -32,7 +32,7 @@ from safedojo_ros.msg import SafetyCost, SafetyState  # noqa: E402
 from safedojo_ros.nodes.conversion import (  # noqa: E402
     image_from_array,
     joint_state,
-    message_from_chunk,
+    message_from_chunks,
     pose_message,
     to_nanoseconds,
     to_stamp,
@@ -207,7 +207,7 @@ class Bench:
         actions = np.zeros((8, 7))
         actions[:, 0], actions[:, 6] = speed, -1.0
         chunk = ActionChunk(actions, observed_at=now, sequence=self.sequence)
-        self.chunks.publish(message_from_chunk(chunk, now, 0.0))
+        self.chunks.publish(message_from_chunks([chunk], now, 0.0))
         self.spin(0.03)
 
     def look(self) -> int:

@@ -171,7 +171,7 @@ def test_a_scene_is_remembered_until_another_begins(context: Context) -> None:
         assert model is not None
         model.seen = None  # type: ignore[attr-defined]  # black images will do
         pictures = {name: np.zeros((64, 64, 3), np.uint8) for name in ("agentview", "wrist")}
-        seen = partial(node._looking, model, Observation(pictures, np.zeros(8), "go"))
+        seen = partial(node._judge._looking, model, Observation(pictures, np.zeros(8), "go"))
         memory = seen()
         assert memory is not model
         assert seen() is memory

@@ -1,7 +1,8 @@
 """The gate at run time ("+ gate"): the safety head judges each chunk before the world executes it.
 
-The robot's own gate decides (`robot.gate.gate`), with its thresholds and its hysteresis, one
-gate an episode. What the protocol makes of its decisions:
+The robot's own judgement decides (`robot.gate.judge`), with its defaults, its thresholds and its
+hysteresis, one gate an episode. What the protocol makes of its decisions where the world waits for
+chunks (`evaluation.timing` is for a world that does not):
 
 ALLOW  the chunk is executed.
 SLOW   it is executed with half its translations and rotations.
@@ -9,49 +10,57 @@ HOLD   no motion, the gripper as it was, for the steps that would have been exec
        towards the episode's limit. Then the policy is asked again, and draws anew.
 STOP   no motion until the episode ends: nobody is there to recover the gate.
 
-Forbidden zones may be checked beside the head, or without one: see `filters.zones`.
-
-Before each decision the policy may propose several chunks (best of N); with one proposal the gate
-sees what the robot's would see. The head may judge by earlier images of the episode, too
-(`models.scene_memory`), as the robot's may.
+Forbidden zones may be checked beside the head, or without one: see `filters.zones`. The head may
+judge by earlier images of the episode, too (`models.scene_memory`), as the robot's does.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from safedojo_ros.core.errors import CheckpointError, ConfigError
-from safedojo_ros.core.types import CONTROL_PERIOD, ActionChunk, Decision, Observation
+from safedojo_ros.core.types import (
+    ACTION_SIZE,
+    CONTROL_PERIOD,
+    ActionChunk,
+    Decision,
+    Observation,
+)
 from safedojo_ros.core.units import SECOND
 from safedojo_ros.evaluation.filters.zones import SurveyedObservation
-from safedojo_ros.evaluation.play import act_alike
-from safedojo_ros.robot.gate.gate import Clear, GateConfig, SafetyGate, no_zones
-from safedojo_ros.robot.gate.zones import Zones
+from safedojo_ros.evaluation.play import propose_alike
+from safedojo_ros.robot.gate.detour import MEMORY
+from safedojo_ros.robot.gate.gate import GateConfig, GateResult, SafetyGate
+from safedojo_ros.robot.gate.judge import PROPOSALS, Head, Judge, Memory, Survey
+from safedojo_ros.robot.gate.zones import Zones, ZoneVerdict
 
 if TYPE_CHECKING:
     import torch
 
-    from safedojo_ros.models.policy import Policy
+    from safedojo_ros.models.policy import ProposingPolicy
     from safedojo_ros.models.safety_head import SafetyModel
-    from safedojo_ros.models.scene_memory import SceneMemory
-
-PROPOSALS = 4
-"""Chunks that the policy may propose before each decision."""
 
 GRIPPER_OPEN = -1.0
 
 
+class NoContacts:
+    """In place of a safety head: the zones alone decide."""
+
+    def step_cost(self, observations: list[Observation], actions: np.ndarray) -> np.ndarray:
+        """Zeros; see `robot.gate.judge.Head`."""
+        return np.zeros(actions.shape[:-1])
+
+
 @dataclass
 class _Episode:
-    """memory: what the head has seen; chunks: judged so far; gripper: the last executed command."""
+    """chunks: judged so far; gripper: the last executed command."""
 
-    gate: SafetyGate
-    memory: "SceneMemory | None"
+    judge: Judge
     chunks: int = 0
     gripper: float = GRIPPER_OPEN
 
@@ -60,22 +69,23 @@ class GatedPolicy:
     """A policy whose chunks pass the gate, or are replaced by no motion.
 
     safety: None for the zones alone; execute: steps of a chunk that are executed before the next
-    (default: all); memory: frames of an episode that the head judges by, 1 for the newest alone;
-    zones: for observations of a `SurveyedWorld`; decisions: how many chunks were allowed, slowed,
-    held and stopped; proposed: how many were drawn for that; detours: how many took a detour;
-    entered: how many were judged that enter a stop zone. An episode is known by its generator.
+    (default: all); proposals: chunks that the policy proposes for each decision; memory: frames of
+    an episode that the head judges by, 1 for the newest alone; zones: for observations of a
+    `SurveyedWorld`; decisions: how many chunks were allowed, slowed, held and stopped; proposed:
+    how many were judged for that; detours: how many took a detour; entered: how many were judged
+    that enter a stop zone. An episode is known by its generator.
     Raises `ConfigError` for less than one proposal or frame, `CheckpointError` where the head
     judges other chunks or images than the policy's.
     """
 
     def __init__(
         self,
-        policy: "Policy",
+        policy: "ProposingPolicy",
         safety: "SafetyModel | None",
         execute: int | None = None,
         proposals: int = PROPOSALS,
         config: GateConfig | None = None,
-        memory: int = 1,
+        memory: int = MEMORY,
         zones: Zones | None = None,
     ) -> None:
         if proposals < 1 or memory < 1:
@@ -102,79 +112,100 @@ class GatedPolicy:
     def act(
         self, observations: list[Observation], generators: "list[torch.Generator] | None" = None
     ) -> np.ndarray:
-        """(B, H, 7); see `models.policy.Policy.act`. Without generators each row is an episode.
+        """(B, H, 7), what is executed where the world waits; see `models.policy.Policy.act`.
 
-        The first proposals are drawn side by side, more where an episode needs them. An observation
-        that is given twice, as `act_alike` does to a single one, is judged once.
+        Without generators each row is an episode.
         """
         generators = generators or [_random_generator() for _ in observations]
+        results = self.judged(observations, generators)
+        executed: dict[int, np.ndarray] = {}
+        for observation, generator, result in zip(observations, generators, results, strict=True):
+            if id(observation) not in executed:
+                executed[id(observation)] = self._executed(self._episode(generator), result)
+        return np.stack([executed[id(observation)] for observation in observations])
+
+    def judged(
+        self,
+        observations: list[Observation],
+        generators: "list[torch.Generator]",
+        committed: Sequence[np.ndarray] | None = None,
+    ) -> list[GateResult]:
+        """What the gate makes of the proposals for each observation, one episode a generator.
+
+        committed: see `models.policy.ProposingPolicy.propose`. An observation that is given twice,
+        as `act_alike` does to a single one, is judged once.
+        """
         places = {id(o): i for i, o in reversed(list(enumerate(observations)))}
         rows = sorted(places.values())
         seen, noise = [observations[i] for i in rows], [generators[i] for i in rows]
-        first = act_alike(self.policy, seen, noise)
-        executed = {
-            id(observation): self._gated(observation, generator, chunk)
-            for observation, generator, chunk in zip(seen, noise, first, strict=True)
-        }
-        return np.stack([executed[id(observation)] for observation in observations])
+        first = None if committed is None else [committed[i] for i in rows]
+        proposed = propose_alike(self.policy, seen, noise, self.proposals, first)
+        results = {}
+        for row, (observation, generator) in enumerate(zip(seen, noise, strict=True)):
+            known = 0 if first is None else len(first[row])
+            results[id(observation)] = self._judge(observation, generator, proposed[row], known)
+        return [results[id(observation)] for observation in observations]
 
-    def _gated(
-        self, observation: Observation, generator: "torch.Generator", first: np.ndarray
-    ) -> np.ndarray:
-        """(H, 7) what is executed after one more decision; first: (H, 7), a proposal."""
+    def _executed(self, episode: _Episode, result: GateResult) -> np.ndarray:
+        """(H, 7)."""
+        if result.forwarded is None:
+            actions = np.zeros((self.chunk_length, ACTION_SIZE))
+            actions[:, 6] = episode.gripper
+        else:
+            actions = np.asarray(result.forwarded.actions, dtype=np.float64)
+        episode.gripper = float(actions[self.execute - 1, 6])
+        return actions
+
+    def _judge(
+        self,
+        observation: Observation,
+        generator: "torch.Generator",
+        proposed: np.ndarray,
+        committed: int,
+    ) -> GateResult:
+        """One more decision of an episode; proposed: (K, H, 7)."""
         episode = self._episode(generator)
         now = round(episode.chunks * self.execute * CONTROL_PERIOD * SECOND)
         episode.chunks += 1
-        number = episode.chunks
-
-        def proposals() -> Iterator[ActionChunk]:
-            chunk = first
-            for count in range(self.proposals):
-                if count:
-                    chunk = act_alike(self.policy, [observation], [generator])[0]
-                self.proposed += 1
-                yield ActionChunk(chunk, observed_at=now, sequence=number)
-
-        looked = False
-
-        def ask(chunks: np.ndarray) -> np.ndarray:
-            nonlocal looked
-            if episode.memory is None:
-                return np.zeros(chunks.shape[:2])
-            if not looked:
-                episode.memory.look(observation)
-                looked = True
-            return episode.memory.step_cost([observation], chunks[None])[0]
-
+        chunks = [
+            ActionChunk(c, observed_at=now, sequence=episode.chunks, committed=committed)
+            for c in proposed
+        ]
+        head: Head = NoContacts() if self.safety is None else self.safety
         limit = 1.0 if self.safety is None else self.safety.cost_limit
-        clear = self._clear(observation)
-        result = episode.gate.decide(proposals(), ask, limit, lambda: now, clear)
+        result, _ = episode.judge.decide(
+            chunks, lambda: observation, head, limit, lambda: now, self._survey(observation)
+        )
+        self.proposed += result.tried
         self.detours += result.detour
         self.entered += result.zones.decision >= Decision.HOLD
         self.decisions[result.decision.name] += 1
-        if result.forwarded is None:
-            executed = np.zeros(first.shape)
-            executed[:, 6] = episode.gripper
-        else:
-            executed = np.asarray(result.forwarded.actions, dtype=np.float64)
-        episode.gripper = float(executed[self.execute - 1, 6])
-        return executed
+        return result
 
-    def _clear(self, observation: Observation) -> Clear:
-        if self.zones is None:
-            return no_zones
+    def _survey(self, observation: Observation) -> Survey | None:
+        zones = self.zones
+        if zones is None:
+            return None
         if not isinstance(observation, SurveyedObservation):
             raise ConfigError("zones need the observations of a SurveyedWorld")
         around = observation.around
-        return partial(self.zones.check, state=observation.state, around=around, now=around.stamp)
+
+        def survey(actions: np.ndarray, state: np.ndarray, _: int) -> ZoneVerdict:
+            return zones.check(actions, state, around, around.stamp)
+
+        return survey
 
     def _episode(self, generator: "torch.Generator") -> _Episode:
-        from safedojo_ros.models.scene_memory import SceneMemory
-
         if generator not in self._episodes:
-            memory = None if self.safety is None else SceneMemory(self.safety, self.memory)
-            self._episodes[generator] = _Episode(SafetyGate(self.config), memory)
+            remember = None if self.safety is None else partial(_remember, frames=self.memory)
+            self._episodes[generator] = _Episode(Judge(SafetyGate(self.config), remember))
         return self._episodes[generator]
+
+
+def _remember(head: Head, frames: int) -> Memory:
+    from safedojo_ros.models.scene_memory import SceneMemory
+
+    return SceneMemory(cast("SafetyModel", head), frames)
 
 
 def _random_generator() -> "torch.Generator":
@@ -185,7 +216,7 @@ def _random_generator() -> "torch.Generator":
     return generator
 
 
-def _check_pair(policy: "Policy", safety: "SafetyModel") -> None:
+def _check_pair(policy: "ProposingPolicy", safety: "SafetyModel") -> None:
     if safety.chunk_length != policy.chunk_length:
         raise CheckpointError(
             f"safety head {safety.checkpoint_id} judges chunks of {safety.chunk_length} steps, "

@@ -21,11 +21,11 @@ LEAST_PROGRESS = 0.5
 """Share of the chunk's path, in its own direction, that a detour should go at least."""
 
 DETOUR_RATIO = 0.2
-"""A `GateConfig.detour_ratio` for those who want detours: chosen on validation seeds, among 0.1 to
-0.4, for policies that make up to four proposals and execute four steps of a chunk."""
+"""Share of the cost limit from which on a detour is sought: chosen on validation seeds, among 0.1
+to 0.4, for policies that make up to four proposals and execute four steps of a chunk."""
 
 MEMORY = 8
-"""Frames of a scene by which the safety head should judge detours: chosen with `DETOUR_RATIO`."""
+"""Frames of a scene by which the safety head judges: chosen with `DETOUR_RATIO`."""
 
 
 def _offsets() -> np.ndarray:
@@ -39,12 +39,14 @@ OFFSETS = _offsets()
 LENGTHS = np.linalg.norm(OFFSETS, axis=1)
 
 
-def detours(actions: np.ndarray) -> np.ndarray:
-    """(K, H, 7): `actions` (H, 7) shifted by each of the `OFFSETS`, within the limits."""
+def detours(actions: np.ndarray, committed: int = 0) -> np.ndarray:
+    """(K, H, 7): `actions` (H, 7) shifted by each of the `OFFSETS`, within the limits.
+
+    The first `committed` actions stay: the arm executes them anyway.
+    """
     shifted = np.repeat(np.asarray(actions, dtype=np.float64)[None], len(OFFSETS), axis=0)
-    shifted[..., :3] = np.clip(
-        shifted[..., :3] + OFFSETS[:, None], -MAX_DELTA_POSITION, MAX_DELTA_POSITION
-    )
+    moved = shifted[:, committed:, :3] + OFFSETS[:, None]
+    shifted[:, committed:, :3] = np.clip(moved, -MAX_DELTA_POSITION, MAX_DELTA_POSITION)
     return shifted
 
 

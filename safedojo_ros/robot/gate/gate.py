@@ -13,7 +13,7 @@ import numpy as np
 from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import ChunkRejected, ConfigError, SafeDojoError
 from safedojo_ros.core.types import COST_M, ActionChunk, CostEstimate, Decision, top_m_mean
-from safedojo_ros.robot.gate.detour import OFFSETS, chosen_detour, detours, progress
+from safedojo_ros.robot.gate.detour import DETOUR_RATIO, OFFSETS, chosen_detour, detours, progress
 from safedojo_ros.robot.gate.freshness import ChunkFreshness, FreshnessConfig
 from safedojo_ros.robot.gate.zones import CLEAR, ZoneVerdict
 
@@ -51,7 +51,7 @@ class GateConfig:
     """A level is left only below this share of its own threshold ..."""
     release_after: int = 3
     """... for this many chunks in a row."""
-    detour_ratio: float = 0.0
+    detour_ratio: float = DETOUR_RATIO
     """From this share of the cost limit on (from SLOW on at the latest) a detour is sought that
     costs less; 0: never."""
     freshness: FreshnessConfig = field(default_factory=FreshnessConfig)
@@ -78,8 +78,10 @@ class GateResult:
     decision: Decision
     """What is enforced (SafetyState)."""
     reason: str
+    chosen: ActionChunk
+    """The first proposal that passes, or the one that costs least."""
     judged: ActionChunk
-    """The proposal that was chosen, or its detour."""
+    """That, or its detour."""
     forwarded: ActionChunk | None
     """What the arm may execute; None for HOLD and STOP."""
     estimate: CostEstimate
@@ -88,6 +90,8 @@ class GateResult:
     """The same with the cost of the policy's own chunk (SafetyCost)."""
     detour: bool
     """Whether `judged` is a detour."""
+    tried: int
+    """How many proposals the head was asked about."""
     zones: ZoneVerdict = CLEAR
     """What the forbidden zones say of `judged`."""
 
@@ -146,13 +150,13 @@ class SafetyGate:
     ) -> GateResult:
         """Choose among `proposals`, seek a detour where none passes, and decide.
 
-        proposals: at least one, of one inference; drawn until one costs less than the gate's
+        proposals: at least one, of one inference; tried until one costs less than the gate's
         thresholds and enters no stop zone, else the cheapest is taken. ask: what it raises is a
         HOLD, and so is an answer that is not a probability for every step. limit: the cost limit in
         (0, 1]. now: the clock (ns), read after the head has answered. clear: what it raises is a
         HOLD too. Never raises for bad data: that is what HOLD is for.
         """
-        chunk, proposed, zones = self._cheapest(proposals, ask, limit, clear)
+        chunk, proposed, zones, tried = self._cheapest(proposals, ask, limit, clear)
         judged, estimate, zones, detour = self._around(chunk, proposed, zones, ask, clear)
         fault = self._fault(judged, now())
         if fault or estimate.reason:
@@ -170,20 +174,32 @@ class SafetyGate:
             reason=estimate.reason or detour,
         )
         return GateResult(
-            self.decision, self.reason, judged, forwarded, estimate, reported, bool(detour), zones
+            self.decision,
+            self.reason,
+            chunk,
+            judged,
+            forwarded,
+            estimate,
+            reported,
+            bool(detour),
+            tried,
+            zones,
         )
 
     # ---------------------------------------------------------------- what the head says
 
     def _cheapest(
         self, proposals: Iterable[ActionChunk], ask: Ask, limit: float, clear: Clear
-    ) -> tuple[ActionChunk, CostEstimate, ZoneVerdict]:
-        """The first proposal that passes, or the one that costs least, or that has no estimate.
+    ) -> tuple[ActionChunk, CostEstimate, ZoneVerdict, int]:
+        """The first proposal that passes, or the one that costs least, or that has no estimate; and
+        how many were tried.
 
         One that enters a stop zone does not pass, and is the last choice.
         """
         best: tuple[ActionChunk, CostEstimate, ZoneVerdict] | None = None
+        tried = 0
         for chunk in proposals:
+            tried += 1
             estimate = self._estimate(chunk, ask, limit)
             if estimate.reason:
                 best = chunk, estimate, CLEAR
@@ -196,7 +212,7 @@ class SafetyGate:
                 break
         if best is None:
             raise ValueError("the gate was given no proposal")
-        return best
+        return *best, tried
 
     def _estimate(self, chunk: ActionChunk, ask: Ask, limit: float) -> CostEstimate:
         """The cost of `chunk`; where there is none, HOLD and the reason."""
@@ -232,7 +248,7 @@ class SafetyGate:
         if self._passes(estimate) and not _enters(zones):
             return unchanged
         actions = np.asarray(chunk.actions, dtype=np.float64)
-        candidates = detours(actions)
+        candidates = detours(actions, chunk.committed)
         try:
             costs = asked(ask, candidates)
         except ChunkRejected as error:

@@ -7,8 +7,13 @@ a second context in one process returns nonsense under OSMesa, but not under EGL
 import atexit
 from functools import lru_cache
 
+import cv2
 import mujoco
 import numpy as np
+
+SAMPLES = 3
+"""Samples of a pixel a side, where a policy sees: a camera's pixel integrates light, and a point
+sample hides where things are. By the table of `benchmarks/pictures.py`."""
 
 
 class Renderer:
@@ -27,7 +32,7 @@ class Renderer:
         sky: bool = False,
         hidden: int | None = None,
     ) -> None:
-        self._sky = sky
+        self._sky, self._most = sky, (width, height)
         self._gl = mujoco.GLContext(width, height)
         self._gl.make_current()
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
@@ -49,8 +54,17 @@ class Renderer:
         width: int,
         height: int,
         shadows: bool = False,
+        samples: int = 1,
     ) -> np.ndarray:
-        """One image of `camera`; with shadows it takes about four times as long."""
+        """One image of `camera`; with shadows it takes about four times as long.
+
+        samples: each pixel is the mean of as many samples a side, or of fewer, as many as fit the
+        context.
+        """
+        samples = max(1, min(samples, self._most[0] // width, self._most[1] // height))
+        if samples > 1:
+            drawn = self.render(model, data, camera, samples * width, samples * height, shadows)
+            return cv2.resize(drawn, (width, height), interpolation=cv2.INTER_AREA)
         self._gl.make_current()
         self._camera.fixedcamid = model.camera(camera).id
         flags = self._scene.flags

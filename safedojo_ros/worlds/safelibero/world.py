@@ -6,7 +6,7 @@ displacement beyond 1 mm, contacts are counted beside it. The scenes are the use
 """
 
 import atexit
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from safedojo_ros.core.bounds import ACTION_BOUND, checked_action
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE
-from safedojo_ros.worlds.rendering import Renderer
+from safedojo_ros.worlds.rendering import SAMPLES, Renderer
 from safedojo_ros.worlds.safelibero.library import (
     make_environment,
     read_states,
@@ -186,11 +186,8 @@ class SafeLiberoWorld(gymnasium.Env):
     def images(self, size: int | None = None) -> dict[str, np.ndarray]:
         """{camera: (size, size, 3) uint8}, mirrored left to right, as in LIBERO's data sets."""
         size = size or self.image_size
-        renderer, physics = self._renderer(size), self._physics()
-        return {
-            name: renderer.render(*physics, CAMERAS[name], size, size, shadows=True)[:, ::-1]
-            for name in self.cameras
-        }
+        draw = partial(self._renderer(size).render, *self._physics(), shadows=True, samples=SAMPLES)
+        return {name: draw(CAMERAS[name], size, size)[:, ::-1] for name in self.cameras}
 
     def state(self) -> np.ndarray:
         """(8,) float32: end-effector position (m), axis-angle (rad), finger positions (m)."""
@@ -361,7 +358,7 @@ def _renderer_for(problem: Path, model: mujoco.MjModel, size: int) -> Renderer:
         while len(_renderers) >= MOST_RENDERERS:
             del _renderers[next(iter(_renderers))]
         view = model.vis.global_
-        view.offwidth, view.offheight = max(640, size), max(480, size)
+        view.offwidth, view.offheight = max(640, 2 * size), max(480, 2 * size)
         _renderers[key] = Renderer(
             model,
             view.offwidth,

@@ -4,7 +4,7 @@ A gymnasium environment on bare MuJoCo physics. Contacts come from the physics, 
 geometry tests. Everything is drawn from the seed given to `reset`, so runs repeat exactly.
 """
 
-from functools import reduce
+from functools import partial, reduce
 from operator import or_
 from typing import Any
 
@@ -16,7 +16,7 @@ from safedojo_ros.core.bounds import ACTION_BOUND, checked_action
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.rotation import POINTING_DOWN, axis_angle_of, quaternion_of
 from safedojo_ros.core.types import ACTION_SIZE, CONTROL_PERIOD, STATE_SIZE
-from safedojo_ros.worlds.rendering import tabletop_renderer
+from safedojo_ros.worlds.rendering import SAMPLES, tabletop_renderer
 from safedojo_ros.worlds.tabletop.arm_control import ArmReference
 from safedojo_ros.worlds.tabletop.moving_obstacle import drive
 from safedojo_ros.worlds.tabletop.scene import (
@@ -170,10 +170,8 @@ class TabletopWorld(gymnasium.Env):
     def images(self, size: int | None = None) -> dict[str, np.ndarray]:
         """{camera: (size, size, 3) uint8}, what the policy's cameras see now."""
         size = size or self.image_size
-        renderer = tabletop_renderer()
-        return {
-            name: renderer.render(self.model, self.data, name, size, size) for name in self.cameras
-        }
+        draw = partial(tabletop_renderer().render, self.model, self.data, samples=SAMPLES)
+        return {name: draw(name, size, size) for name in self.cameras}
 
     def state(self) -> np.ndarray:
         """(8,) float32: measured end-effector position, axis-angle, finger positions."""

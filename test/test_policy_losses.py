@@ -28,14 +28,16 @@ class Still:
 
 def batch(actions: torch.Tensor, exists: torch.Tensor) -> PolicyBatch:
     empty = torch.zeros(len(actions), 1)
-    return PolicyBatch(empty, empty, torch.zeros(len(actions), 8), actions, exists)
+    state, places = torch.zeros(len(actions), 8), torch.zeros(len(actions), 3, 3)
+    return PolicyBatch(empty, empty, state, actions, 0 * actions - 5.0, exists, places)
 
 
 def test_the_loss_is_the_mean_square_over_the_steps_that_exist() -> None:
     actions = torch.full((8, 4, 7), 100.0)
     exists = torch.zeros(8, 4, dtype=torch.bool)
     actions[:, :2], exists[:, :2] = 3.0, True
-    loss = imitation_loss(Still(), batch(actions, exists), DRAWS, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(0)
+    loss, _ = imitation_loss(Still(), batch(actions, exists), DRAWS, 0, generator)  # type: ignore[arg-type]
     assert loss.item() == pytest.approx(1 + 3.0**2, rel=0.03)  # of noise less action
 
 
@@ -46,9 +48,21 @@ def test_times_are_drawn_towards_the_noise_as_pi0_does() -> None:
         policy,  # type: ignore[arg-type]
         batch(torch.zeros(*shape, 7), torch.ones(shape, dtype=torch.bool)),
         DRAWS,
+        0,
         torch.Generator().manual_seed(0),
     )
     assert 0.001 <= policy.times.min() <= policy.times.max() <= 1.0
     assert policy.times.mean().item() == pytest.approx(0.6, abs=0.02)  # of Beta(1.5, 1)
     spread = policy.noisy.flatten(1).std(dim=1)
-    assert torch.allclose(spread, policy.times, rtol=0.6, atol=0.05)
+    assert torch.allclose(spread, policy.times[:, 0], rtol=0.6, atol=0.05)
+
+
+def test_a_late_chunk_begins_with_what_was_executed_and_the_loss_is_of_the_rest() -> None:
+    policy, exists = Still(), torch.ones(8, 4, dtype=torch.bool)
+    late = batch(torch.full((8, 4, 7), 3.0), exists)
+    loss, _ = imitation_loss(policy, late, DRAWS, 3, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    known = policy.times == 0.0
+    assert known.sum(1).bincount(minlength=4).tolist() == pytest.approx([400] * 4, rel=0.2)
+    assert torch.equal(known, known.cummin(1).values), "they come first"
+    assert torch.equal(policy.noisy[known], torch.full_like(policy.noisy[known], -5.0))
+    assert loss.item() == pytest.approx(1 + 3.0**2, rel=0.05), "of noise less action"

@@ -10,7 +10,8 @@ from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.learning.data.demonstrations import Demonstrations
 from safedojo_ros.learning.fit import FitConfig, fit
-from safedojo_ros.learning.policy_losses import PolicyBatch, imitation_loss
+from safedojo_ros.learning.policy_losses import PlaceReader, PolicyBatch, imitation_loss
+from safedojo_ros.learning.products import fast_products
 from safedojo_ros.learning.training_run import TrainingRun
 from safedojo_ros.models.images import to_unit
 from safedojo_ros.models.instructions import train_tokenizer
@@ -32,6 +33,13 @@ class ImitationConfig(FitConfig):
     """Steps over which the learning rate rises, 0 or more; then it falls to 0 by half a cosine."""
     noise_draws: int = 4
     """Pairs (time, noise) of flow matching that are drawn for each frame, at least 1."""
+    longest_delay: int = 3
+    """Most steps that a chunk comes late in training, [0, chunk_length)."""
+    place_weight: float = 0.1
+    """Weight of the loss that asks where gripper and next grasp are, 0 or more."""
+    grasp_repeats: int = 1
+    """How often a frame is drawn that comes up to 12 steps before the gripper opens or closes,
+    where another is drawn once, at least 1."""
     only_safe: bool = False
     """Imitate only episodes in which the obstacle was neither touched nor moved."""
     ema_decay: float = 0.998
@@ -42,6 +50,8 @@ class ImitationConfig(FitConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_ranges(self, noise_draws="[1, inf)", ema_decay="[0, 1)", colour_jitter="[0, 1)")
+        check_ranges(self, longest_delay=f"[0, {self.size.chunk_length})")
+        check_ranges(self, place_weight="[0, inf)", grasp_repeats="[1, inf)")
 
 
 def demonstrated_batch(
@@ -63,7 +73,9 @@ def demonstrated_batch(
         tokens.to(device),
         policy.scales.state.normalise(data.state[frames]).to(device),
         policy.scales.action.normalise(data.actions[rows]).to(device),
+        policy.scales.action.normalise(data.executed[rows]).to(device),
         exists.to(device),
+        data.places(frames).to(device),
     )
 
 
@@ -114,18 +126,27 @@ def train_policy(
     if start is not None:
         check_start(start, config.size, data)
     policy = (start or new_policy(config.size, data)).to(device)
-    average = AveragedModel(policy.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+    reader = PlaceReader(policy).to(device)
+    learned = torch.nn.ModuleList([policy.network, reader])
+    average = AveragedModel(learned, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+    data = data.emphasised(config.grasp_repeats)
 
     def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         batch = demonstrated_batch(policy, data, config.batch_size, config.colour_jitter, generator)
-        return {"loss": imitation_loss(policy, batch, config.noise_draws, generator)}
+        with fast_products(policy.network):
+            acting, prefix = imitation_loss(
+                policy, batch, config.noise_draws, config.longest_delay, generator
+            )
+        places = reader.loss(prefix, batch.places)
+        return {"loss": acting + config.place_weight * places, "acting": acting, "places": places}
 
     def averaged() -> PI0Policy:
-        return policy.copied(average.module.state_dict(), config.size)
+        network = average.module[0]  # type: ignore[index]
+        return policy.copied(network.state_dict(), config.size)
 
     fit(
         "policy",
-        policy.network,
+        learned,
         loss,
         config,
         run,

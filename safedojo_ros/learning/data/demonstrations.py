@@ -1,7 +1,7 @@
 """Demonstrations: the frames that a policy imitates."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,24 +10,32 @@ import torch
 from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.data.lerobot.frames import load_frames, open_all, steps_ahead
 
+APPROACH = 12
+"""Steps before the gripper opens or closes that decide whether a grasp holds."""
+
 
 @dataclass
 class Demonstrations:
     """Frames of all episodes, in memory.
 
-    images: (N, cameras, H, W, 3) uint8; state: (N, 8) and actions: (N, 7) physical; sentence: (N,)
-    index into instructions; ends: (N,) index after the last frame of the episode that is imitated,
-    which is that of the first success, if any; imitated: (M,) the frames that are imitated.
+    images: (N, cameras, H, W, 3) uint8; state: (N, 8) and actions: (N, 7) physical, those to
+    imitate; executed: (N, 7), what the robot did; sentence: (N,) index into instructions; ends:
+    (N,) index after the last frame of the episode that is imitated, which is that of the first
+    success, if any; imitated: (M,) the frames that are imitated.
     """
 
     images: torch.Tensor
     state: torch.Tensor
     actions: torch.Tensor
+    executed: torch.Tensor
     sentence: torch.Tensor
     ends: torch.Tensor
     imitated: torch.Tensor
     instructions: list[str]
     cameras: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        self._next = self.next_changes()
 
     @staticmethod
     def read(directories: Sequence[Path], only_safe: bool = False) -> "Demonstrations":
@@ -53,6 +61,7 @@ class Demonstrations:
             torch.from_numpy(frames.images),
             torch.from_numpy(frames.state),
             torch.from_numpy(frames.extra.get("clean_action", frames.actions)),
+            torch.from_numpy(frames.actions),
             torch.from_numpy(index[frames.episode]),
             torch.from_numpy(ends),
             torch.from_numpy(np.flatnonzero(imitated)),
@@ -64,6 +73,35 @@ class Demonstrations:
         """Rows (B, H) of the steps from each frame on, and which of them exist (B, H)."""
         rows, exists = steps_ahead(frames.numpy(), self.ends[frames].numpy(), length)
         return torch.from_numpy(rows), torch.from_numpy(exists)
+
+    def emphasised(self, repeats: int) -> "Demonstrations":
+        """The same with the last `APPROACH` steps before the gripper opens or closes imitated
+        `repeats` times."""
+        left = self._next[self.imitated] - self.imitated
+        changes = self._next[self.imitated] < self.ends[self.imitated] - 1
+        near = self.imitated[(left <= APPROACH) & changes]
+        return replace(self, imitated=torch.cat([self.imitated, near.repeat(repeats - 1)]))
+
+    def next_changes(self) -> torch.Tensor:
+        """(N,) the frame where the gripper will open or close next, that frame included, or else
+        the last one that is imitated."""
+        closed = self.actions[:, 6] > 0
+        before = torch.cat([closed[:1], closed[:-1]])
+        first = torch.cat([torch.ones(1, dtype=torch.bool), self.ends[1:] != self.ends[:-1]])
+        changes = torch.where(first, closed, closed != before).nonzero()[:, 0]
+        rows = torch.arange(len(closed))
+        none = torch.tensor([len(closed)])
+        following = torch.cat([changes, none])[torch.searchsorted(changes, rows)]
+        return torch.minimum(following, self.ends - 1)
+
+    def places(self, frames: torch.Tensor) -> torch.Tensor:
+        """(B, 3, 3) m: where the gripper is, where it will open or close next, and the way there.
+
+        Hindsight: the demonstrations know it, so nobody has to mark an object.
+        """
+        here = self.state[frames, :3]
+        there = self.state[self._next[frames], :3]
+        return torch.stack([here, there, there - here], 1)
 
 
 def imitated_ends(success: np.ndarray, ends: np.ndarray) -> np.ndarray:

@@ -50,4 +50,5 @@ class Anchor:
         batch = demonstrated_batch(
             self.policy, data, config.batch_size, config.colour_jitter, generator
         )
-        return config.weight * imitation_loss(self.policy, batch, config.noise_draws, generator)
+        loss, _ = imitation_loss(self.policy, batch, config.noise_draws, 0, generator)
+        return config.weight * loss

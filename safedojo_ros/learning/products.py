@@ -1,0 +1,60 @@
+"""Products of matrices in bfloat16, where the processor multiplies it faster than float32.
+
+Weights, sums over them, norms and activations stay float32: on a CPU they are as slow in bfloat16,
+or slower, so that `torch.autocast` gains nothing there (`benchmarks/updates.py`).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch.nn import functional
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether products in bfloat16 are faster than in float32 on this device."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    has = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+
+
+@contextmanager
+def fast_products(module: torch.nn.Module) -> Iterator[None]:
+    """Linear maps and convolutions of `module` multiply in bfloat16 meanwhile; the results are
+    float32. Nothing changes where that is no faster."""
+    weights = next(module.parameters(), None)
+    swapped = []
+    if weights is not None and multiplies_bfloat16(weights.device):
+        for part in module.modules():
+            if type(part) is torch.nn.Linear:
+                part.forward = partial(_linear, part)  # type: ignore[method-assign]
+            elif type(part) is torch.nn.Conv2d and part.padding_mode == "zeros":
+                part.forward = partial(_convolution, part)  # type: ignore[method-assign]
+            else:
+                continue
+            swapped.append(part)
+    try:
+        yield
+    finally:
+        for part in swapped:
+            del part.forward
+
+
+def _linear(layer: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    product = functional.linear(x.bfloat16(), layer.weight.bfloat16()).float()
+    return product if layer.bias is None else product + layer.bias
+
+
+def _convolution(layer: torch.nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    bias = None if layer.bias is None else layer.bias.bfloat16()
+    return functional.conv2d(
+        x.bfloat16(),
+        layer.weight.bfloat16(),
+        bias,
+        layer.stride,
+        layer.padding,
+        layer.dilation,
+        layer.groups,
+    ).float()

@@ -273,5 +273,13 @@ def train_world_model(
         fit("arm", network.drawing, losses.drawing(), config.early(config.drawing_steps))
     named = network.named_parameters()
     parameters = [p for name, p in named if not name.startswith("state.")]
-    fit("world model", network, losses.frames, config, run, parameters=parameters)
+    fit(
+        "world model",
+        network,
+        losses.frames,
+        config,
+        run,
+        parameters=parameters,
+        compile=[network.frames],
+    )
     model.parts.eval()

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE
 from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
+from safedojo_ros.models.frames_transformer import TRAINING_TIMESTEPS, FramesTransformer
 from safedojo_ros.models.normalisation import RobotScales
 from safedojo_ros.models.weights import (
     build_and_load,
@@ -33,7 +34,6 @@ from safedojo_ros.models.weights import (
 )
 
 ARCHITECTURE = "wan_world_model"
-TRAINING_TIMESTEPS = 1000
 MAX_TOKENS = 8192
 """Of all frames of all cameras: attention grows with the square of it."""
 STATE_BOUND = 5.0
@@ -156,7 +156,7 @@ class WorldModelNetwork(torch.nn.Module):
         super().__init__()
         self.size = size
         channels = cells[0]
-        self.frames: Any = WanTransformer3DModel(
+        self.frames: Any = FramesTransformer(
             patch_size=(1, size.patch, size.patch),
             num_attention_heads=size.heads,
             attention_head_dim=size.head_dim,
@@ -187,15 +187,13 @@ class WorldModelNetwork(torch.nn.Module):
 
         state (B, 8) at the chunk's start and chunk (B, H, 7) are normalised.
         """
-        reached = self.state(state, chunk, context[:, -1]).detach()
+        with torch.no_grad():  # the frames do not teach it
+            reached = self.state(state, chunk, context[:, -1])
         clip = torch.cat([context, noisy], dim=1)
         clip = torch.cat([clip, self._labels(clip, state, reached)], dim=2).transpose(1, 2)
-        tokens = (clip.shape[-1] // self.size.patch) * (clip.shape[-2] // self.size.patch)
-        timestep = torch.zeros(len(clip), clip.shape[2], tokens, device=clip.device)
-        timestep[:, context.shape[1] :] = time[:, None, None] * TRAINING_TIMESTEPS
         actions = self.action_token(torch.cat([chunk, reached], dim=-1)) + self.step_token
-        output = self.frames(clip, timestep.flatten(1), actions).sample
-        return output.transpose(1, 2)[:, context.shape[1] :]
+        velocity: torch.Tensor = self.frames(clip, context.shape[1], time, actions)
+        return velocity.transpose(1, 2)
 
     def _labels(
         self, clip: torch.Tensor, state: torch.Tensor, reached: torch.Tensor

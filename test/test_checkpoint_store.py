@@ -823,14 +823,15 @@ def test_the_command_publishes_lists_shows_verifies_and_rolls_back(
     monkeypatch.setattr("safedojo_ros.models.trial.act_once", lambda kind, directory, spec: None)
     assert run("publish", "policy", str(source), "--details", str(details))[0] == 0
     safe = names_module.shipped_names()["policy"]["safe"]
-    assert (
-        run("publish", "policy", str(shipped.resolve("policy", safe)), "--name", "imported")[0] == 0
-    )
+    directory = str(shipped.resolve("policy", safe))
+    assert run("publish", "policy", directory, "--name", "imported")[0] == 0
     store = CheckpointStore(root)
     newest, oldest = sorted(store.list(), key=lambda m: m.id.endswith("-imported"), reverse=True)
     assert newest.parent == safe
     code, text = run("list", "--json")
-    assert {m["id"] for m in json.loads(text)} == {newest.id, oldest.id}
+    listed = {m["id"]: m.get("name") for m in json.loads(text)}
+    assert {i for i, name in listed.items() if name is None} == {newest.id, oldest.id}
+    assert listed[safe] == "safe"
     assert "latest" in run("list")[1]
     assert json.loads(run("show", "policy")[1])["id"] == newest.id
     assert "all as in the manifest" in run("verify", "policy")[1]

@@ -196,6 +196,7 @@ def test_the_command_says_how_the_gate_decided(
     command.configure(parser)
     options = [
         "--store", str(small_store(tmp_path)), "--filter", kind, "--level", "I", "--episodes", "2",
+        "--checkpoint", "latest", "--safety", "latest",
         "--max-steps", "16", "--proposals", "2", "--json", str(tmp_path / "gate.json"),
     ]  # fmt: skip
     assert command.run(parser.parse_args(options)) == 0
@@ -223,6 +224,7 @@ def test_episodes_behind_a_filter_are_recorded_as_its(
     options = [
         "--store", str(small_store(tmp_path)), "--policy", "latest", "--filter", kind,
         "--episodes", "2", "--levels", "I", "--execute", "8",
+        *(["--safety", "latest"] if kind != "cbf" else []),
         "--max-steps", "96" if take_over else "24",
         *(["--take-over"] if take_over else []),
     ]  # fmt: skip

@@ -168,7 +168,7 @@ def test_the_command_pushes_and_pulls(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     for function in (push, pull):
-        name = f"safedojo_ros.cli.checkpoint.{function.__name__}"
+        name = f"safedojo_ros.cli.publishing.{function.__name__}"
         monkeypatch.setattr(name, partial(function, connect=lambda: world.hub))
 
     def run(store: CheckpointStore, *words: str) -> tuple[int, str]:

@@ -59,7 +59,16 @@ def test_the_command_plays_late_and_says_so(tmp_path: Path) -> None:
 
     def figures(name: str, *more: str) -> dict[str, object]:
         out = tmp_path / f"{name}.json"
-        common = ["--store", str(tmp_path / "store"), "--level", "0", "--episodes", "2"]
+        common = [
+            "--store",
+            str(tmp_path / "store"),
+            "--checkpoint",
+            "latest",
+            "--level",
+            "0",
+            "--episodes",
+            "2",
+        ]
         arguments = [*common, "--max-steps", "16", "--json", str(out), *more]
         assert command.run(parser.parse_args(arguments)) == 0
         read: dict[str, object] = json.loads(out.read_text())

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from safedojo_ros.learning.training_run import TrainingRun
 from safedojo_ros.pipeline import stages
 from safedojo_ros.pipeline.evaluate import Evaluation
 from safedojo_ros.pipeline.ledger import StageLedger
+from safedojo_ros.pipeline.publication import PublicationRefused
 from safedojo_ros.pipeline.recipe import Recipe, read_recipe
 from safedojo_ros.pipeline.runs import DONE, INTERRUPTED, NOT_PASSED
 from safedojo_ros.pipeline.training import Trained, TrainPolicy
@@ -151,7 +153,7 @@ SMALL = (
     "validation.chunks=1",
     "practice.updates=1",
 )
-PUBLISH = ("--publish",)
+PUBLISH = ("--publish", "--force")
 
 
 def run(tmp_path: Path, *options: str, settings: Sequence[str] = ()) -> int:
@@ -359,6 +361,26 @@ def test_a_policy_that_is_not_safer_is_not_published(tmp_path: Path) -> None:
     figures = {"base": {"overall": rate}, "trained": {"overall": rate}}
     with pytest.raises(stages.GateNotPassed, match="not safer than its base: SSR 50.0%"):
         pipeline.publish("p", figures)
+
+
+def test_a_policy_that_is_worse_than_the_one_that_serves_ends_the_run_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: Any, **more: Any) -> None:
+        raise PublicationRefused("not published: SSR 40.0 %")
+
+    monkeypatch.setattr(stages, "publish", refuse)
+    monkeypatch.setattr(
+        stages, "read_manifest", lambda _: SimpleNamespace(spec={}, normalisation={}, fidelity={})
+    )
+    task = stages.PipelineRequest(out=tmp_path / "out", publish=True)
+    ledger = StageLedger(tmp_path / "out", {})
+    ledger.stage("policy", lambda: {"policy": "p"})
+    rate = {name: {"value": 0.5} for name in ("tsr", "car", "ssr")} | {"episodes": 4}
+    figures = {"base": {"overall": rate}, "trained": {"overall": rate}}
+    with pytest.raises(stages.GateNotPassed, match="not published: SSR 40.0 %"):
+        stages.Pipeline(read_recipe("smoke"), task, ledger).publish("p", figures)
+    assert "publication" not in ledger.done
 
 
 def test_a_second_pipeline_in_the_same_folder_is_refused_and_so_is_a_training(

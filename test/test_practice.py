@@ -52,6 +52,7 @@ from safedojo_ros.models.success_classifier import tiny_success
 from safedojo_ros.models.world_model import WorldModel, WorldModelSize
 from safedojo_ros.pipeline.collect import COLLECTION_PATH
 from safedojo_ros.pipeline.practice import PracticeRequest, data_cost
+from safedojo_ros.pipeline.publication import PublicationRefused
 from safedojo_ros.pipeline.recipe import read_recipe
 from safedojo_ros.worlds.tabletop.tasks import TASKS
 from safedojo_ros.worlds.tabletop.world import TabletopWorld
@@ -498,9 +499,12 @@ def test_the_command_trains_and_publishes(method: str, dataset: Path, tmp_path: 
 
     published(tmp_path / "store")
     store = ["--store", str(tmp_path / "store")]
-    data = ["--data", str(dataset)] if method == "safedojo" else []
+    data = ["--base", "latest"]
+    if method == "safedojo":
+        data += ["--data", str(dataset), "--world-model", "latest"]
+        data += ["--success", "latest", "--safety", "latest"]
     args = arguments(
-        tmp_path, "--method", method, *data, "--publish", *store,
+        tmp_path, "--method", method, *data, "--publish", "--force", *store,
         "--set", "practice.levels=[0, 1]", "--demonstrations", str(dataset),
         "--set", "practice.anchor.only_safe=false", "--set", "practice.execute=4",
         "--set", "practice.update.dense_reward=true",  # so that every group differs
@@ -517,6 +521,26 @@ def test_the_command_trains_and_publishes(method: str, dataset: Path, tmp_path: 
     assert result["demonstrations"] == [str(dataset)]
     assert (result["real_episodes"] > 0) == (method == "ppo")
     assert result["data"]["episodes"] == (0 if method == "ppo" else 4)
+
+
+def test_a_policy_that_is_worse_than_the_one_that_serves_is_kept_and_not_published(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def refuse(*given: Any, **more: Any) -> None:
+        raise PublicationRefused("not published: SSR 40.0 %")
+
+    monkeypatch.setattr("safedojo_ros.pipeline.practice.publish", refuse)
+    published(tmp_path / "store")
+    args = arguments(
+        tmp_path, "--method", "ppo", "--base", "latest", "--publish", "--store",
+        str(tmp_path / "store"), "--demonstrations", str(dataset), "--set", "practice.levels=[0]",
+        "--set", "practice.anchor.only_safe=false", "--set", "practice.update.dense_reward=true",
+    )  # fmt: skip
+    assert command.run(args) == 3
+    assert "not published: SSR 40.0 %" in capsys.readouterr().err
+    result = json.loads((tmp_path / "out" / "practice.json").read_text())
+    assert result["published"] is None
+    assert (tmp_path / "out" / result["policy"]).is_dir()
 
 
 def test_part_of_a_stride_is_refused_before_anything_is_measured(

@@ -227,7 +227,7 @@ def test_the_command_trains_on_real_and_imagined_frames(
     store = CheckpointStore(tmp_path / "store")
     store.publish("world_model", tmp_path / "world", spec=world.spec())
     options = ["--data", str(episodes), "--store", str(tmp_path / "store"), "--preset", "smoke"]
-    options += ["--device", "cpu", "--world-model", "latest", "--publish"]
+    options += ["--device", "cpu", "--world-model", "latest", "--publish", "--force"]
     assert main(["train", "success", "--out", str(tmp_path / "run"), *options]) == 0
     model = load_success(store.resolve("success"))
     assert model.instructions == tuple(sorted(SENTENCES))

@@ -88,6 +88,8 @@ def tiny_world() -> WorldModel:
 
 def command(root: Path) -> list[str]:
     options = ["validate", "--data", str(root / "data"), "--store", str(root / "store")]
+    for kind in ("world-model", "success", "safety"):
+        options += [f"--{kind}", "latest"]
     return [*options, "--device", "cpu", "--preset", "smoke"]
 
 
@@ -345,6 +347,7 @@ def test_imagine_writes_real_above_imagined(root: Path, suffix: str) -> None:
 
 def test_imagine_refuses_what_is_not_there(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["imagine", "--store", str(root / "store"), "--data", str(root / "data")]
+    options += ["--checkpoint", "latest"]
     for more, message in (
         (["--episode", "99", "--out", "a.mp4"], "has 8 episodes, no number 99"),
         (["--start", "40", "--out", "a.mp4"], "5 chunks from step 40 need 81"),

@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+from safedojo_ros.checkpoints.figures import is_report, recorded
 from safedojo_ros.checkpoints.manifest import MANIFEST, verify
 from safedojo_ros.core.errors import CheckpointError
 from safedojo_ros.core.strict_json import read_json
 
-DETAILS = ("spec", "normalisation", "evaluation", "fidelity", "requires")
+MAX_REPORT = 64 * 1024 * 1024
+"""Bytes of a report with every episode."""
+DETAILS = ("spec", "normalisation", "evaluation", "fidelity", "requires", "preset")
 
 
 def read_details(
@@ -30,3 +33,16 @@ def read_details(
     if not isinstance(content, dict) or "spec" not in content or set(content) - set(DETAILS):
         raise CheckpointError(f"{file} needs 'spec' and may have {', '.join(DETAILS[1:])}")
     return content, None
+
+
+def read_evaluation(file: Path, policy: str | None) -> dict[str, Any]:
+    """What a manifest keeps of a file of `safedojo evaluate --json`: {world: report}.
+
+    policy: the id that was to be evaluated; None: any. Raises `CheckpointError`.
+    """
+    report = read_json(file, MAX_REPORT)
+    if not is_report(report):
+        raise CheckpointError(f"{file} is no report of 'safedojo evaluate --json'")
+    if policy is not None and report.get("policy") != policy:
+        raise CheckpointError(f"{file} is about {report.get('policy')!r:.80}, expected {policy}")
+    return {str(report.get("world", "tabletop")): recorded(report)}

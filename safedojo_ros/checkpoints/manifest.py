@@ -42,7 +42,8 @@ class Manifest:
     normalisation: statistics of state and action in physical units; evaluation and fidelity:
     figures with their intervals; created: ISO 8601 UTC, never before that of the checkpoint that
     was published before; revision: git, "" when unknown; requires: {kind: id} of checkpoints
-    without which this one must not be used (a policy and its safety head).
+    without which this one must not be used (a policy and its safety head); preset: what it was
+    trained by, "" when unknown.
     """
 
     kind: str
@@ -57,6 +58,7 @@ class Manifest:
     revision: str = ""
     packages: dict[str, str] = field(default_factory=dict)
     requires: dict[str, str] = field(default_factory=dict)
+    preset: str = ""
     schema: int = SCHEMA
 
     @property
@@ -67,8 +69,9 @@ class Manifest:
     def to_json(self) -> str:
         """The text of `manifest.json`; raises `CheckpointError` for a value JSON cannot hold."""
         content = dataclasses.asdict(self)
-        if not self.requires:
-            del content["requires"]  # what requires nothing can be read by older versions
+        for name in ("requires", "preset"):
+            if not content[name]:
+                del content[name]  # so that older versions can read it
         try:
             return json.dumps(content, indent=2, allow_nan=False) + "\n"
         except (TypeError, ValueError) as error:
@@ -93,6 +96,7 @@ def parse_manifest(text: str | bytes, where: str = MANIFEST) -> Manifest:
         known = ", ".join(fields)
         raise CheckpointError(f"{where} has unknown key {unknown[0]!r:.80}; known: {known}")
     content.setdefault("requires", {})
+    content.setdefault("preset", "")
     for name in fields:
         if name not in content:
             raise CheckpointError(f"{where} lacks '{name}'; publish the checkpoint again")
@@ -230,7 +234,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 _TYPES: dict[str, Any] = {
-    **dict.fromkeys(("kind", "id", "created", "revision"), str),
+    **dict.fromkeys(("kind", "id", "created", "revision", "preset"), str),
     **dict.fromkeys(("files", "spec", "normalisation", "evaluation", "fidelity"), dict),
     **dict.fromkeys(("packages", "requires"), dict),
     "parent": str | None,

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from safedojo_ros.checkpoints.manifest import IDENTIFIER, KINDS, verify
+from safedojo_ros.checkpoints.manifest import IDENTIFIER, KINDS, Manifest, verify
 from safedojo_ros.checkpoints.store.store import CheckpointStore, Prove, check_name
 from safedojo_ros.core.errors import CheckpointError
 from safedojo_ros.core.files import expand_home
@@ -32,6 +32,16 @@ def shipped_names() -> dict[str, dict[str, str]]:
     ):
         raise CheckpointError(f"{NAMES} of what ships is not {{kind: {{name: id}}}}; install anew")
     return content
+
+
+def shipped_manifests(kind: str | None = None) -> list[tuple[str, Manifest]]:
+    """(name, manifest) of what ships, of one kind or of all; raises `CheckpointError`."""
+    return [
+        (name, shipped_store().show(each, identifier))
+        for each, ids in shipped_names().items()
+        for name, identifier in ids.items()
+        if kind in (None, each)
+    ]
 
 
 def user_store(root: Path | None = None, prove: Prove | None = None) -> CheckpointStore:

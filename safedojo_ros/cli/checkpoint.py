@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from safedojo_ros.checkpoints.details import DETAILS, read_details
-from safedojo_ros.checkpoints.hub import pull, push
 from safedojo_ros.checkpoints.manifest import KINDS, read_manifest
-from safedojo_ros.checkpoints.names import find_checkpoint
+from safedojo_ros.checkpoints.names import find_checkpoint, shipped_manifests
 from safedojo_ros.checkpoints.provenance import package_warnings
 from safedojo_ros.checkpoints.store.retention import pin, prune, unpin
 from safedojo_ros.checkpoints.store.store import CheckpointStore
+from safedojo_ros.cli import publishing
 from safedojo_ros.cli.tables import print_checkpoints
 from safedojo_ros.pipeline.publication import publishing_store
 
@@ -28,17 +27,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         declared.add_argument("kind", choices=KINDS, nargs="?" if name == "list" else None)
         return declared.add_argument
 
-    option = action("list", _list, "what is in the store, newest first")
-    option("--json", action="store_true", help="manifests as JSON")
+    option = action("list", _list, "what ships and what is in the store, newest first")
+    option("--json", action="store_true", help="manifests as JSON; of what ships with its name")
     name = {"nargs": "?", "default": "latest", "help": "latest, what ships, an id or ./path"}
     action("show", _show, "print a manifest")("name", **name)
     action("verify", _show, "read every file and compare it with the manifest")("name", **name)
-    option = action("publish", _publish, "copy a directory into the store as 'latest'")
-    option("directory", type=Path)
-    option("--details", type=Path, help=f"JSON with {', '.join(DETAILS)} (default: its manifest's)")
-    option("--parent", help="id of the checkpoint it was trained from")
-    option("--name", help="a word to append to the id")
-    option("--keep-latest", action="store_true", help="do not move 'latest'")
     option = action("rollback", _rollback, "point 'latest' to an older checkpoint")
     option("id", nargs="?", help="default: the one that was published before it")
     action("pin", _pin, "keep a checkpoint through every pruning")("id")
@@ -46,14 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     option = action("prune", _prune, "remove old checkpoints; never latest, pinned or needed ones")
     option("--keep", type=int, default=10, help="how many of the newest stay (10)")
     option("--dry-run", action="store_true", help="only say what would go")
-    option = action("push", _hub, "send a checkpoint to the Hugging Face Hub")
-    option("name", help="latest or an id")
-    option("repository", help="owner/name")
-    option("--public", action="store_true", help="a new repository is public")
-    option = action("pull", _hub, "fetch a checkpoint from the Hugging Face Hub")
-    option("repository", help="owner/name")
-    option("--revision", required=True, help="the commit, 40 hexadecimal digits")
-    option("--latest", action="store_true", help="also point 'latest' to it")
+    publishing.configure(action)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,13 +51,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(store: CheckpointStore, args: argparse.Namespace) -> Iterator[str]:
+    ships = shipped_manifests(args.kind)
     manifests = store.list(args.kind)
     if args.json:
-        yield json.dumps([json.loads(m.to_json()) for m in manifests], indent=2)
-    elif not manifests:
-        yield f"{store.root} holds no checkpoints yet"
+        contents = [{"name": name} | json.loads(m.to_json()) for name, m in ships]
+        yield json.dumps(contents + [json.loads(m.to_json()) for m in manifests], indent=2)
     else:
-        print_checkpoints(store, manifests)
+        print_checkpoints(store, ships, manifests)
     yield from (f"broken: {sentence}" for sentence in store.broken(args.kind))
 
 
@@ -80,13 +66,6 @@ def _show(store: CheckpointStore, args: argparse.Namespace) -> Iterator[str]:
     files = f"{len(manifest.files)} files, {manifest.size} bytes, all as in the manifest"
     yield manifest.to_json().rstrip() if args.action == "show" else f"{path}: {files}"
     yield from (f"warning: {sentence}" for sentence in package_warnings(manifest))
-
-
-def _publish(store: CheckpointStore, args: argparse.Namespace) -> Iterator[str]:
-    details, parent = read_details(args.kind, args.directory, args.details)
-    details |= {"parent": args.parent or parent, "name": args.name}
-    made = store.publish(args.kind, args.directory, make_latest=not args.keep_latest, **details)
-    yield f"published {args.kind} {made.id} in {store.root}"
 
 
 def _rollback(store: CheckpointStore, args: argparse.Namespace) -> Iterator[str]:
@@ -107,13 +86,3 @@ def _prune(store: CheckpointStore, args: argparse.Namespace) -> Iterator[str]:
     verb = "would remove" if args.dry_run else "removed"
     yield from (f"{verb} {args.kind} {m.id}, {m.size / 1e6:.1f} MB" for m in gone)
     yield from (f"kept {args.kind} {name}: {reason}" for name, reason in reasons.items())
-
-
-def _hub(store: CheckpointStore, args: argparse.Namespace) -> Iterator[str]:
-    if args.action == "push":
-        commit = push(store, args.kind, args.name, args.repository, private=not args.public)
-        fetch = f"safedojo checkpoint pull {args.kind} {args.repository} --revision {commit}"
-        yield f"{args.repository} holds it now; {fetch}"
-    else:
-        made = pull(store, args.kind, args.repository, args.revision, args.latest)
-        yield f"{args.kind} {made.id} is in {store.root}"

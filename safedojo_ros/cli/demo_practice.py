@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.table import Table
 
+from safedojo_ros.checkpoints.names import user_store
 from safedojo_ros.cli.demo_run import LAST_WORDS, LEVELS, Demo
 from safedojo_ros.core.errors import LEFT_OUT, ConfigError, SafeDojoError
 from safedojo_ros.core.files import write_whole
@@ -175,7 +176,10 @@ class PracticeDemo(Demo):
             self._not_passed = f"nothing was published: {client.result.reason}"
             return ""
         self._console.print(f"published: {client.result.published} ({client.result.reason})")
-        return str(client.result.published)
+        store, made = user_store(self._folder / "store"), str(client.result.published)
+        if store.latest("policy") != made:
+            store.set_latest("policy", made)  # of this demonstration's own store, whatever it shows
+        return made
 
     def _swap(self, published: str) -> bool:
         """Wait until the policy node has taken it over by itself, while the arm moves."""

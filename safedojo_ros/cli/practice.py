@@ -12,6 +12,7 @@ import sys
 from safedojo_ros.cli.options import add_options, add_recipe_options, from_options, recipe_of
 from safedojo_ros.pipeline.interruption import stop_on_signal
 from safedojo_ros.pipeline.practice import PracticeRequest, practice
+from safedojo_ros.pipeline.publication import PublicationRefused
 from safedojo_ros.pipeline.runs import DONE, NOT_PASSED
 
 
@@ -31,5 +32,8 @@ def run(args: argparse.Namespace) -> int:
         )
     except PracticeRefused as refused:
         print(f"no practice: {refused}", file=sys.stderr)
+        return NOT_PASSED
+    except PublicationRefused as refused:
+        print(refused, file=sys.stderr)
         return NOT_PASSED
     return DONE if made.outcome.completed else NOT_PASSED

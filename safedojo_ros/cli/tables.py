@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console, JustifyMethod
+from rich.markup import escape
 from rich.table import Table
 
+from safedojo_ros.checkpoints.figures import figures_text
 from safedojo_ros.checkpoints.manifest import KINDS, Manifest
 from safedojo_ros.checkpoints.store.retention import pinned
 from safedojo_ros.checkpoints.store.store import CheckpointStore
@@ -87,12 +89,28 @@ def print_episodes(rows: list[EpisodeRow]) -> None:
     Console().print(table)
 
 
-def print_checkpoints(store: CheckpointStore, manifests: Sequence[Manifest]) -> None:
-    """A row for each checkpoint."""
-    table = Table("kind", "id", "MB", "parent", "revision", "", box=box.SIMPLE)
+def print_checkpoints(
+    store: CheckpointStore, ships: Sequence[tuple[str, Manifest]], manifests: Sequence[Manifest]
+) -> None:
+    """What ships, each with its name, then what is in the store, newest first."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption="policies: TSR/CAR/SSR, %")
+    for heading in ("kind", "name", "id", "preset", "MB", "figures"):
+        table.add_column(heading, no_wrap=heading in ("kind", "id"))
     pins = {kind: pinned(store, kind) for kind in KINDS}
-    for m in manifests:
-        marks = ["latest"] * (store.latest(m.kind) == m.id) + ["pinned"] * (m.id in pins[m.kind])
-        size, revision = f"{m.size / 1e6:.1f}", m.revision[:12] or "-"
-        table.add_row(m.kind, m.id, size, m.parent or "-", revision, " ".join(marks))
+
+    def add(manifest: Manifest, name: str) -> None:
+        preset, size = manifest.preset or "-", f"{manifest.size / 1e6:.1f}"
+        figures = figures_text(manifest).replace("; ", "\n") or "-"
+        cells = (manifest.kind, name, manifest.id, preset, size, figures)
+        table.add_row(*(escape(cell) for cell in cells))
+
+    for name, manifest in ships:
+        add(manifest, name)
+    table.add_section()
+    for manifest in manifests:
+        latest = store.latest(manifest.kind) == manifest.id
+        marks = ["latest"] * latest + ["pinned"] * (manifest.id in pins[manifest.kind])
+        add(manifest, " ".join(marks))
     Console().print(table)
+    if not manifests:
+        Console().print(f"{store.root} holds no checkpoints yet", soft_wrap=True)

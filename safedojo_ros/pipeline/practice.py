@@ -13,7 +13,7 @@ from safedojo_ros.core.files import write_whole
 from safedojo_ros.learning.progress import Say
 from safedojo_ros.learning.rl.methods import METHODS
 from safedojo_ros.pipeline.collect import COLLECTION_PATH
-from safedojo_ros.pipeline.publication import publishing_store
+from safedojo_ros.pipeline.publication import publish
 from safedojo_ros.pipeline.request import Imagining, Run, check_unused
 from safedojo_ros.pipeline.scenes import chosen_tasks, tasks_of
 
@@ -82,11 +82,12 @@ def practice(
         f"{outcome.stopped or 'done'}; best measured after {outcome.best} updates: {outcome.policy}"
     )
     published, checkpoint = "", outcome.policy
-    if request.publish and outcome.completed:
-        published = publish(request, config, outcome)
-        checkpoint = user_store(request.store).resolve("policy", published)
-        say(f"published policy {published}")
-    _write_result(request, config, outcome, published)
+    try:
+        if request.publish and outcome.completed:
+            published = _publish(recipe, request, config, outcome, say)
+            checkpoint = user_store(request.store).resolve("policy", published)
+    finally:
+        _write_result(request, config, outcome, published)
     return PracticeResult(outcome, published, checkpoint)
 
 
@@ -135,14 +136,24 @@ def _imagination(request: PracticeRequest, device: str) -> "tuple[Imagination, l
     return Imagination(model, load_success(success), load_safety(safety), request.data), missed
 
 
-def publish(request: PracticeRequest, config: "PracticeConfig", outcome: "PracticeOutcome") -> str:
+def _publish(
+    recipe: "Recipe",
+    request: PracticeRequest,
+    config: "PracticeConfig",
+    outcome: "PracticeOutcome",
+    say: Say,
+) -> str:
     """Put the best policy of an outcome into the store; returns its id."""
     from safedojo_ros.models.loading import load_policy
 
     row = next(row for row in outcome.evaluations if row["step"] == outcome.best)
-    manifest = publishing_store(request.store).publish(
+    manifest = publish(
+        request.store,
         "policy",
         outcome.policy,
+        preset=recipe.preset,
+        force=request.force,
+        say=say,
         spec=load_policy(outcome.policy).spec(),
         normalisation=json.loads((outcome.policy / "config.json").read_bytes())["normalisation"],
         parent=find_checkpoint("policy", request.base, request.store).name,

@@ -1,7 +1,8 @@
 """A recipe: all settings of a preset, one section for each stage."""
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 
 from safedojo_ros.core.config import check_ranges, from_mapping, nearest, with_overrides
 from safedojo_ros.core.errors import ConfigError
@@ -90,9 +91,12 @@ class Recipe:
     """The fidelity report and its bars. Used by `safedojo validate` and `train success`."""
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     """How much is collected and evaluated. Used by `safedojo pipeline` alone."""
+    preset: str = ""
+    """Where they come from: the preset's name, then each value that --set changed. Manifests keep
+    it."""
 
 
-SECTIONS = tuple(f.name for f in fields(Recipe))
+SECTIONS = tuple(f.name for f in fields(Recipe) if f.name != "preset")
 
 
 def read_recipe(
@@ -114,4 +118,5 @@ def read_recipe(
                 f"--set {text}: this command does not read [{section}], only "
                 f"{', '.join(f'[{name}]' for name in reads)}"
             )
-    return from_mapping(Recipe, with_overrides(read_preset(preset), overrides))
+    recipe = from_mapping(Recipe, with_overrides(read_preset(preset), overrides))
+    return replace(recipe, preset=", ".join([Path(preset).name, *overrides]))

@@ -35,6 +35,9 @@ class Run(OnDevice):
     """resume from the last save"""
     publish: bool = False
     """publish the result in the checkpoint store"""
+    force: bool = False
+    """publish it even if it cannot act or is worse than the policy that serves, and point 'latest'
+    to it even if the preset is smoke"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from safedojo_ros.checkpoints.figures import recorded
 from safedojo_ros.checkpoints.manifest import read_manifest
 from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.core.errors import SafeDojoError
@@ -21,7 +22,7 @@ from safedojo_ros.pipeline.collect import Collection, collect
 from safedojo_ros.pipeline.evaluate import Evaluation, evaluate
 from safedojo_ros.pipeline.ledger import StageLedger
 from safedojo_ros.pipeline.practice import PracticeRequest, practice
-from safedojo_ros.pipeline.publication import publishing_store
+from safedojo_ros.pipeline.publication import PublicationRefused, publish
 from safedojo_ros.pipeline.request import OnDevice
 from safedojo_ros.pipeline.scenes import tasks_of
 from safedojo_ros.pipeline.training import (
@@ -72,6 +73,9 @@ class PipelineRequest(OnDevice):
     """training method, see safedojo practice --help"""
     publish: bool = False
     """publish the policy in the checkpoint store if it passes the gates"""
+    force: bool = False
+    """publish it even if it is worse than the policy that serves, and point 'latest' to it even if
+    the preset is smoke"""
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,7 @@ def _run_stages(
     recipe: "Recipe", request: PipelineRequest, between: Callable[[int], None], say: Say
 ) -> PipelineResult:
     plan = json.loads(json.dumps(asdict(recipe)))
+    del plan["preset"]  # its values are there
     plan |= {
         "data": [str(path) for path in request.data],
         "base": request.base,
@@ -297,14 +302,19 @@ class Pipeline:
             ),
             self.say,
         )
-        world_model, store = Path(models.world_model), publishing_store(self.store)
-        manifest = store.publish(
-            "world_model", world_model, parent=world_model.name, **made.details
+        world_model = Path(models.world_model)
+        manifest = publish(
+            self.store,
+            "world_model",
+            world_model,
+            parent=world_model.name,
+            say=self.say,
+            **made.details,
         )
         missed = [f"{verdict.description} ({verdict.metric})" for verdict in made.missed]
         for sentence in missed if not self.enforced else ():
             self.say(f"bar missed, not enforced: {sentence}")
-        checkpoint = store.resolve("world_model", manifest.id).resolve()
+        checkpoint = find_checkpoint("world_model", manifest.id, self.store).resolve()
         return {"missed": missed, "checkpoint": str(checkpoint)}
 
     def practice(self, base: str, models: Models | None) -> Outputs:
@@ -342,8 +352,7 @@ class Pipeline:
                 batch=BATCH,
                 json=self.out / "evaluation" / f"{name}.json",
             )
-            report = evaluate(asked).to_json()
-            figures[name] = {"overall": report["overall"], "levels": report["levels"]}
+            figures[name] = recorded(evaluate(asked).to_json())
         return figures
 
     def publish(self, policy: str, figures: Outputs) -> tuple[str, str]:
@@ -366,9 +375,13 @@ class Pipeline:
         def make() -> Outputs:
             made = read_manifest(Path(policy))
             parent = Path(self.ledger.done["policy"]["policy"]).name
-            manifest = publishing_store(self.request.store).publish(
+            manifest = publish(
+                self.request.store,
                 "policy",
                 Path(policy),
+                preset=self.recipe.preset,
+                force=self.request.force,
+                say=self.say,
                 spec=made.spec,
                 normalisation=made.normalisation,
                 parent=parent if self.request.base else None,
@@ -377,7 +390,10 @@ class Pipeline:
             )
             return {"published": manifest.id}
 
-        identifier = self.ledger.stage("publication", make)["published"]
+        try:
+            identifier = self.ledger.stage("publication", make)["published"]
+        except PublicationRefused as refused:
+            raise GateNotPassed(str(refused)) from None
         return identifier, f"published policy {identifier}: {said}"
 
     # ---------------------------------------------------------------- what was done

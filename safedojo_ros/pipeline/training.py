@@ -9,7 +9,7 @@ from safedojo_ros.checkpoints.names import SHIPPED, find_checkpoint
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.files import write_whole
 from safedojo_ros.learning.progress import Say
-from safedojo_ros.pipeline.publication import publishing_store
+from safedojo_ros.pipeline.publication import publish
 from safedojo_ros.pipeline.request import Run, check_unused
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def train_policy(recipe: "Recipe", request: TrainPolicy, say: Say = print) -> Tr
     )
     device = chosen_device(request.device)
     model = imitation.train_policy(recipe.policy, data, request.out, request.resume, device, start)
-    return _finished("policy", request, model, {}, say)
+    return _finished("policy", request, model, {}, recipe.preset, say)
 
 
 def train_safety(recipe: "Recipe", request: TrainSafety, say: Say = print) -> Trained:
@@ -175,7 +175,7 @@ def train_safety(recipe: "Recipe", request: TrainSafety, say: Say = print) -> Tr
         said = ", ".join(f"{k} {v:.4g}" for k, v in values.items() if k != "imagined")
         if said:
             say(f"{source}held-out episodes: {said}")
-    return _finished("safety", request, model, figures, say)
+    return _finished("safety", request, model, figures, recipe.preset, say)
 
 
 def train_seen(recipe: "Recipe", request: TrainSeen, say: Say = print) -> Trained:
@@ -194,7 +194,8 @@ def train_seen(recipe: "Recipe", request: TrainSeen, say: Say = print) -> Traine
     model.seen = seen_images(model, list(request.data), held_out, seed, device)
     model.network.cpu()
     say(f"limits of what the head has seen: {model.seen}")
-    return _finished("safety", request, model, read_manifest(source).fidelity, say)
+    made = read_manifest(source)
+    return _finished("safety", request, model, made.fidelity, made.preset, say)
 
 
 def train_world_model(recipe: "Recipe", request: TrainWorldModel, say: Say = print) -> Trained:
@@ -224,7 +225,7 @@ def train_world_model(recipe: "Recipe", request: TrainWorldModel, say: Say = pri
             f"permuted actions {error.permuted[0]:.5f}, state {error.state_cm[0]:.2f} cm"
         )
     figures = {"by_horizon": [asdict(error) for error in errors]}
-    return _finished("world_model", request, model, figures, say)
+    return _finished("world_model", request, model, figures, recipe.preset, say)
 
 
 def train_success(recipe: "Recipe", request: TrainSuccess, say: Say = print) -> Trained:
@@ -267,7 +268,7 @@ def train_success(recipe: "Recipe", request: TrainSuccess, say: Say = print) -> 
         if source in figures:
             values = ", ".join(f"{k} {v:.4g}" for k, v in figures[source].items())
             say(f"{source} frames of held-out episodes: {values}")
-    return _finished("success", request, model, figures, say)
+    return _finished("success", request, model, figures, recipe.preset, say)
 
 
 def _match_success_rate(
@@ -293,6 +294,7 @@ def _finished(
     request: Training,
     model: "PI0Policy | SafetyModel | WorldModel | SuccessModel",
     figures: dict[str, Any],
+    preset: str,
     say: Say,
 ) -> Trained:
     """Write OUT/checkpoint and OUT/details.json; publish if that is asked for."""
@@ -305,12 +307,11 @@ def _finished(
         "spec": model.spec(),
         "normalisation": normalisation,
         "fidelity": figures,
+        "preset": preset,
     }
     write_whole(request.out / "details.json", json.dumps(details, indent=1) + "\n")
     say(f"{kind.replace('_', '-')} checkpoint in {directory}")
     if not request.publish:
         return Trained(directory, "", figures)
-    store = publishing_store(request.store)
-    manifest = store.publish(kind, directory, **details)
-    say(f"published {kind} {manifest.id} in {store.root}")
-    return Trained(store.resolve(kind, manifest.id), manifest.id, figures)
+    made = publish(request.store, kind, directory, force=request.force, say=say, **details)
+    return Trained(find_checkpoint(kind, made.id, request.store), made.id, figures)

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safedojo_ros.checkpoints.manifest import read_manifest
 from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.files import write_whole
@@ -69,7 +70,8 @@ def validate(recipe: "Recipe", request: Validation, say: Say = print) -> Validat
     from safedojo_ros.models.threads import chosen_device
 
     config, device = recipe.validation, chosen_device(request.device)
-    world = load_world_model(find_checkpoint("world_model", request.world_model, request.store))
+    directory = find_checkpoint("world_model", request.world_model, request.store)
+    world = load_world_model(directory)
     success = load_success(find_checkpoint("success", request.success, request.store))
     safety = load_safety(find_checkpoint("safety", request.safety, request.store))
     world.parts.to(device)
@@ -98,6 +100,7 @@ def validate(recipe: "Recipe", request: Validation, say: Say = print) -> Validat
         "spec": world.spec(),
         "normalisation": world.scales.to_json(),
         "fidelity": {key: value for key, value in report.items() if key != "config"},
+        "preset": read_manifest(directory).preset,
     }
     request.out.mkdir(parents=True, exist_ok=True)
     for name, content in ((REPORT, report), (DETAILS, details)):

@@ -151,14 +151,16 @@ class CheckpointStore:
         evaluation: dict[str, Any] | None = None,
         fidelity: dict[str, Any] | None = None,
         requires: dict[str, str] | None = None,
+        preset: str = "",
         name: str | None = None,
         make_latest: bool = True,
     ) -> Manifest:
         """Copy `source_dir` into the store as a new checkpoint and point `latest` to it.
 
         A `manifest.json` in the source is not copied. requires: {kind: id} of what must be used
-        with it; name: a word that is appended to the id. Raises `CheckpointError`, also for what
-        does not prove itself; nothing is published then, unless the message says so.
+        with it; preset: what it was trained by; name: a word that is appended to the id. Raises
+        `CheckpointError`, also for what does not prove itself; nothing is published then, unless
+        the message says so.
         """
         if name is not None and not IDENTIFIER.fullmatch(name):
             raise CheckpointError(f"name '{name}' may have letters, digits, '.', '_' and '-' only")
@@ -182,6 +184,7 @@ class CheckpointStore:
                 revision=revision(),
                 packages=current_packages(),
                 requires=requires or {},
+                preset=preset,
             )
 
         return self._put(kind, Path(source_dir), spec, describe, make_latest)

@@ -13,7 +13,7 @@ class Proposer:
     closed gripper; begins with what is committed."""
 
     checkpoint_id, chunk_length, image_size = "proposer", 8, 64
-    cameras = ("agentview", "wrist")
+    cameras: tuple[str, ...] = ("agentview", "wrist")
 
     def __init__(self, *script: float) -> None:
         self.script = list(script)

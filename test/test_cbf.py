@@ -1,5 +1,7 @@
 """The CBF filter: clear of the obstacle when it can be, unchanged when it need not act."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -131,9 +133,17 @@ class Forward:
     checkpoint_id, chunk_length, image_size = "forward", 8, 64
     cameras = ("agentview", "wrist")
 
-    def act(self, observations: list[Observation], generators: object = None) -> np.ndarray:
-        chunks = np.zeros((len(observations), 8, 7))
-        chunks[:, :, 0] = 0.03
+    def propose(
+        self,
+        observations: list[Observation],
+        generators: object = None,
+        count: int = 1,
+        committed: Sequence[np.ndarray] | None = None,
+    ) -> np.ndarray:
+        chunks = np.zeros((len(observations), count, 8, 7))
+        chunks[..., 0] = 0.03
+        for row, first in enumerate(committed or ()):
+            chunks[row, :, : len(first)] = first
         return chunks
 
 
@@ -145,8 +155,14 @@ def test_policy_and_world_filter_with_seen_and_with_true_obstacles() -> None:
     assert policy.chunk_length == 8
     obstacle = seen_obstacle(seen[0].images["agentview"])
     assert obstacle is not None
-    expected = filtered_chunk(seen[0].state, Forward().act(seen)[0], obstacle, CbfConfig())
+    expected = filtered_chunk(seen[0].state, Forward().propose(seen)[0, 0], obstacle, CbfConfig())
     np.testing.assert_allclose(policy.act(seen)[0], expected)
+    known = [np.full((2, 7), 0.01)]
+    late = policy.propose(seen, count=2, committed=known)[0]
+    np.testing.assert_array_equal(late[:, :2], [known[0]] * 2)
+    moved = seen[0].state + np.r_[0.02, 0.02, 0.02, np.zeros(5)]
+    expected = filtered_chunk(moved, np.array(Forward().propose(seen)[0, 0, 2:]), obstacle)
+    np.testing.assert_allclose(late[1, 2:], expected)
     world = CbfWorld(vector)
     assert world.max_steps == 40
     true = true_obstacle(vector.worlds[0])

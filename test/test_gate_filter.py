@@ -168,12 +168,12 @@ def frames_seen(policy: GatedPolicy, episode: torch.Generator) -> int:
 
 def test_a_memory_is_of_one_episode_and_asked_by_its_earlier_pictures() -> None:
     safety = tiny_safety()
-    policy = GatedPolicy(Proposer(*[0.1] * 3), safety, None, 1, memory=4)  # type: ignore[arg-type]
+    policy = GatedPolicy(Proposer(*[0.1] * 3), safety, None, 1, memory=4)
     first, other = torch.Generator(), torch.Generator()
     for generator in (first, other, first):
         policy.act(seen(), [generator])
     assert [frames_seen(policy, generator) for generator in (first, other)] == [2, 1]
-    policy = GatedPolicy(Proposer(*[0.1] * 2), safety, None, 1, memory=1)  # type: ignore[arg-type]
+    policy = GatedPolicy(Proposer(*[0.1] * 2), safety, None, 1, memory=1)
     for _ in range(2):
         policy.act(seen(), [first])
     assert frames_seen(policy, first) == 1, "the newest alone"
@@ -204,11 +204,11 @@ def test_the_command_says_how_the_gate_decided(
     assert report["policy"].endswith(f"+{kind}")
     gate = report["settings"]["gate"]
     assert gate["memory"] == MEMORY
-    assert sum(gate["decisions"].values()) == 4  # two episodes of two chunks
-    assert 4 <= gate["proposed"] <= 8
+    assert sum(gate["decisions"].values()) == 8  # two episodes of four chunks
+    assert 8 <= gate["proposed"] <= 16
     assert (gate["detours"] is None) == (kind == "gate")
     said = capsys.readouterr().out
-    assert "% of 4 chunks" in said
+    assert "% of 8 chunks" in said
     assert ("% detours" in said) == (kind == "detour")
     film = [*options[:4], "--filter", "cbf-oracle", "--film", str(tmp_path / "x.png")]
     with pytest.raises(ConfigError, match="without the oracle"):

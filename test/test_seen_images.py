@@ -137,7 +137,7 @@ def test_a_little_light_and_a_sensor_s_noise_are_no_reason_to_refuse(
 def test_the_gate_holds_before_a_strange_image_and_says_which_camera_shows_it(
     head: SafetyModel, observations: list[Observation]
 ) -> None:
-    policy = GatedPolicy(Proposer(*[0.01] * 4), head, proposals=4)  # type: ignore[arg-type]
+    policy = GatedPolicy(Proposer(*[0.01] * 4), head, proposals=4)
     episode = torch.Generator()
     strange = changed(observations[0], "wrist", BOTH["lens blur"])
     assert not np.any(policy.act([strange], [episode])[0, :, :6])

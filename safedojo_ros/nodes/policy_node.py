@@ -1,10 +1,11 @@
 """The policy: newest images, state and instruction in, action chunks out, without ever blocking.
 
-Subscribes `camera/<name>/image_raw`, `joint_states`, `ee_pose`, `instruction`, and, to know what
-judges its chunks, `safety/checkpoint` and `safety/cost`; publishes `policy/action_chunk` and
-`policy/checkpoint` (latched); serves `policy/load_checkpoint` and `policy/rollback`. The network
-runs in a worker thread; a new checkpoint is loaded in another, taken over between two chunks, and
-left again if it breaks its bars.
+Subscribes `camera/<name>/image_raw`, `joint_states`, `ee_pose`, `instruction`; to know what judges
+its chunks, `safety/checkpoint` and `safety/cost`; and to know what the arm executes while it
+computes, `safety/action_chunk` and `franka/state`. Publishes `policy/action_chunk`, several
+proposals in one message, and `policy/checkpoint` (latched); serves `policy/load_checkpoint` and
+`policy/rollback`. The network runs in a worker thread; a new checkpoint is loaded in another, taken
+over between two chunks, and left again if it breaks its bars.
 """
 
 import sys
@@ -12,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from safedojo_ros.checkpoints.swap.hot_swap import HotSwap, fits_robot, free_wei
 from safedojo_ros.checkpoints.swap.policy_canary import PolicyCanary
 from safedojo_ros.checkpoints.swap.probation import Bars
 from safedojo_ros.core.bounds import within_bounds
-from safedojo_ros.core.errors import CheckpointError, ObservationRejected
+from safedojo_ros.core.errors import CheckpointError, ChunkRejected, ObservationRejected
 from safedojo_ros.core.files import expand_home
 from safedojo_ros.core.types import (
     ACTION_SIZE,
@@ -34,19 +36,24 @@ from safedojo_ros.core.types import (
     Observation,
 )
 from safedojo_ros.msg import ActionChunk as ActionChunkMessage
-from safedojo_ros.msg import CheckpointInfo, SafetyCost
+from safedojo_ros.msg import CheckpointInfo, FrankaState, SafetyCost
 from safedojo_ros.nodes.checkpoint_exchange import (
     SWAP_SETTINGS,
     CheckpointExchange,
     first_model,
 )
-from safedojo_ros.nodes.conversion import BASE_FRAME, message_from_chunks
+from safedojo_ros.nodes.conversion import (
+    BASE_FRAME,
+    chunk_from_message,
+    message_from_chunks,
+    to_nanoseconds,
+)
 from safedojo_ros.nodes.inputs import (
     WINDOW_SETTINGS,
     ObservationInputs,
     window_config,
 )
-from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, OK, WARN, DojoNode, Setting
+from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, NEWEST, OK, WARN, DojoNode, Setting
 from safedojo_ros.nodes.model_loading import (
     PolicyLike,
     SafetyLike,
@@ -57,7 +64,8 @@ from safedojo_ros.nodes.model_loading import (
 from safedojo_ros.nodes.stack.scheduling import change_niceness
 from safedojo_ros.nodes.stack.spinning import run_node
 from safedojo_ros.robot.gate.judge import PROPOSALS
-from safedojo_ros.robot.playback.schedule import ChunkSchedule
+from safedojo_ros.robot.playback.committed import CommittedActions
+from safedojo_ros.robot.playback.schedule import MARGIN_STEPS, ChunkSchedule
 
 SETTINGS = (
     Setting("checkpoint", DEFAULT_POLICY, "Policy: safe, base, latest, an id, a directory."),
@@ -65,7 +73,8 @@ SETTINGS = (
     Setting("cameras", ["agentview", "wrist"], "Cameras that this robot has."),
     Setting("proposals", PROPOSALS, "Chunks of one inference that the gate may choose from.", 1,
             MAX_PROPOSALS),
-    Setting("margin_steps", 3, "Steps between asking for a chunk and its latest use.", 0, 32),
+    Setting("margin_steps", MARGIN_STEPS, "Steps between asking for a chunk and its latest use.", 0,
+            32),
     Setting("threads", 1, "Threads of the network.", 1, 64),
     Setting("niceness", 5, "Added to the niceness of the network's thread.", -20, 19),
     Setting("realtime_factor", 1.0, "Speed of the world; the whole stack needs the same.", 0.05, 4),
@@ -96,6 +105,8 @@ class PolicyNode(DojoNode):
         self._worker: threading.Thread | None = None
         self._job = threading.Condition()
         self._observation: Observation | None = None
+        self._committed = np.zeros((0, ACTION_SIZE))
+        """What the arm executes from the observation on, until its chunk comes."""
         self._working = self._ending = False
         self._sequence = 0
         self._refusal = ""
@@ -137,10 +148,14 @@ class PolicyNode(DojoNode):
             CheckpointInfo, "safety/checkpoint", self._on_head, LATCHED
         )
         costs = self.create_subscription(SafetyCost, "safety/cost", self._on_cost, IN_ORDER)
+        self._gated = CommittedActions(self._period)
+        gated = self.create_subscription(
+            ActionChunkMessage, "safety/action_chunk", self._on_gated, IN_ORDER
+        )
+        arm = self.create_subscription(FrankaState, "franka/state", self._on_arm, NEWEST)
         self._ours = [
             (self.destroy_publisher, self._chunks),
-            (self.destroy_subscription, heads),
-            (self.destroy_subscription, costs),
+            *((self.destroy_subscription, heard) for heard in (heads, costs, gated, arm)),
         ]
         self._exchange = CheckpointExchange(
             self, "policy", self._swap, bars, lambda: self._schedule.restart()
@@ -195,6 +210,7 @@ class PolicyNode(DojoNode):
             "chunks": self._sequence,
             "compute_median_ms": round(float(np.median(times)) * 1e3, 2) if times else "",
             "steps_ahead": self._schedule.steps_ahead,
+            "steps_late": self._gated.latency,
             "swap": self._swap.reason if self._swap else "",
             "on_probation": bool(self._exchange and self._exchange.probation),
             "safety_head": self._head,
@@ -223,6 +239,7 @@ class PolicyNode(DojoNode):
             return
         with self._job:
             self._observation, self._working = observation, True
+            self._committed = self._gated.after(observation.stamp)
             self._schedule.asked(observation.stamp, self._policy.chunk_length)
             self._job.notify()
 
@@ -250,11 +267,12 @@ class PolicyNode(DojoNode):
                     self._working = False
                     return
                 observation, self._observation = self._observation, None
+                committed = self._committed
             assert observation is not None
             try:
                 self._check_costs()
                 self._take_ready()
-                self._refusal = self._compute(observation)
+                self._refusal = self._compute(observation, committed)
             except ObservationRejected as error:
                 self._refusal = str(error)
             except Exception as error:  # a network that fails must not end the node
@@ -263,7 +281,7 @@ class PolicyNode(DojoNode):
             finally:
                 self._working = False
 
-    def _compute(self, observation: Observation) -> str:
+    def _compute(self, observation: Observation, committed: np.ndarray) -> str:
         """Compute and publish a chunk; returns why there is none, or "".
 
         A model on probation that breaks a bar is left before its chunk is published, and the old
@@ -278,17 +296,17 @@ class PolicyNode(DojoNode):
                 return f"policy {policy.checkpoint_id}: {mismatch}"
         started = time.monotonic()
         try:
-            proposed = self._propose(policy, observation)
+            proposed = self._propose(policy, observation, committed)
             compute_time = time.monotonic() - started
             fault = probation.chunk(compute_time, np.concatenate(proposed)) if probation else ""
         except ObservationRejected:
             raise
         except Exception as error:
             if self._exchange.check(f"it failed: {type(error).__name__}: {error}"):
-                return self._after_going_back(observation)
+                return self._after_going_back(observation, committed)
             raise
         if probation is not None and self._exchange.check(fault):
-            return self._after_going_back(observation)
+            return self._after_going_back(observation, committed)
         self._schedule.answered(compute_time)
         self._canary.played(observation, proposed[0], compute_time)
         if self._ending or not self.context.ok():
@@ -302,28 +320,29 @@ class PolicyNode(DojoNode):
                 self._sequence,
                 policy.checkpoint_id,
                 BASE_FRAME,
+                len(committed),
             )
             for actions in proposed
         ]
         self._chunks.publish(message_from_chunks(chunks, self.now(), compute_time))
         return ""
 
-    def _after_going_back(self, observation: Observation) -> str:
+    def _after_going_back(self, observation: Observation, committed: np.ndarray) -> str:
         self._canary.forget()
-        return self._compute(observation)
+        return self._compute(observation, committed)
 
     def _first(self, policy: PolicyLike, observation: Observation) -> np.ndarray:
         """(H, 7), the first proposal: what the canary compares."""
-        first: np.ndarray = self._propose(policy, observation)[0]
+        first: np.ndarray = self._propose(policy, observation, np.zeros((0, ACTION_SIZE)))[0]
         return first
 
-    def _propose(self, policy: PolicyLike, observation: Observation) -> np.ndarray:
+    def _propose(
+        self, policy: PolicyLike, observation: Observation, committed: np.ndarray
+    ) -> np.ndarray:
         """(K, H, 7), clipped to the action space as every world does; non-finite values stay."""
         count = int(self.setting("proposals"))
-        actions = np.asarray(
-            policy.propose([observation], count=count, committed=[np.zeros((0, ACTION_SIZE))]),
-            dtype=np.float64,
-        )
+        proposed = policy.propose([observation], count=count, committed=[committed])
+        actions = np.asarray(proposed, dtype=np.float64)
         wanted = (1, count, policy.chunk_length, ACTION_SIZE)
         if actions.shape != wanted:
             raise CheckpointError(
@@ -351,6 +370,15 @@ class PolicyNode(DojoNode):
         if self._head != info.id:
             self._head = info.id
             self._schedule.restart()
+
+    def _on_gated(self, message: ActionChunkMessage) -> None:
+        chunk = chunk_from_message(message)
+        with suppress(ChunkRejected):
+            self._gated.forwarded(chunk.validate(), to_nanoseconds(message.header.stamp))
+
+    def _on_arm(self, message: FrankaState) -> None:
+        moves = message.state == FrankaState.RUNNING
+        self._gated.arm(moves, to_nanoseconds(message.header.stamp))
 
     def _on_cost(self, message: SafetyCost) -> None:
         self._costs.append(message)

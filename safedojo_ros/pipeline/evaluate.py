@@ -11,7 +11,6 @@ from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.files import write_whole
 from safedojo_ros.evaluation.film import film_strip, write_image
 from safedojo_ros.evaluation.filters.gate import GatedPolicy
-from safedojo_ros.evaluation.latency import LatePolicy
 from safedojo_ros.evaluation.protocol import (
     LEVEL_NAMES,
     USUAL_LEVELS,
@@ -21,16 +20,18 @@ from safedojo_ros.evaluation.protocol import (
     state_trials,
 )
 from safedojo_ros.evaluation.protocol import evaluate as evaluate_policy
+from safedojo_ros.evaluation.timing import TimedPolicy
 from safedojo_ros.learning.progress import progress_bar
 from safedojo_ros.pipeline.filters import RunTimeFilter, gate_figures
 from safedojo_ros.pipeline.request import InStore, check_counts, check_unused
 from safedojo_ros.pipeline.scenes import chosen_tasks, level_numbers, task_names
+from safedojo_ros.robot.playback.schedule import LATENCY_STEPS
 from safedojo_ros.worlds.seeds import SPLITS, split_seeds
 from safedojo_ros.worlds.vector import VectorWorld
 from safedojo_ros.worlds.world import WORLDS, Scene, known_tasks, step_limit
 
 if TYPE_CHECKING:
-    from safedojo_ros.models.policy import Policy
+    from safedojo_ros.models.policy import Policy, ProposingPolicy
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,13 @@ class Evaluation(InStore):
     """seeds that the scenes are made from"""
     filter: RunTimeFilter = field(default_factory=RunTimeFilter)
     execute: int | None = None
-    """actions of a chunk between two inferences (default: all)"""
-    latency: int = 0
-    """execute chunks this many control steps late, as the robot does (default: the world waits)"""
+    """actions of a chunk between two inferences (default: as the running stack's schedule has it;
+    with --instant all)"""
+    latency: int = LATENCY_STEPS
+    """control steps from an observation to the first action that answers it (default: the running
+    stack's)"""
+    instant: bool = False
+    """the world waits for every chunk, as no robot does"""
     max_steps: int | None = None
     """control steps an episode (default: the world's, 150 to 550)"""
     batch: int = 8
@@ -70,14 +75,14 @@ class Evaluation(InStore):
     """draw the first episode as a film strip, PNG"""
 
     def __post_init__(self) -> None:
-        check_counts(self, "episodes", "batch", "max_steps", "execute")
+        check_counts(self, "episodes", "batch", "max_steps", "execute", "latency")
         if self.policy:
             why = "is about a checkpoint; --policy is an expert"
-            check_unused(self, why, "checkpoint", "execute", "latency", "film", "batch")
+            check_unused(self, why, "checkpoint", "execute", "latency", "film", "batch", "instant")
             if self.filter.filter:
                 raise ConfigError(f"--filter {why}")
-        if self.latency < 0:
-            raise ConfigError(f"--latency is {self.latency}, expected 0 or more control steps")
+        if self.instant:
+            check_unused(self, "is not for --instant", "latency")
         if self.film and self.filter.filter == "cbf-oracle":
             raise ConfigError("--film shows the policy alone, without the oracle before its world")
         if self.film and self.filter.zones:
@@ -139,11 +144,19 @@ def evaluate(asked: Evaluation) -> EvaluationReport:
         asked.film.parent.mkdir(parents=True, exist_ok=True)
         cameras = tuple(policy.cameras)
         vector = VectorWorld(policy.image_size, asked.steps, cameras, world=asked.world)
-        write_image(str(asked.film), film_strip(policy, trials[0], vector, asked.execute))
+        execute = asked.execute if asked.instant else None
+        write_image(str(asked.film), film_strip(_timed(asked, policy), trials[0], vector, execute))
     return report
 
 
-def _policy(asked: Evaluation) -> "Policy":
+def _timed(asked: Evaluation, policy: "ProposingPolicy") -> "Policy":
+    """`policy` as the running stack executes it, or itself with --instant."""
+    if asked.instant:
+        return policy
+    return cast("Policy", TimedPolicy(policy, asked.latency, asked.execute))
+
+
+def _policy(asked: Evaluation) -> "ProposingPolicy":
     from safedojo_ros.models.loading import load_policy
 
     policy = load_policy(find_checkpoint("policy", asked.checkpoint, asked.store))
@@ -151,7 +164,7 @@ def _policy(asked: Evaluation) -> "Policy":
 
 
 def _evaluate_policy(
-    asked: Evaluation, policy: "Policy", trials: list[Scene], common: dict[str, Any]
+    asked: Evaluation, policy: "ProposingPolicy", trials: list[Scene], common: dict[str, Any]
 ) -> EvaluationReport:
     settings = common["settings"]
     if asked.filter.filter:
@@ -168,11 +181,8 @@ def _evaluate_policy(
         from safedojo_ros.evaluation.filters.zones import SurveyedWorld
 
         vector = cast("VectorWorld", SurveyedWorld(vector))
-    judged, execute = policy, asked.execute
-    if asked.latency:
-        late = LatePolicy(policy, asked.latency, execute)
-        judged, execute = cast("Policy", late), late.execute
-        settings["latency"] = asked.latency
+    settings["latency"] = 0 if asked.instant else asked.latency
+    judged, execute = _timed(asked, policy), asked.execute if asked.instant else None
     report = evaluate_policy(judged, trials, vector, execute=execute, batch=asked.batch, **common)
     if isinstance(policy, GatedPolicy):
         report.settings["gate"] = gate_figures(policy)

@@ -15,7 +15,7 @@ from safedojo_ros.robot.gate.judge import PROPOSALS
 from safedojo_ros.robot.gate.zones import Zones, read_zones
 
 if TYPE_CHECKING:
-    from safedojo_ros.models.policy import Policy, ProposingPolicy
+    from safedojo_ros.models.policy import ProposingPolicy
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class RunTimeFilter:
 
     def before(
         self, policy: "ProposingPolicy", execute: int | None, store: Path | None
-    ) -> "Policy":
+    ) -> "ProposingPolicy":
         """`policy` behind this filter; itself for none, and for `cbf-oracle`: see `CbfWorld`.
 
         execute: actions of a chunk between two inferences. Raises `CheckpointError` where the
@@ -66,7 +66,7 @@ class RunTimeFilter:
         if self.filter == "cbf":
             from safedojo_ros.evaluation.filters.cbf import CbfPolicy
 
-            return cast("Policy", CbfPolicy(policy))
+            return cast("ProposingPolicy", CbfPolicy(policy))
         detours = self.filter == "detour"
         zones = None if self.zones is None else Zones(read_zones(self.zones))
         safety = None
@@ -74,7 +74,7 @@ class RunTimeFilter:
             safety = load_safety(find_checkpoint("safety", self.safety, store))
         config = GateConfig(detour_ratio=self.detour_ratio if detours else 0.0)
         gated = GatedPolicy(policy, safety, execute, self.proposals, config, self.memory, zones)
-        return cast("Policy", gated)
+        return cast("ProposingPolicy", gated)
 
 
 def gate_figures(policy: GatedPolicy) -> dict[str, Any]:

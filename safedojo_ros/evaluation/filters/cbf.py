@@ -18,9 +18,11 @@ from safedojo_ros.worlds.tabletop.world import TabletopWorld
 from safedojo_ros.worlds.world import World
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
-    from safedojo_ros.models.policy import Policy
+    from safedojo_ros.models.policy import ProposingPolicy
     from safedojo_ros.worlds.vector import ChunkOutcome, VectorWorld
 
 CAMERA = "agentview"
@@ -96,7 +98,7 @@ def true_obstacle(world: World) -> Obstacle | None:
 class CbfPolicy:
     """A policy whose chunks pass the filter, obstacles as seen in the images it is given."""
 
-    def __init__(self, policy: "Policy", config: CbfConfig | None = None) -> None:
+    def __init__(self, policy: "ProposingPolicy", config: CbfConfig | None = None) -> None:
         self.policy, self.config = policy, config
         self.checkpoint_id = f"{policy.checkpoint_id}+cbf"
 
@@ -107,12 +109,26 @@ class CbfPolicy:
         self, observations: list[Observation], generators: "list[torch.Generator] | None" = None
     ) -> np.ndarray:
         """(B, H, 7); see `models.policy.Policy.act`."""
-        chunks = self.policy.act(observations, generators)
-        result = np.array(chunks)
+        return self.propose(observations, generators)[:, 0]
+
+    def propose(
+        self,
+        observations: list[Observation],
+        generators: "list[torch.Generator] | None" = None,
+        count: int = 1,
+        committed: "Sequence[np.ndarray] | None" = None,
+    ) -> np.ndarray:
+        """(B, K, H, 7); see `models.policy.ProposingPolicy.propose`. What is committed stays."""
+        result = np.array(self.policy.propose(observations, generators, count, committed))
         for i, observation in enumerate(observations):
             obstacle = seen_obstacle(observation.images[CAMERA])
-            if obstacle is not None:
-                result[i] = filtered_chunk(observation.state, chunks[i], obstacle, self.config)
+            if obstacle is None:
+                continue
+            known = 0 if committed is None else len(committed[i])
+            for chunk in result[i]:
+                state = np.array(observation.state)
+                state[:3] += chunk[:known, :3].sum(0)
+                chunk[known:] = filtered_chunk(state, chunk[known:], obstacle, self.config)
         return result
 
 

@@ -314,7 +314,7 @@ def test_an_interrupted_pipeline_goes_on_to_a_published_policy(
     for name in ("collect", "train_policy", "train_safety", "train_world_model", "train_success"):
         monkeypatch.setattr(stages, name, None)  # nothing of this is asked for again
     assert run(tmp_path, *PUBLISH, settings=settings) == DONE
-    assert [given.execute for given in asked] == [4, 4]  # as in practice
+    assert not any(given.instant for given in asked), "as the running stack plays"
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     manifest = CheckpointStore(tmp_path / "store").show("policy")
     assert result["published"] == manifest.id

@@ -21,7 +21,9 @@ LABEL_WIDTH = 16
 
 def figures_table(report: EvaluationReport) -> Table:
     """Cells, then levels, then everything; contact: steps an episode; moved: the obstacle, mm."""
-    title = f"{report.policy} on {report.world}, 95 % intervals"
+    late = report.settings.get("latency")
+    timing = "" if late is None else f", chunks {late} steps late" if late else ", instant play"
+    title = f"{report.policy} on {report.world}{timing}, 95 % intervals"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=0)
     table.add_column("task")
     table.add_column("level", no_wrap=True)

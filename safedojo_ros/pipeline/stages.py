@@ -347,7 +347,6 @@ class Pipeline:
                 episodes=self.config.evaluation,
                 split="validation",
                 seed=JUDGED_FROM,
-                execute=self.recipe.practice.execute or None,
                 max_steps=self.config.max_steps,
                 batch=BATCH,
                 json=self.out / "evaluation" / f"{name}.json",

@@ -9,9 +9,9 @@ MARGIN_STEPS = 3
 """Steps between asking for a chunk and its latest use, for transport and gate."""
 
 LATENCY_STEPS = 2
-"""Control steps from an observation to the first action that answers it. In the demonstration on two
-cores of an AMD EPYC with nothing else to do a chunk is there after 68 ms (median), which is 1 or 2
-steps, as the ticks lie between the images: the slower of both."""
+"""Control steps from an observation to the first action that answers it. In the demonstration, on
+two cores of an AMD EPYC with nothing else to do, a chunk is there after 66 to 71 ms (median), which
+is one or two steps, as the ticks lie between the images: the slower of both."""
 
 
 def steps_ahead(computing: int, margin: int, length: int) -> int:

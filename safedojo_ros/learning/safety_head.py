@@ -39,8 +39,6 @@ class SafetyConfig(FitConfig):
     queries: int = 4
     """Frames of the same episode whose chunks the head is asked about for each image, its own
     among them, at least 1."""
-    positive_weight: float = 1.0
-    """Of a contact step in the binary cross-entropy, above 0."""
     imagined_share: float = 0.4
     """Of a batch, where there are imagined states, [0, 1]."""
     replays: int = 2048
@@ -59,7 +57,7 @@ class SafetyConfig(FitConfig):
         super().__post_init__()
         for name in ("queries", "replays", "cost_m"):
             check_ranges(self, **{name: "[1, inf)"})
-        check_ranges(self, positive_weight="(0, inf)", imagined_share="[0, 1]", chunks="[2, inf)")
+        check_ranges(self, imagined_share="[0, 1]", chunks="[2, inf)")
         check_ranges(self, held_out="(0, 1]", cost_limit="(0, 1)")
         check_ranges(self, cost_m=f"[1, {self.size.chunk_length}]")
 
@@ -86,7 +84,6 @@ def train_safety_head(
     sources = [frames] if imagined is None else [frames, imagined]
     known = [torch.from_numpy(np.flatnonzero(~np.isin(s.episode, apart))) for s in sources]
     head = model.head.to(device)
-    weight = torch.tensor(config.positive_weight, device=device)
     few = round(config.imagined_share * config.batch_size) if imagined is not None else 0
     counts = (config.batch_size - few, few)
 
@@ -94,7 +91,7 @@ def train_safety_head(
         batch = query_batch(sources, known, counts, config.queries, generator)
         latents, state, chunks, contact, exists = (part.to(device) for part in batch)
         each = torch.nn.functional.binary_cross_entropy_with_logits(
-            head(latents.float(), state, chunks), contact, pos_weight=weight, reduction="none"
+            head(latents.float(), state, chunks), contact, reduction="none"
         )
         return {"loss": (each * exists).sum() / exists.sum()}
 

@@ -179,6 +179,17 @@ def test_a_saved_policy_acts_alike(policy: PI0Policy, tmp_path: Path) -> None:
     )
 
 
+def test_a_model_of_images_that_were_resized_by_another_rule_is_refused(
+    policy: PI0Policy, tmp_path: Path
+) -> None:
+    policy.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["resize"] == "crop"
+    (tmp_path / "config.json").write_text(json.dumps(config | {"resize": "letterbox"}))
+    with pytest.raises(CheckpointError, match="'letterbox', here it is 'crop'"):
+        load_policy(tmp_path)
+
+
 def test_half_precision_on_disk_changes_little(policy: PI0Policy, tmp_path: Path) -> None:
     policy.save(tmp_path, half=True)
     one = policy.act([observation()], generators(0))

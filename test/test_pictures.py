@@ -62,3 +62,14 @@ def test_resizing_gives_the_asked_shape_and_leaves_a_fitting_picture_alone() -> 
     rgb = np.zeros((40, 60, 3), np.uint8)
     assert resize_image(rgb, 32, 16).shape == (16, 32, 3)
     assert resize_image(rgb, 60, 40) is rgb
+
+
+def test_the_middle_is_cut_out_and_every_pixel_of_it_counts() -> None:
+    rgb = np.zeros((48, 64, 3), np.uint8)
+    rgb[:, :8], rgb[:, 56:] = 255, 255  # beside the middle
+    assert resize_image(rgb, 16, 16).max() == 0
+    rgb[4, 20] = 90  # one of nine pixels
+    small = resize_image(rgb, 16, 16)
+    assert small[1, 4].tolist() == [10, 10, 10]
+    assert small.sum() == 30
+    assert resize_image(rgb, 32, 12)[:, 3].min() > 0, "a wide image keeps its sides"

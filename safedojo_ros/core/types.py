@@ -17,6 +17,10 @@ STATE_SIZE = 8
 ACTION_SIZE = 7
 """Delta position (3, m), delta axis-angle (3, rad), gripper in [-1 open, +1 close]."""
 
+RESIZE = "crop"
+"""How images of another shape become a model's: the middle is cut out, then averaged down. Models
+record the rule, so that none sees images that were made by another."""
+
 CONTROL_PERIOD = 0.05
 """Seconds between two control steps (20 Hz)."""
 

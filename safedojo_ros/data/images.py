@@ -69,9 +69,14 @@ def decode_compressed(data: bytes | bytearray | memoryview) -> np.ndarray:
 
 
 def resize_image(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """(height, width, 3) uint8; smaller images average over the pixels that they drop."""
-    if image.shape[:2] == (height, width):
+    """(height, width, 3) uint8: the largest middle part of that aspect ratio (`RESIZE`), averaged
+    down over all its pixels, or enlarged by interpolation."""
+    tall, wide = image.shape[:2]
+    if (tall, wide) == (height, width):
         return image
-    shrinks = image.shape[0] >= height and image.shape[1] >= width
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (width, height), interpolation=method)
+    scale = max(width / wide, height / tall)
+    part_wide, part_tall = round(width / scale), round(height / scale)
+    left, top = (wide - part_wide) // 2, (tall - part_tall) // 2
+    part = image[top : top + part_tall, left : left + part_wide]
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return cv2.resize(part, (width, height), interpolation=method)

@@ -15,7 +15,7 @@ from safedojo_ros.core.errors import CheckpointError, ConfigError
 from safedojo_ros.core.files import write_whole
 from safedojo_ros.core.strict_json import read_json
 from safedojo_ros.core.tensor_file import TensorEntry, read_header
-from safedojo_ros.core.types import ACTION_SIZE, CONTROL_PERIOD, STATE_SIZE
+from safedojo_ros.core.types import ACTION_SIZE, CONTROL_PERIOD, RESIZE, STATE_SIZE
 
 M = TypeVar("M")
 T = TypeVar("T")
@@ -122,12 +122,17 @@ def read_config(directory: Path, *architectures: str) -> dict[str, Any]:
     if found not in architectures:
         expected = " or ".join(f"'{name}'" for name in architectures)
         raise CheckpointError(f"checkpoint is a {found!r:.40}, expected {expected}")
+    resize = config.get("resize", RESIZE)
+    if resize != RESIZE:
+        raise CheckpointError(
+            f"checkpoint saw images that were made to fit by {resize!r:.40}, here it is '{RESIZE}'"
+        )
     return dict(config)
 
 
 def write_config(directory: Path, architecture: str, **values: Any) -> None:
     """config.json of a checkpoint."""
-    config = {"architecture": architecture} | values
+    config = {"architecture": architecture, "resize": RESIZE} | values
     write_whole(directory / "config.json", json.dumps(config, indent=1) + "\n")
 
 

@@ -79,7 +79,7 @@ def camera_info(
     """Pinhole calibration of an image of `width` by `height` pixels.
 
     fovy: vertical field of view (degrees), 0: uncalibrated; taken: width and height in which the
-    camera, whose pixels are square, took the image, before it was resized.
+    camera, whose pixels are square, took the image, before `resize_image`.
     """
     message = CameraInfo()
     message.header.stamp = to_stamp(stamp)
@@ -87,7 +87,7 @@ def camera_info(
     message.height, message.width = height, width
     if fovy > 0:
         focal = taken[1] / (2.0 * np.tan(np.radians(fovy) / 2.0))
-        fx, fy = focal * width / taken[0], focal * height / taken[1]
+        fx = fy = focal * max(width / taken[0], height / taken[1])
         cx, cy = (width - 1) / 2.0, (height - 1) / 2.0
         message.distortion_model = "plumb_bob"
         message.d = [0.0] * 5

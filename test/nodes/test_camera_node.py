@@ -63,8 +63,8 @@ def test_a_resized_image_has_the_focal_lengths_of_its_own_pixels(
     node._relay(node._cameras[0], image_from_array(np.zeros((480, 640, 3), np.uint8), 7, "lens"))
     (info,) = infos
     assert (images[0].width, images[0].height, info.width, info.height) == (64, 64, 64, 64)
-    assert (info.k[0], info.k[4]) == pytest.approx((65.94, 87.92), abs=0.01)
-    assert (info.p[0], info.p[5]) == pytest.approx((65.94, 87.92), abs=0.01)
+    assert (info.k[0], info.k[4]) == pytest.approx((87.92, 87.92), abs=0.01)
+    assert (info.p[0], info.p[5]) == pytest.approx((87.92, 87.92), abs=0.01)
     assert (info.k[2], info.k[5]) == (31.5, 31.5)
 
 
@@ -89,11 +89,11 @@ def test_a_description_follows_a_camera_that_changes_its_size(
     published: tuple[CameraNode, list[Any], list[Any]],
 ) -> None:
     node, _, infos = published
-    for height, width in ((64, 64), (48, 64)):
+    for height, width in ((64, 64), (128, 64)):
         node._relay(
             node._cameras[0], image_from_array(np.zeros((height, width, 3), np.uint8), 7, "x")
         )
-    assert [round(info.k[0], 2) for info in infos] == [87.92, 65.94]
+    assert [round(info.k[0], 2) for info in infos] == [87.92, 175.84]
 
 
 def test_a_reader_that_ends_late_is_not_woken_by_the_next_activation(

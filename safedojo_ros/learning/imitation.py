@@ -34,7 +34,7 @@ class ImitationConfig(FitConfig):
     noise_draws: int = 4
     """Pairs (time, noise) of flow matching that are drawn for each frame, at least 1."""
     longest_delay: int = 3
-    """Most steps that a chunk comes late in training, [0, chunk_length)."""
+    """Most steps that a chunk comes late in training, 0 or more, less than the chunk has."""
     place_weight: float = 0.1
     """Weight of the loss that asks where gripper and next grasp are, 0 or more."""
     grasp_repeats: int = 1

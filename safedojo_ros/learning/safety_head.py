@@ -95,7 +95,7 @@ def train_safety_head(
         )
         return {"loss": (each * exists).sum() / exists.sum()}
 
-    fit("safety head", head, loss, config, TrainingRun(directory, resume))
+    fit("safety head", head, loss, config, TrainingRun(directory, resume), compile=[head])
     figures = held_out_figures(model, frames, np.isin(frames.episode, apart), device)
     if imagined is not None:
         some = imagined.of(torch.from_numpy(np.flatnonzero(np.isin(imagined.episode, apart))))

@@ -22,7 +22,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Function]]:
     """What `torch.compile` is asked for; it compiles nothing."""
     functions: list[Function] = []
 
-    def keep(function: Function) -> Function:
+    def keep(function: Function, **options: Any) -> Function:
         functions.append(function)
         return function
 
@@ -64,7 +64,7 @@ def test_only_calls_that_want_gradients_are_compiled_and_afterwards_none(
 ) -> None:
     calls: list[str] = []
 
-    def count(function: Function) -> Function:
+    def count(function: Function, **options: Any) -> Function:
         def counted(*args: Any) -> Any:
             calls.append("compiled")
             return function(*args)
@@ -90,7 +90,7 @@ def test_only_calls_that_want_gradients_are_compiled_and_afterwards_none(
 def test_without_a_compiler_it_says_so_and_trains_all_the_same(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(function: Function) -> Function:
+    def fail(function: Function, **options: Any) -> Function:
         raise RuntimeError("No working C++ compiler found\nand a page of details")
 
     monkeypatch.setattr(torch, "compile", fail)

@@ -12,7 +12,7 @@ class Proposer:
     """Proposes, `count` times at each call, to go the next number of `script` cm a step with a
     closed gripper; begins with what is committed."""
 
-    checkpoint_id, chunk_length, image_size = "proposer", 8, 64
+    checkpoint_id, chunk_length, image_size, longest_delay = "proposer", 8, 64, 3
     cameras: tuple[str, ...] = ("agentview", "wrist")
 
     def __init__(self, *script: float) -> None:

@@ -130,7 +130,7 @@ def test_the_middle_of_the_picture_looks_at_a_point_before_the_camera() -> None:
 class Forward:
     """Drives straight at wherever x is larger."""
 
-    checkpoint_id, chunk_length, image_size = "forward", 8, 64
+    checkpoint_id, chunk_length, image_size, longest_delay = "forward", 8, 64, 3
     cameras = ("agentview", "wrist")
 
     def propose(

@@ -199,6 +199,7 @@ def test_the_policy_that_is_kept_has_the_average_of_the_weights(
     data: Demonstrations, smoke: ImitationConfig, tmp_path: Path
 ) -> None:
     policy = train_policy(smoke, data, tmp_path)
+    assert policy.longest_delay == smoke.longest_delay == 3
     kept = load_file(tmp_path / STATE_FILE)
     weights = policy.network.state_dict()
     assert all(torch.equal(v, kept[f"model.1.module.0.{n}"]) for n, v in weights.items())

@@ -125,9 +125,11 @@ def test_a_chunk_begins_with_what_is_committed_and_the_rest_depends_on_it(
 def test_a_stem_makes_the_tokens_of_its_patches(tmp_path: Path) -> None:
     size = PI0Size(width=32, expert_width=32, layers=2, heads=2, head_dim=16, vision_layers=1)
     size = replace(size, stem=True, denoising_steps=2)
-    policy = PI0Policy(size, train_tokenizer(SENTENCES), unit_scales(), SENTENCES)
+    words = train_tokenizer(SENTENCES)
+    policy = PI0Policy(size, words, unit_scales(), SENTENCES, longest_delay=3)
     policy.save(tmp_path)
     again = load_policy(tmp_path)
+    assert again.longest_delay == again.copied(again.network.state_dict(), size).longest_delay == 3
     seen = [observation(3)]
     np.testing.assert_array_equal(again.act(seen, generators(1)), policy.act(seen, generators(1)))
     with pytest.raises(ConfigError, match="power of 2"):

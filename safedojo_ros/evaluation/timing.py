@@ -60,10 +60,6 @@ class SimulatedArm:
     coming: deque[tuple[int, ActionChunk, bool, bool]] = field(default_factory=deque)
     """(step at which it comes, chunk, whether the gate held it, whether it slowed it), in order."""
 
-    def known(self) -> np.ndarray:
-        """(d, 7): what is committed at this step's observation."""
-        return self.committed.after(self.step * PERIOD)
-
     def ask(self, forwarded: Forwarded, latency: int) -> None:
         """`forwarded` answers this step's observation, and comes `latency` steps later."""
         self.asked += 1
@@ -137,7 +133,9 @@ class TimedPolicy:
         rows = sorted(places.values())
         seen, noise = [observations[i] for i in rows], [generators[i] for i in rows]
         arms = [self._arm(generator) for generator in noise]
-        answers = self._asked(seen, noise, [arm.known() for arm in arms])
+        longest = self.policy.longest_delay
+        known = [arm.committed.after(arm.step * PERIOD, longest) for arm in arms]
+        answers = self._asked(seen, noise, known)
         executed = {}
         for observation, arm, forwarded in zip(seen, arms, answers, strict=True):
             arm.ask(forwarded, self.latency)

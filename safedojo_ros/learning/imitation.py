@@ -126,6 +126,7 @@ def train_policy(
     if start is not None:
         check_start(start, config.size, data)
     policy = (start or new_policy(config.size, data)).to(device)
+    policy.longest_delay = config.longest_delay
     reader = PlaceReader(policy).to(device)
     learned = torch.nn.ModuleList([policy.network, reader])
     average = AveragedModel(learned, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))

@@ -33,6 +33,7 @@ from safedojo_ros.models.weights import (
     build_and_load,
     known_cameras,
     known_instructions,
+    number,
     read_config,
     robot_spec,
     save_weights,
@@ -222,8 +223,10 @@ class PI0Policy:
         instructions: Sequence[str],
         cameras: tuple[str, ...] = ("agentview", "wrist"),
         checkpoint_id: str = "",
+        longest_delay: int = 0,
     ) -> None:
         self.size, self.tokenizer = size, tokenizer
+        self.longest_delay = longest_delay
         self.scales = scales
         self.instructions = tuple(sorted(set(instructions)))
         self.cameras, self.checkpoint_id = tuple(cameras), checkpoint_id
@@ -294,7 +297,14 @@ class PI0Policy:
 
     def copied(self, weights: Mapping[str, torch.Tensor], size: PI0Size) -> "PI0Policy":
         """The same policy with other weights, on the same device, ready to act."""
-        policy = PI0Policy(size, self.tokenizer, self.scales, self.instructions, self.cameras)
+        policy = PI0Policy(
+            size,
+            self.tokenizer,
+            self.scales,
+            self.instructions,
+            self.cameras,
+            longest_delay=self.longest_delay,
+        )
         policy.network.load_state_dict(weights)
         policy.network.eval()
         return policy.to(self.device)
@@ -413,6 +423,7 @@ class PI0Policy:
             directory,
             ARCHITECTURE,
             size=asdict(self.size),
+            longest_delay=self.longest_delay,
             cameras=list(self.cameras),
             instructions=list(self.instructions),
             normalisation=self.scales.to_json(),
@@ -424,14 +435,16 @@ class PI0Policy:
     def load(directory: Path) -> "PI0Policy":
         """Read a checkpoint directory; raises `CheckpointError` that says what does not fit."""
         config = read_config(directory, ARCHITECTURE)
+        size = section(PI0Size, config, "size")
         build = partial(
             PI0Policy,
-            section(PI0Size, config, "size"),
+            size,
             read_tokenizer(directory),
             RobotScales.from_json(config.get("normalisation")),
             known_instructions(config, least=0),
             known_cameras(config),
             checkpoint_id=directory.name,
+            longest_delay=number(config, "longest_delay", 0, size.chunk_length - 1, default=0),
         )
         return build_and_load(build, lambda policy: policy.network, directory)
 

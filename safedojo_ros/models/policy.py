@@ -34,7 +34,12 @@ class Policy(Protocol):
 
 
 class ProposingPolicy(Policy, Protocol):
-    """A policy that proposes several chunks at once, and knows that they come late."""
+    """A policy that proposes several chunks at once, and knows that they come late.
+
+    longest_delay: most steps that may be committed, for it has learned no more; 0: none.
+    """
+
+    longest_delay: int
 
     def propose(
         self,
@@ -45,8 +50,8 @@ class ProposingPolicy(Policy, Protocol):
     ) -> np.ndarray:
         """(B, K, H, 7): `count` chunks of one inference; `act` is the first of one.
 
-        committed: (d, 7) for each observation, 0 <= d < H: what the robot will execute from the
-        observation on, because the chunk comes late; every chunk begins with it.
+        committed: (d, 7) for each observation, 0 <= d <= `longest_delay`: what the robot will
+        execute from the observation on, because the chunk comes late; every chunk begins with it.
         """
         ...
 

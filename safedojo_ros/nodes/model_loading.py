@@ -27,6 +27,7 @@ class PolicyLike(Protocol):
     chunk_length: int
     cameras: tuple[str, ...]
     image_size: int
+    longest_delay: int
 
     def propose(
         self,

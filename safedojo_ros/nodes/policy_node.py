@@ -239,7 +239,7 @@ class PolicyNode(DojoNode):
             return
         with self._job:
             self._observation, self._working = observation, True
-            self._committed = self._gated.after(observation.stamp)
+            self._committed = self._gated.after(observation.stamp, self._policy.chunk_length - 1)
             self._schedule.asked(observation.stamp, self._policy.chunk_length)
             self._job.notify()
 
@@ -289,6 +289,7 @@ class PolicyNode(DojoNode):
         """
         assert self._exchange is not None
         policy, probation = self._policy, self._exchange.probation
+        committed = committed[: policy.longest_delay]
         if self._swap is not None and self._swap.current is not None:
             mismatch = self._mismatch(self._swap.current.manifest)
             if mismatch:

@@ -44,6 +44,7 @@ class ScriptedPolicy:
         self.chunk_length = int(config.get("chunk_length", 8))
         self.cameras: tuple[str, ...] = ("agentview", "wrist")
         self.image_size = 64
+        self.longest_delay = 3
         self._speed = float(config.get("speed", 0.01))
         self._delay = float(config.get("delay", 0.0))
         self._nan = bool(config.get("nan", False))

@@ -61,7 +61,7 @@ SAME = partial(np.testing.assert_allclose, rtol=0, atol=1e-6)
 class Wanderer:
     """Goes about at random; begins with what is committed."""
 
-    checkpoint_id, chunk_length, image_size = "wanderer", 8, 64
+    checkpoint_id, chunk_length, image_size, longest_delay = "wanderer", 8, 64, 3
     cameras: tuple[str, ...] = CAMERAS
 
     def propose(
@@ -285,7 +285,7 @@ def test_the_robot_decides_and_executes_what_the_evaluation_did(
         for number, expected in enumerate(recording.results):
             asked_at = START + number * between * PERIOD
             robot.see(recording.observations[number], asked_at)
-            known = robot.committed.after(asked_at)
+            known = robot.committed.after(asked_at, 3)
             SAME(known, recording.committed[number], err_msg=f"committed at inference {number}")
             chunks = [
                 ActionChunk(c, 0.05, asked_at, number + 1, "p", BASE_FRAME, len(known))

@@ -13,9 +13,6 @@ from safedojo_ros.core.types import ACTION_SIZE, ActionChunk
 from safedojo_ros.core.units import SECOND
 from safedojo_ros.robot.playback.schedule import LATENCY_STEPS
 
-MOST = 3
-"""Most steps that a policy is told of: it has been trained for no more."""
-
 
 class CommittedActions:
     """Knows the newest gated chunk, and how late chunks come."""
@@ -50,11 +47,15 @@ class CommittedActions:
         if self._stands and stamp_ns > self._heard_at + self._period:
             self._actions = np.zeros((0, ACTION_SIZE))
 
-    def after(self, stamp_ns: int) -> np.ndarray:
+    def after(self, stamp_ns: int, longest: int) -> np.ndarray:
         """(d, 7): what the arm executes after an observation of `stamp_ns`, until its chunk comes;
-        at most `MOST` steps, none where it stands or the old chunk has come to its end."""
+        none where it stands or the old chunk has come to its end.
+
+        longest: most steps, the policy's `longest_delay`: a policy that is told of more than it was
+        trained for does worse than one that is told of nothing.
+        """
         first = max(0, self._index(stamp_ns))
-        return self._actions[first : first + min(self.latency, MOST)]
+        return self._actions[first : first + min(self.latency, longest)]
 
     def _index(self, now_ns: int) -> int:
         return (now_ns - self._first_at) // self._period

@@ -29,7 +29,6 @@ from safedojo_ros.learning.imitation import (
     new_policy,
     train_policy,
 )
-from safedojo_ros.learning.policy_losses import PlaceReader
 from safedojo_ros.learning.safety_head import (
     SafetyConfig,
     calibrate_threshold,
@@ -42,8 +41,11 @@ from safedojo_ros.learning.safety_head import (
 from safedojo_ros.learning.training_run import METRICS_FILE, STATE_FILE
 from safedojo_ros.learning.world_model import WorldModelConfig, new_world_model
 from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
+from safedojo_ros.models.instructions import train_tokenizer
 from safedojo_ros.models.loading import load_policy
-from safedojo_ros.models.pi0_policy import tiny_policy
+from safedojo_ros.models.normalisation import unit_scales
+from safedojo_ros.models.pi0_policy import PI0Policy, tiny_policy
+from safedojo_ros.models.places import Places
 from safedojo_ros.models.safety_head import SafetyHeadSize
 from safedojo_ros.models.world_model import WorldModelSize
 from safedojo_ros.pipeline.recipe import read_recipe
@@ -174,25 +176,34 @@ def test_imitation_learns(data: Demonstrations, smoke: ImitationConfig, tmp_path
     assert np.mean(losses[-3:]) < 0.85 * np.mean(losses[:1])
 
 
-def test_what_the_expert_sees_comes_to_know_places() -> None:
+def test_what_the_expert_sees_comes_to_know_places_and_the_expert_is_told() -> None:
     torch.manual_seed(0)
-    policy = tiny_policy(instructions=["go"])
-    reader = PlaceReader(policy)
+    size = dataclasses.replace(tiny_policy().size, places=True)
+    policy = PI0Policy(size, train_tokenizer(["go"]), unit_scales(), ["go"])
     images = torch.zeros(16, 2, 3, 64, 64)
     for row in range(16):  # a bright square, where the gripper will close
         images[row, :, :, 16 * (row // 4) :, 16 * (row % 4) :][..., :16, :16] = 1.0
     across = torch.arange(16) % 4
     places = torch.stack([across, torch.arange(16) // 4, across], -1)[:, None].repeat(1, 3, 1) / 100
     tokens = policy.tokenise(["go"] * 16)
-    optimizer = torch.optim.AdamW(policy.network.parameters(), 3e-3)  # the reader stays
+    sees = policy.network.model.vlm.parameters()  # what reads the places stays
+    optimizer = torch.optim.AdamW(sees, 3e-3)
     losses = []
     for _ in range(60):
-        loss = reader.loss(policy.prefix(images, tokens), places)
+        read = policy.prefix(images, tokens).places
+        assert read is not None
+        loss = Places.loss(read, places)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.3 * losses[0]
+    told = policy.network.places
+    assert torch.count_nonzero(told.told(torch.ones(1, 9))) == 0, "nothing, to begin with"
+    torch.nn.init.normal_(told.tell.weight)
+    one, other = torch.zeros(1, 9), torch.zeros(1, 9)
+    other[0, 6] = 0.1
+    assert (told.told(one) - told.told(other)).abs().max() > 0.01, "a millimetre counts"
 
 
 def test_the_policy_that_is_kept_has_the_average_of_the_weights(
@@ -202,8 +213,8 @@ def test_the_policy_that_is_kept_has_the_average_of_the_weights(
     assert policy.longest_delay == smoke.longest_delay == 3
     kept = load_file(tmp_path / STATE_FILE)
     weights = policy.network.state_dict()
-    assert all(torch.equal(v, kept[f"model.1.module.0.{n}"]) for n, v in weights.items())
-    apart = [float((v - kept[f"model.0.0.{n}"]).abs().max()) for n, v in weights.items()]
+    assert all(torch.equal(v, kept[f"model.1.module.{n}"]) for n, v in weights.items())
+    apart = [float((v - kept[f"model.0.{n}"]).abs().max()) for n, v in weights.items()]
     assert 0.0 < max(apart) < 0.1
     stored = load_policy(tmp_path / "checkpoint").network.state_dict()
     assert all(torch.equal(stored[n], v) for n, v in weights.items())

@@ -26,10 +26,13 @@ class Still:
         return torch.zeros_like(noisy)
 
 
-def batch(actions: torch.Tensor, exists: torch.Tensor) -> PolicyBatch:
+def batch(
+    actions: torch.Tensor, exists: torch.Tensor, executed: torch.Tensor | None = None
+) -> PolicyBatch:
     empty = torch.zeros(len(actions), 1)
     state, places = torch.zeros(len(actions), 8), torch.zeros(len(actions), 3, 3)
-    return PolicyBatch(empty, empty, state, actions, 0 * actions - 5.0, exists, places)
+    executed = actions if executed is None else executed
+    return PolicyBatch(empty, empty, state, actions, executed, exists, places)
 
 
 def test_the_loss_is_the_mean_square_over_the_steps_that_exist() -> None:
@@ -59,10 +62,26 @@ def test_times_are_drawn_towards_the_noise_as_pi0_does() -> None:
 
 def test_a_late_chunk_begins_with_what_was_executed_and_the_loss_is_of_the_rest() -> None:
     policy, exists = Still(), torch.ones(8, 4, dtype=torch.bool)
-    late = batch(torch.full((8, 4, 7), 3.0), exists)
+    actions = torch.full((8, 4, 7), 3.0)
+    late = batch(actions, exists)
     loss, _ = imitation_loss(policy, late, DRAWS, 3, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
     known = policy.times == 0.0
     assert known.sum(1).bincount(minlength=4).tolist() == pytest.approx([400] * 4, rel=0.2)
     assert torch.equal(known, known.cummin(1).values), "they come first"
-    assert torch.equal(policy.noisy[known], torch.full_like(policy.noisy[known], -5.0))
+    assert torch.equal(policy.noisy[known], torch.full_like(policy.noisy[known], 3.0))
     assert loss.item() == pytest.approx(1 + 3.0**2, rel=0.05), "of noise less action"
+
+
+def test_what_answers_a_later_disturbance_is_not_asked_for() -> None:
+    actions = torch.zeros(8, 4, 7)
+    actions[:, 2:] = 100.0  # the way back, after the second step was disturbed
+    executed = actions.clone()
+    executed[:, 1, 0] = 5.0
+    disturbed = batch(actions, torch.ones(8, 4, dtype=torch.bool), executed)
+
+    def loss(longest_delay: int) -> float:
+        generator = torch.Generator().manual_seed(0)
+        return imitation_loss(Still(), disturbed, DRAWS, longest_delay, generator)[0].item()  # type: ignore[arg-type]
+
+    assert loss(0) == pytest.approx(1.0, rel=0.05)
+    assert loss(3) > 1000.0, "but what answers a committed one is"

@@ -10,13 +10,14 @@ from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.learning.data.demonstrations import Demonstrations
 from safedojo_ros.learning.fit import FitConfig, fit
-from safedojo_ros.learning.policy_losses import PlaceReader, PolicyBatch, imitation_loss
+from safedojo_ros.learning.policy_losses import PolicyBatch, imitation_loss
 from safedojo_ros.learning.products import fast_products
 from safedojo_ros.learning.training_run import TrainingRun
 from safedojo_ros.models.images import to_unit
 from safedojo_ros.models.instructions import train_tokenizer
 from safedojo_ros.models.normalisation import RobotScales
 from safedojo_ros.models.pi0_policy import PI0Policy, PI0Size
+from safedojo_ros.models.places import Places
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class ImitationConfig(FitConfig):
     longest_delay: int = 3
     """Most steps that a chunk comes late in training, 0 or more, less than the chunk has."""
     place_weight: float = 0.1
-    """Weight of the loss that asks where gripper and next grasp are, 0 or more."""
+    """Weight of the loss on where gripper and next grasp are, with size.places, 0 or more."""
     grasp_repeats: int = 1
     """How often a frame is drawn that comes up to 12 steps before the gripper opens or closes,
     where another is drawn once, at least 1."""
@@ -127,9 +128,7 @@ def train_policy(
         check_start(start, config.size, data)
     policy = (start or new_policy(config.size, data)).to(device)
     policy.longest_delay = config.longest_delay
-    reader = PlaceReader(policy).to(device)
-    learned = torch.nn.ModuleList([policy.network, reader])
-    average = AveragedModel(learned, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+    average = AveragedModel(policy.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
     data = data.emphasised(config.grasp_repeats)
 
     def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
@@ -138,16 +137,17 @@ def train_policy(
             acting, prefix = imitation_loss(
                 policy, batch, config.noise_draws, config.longest_delay, generator
             )
-        places = reader.loss(prefix, batch.places)
+        if prefix.places is None:
+            return {"loss": acting, "acting": acting}
+        places = Places.loss(prefix.places, batch.places)
         return {"loss": acting + config.place_weight * places, "acting": acting, "places": places}
 
     def averaged() -> PI0Policy:
-        network = average.module[0]  # type: ignore[index]
-        return policy.copied(network.state_dict(), config.size)
+        return policy.copied(average.module.state_dict(), config.size)
 
     fit(
         "policy",
-        learned,
+        policy.network,
         loss,
         config,
         run,

@@ -7,7 +7,8 @@ import torch
 from safedojo_ros.core.types import ACTION_SIZE
 from safedojo_ros.models.pi0_policy import Known, PI0Policy, Prefix
 
-CENTIMETRE = 0.01
+DISTURBED = 1e-3
+"""Difference of an executed from an imitated action, normalised, that is more than rounding."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ def imitation_loss(
     encoded images and instruction, (B, ...).
 
     A delay of d steps, 0 to `longest_delay`, each as often: the first d steps are what the robot
-    executed, without noise and at time 0, and the loss is of the rest (arXiv 2512.05964).
+    executed, at time 0, and the loss is of the rest (arXiv 2512.05964). Left out are steps after a
+    disturbance that comes later: what answers it cannot be foreseen.
     """
     shape = len(batch.state) * draws, policy.chunk_length
     noise = torch.randn(*shape, ACTION_SIZE, generator=generator)
@@ -57,23 +59,7 @@ def imitation_loss(
     noisy = Known(executed, mask).put_into(noisy)
     prefix = policy.prefix(batch.images, batch.tokens)
     error = policy.velocity(prefix.repeated(draws), state, noisy, times) - (noise - actions)
-    weight = (exists & ~mask)[..., None].float()
+    disturbed = ((executed - actions).abs().amax(-1) > DISTURBED) & ~mask
+    foreseen = disturbed.cumsum(1) - disturbed.long() == 0
+    weight = (exists & ~mask & foreseen)[..., None].float()
     return (error.square() * weight).sum() / (weight.sum() * ACTION_SIZE).clamp(min=1.0), prefix
-
-
-class PlaceReader(torch.nn.Module):
-    """Reads the places of a frame off what the action expert sees. Exists in training only.
-
-    Imitation asks late for where things are; this loss asks from the first step on. The labels are
-    the demonstrations' own: nobody has to mark an object.
-    """
-
-    def __init__(self, policy: PI0Policy) -> None:
-        super().__init__()
-        self.linear = torch.nn.Linear(policy.feature_size, 9)
-
-    def loss(self, prefix: Prefix, places: torch.Tensor) -> torch.Tensor:
-        """Scalar: Huber's loss of `places` (B, 3, 3), in centimetres, quadratic below 2 mm."""
-        read = self.linear(prefix.features())
-        wanted = places.flatten(1) / CENTIMETRE
-        return torch.nn.functional.smooth_l1_loss(read, wanted, beta=0.2)

@@ -29,6 +29,7 @@ from safedojo_ros.models.instructions import (
     train_tokenizer,
 )
 from safedojo_ros.models.normalisation import RobotScales, unit_scales
+from safedojo_ros.models.places import Places
 from safedojo_ros.models.weights import (
     build_and_load,
     known_cameras,
@@ -74,6 +75,8 @@ class PI0Size:
     """Whether a patch becomes a token by convolutions of stride 2, as many as it takes (patch is a
     power of 2 then), instead of by one linear map as in the published π0: they find small things
     with far fewer updates."""
+    places: bool = False
+    """Whether the expert is told, in numbers, where gripper and next grasp are: see `Places`."""
     image_size: int = 64
     """Side of the images, pixels, [1, 1024]."""
     chunk_length: int = 8
@@ -171,10 +174,12 @@ class ConvolutionalStem(torch.nn.Sequential):
 
 @dataclass
 class Prefix:
-    """What the expert attends to: the cache of images and instruction, and their mask (B, T)."""
+    """What the expert attends to: the cache of images and instruction, and their mask (B, T); and
+    the places (B, 9) read off it, in centimetres, if any."""
 
     cache: Any
     mask: torch.Tensor
+    places: torch.Tensor | None = None
 
     def repeated(self, times: int) -> "Prefix":
         """The same prefix for `times` chunks an observation, observation-major."""
@@ -182,7 +187,8 @@ class Prefix:
             (layer.keys.repeat_interleave(times, 0), layer.values.repeat_interleave(times, 0))
             for layer in self.cache.layers
         ]
-        return Prefix(DynamicCache(layers), self.mask.repeat_interleave(times, 0))
+        places = None if self.places is None else self.places.repeat_interleave(times, 0)
+        return Prefix(DynamicCache(layers), self.mask.repeat_interleave(times, 0), places)
 
     def stacked(self) -> torch.Tensor:
         """(B, layers, 2, heads, T, head_dim): keys and values in one tensor, to be kept."""
@@ -237,6 +243,8 @@ class PI0Policy:
         if size.stem:
             embeddings = self.network.model.vlm.vision_tower.embeddings
             embeddings.patch_embedding = ConvolutionalStem(size.width, size.patch)
+        if size.places:
+            self.network.places = Places(self.feature_size, size.expert_width)
         self.device = torch.device("cpu")
 
     def act(
@@ -364,7 +372,10 @@ class PI0Policy:
             token_type_ids=torch.zeros_like(mask),
             use_cache=True,
         )
-        return Prefix(getattr(output, CACHE), mask)
+        prefix = Prefix(getattr(output, CACHE), mask)
+        if self.size.places:
+            prefix.places = self.network.places.read(prefix.features())
+        return prefix
 
     def velocity(
         self, prefix: Prefix, state: torch.Tensor, chunk: torch.Tensor, time: torch.Tensor
@@ -373,14 +384,16 @@ class PI0Policy:
         steps of a chunk have times of their own."""
         length, network = prefix.cache.get_seq_length(), self.network
         hidden = network.model(
-            action_embeds=self._suffix(state, chunk, time),
+            action_embeds=self._suffix(prefix, state, chunk, time),
             attention_mask=prefix.mask,
             **{CACHE: prefix.cache},
         ).last_hidden_state
         prefix.cache.crop(length - prefix.cache.get_seq_length())
         return network.action_out_proj(hidden[:, 1:])
 
-    def _suffix(self, state: torch.Tensor, chunk: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+    def _suffix(
+        self, prefix: Prefix, state: torch.Tensor, chunk: torch.Tensor, time: torch.Tensor
+    ) -> torch.Tensor:
         """(B, 1 + H, expert_width): state and chunk as transformers' π0 embeds them, but with a
         time for each step."""
         embed = self.network.embed_action_time
@@ -389,7 +402,12 @@ class PI0Policy:
         when = embed.sinusoid_embeds(times.flatten()).unflatten(0, chunk.shape[:2])
         both = torch.cat([actions, when.to(actions)], dim=2)
         steps = embed.action_time_mlp_out(torch.nn.functional.silu(embed.action_time_mlp_in(both)))
-        return torch.cat([embed.state_proj(state)[:, None], steps], dim=1)
+        known = embed.state_proj(state)
+        if self.size.places:
+            if prefix.places is None:
+                prefix.places = self.network.places.read(prefix.features())
+            known = known + self.network.places.told(prefix.places)
+        return torch.cat([known[:, None], steps], dim=1)
 
     def denoise(
         self,

@@ -215,6 +215,27 @@ def test_the_context_is_clean_and_the_future_has_its_time(
     assert time.tolist() == pytest.approx([0.3, 0.7])
 
 
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_the_flow_is_followed_in_equal_steps(
+    model: WorldModel, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    context, state, chunk, noise = sample(model)
+    times: list[float] = []
+
+    def velocity(
+        context: torch.Tensor, noisy: torch.Tensor, time: torch.Tensor, *_: torch.Tensor
+    ) -> torch.Tensor:
+        times.append(float(time[0]))
+        return torch.full_like(noisy, 3.0 * len(times))
+
+    monkeypatch.setattr(model.network, "velocity", velocity)
+    frames, _ = model.imagine(context, state, chunk, noise, denoising_steps=steps)
+    assert times == [1.0 - step / steps for step in range(steps)]
+    travelled = model.flow_start(context, noise) - frames
+    expected = 3.0 * sum(range(1, steps + 1)) / steps
+    torch.testing.assert_close(travelled, torch.full_like(travelled, expected), rtol=0, atol=1e-4)
+
+
 def test_a_saved_world_model_imagines_the_same(model: WorldModel, tmp_path: Path) -> None:
     model.parts.eval()
     model.save(tmp_path)

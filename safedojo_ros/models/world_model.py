@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 
 from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE
 from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
-from safedojo_ros.models.frames_transformer import TRAINING_TIMESTEPS, FramesTransformer
+from safedojo_ros.models.frames_transformer import FramesTransformer
 from safedojo_ros.models.normalisation import RobotScales
 from safedojo_ros.models.weights import (
     build_and_load,
@@ -62,7 +61,7 @@ class WorldModelSize:
     chunk_length: int = 8
     """H, steps of a chunk, [1, 64], a multiple of stride."""
     denoising_steps: int = 1
-    """Euler steps of a sample, [1, 100]."""
+    """Equal Euler steps of a sample, from t = 1 to 0, [1, 100]."""
     noise_scale: float = 0.3
     """Standard deviation of the noise around the last frame, latents having about 1; (0, 10]."""
     drawing: int = 256
@@ -272,13 +271,11 @@ class WorldModel:
         context (B, F_c, C, h, w); state (B, 8) and chunk (B, H, 7) normalised; noise like the
         future latents, so that one future can be drawn again.
         """
-        scheduler: Any = FlowMatchEulerDiscreteScheduler(num_train_timesteps=TRAINING_TIMESTEPS)
-        scheduler.set_timesteps(denoising_steps or self.size.denoising_steps)
+        steps = denoising_steps or self.size.denoising_steps
         frames = self.flow_start(context, noise)
-        for timestep in scheduler.timesteps:
-            time = torch.full((len(frames),), float(timestep) / TRAINING_TIMESTEPS)
-            velocity = self.network.velocity(context, frames, time.to(frames), state, chunk)
-            frames = scheduler.step(velocity, timestep, frames, return_dict=False)[0]
+        for step in range(steps):
+            time = torch.full((len(frames),), 1.0 - step / steps, device=frames.device)
+            frames = frames - self.network.velocity(context, frames, time, state, chunk) / steps
         return frames, self.network.state(state, chunk, context[:, -1])
 
     def advanced(self, context: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:

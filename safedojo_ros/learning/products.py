@@ -11,13 +11,7 @@ from functools import partial
 import torch
 from torch.nn import functional
 
-
-def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether products in bfloat16 are faster than in float32 on this device."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    has = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+from safedojo_ros.models.threads import multiplies_bfloat16
 
 
 @contextmanager

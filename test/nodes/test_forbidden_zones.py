@@ -165,6 +165,8 @@ class Bench:
             "zones": str(folder / "zones.toml"),
             "max_age": 1.0,
             "frozen_frames": 1000,
+            "memory": 1,  # of a scripted head, and what it holds is to be seen held
+            "detour_ratio": 0.0,
             **more,
         }
         self.safety = SafetyNode(

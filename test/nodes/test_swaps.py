@@ -128,7 +128,8 @@ def test_latest_is_followed_while_the_arm_moves_and_no_chunk_is_mixed(
         range(stack.chunks[0].sequence, stack.chunks[0].sequence + len(stack.chunks))
     )
     for chunk in stack.chunks:
-        sideways = np.abs(np.array(chunk.actions).reshape(-1, 7)[:, 1])
+        table = np.array(chunk.actions).reshape(chunk.proposals, chunk.length, 7)
+        sideways = np.abs(table[:, chunk.committed :, 1])  # before that it is the old policy's
         np.testing.assert_allclose(sideways, stack.speeds[chunk.checkpoint], atol=1e-6)
     stack.wait_for(lambda: heard.infos[-1].reason.startswith("kept"), "end of the probation")
 

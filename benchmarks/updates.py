@@ -5,8 +5,8 @@
 Every training is built as its command builds it, on a few episodes that are recorded first. All
 rows of a model begin with the same weights and take the same batches, in turns, so that whatever
 else the machine does slows them alike; the loss is the mean over these updates. The floor is what
-the products of matrices and the convolutions of an update take by themselves. Compiling takes a
-minute or more for each row that is compiled; its time is printed, and no part of an update.
+the products of matrices and the convolutions of an update take by themselves. The first update
+compiles, a minute or more where torch's cache has nothing of it, and is no part of the median.
 """
 
 import argparse
@@ -63,12 +63,16 @@ class Training:
 
 @dataclass
 class Row:
-    """One way to compute an update. meanwhile: what holds while it is computed."""
+    """One way to compute an update.
+
+    meanwhile: what holds while it is computed; products: only these are timed.
+    """
 
     name: str
     training: Training
     fused: bool = True
     meanwhile: Callable[[], Any] = nullcontext
+    products: bool = False
     first: float = 0.0
     seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
@@ -81,6 +85,14 @@ class Row:
             weight_decay=config.weight_decay,
             fused=self.fused,
         )
+
+    def timed(self, step: int) -> float:
+        """Seconds of an update; keeps its loss."""
+        with ProductTimes() if self.products else nullcontext() as times:
+            begun = time.perf_counter()
+            self.losses.append(self.update(step))
+            seconds = time.perf_counter() - begun
+        return times.seconds if times else seconds
 
     def update(self, step: int) -> float:
         """As `fit` does it; returns the loss."""
@@ -236,71 +248,49 @@ def as_trained(training: Training, half: bool, compiles: bool = True) -> Iterato
         yield
 
 
-def floors(models: Models, model: str) -> dict[str, float]:
-    """Seconds of the products of an update, in float32 and, where they are used, in bfloat16."""
-    found = {}
+def floors(models: Models, model: str, stack: ExitStack) -> list[Row]:
+    """The products of an update alone, in float32 and, where they are used, in bfloat16."""
+    found = []
     for half in (False, True):
         training = models.training(model)
-        if half and not multiplies_bfloat16(torch.device("cpu")):
+        used = multiplies_bfloat16(torch.device("cpu")) and (training.compile or model == "policy")
+        if half and not used:
             continue
-        if half and not training.compile and model != "policy":
-            continue
-        row = Row("", training, meanwhile=nullcontext if half else float32_policy)
-        with as_trained(training, half, compiles=False):
-            found[DTYPES[half]] = floor(row)
+        stack.enter_context(as_trained(training, half, compiles=False))
+        meanwhile = nullcontext if half else float32_policy
+        found.append(Row(f"floor, {DTYPES[half]}", training, meanwhile=meanwhile, products=True))
     return found
 
 
-def floor(row: Row) -> float:
-    """Seconds of the products of one update of `row`, which is not compiled."""
-    seconds = []
-    for step in range(3):
-        with ProductTimes() as times:
-            row.update(step)
-        seconds.append(times.seconds)
-    return min(seconds)
-
-
-def measure(models: Models, model: str, updates: int) -> dict[str, Any]:
+def measure(models: Models, model: str, updates: int) -> list[dict[str, Any]]:
     """Print the table of `model`; returns its figures."""
     with ExitStack() as stack:
-        ways = rows(models, model, stack)
-        steps = ways[0].training.config.steps
+        ways = rows(models, model, stack) + floors(models, model, stack)
+        training = ways[0].training
         for row in ways:
-            begun = time.perf_counter()
-            row.update(0)
-            row.first = time.perf_counter() - begun
+            row.first = row.timed(0)
         for number in range(updates):
-            step = 1 + number * (steps - 1) // updates  # all along the training
+            step = 1 + number * (training.config.steps - 1) // updates  # all along the training
             for row in ways:
-                begun = time.perf_counter()
-                row.losses.append(row.update(step))
-                row.seconds.append(time.perf_counter() - begun)
-    plain = ways[0].training
-    least = floors(models, model)
-    print(
-        f"\n{model}: {sum(p.numel() for p in plain.parameters) / 1e6:.1f} M parameters, batch "
-        f"{plain.config.batch_size}"
-    )
-    print(f"  {'':22} {'seconds':>8} {'least':>8} {'times as fast':>14} {'loss':>9} {'first':>7}")
-    figures: dict[str, Any] = {"floor": least, "rows": []}
-    slow = statistics.median(ways[0].seconds)
+                row.seconds.append(row.timed(step))
+    millions = sum(p.numel() for p in training.parameters) / 1e6
+    print(f"\n{model}: {millions:.1f} M parameters, batch {training.config.batch_size}")
+    heads = f"{'median':>8} {'least':>8} {'ratio':>6} {'loss':>9} {'first':>7}"
+    print(f"  {'seconds an update':20} {heads}")
+    figures, slow = [], statistics.median(ways[0].seconds)
     for row in ways:
-        middle, loss = statistics.median(row.seconds), statistics.fmean(row.losses)
+        middle, least = statistics.median(row.seconds), min(row.seconds)
+        loss = statistics.fmean(row.losses)
         print(
-            f"  {row.name:22} {middle:8.4f} {min(row.seconds):8.4f} {slow / middle:14.2f} "
-            f"{loss:9.5f} {row.first:7.1f}"
+            f"  {row.name:20} {middle:8.4f} {least:8.4f} {slow / middle:6.2f} {loss:9.5f} "
+            f"{row.first:7.1f}"
         )
-        figures["rows"].append(
-            {"name": row.name, "seconds": middle, "least": min(row.seconds), "loss": loss}
-        )
-    for name, seconds in least.items():
-        print(f"  {'floor, ' + name:22} {'':8} {seconds:8.4f}")
+        figures.append({"name": row.name, "seconds": middle, "least": least, "loss": loss})
     return figures
 
 
 def main() -> int:
-    """Record, measure, print; 1 where the world model's update is under the bar."""
+    """Record, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = "world-model,policy,safety-head,success,autoencoder"
     parser.add_argument("--models", default=names, help=f"by comma (default: {names})")

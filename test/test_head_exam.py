@@ -109,7 +109,7 @@ class RunningGate:
             lambda name: self.store.resolve("safety", name),
             self.try_head,
         )
-        self.gate = SafetyGate(GateConfig(cost_m=2, freshness=FreshnessConfig()))
+        self.gate = SafetyGate(GateConfig(cost_m=2, detour_ratio=0.0, freshness=FreshnessConfig()))
         self.sequence = 0
         self.held: list[tuple[Observation, np.ndarray]] = []
 

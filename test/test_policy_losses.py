@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from safedojo_ros.learning.policy_losses import PolicyBatch, imitation_loss
+from safedojo_ros.models.normalisation import unit_scales
 
 DRAWS = 200
 
@@ -15,6 +16,8 @@ class Still:
     """A policy whose velocity is zero; it remembers when it was asked."""
 
     chunk_length, device = 4, torch.device("cpu")
+    scales = unit_scales()
+    answer: Any = None
 
     def prefix(self, images: torch.Tensor, tokens: torch.Tensor) -> Any:
         return SimpleNamespace(repeated=lambda draws: None)
@@ -23,7 +26,7 @@ class Still:
         self, prefix: Any, state: torch.Tensor, noisy: torch.Tensor, time: torch.Tensor
     ) -> torch.Tensor:
         self.times, self.noisy = time, noisy
-        return torch.zeros_like(noisy)
+        return self.answer(noisy, time) if self.answer else torch.zeros_like(noisy)
 
 
 def batch(
@@ -40,7 +43,7 @@ def test_the_loss_is_the_mean_square_over_the_steps_that_exist() -> None:
     exists = torch.zeros(8, 4, dtype=torch.bool)
     actions[:, :2], exists[:, :2] = 3.0, True
     generator = torch.Generator().manual_seed(0)
-    loss, _ = imitation_loss(Still(), batch(actions, exists), DRAWS, 0, generator)  # type: ignore[arg-type]
+    loss, _ = imitation_loss(Still(), batch(actions, exists), DRAWS, 0, 0.0, generator)  # type: ignore[arg-type]
     assert loss.item() == pytest.approx(1 + 3.0**2, rel=0.03)  # of noise less action
 
 
@@ -52,6 +55,7 @@ def test_times_are_drawn_towards_the_noise_as_pi0_does() -> None:
         batch(torch.zeros(*shape, 7), torch.ones(shape, dtype=torch.bool)),
         DRAWS,
         0,
+        0.0,
         torch.Generator().manual_seed(0),
     )
     assert 0.001 <= policy.times.min() <= policy.times.max() <= 1.0
@@ -64,7 +68,7 @@ def test_a_late_chunk_begins_with_what_was_executed_and_the_loss_is_of_the_rest(
     policy, exists = Still(), torch.ones(8, 4, dtype=torch.bool)
     actions = torch.full((8, 4, 7), 3.0)
     late = batch(actions, exists)
-    loss, _ = imitation_loss(policy, late, DRAWS, 3, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    loss, _ = imitation_loss(policy, late, DRAWS, 3, 0.0, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
     known = policy.times == 0.0
     assert known.sum(1).bincount(minlength=4).tolist() == pytest.approx([400] * 4, rel=0.2)
     assert torch.equal(known, known.cummin(1).values), "they come first"
@@ -81,7 +85,27 @@ def test_what_answers_a_later_disturbance_is_not_asked_for() -> None:
 
     def loss(longest_delay: int) -> float:
         generator = torch.Generator().manual_seed(0)
-        return imitation_loss(Still(), disturbed, DRAWS, longest_delay, generator)[0].item()  # type: ignore[arg-type]
+        return imitation_loss(Still(), disturbed, DRAWS, longest_delay, 0.0, generator)[0].item()  # type: ignore[arg-type]
 
     assert loss(0) == pytest.approx(1.0, rel=0.05)
     assert loss(3) > 1000.0, "but what answers a committed one is"
+
+
+def test_a_chunk_makes_up_for_where_the_committed_steps_lead() -> None:
+    """The loss is nothing for who gives back, in two steps, what the first ones led aside."""
+    policy, far = Still(), 1000.0  # so far that the noise is nothing beside it
+
+    def makes_up(noisy: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        known = times == 0.0
+        led = (noisy * known[..., None]).sum(1, keepdim=True)
+        steps = torch.arange(4) - known.sum(1)[:, None]
+        late = known.any(1)[:, None] & (steps >= 0) & (steps < 2)
+        return torch.where(late[..., None], led / 2, 0.0)  # velocity: noise less action
+
+    shape = (8, 4)
+    still = batch(torch.zeros(*shape, 7), torch.ones(shape, dtype=torch.bool))
+    losses = []
+    for policy.answer in (makes_up, None):
+        generator = torch.Generator().manual_seed(0)
+        losses.append(imitation_loss(policy, still, DRAWS, 3, far, generator)[0].item())  # type: ignore[arg-type]
+    assert losses[0] < 2.0 < 10_000.0 < losses[1]

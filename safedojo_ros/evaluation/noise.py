@@ -4,14 +4,14 @@ import numpy as np
 
 from safedojo_ros.core.bounds import MAX_DELTA_POSITION
 
-NOISY_SHARE = 0.5
+NOISY_SHARE = 0.7
 """Share of the episodes that have noise, where noise is asked for."""
 
-BURST_CHANCE = 0.06
+BURST_CHANCE = 0.07
 """Chance that a burst of noise begins in a step of a noisy episode."""
 
-BURST_STEPS = (3, 8)
-"""Shortest and longest burst, control steps."""
+BURST_STEPS = (1, 8)
+"""Shortest and longest burst, control steps: some millimetres off the path to some centimetres."""
 
 NOISE_STREAM = 0xDA27
 

@@ -36,6 +36,8 @@ class ImitationConfig(FitConfig):
     """Pairs (time, noise) of flow matching that are drawn for each frame, at least 1."""
     longest_delay: int = 3
     """Most steps that a chunk comes late in training, 0 or more, less than the chunk has."""
+    aside: float = 0.006
+    """How far aside the committed steps of a late chunk lead in training, metres, 0 or more."""
     place_weight: float = 0.1
     """Weight of the loss on where gripper and next grasp are, with size.places, 0 or more."""
     grasp_repeats: int = 1
@@ -52,7 +54,7 @@ class ImitationConfig(FitConfig):
         super().__post_init__()
         check_ranges(self, noise_draws="[1, inf)", ema_decay="[0, 1)", colour_jitter="[0, 1)")
         check_ranges(self, longest_delay=f"[0, {self.size.chunk_length})")
-        check_ranges(self, place_weight="[0, inf)", grasp_repeats="[1, inf)")
+        check_ranges(self, aside="[0, inf)", place_weight="[0, inf)", grasp_repeats="[1, inf)")
 
 
 def demonstrated_batch(
@@ -135,7 +137,7 @@ def train_policy(
         batch = demonstrated_batch(policy, data, config.batch_size, config.colour_jitter, generator)
         with fast_products(policy.network):
             acting, prefix = imitation_loss(
-                policy, batch, config.noise_draws, config.longest_delay, generator
+                policy, batch, config.noise_draws, config.longest_delay, config.aside, generator
             )
         if prefix.places is None:
             return {"loss": acting, "acting": acting}

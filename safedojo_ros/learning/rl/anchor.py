@@ -50,5 +50,5 @@ class Anchor:
         batch = demonstrated_batch(
             self.policy, data, config.batch_size, config.colour_jitter, generator
         )
-        loss, _ = imitation_loss(self.policy, batch, config.noise_draws, 0, generator)
+        loss, _ = imitation_loss(self.policy, batch, config.noise_draws, 0, 0.0, generator)
         return config.weight * loss

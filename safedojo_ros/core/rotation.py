@@ -27,7 +27,7 @@ def axis_angle_of(quaternion: np.ndarray, near: np.ndarray | None = None) -> np.
     """
     w, vector = float(quaternion[0]), np.asarray(quaternion[1:], dtype=np.float64)
     sine = float(np.linalg.norm(vector))
-    if sine < TINY:
+    if sine < TINY / 2.0:  # of half the angle
         return np.zeros(3)
     angle = 2.0 * np.arctan2(sine, w)
     one, other = vector / sine * angle, vector / sine * (angle - 2.0 * np.pi)

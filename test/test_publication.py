@@ -16,6 +16,7 @@ from safedojo_ros.checkpoints.figures import figures_text, standing
 from safedojo_ros.checkpoints.manifest import Manifest, parse_manifest, read_manifest
 from safedojo_ros.checkpoints.names import shipped_store
 from safedojo_ros.checkpoints.store.store import CheckpointStore
+from safedojo_ros.checkpoints.swap.hot_swap import fits_robot
 from safedojo_ros.cli.main import main
 from safedojo_ros.core.errors import CheckpointError
 from safedojo_ros.models.loading import load_policy
@@ -233,6 +234,14 @@ def test_the_list_says_what_ships_and_what_is_in_the_store(
     assert "I 80/90/50" in rows[names["safe"]]
     assert "latest" in rows[mine]
     assert "tiny" in rows[mine]
+
+
+def test_every_policy_that_ships_fits_the_robot_that_the_nodes_drive() -> None:
+    fits = fits_robot(["agentview", "wrist"])
+    policies = [manifest for manifest in shipped_store().list() if manifest.kind == "policy"]
+    assert len(policies) == 2
+    for manifest in policies:
+        fits(manifest)
 
 
 def test_figures_of_every_kind_that_ships_are_shown() -> None:

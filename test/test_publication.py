@@ -20,6 +20,7 @@ from safedojo_ros.checkpoints.swap.hot_swap import fits_robot
 from safedojo_ros.cli.main import main
 from safedojo_ros.core.errors import CheckpointError
 from safedojo_ros.models.loading import load_policy
+from safedojo_ros.models.normalisation import unit_scales
 from safedojo_ros.models.pi0_policy import tiny_policy
 from safedojo_ros.pipeline import shipping
 from safedojo_ros.pipeline.publication import PublicationRefused, publish, serve
@@ -299,7 +300,13 @@ def trained(tmp_path: Path) -> CheckpointStore:
     (tmp_path / "trained").mkdir()
     model.save(tmp_path / "trained")
     store = CheckpointStore(tmp_path / "store")
-    store.publish("policy", tmp_path / "trained", spec=model.spec(), preset="tiny")
+    store.publish(
+        "policy",
+        tmp_path / "trained",
+        spec=model.spec(),
+        normalisation=unit_scales().to_json(),
+        preset="tiny",
+    )
     return store
 
 
@@ -351,10 +358,21 @@ def test_what_cannot_ship_leaves_all_as_it_was(
     with pytest.raises(CheckpointError, match="not finite"):
         ship("policy", "latest", "safe", store_root=root)
     model = tmp_path / "trained"
-    trained.publish("policy", model, spec=load_policy(model).spec(), requires={"safety": "h"})
+    trained.publish("policy", model, spec=load_policy(model).spec(), normalisation={})
+    with pytest.raises(CheckpointError, match="no normalisation of 'state'"):
+        ship("policy", "latest", "safe", store_root=root)
+    trained.publish(
+        "policy",
+        model,
+        spec=load_policy(model).spec(),
+        normalisation=unit_scales().to_json(),
+        requires={"safety": "h"},
+    )
     with pytest.raises(CheckpointError, match="requires safety h, which does not ship"):
         ship("policy", "latest", "safe", store_root=root)
-    trained.publish("policy", model, spec=load_policy(model).spec())
+    trained.publish(
+        "policy", model, spec=load_policy(model).spec(), normalisation=unit_scales().to_json()
+    )
     monkeypatch.setattr(shipping, "LIMIT", 1000)
     with pytest.raises(CheckpointError, match=r"would have .* MB instead of .*--force"):
         ship("policy", "latest", "safe", store_root=root)

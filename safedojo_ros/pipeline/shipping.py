@@ -14,6 +14,7 @@ from typing import Any
 from safedojo_ros.checkpoints.manifest import MANIFEST, Manifest, read_manifest
 from safedojo_ros.checkpoints.names import NAMES, find_checkpoint, shipped_names, shipped_store
 from safedojo_ros.checkpoints.store.store import CheckpointStore
+from safedojo_ros.checkpoints.swap.hot_swap import fits_robot
 from safedojo_ros.core.errors import CheckpointError
 from safedojo_ros.core.files import write_whole
 from safedojo_ros.core.tensor_file import read_header
@@ -50,6 +51,8 @@ def ship(
         new = _as_half(kind, find_checkpoint(kind, name, store_root), Path(folder), evaluation)
         made = read_manifest(new)
         act_once(kind, new, made.spec)
+        if kind == "policy":  # what the nodes ask for, so that none ships that they refuse
+            fits_robot(made.spec.get("cameras", []))(made)
         names[kind][title] = made.id
         _check_requirements(made, names)
         gone = {old} - {root / kind / identifier for identifier in names[kind].values()}

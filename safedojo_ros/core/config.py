@@ -27,14 +27,15 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T
     values: dict[str, Any] = {}
     for key, value in mapping.items():
         if key not in names:
-            raise ConfigError(f"unknown setting '{where}{key}'{nearest(key, names)}")
+            text = f"unknown setting '{where}{key}'{nearest(key, names)}"
+            raise ConfigError(text, f"{where}{key}")
         values[key] = _convert(hints[key], value, f"{where}{key}")
     try:
         return cls(**values)
     except TypeError as error:
-        raise ConfigError(f"{cls.__name__} at '{where or '.'}': {error}") from None
+        raise ConfigError(f"{cls.__name__} at '{where or '.'}': {error}", where) from None
     except ConfigError as error:
-        raise ConfigError(f"{where}{error}") from None
+        raise ConfigError(f"{where}{error}", f"{where}{error.key}") from None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -52,35 +53,37 @@ def check_ranges(config: Any, **ranges: str) -> None:
         above = value > low if interval[0] == "(" else value >= low
         below = value < high if interval[-1] == ")" else value <= high
         if not (above and below and not math.isnan(value)):
-            raise ConfigError(f"{name} is {value}, expected within {interval}")
+            raise ConfigError(f"{name} is {value}, expected within {interval}", name)
 
 
 def _convert(hint: Any, value: Any, key: str) -> Any:
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
-            raise ConfigError(f"'{key}' is {value!r}, expected a section; set one of its keys")
+            text = f"'{key}' is {value!r}, expected a section; set one of its keys"
+            raise ConfigError(text, key)
         return from_mapping(hint, value, f"{key}.")  # type: ignore[arg-type]
     origin = typing.get_origin(hint)
     if origin is typing.Literal:
         options = typing.get_args(hint)
         if value not in options:
-            raise ConfigError(f"'{key}' is {value!r}, expected {' or '.join(map(repr, options))}")
+            text = f"'{key}' is {value!r}, expected {' or '.join(map(repr, options))}"
+            raise ConfigError(text, key)
         return value
     if origin in (typing.Union, types.UnionType):
         kinds = [a for a in typing.get_args(hint) if a is not type(None)]
         return None if value is None else _convert(kinds[0], value, key)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"'{key}' is {value!r}, expected a list")
+            raise ConfigError(f"'{key}' is {value!r}, expected a list", key)
         item = typing.get_args(hint)[0]
-        return tuple(_convert(item, v, key) for v in value)
+        return tuple(_convert(item, v, f"{key}[{i}]") for i, v in enumerate(value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     plain = hint if isinstance(hint, type) else object
     if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
         if plain is object:
             return value
-        raise ConfigError(f"'{key}' is {value!r}, expected {plain.__name__}")
+        raise ConfigError(f"'{key}' is {value!r}, expected {plain.__name__}", key)
     return value
 
 

@@ -9,7 +9,11 @@ class SafeDojoError(Exception):
 
 
 class ConfigError(SafeDojoError):
-    """A configuration value or preset is unknown or out of range."""
+    """A configuration value or preset is unknown or out of range. key: which, if it is known."""
+
+    def __init__(self, message: str = "", key: str = "") -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class ChunkRejected(SafeDojoError):

@@ -1,4 +1,4 @@
-"""The fault table of docs/safety.md, from the tests: `python test/fault_table.py` writes it anew.
+"""The table of docs/reference/faults.md, from the tests: `python test/fault_table.py` writes it.
 
 A test that shows what a fault leads to is marked
 `@pytest.mark.fault("arm", "the enable switch is released", "holds; a person arms again")`; the
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 TESTS = Path(__file__).resolve().parent
 BENCHMARKS = TESTS.parent / "benchmarks"
-DOCUMENT = TESTS.parent / "docs" / "safety.md"
+DOCUMENT = TESTS.parent / "docs" / "reference" / "faults.md"
 BEGIN, END = "<!-- table: test/fault_table.py -->", "<!-- end of the table -->"
 PARTS = ("images", "policy", "gate", "arm", "watchdog", "robot", "checkpoints", "data")
 """In the order of the chain, from the image to the motor."""

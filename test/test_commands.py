@@ -152,7 +152,7 @@ def test_an_option_that_would_do_nothing_is_refused() -> None:
 
 def documented() -> list[tuple[str, str]]:
     """(command, its options) of every line in README and docs that runs one."""
-    texts = [path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))]
+    texts = [path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))]
     shown = [block for text in texts for block in re.findall(r"```.*?\n(.*?)```", text, re.S)]
     lines = "\n".join(shown).replace("\\\n", " ").splitlines()
     found = [re.match(r"\s*(?:\./dojo|safedojo) ([a-z-]+) ([^#|]*)", line) for line in lines]

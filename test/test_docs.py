@@ -1,8 +1,88 @@
 """What the documentation says is what the repository does."""
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 from fault_table import DOCUMENT, with_table
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+SPELLED = ("*.md", "docs", "safedojo_ros", "config", "launch", "msg", "srv", "action", "examples")
+"""What codespell reads."""
 
 
 def test_the_fault_table_is_made_from_the_tests() -> None:
     text = DOCUMENT.read_text()
     assert with_table(text) == text, "run: python test/fault_table.py"
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
+    done = subprocess.run(
+        [*command, "--site-dir", str(tmp_path / "site")], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "site/quickstart/index.html").is_file()
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    listed = set(re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text()))
+    pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+    assert pages - listed <= {"how-to/own-policy.md", "how-to/own-data.md"}
+    assert not listed - pages
+
+
+def anchor(heading: str) -> str:
+    """The anchor of a heading, as GitHub and mkdocs make it."""
+    return re.sub(r"[ ]+", "-", re.sub(r"[^\w\- ]", "", heading.replace("`", "").lower()).strip())
+
+
+def prose(text: str) -> str:
+    """`text` without its blocks of code."""
+    return re.sub(r"^ *```.*?^ *```", "", text, flags=re.S | re.M)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    dead = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page.read_text())):
+        if target.startswith(("http://", "https://", "mailto:")):
+            continue
+        name, _, part = target.partition("#")
+        file = page.parent / name if name else page
+        headings = (
+            re.findall(r"^#+ (.*)", file.read_text(), re.M) if part and file.is_file() else []
+        )
+        if not file.exists() or (part and part not in map(anchor, headings)):
+            dead.append(target)
+    assert not dead
+
+
+def test_every_image_has_a_description() -> None:
+    bare = [str(p) for p in PAGES if re.search(r"!\[\s*\]\(", p.read_text())]
+    assert not bare
+
+
+def test_every_file_that_the_documentation_names_exists() -> None:
+    named = (
+        r"`((?:safedojo_ros|config|launch|benchmarks|examples|test|docs|requirements)/[\w/.-]+)`"
+    )
+    missing = {
+        (page.name, path)
+        for page in PAGES
+        for path in re.findall(named, page.read_text())
+        if not (ROOT / path).exists() and not (ROOT / "safedojo_ros" / path).exists()
+    }
+    assert missing <= {("results.md", "docs/results.json")}, "or is written by a command"
+
+
+def test_nothing_is_misspelled() -> None:
+    files = [str(p) for pattern in SPELLED for p in ROOT.glob(pattern)]
+    done = subprocess.run(
+        [sys.executable, "-m", "codespell_lib", *files], cwd=ROOT, capture_output=True, text=True
+    )
+    assert not done.stdout

@@ -1,6 +1,7 @@
 """Faults of a real policy's checkpoint and of the disk: the old policy stays, the reason is clear.
 
-docs/checkpoint-faults.md is the table; what other files test already is not tested here again.
+docs/reference/checkpoint-faults.md is the table; what other files test already is not tested
+here again.
 """
 
 import builtins

@@ -25,7 +25,7 @@ from safedojo_ros.robot.gate.zones import (
 )
 
 ZONE_SETTINGS = (
-    Setting("zones", "", "File of forbidden zones, TOML; empty: none. See docs/zones.md."),
+    Setting("zones", "", "File of forbidden zones, TOML; empty: none. See docs/how-to/zones.md."),
     Setting("point_cloud", "", "Topic of the PointCloud2 that the file's [points] are about."),
 )
 

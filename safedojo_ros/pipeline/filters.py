@@ -47,7 +47,7 @@ class RunTimeFilter:
             why = "is of --filter gate and --filter detour"
             check_unused(self, why, "safety", "memory", "detour_ratio")
         if self.filter == "zones" and self.zones is None:
-            raise ConfigError("--filter zones needs --zones, a file; see docs/zones.md")
+            raise ConfigError("--filter zones needs --zones, a file; see docs/how-to/zones.md")
         if self.filter != "detour":
             check_unused(self, "is of --filter detour", "detour_ratio")
 

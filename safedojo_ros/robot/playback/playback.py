@@ -7,7 +7,7 @@ a chunk that comes late to a standing arm starts at its first action.
 
 What was executed since then is not what the new chunk would have done, so the arm stands beside the
 new chunk's path; the next steps lead it over. Without that every change of chunks leaves an error
-that no one has seen yet, and grasps miss (docs/robot-loop.md).
+that no one has seen yet, and grasps miss (docs/benchmarks.md).
 """
 
 from collections import deque

@@ -14,6 +14,8 @@ DEFAULT_POLICY = "safe"
 one that it was trained on from."""
 SHIPPED = "shipped"
 """The safety head, success classifier and world model that ship; the default, too."""
+SERVED = "openpi:"
+"""How the name of a policy begins that a server computes; see `models.served.address`."""
 NAMES = "names.json"
 """In the folder of what ships: {kind: {name: id}}."""
 
@@ -54,6 +56,11 @@ def user_store(root: Path | None = None, prove: Prove | None = None) -> Checkpoi
     return CheckpointStore(root, prove=prove)
 
 
+def is_served(name: str) -> bool:
+    """Whether `name` is of a policy that a server computes, of which there are no files here."""
+    return name.startswith(SERVED)
+
+
 def find_checkpoint(kind: str, name: str, store_root: Path | None = None) -> Path:
     """Verified directory of a checkpoint that a person names.
 
@@ -61,6 +68,12 @@ def find_checkpoint(kind: str, name: str, store_root: Path | None = None) -> Pat
     user's store; an id in either; or the path of a checkpoint directory anywhere, recognised by a
     "/" in it. Raises `CheckpointError`.
     """
+    if is_served(name):
+        raise CheckpointError(
+            f"'{name}' is computed by a server, which has no weights and gives no "
+            "log-probabilities; demo, evaluate, collect and the policy node take it, everything "
+            "else needs a checkpoint of this package"
+        )
     store, shipped = user_store(store_root), shipped_store()
     known = shipped_names().get(kind, {})
     if name in known:

@@ -7,9 +7,10 @@ outcome is printed; --json writes them with the run's timing and the nodes and t
 import argparse
 from pathlib import Path
 
-from safedojo_ros.checkpoints.names import DEFAULT_POLICY, SHIPPED, find_checkpoint
+from safedojo_ros.checkpoints.names import DEFAULT_POLICY, SHIPPED, find_checkpoint, is_served
 from safedojo_ros.cli.demo_run import LEVELS, Demo
 from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.models.served.address import parse_address
 from safedojo_ros.robot.fci.client import import_franky
 from safedojo_ros.worlds.tabletop.tasks import TASKS
 
@@ -30,7 +31,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--composed", action="store_true", help="all nodes in one process")
     for kind, name in (("policy", DEFAULT_POLICY), ("safety", SHIPPED)):
-        text = f"{kind} checkpoint (default: {name})"
+        served = ", or openpi:ws://HOST:PORT" if kind == "policy" else ""
+        text = f"{kind} checkpoint{served} (default: {name})"
         parser.add_argument(f"--{kind}", default=name, metavar="NAME", help=text)
     gate = parser.add_mutually_exclusive_group()
     gate.add_argument(
@@ -69,8 +71,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--episodes is {arguments.episodes}, expected at least 1")
     if arguments.fci:
         import_franky()
-    for kind, name in (("policy", arguments.policy), ("safety", arguments.safety)):
-        find_checkpoint(kind, name)
+    if is_served(arguments.policy) and not arguments.practice:
+        parse_address(arguments.policy)
+    else:
+        find_checkpoint("policy", arguments.policy)
+    find_checkpoint("safety", arguments.safety)
     if arguments.practice:
         from safedojo_ros.cli.demo_practice import PracticeDemo
 

@@ -28,5 +28,9 @@ class CheckpointError(SafeDojoError):
     """A checkpoint is incomplete, altered, of another schema, or does not fit this robot."""
 
 
+class PolicyUnavailable(SafeDojoError):
+    """A policy's server is silent or slow, or its answer is no chunk; there is none then."""
+
+
 class DatasetError(SafeDojoError):
     """A recorded episode or its metadata is broken; the message names the file."""

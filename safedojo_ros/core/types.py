@@ -76,6 +76,15 @@ class Observation:
         return self
 
 
+def empty_scene(
+    cameras: tuple[str, ...], image_size: int, instruction: str = "wait"
+) -> Observation:
+    """Black images, the hand open above the table and pointing down: to try a policy with."""
+    images = {name: np.zeros((image_size, image_size, 3), np.uint8) for name in cameras}
+    state = np.array([0.0, 0.0, 0.2, np.pi, 0.0, 0.0, 0.04, 0.04], np.float32)
+    return Observation(images, state, instruction)
+
+
 @dataclass(frozen=True)
 class ActionChunk:
     """H actions that the arm is to follow, one every `period` seconds.

@@ -48,7 +48,8 @@ class ProposingPolicy(Policy, Protocol):
         count: int = 1,
         committed: Sequence[np.ndarray] | None = None,
     ) -> np.ndarray:
-        """(B, K, H, 7): `count` chunks of one inference; `act` is the first of one.
+        """(B, K, H, 7): `count` chunks of one inference, or fewer where they are dear; `act` is the
+        first of one.
 
         committed: (d, 7) for each observation, 0 <= d <= `longest_delay`: what the robot will
         execute from the observation on, because the chunk comes late; every chunk begins with it.

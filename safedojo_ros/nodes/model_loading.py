@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar, cast
 
 import numpy as np
 
+from safedojo_ros.checkpoints.manifest import Manifest
 from safedojo_ros.core.types import Observation
 from safedojo_ros.nodes.lifecycle import DojoNode
 from safedojo_ros.nodes.stack.scheduling import change_niceness
@@ -36,8 +37,8 @@ class PolicyLike(Protocol):
         count: int,
         committed: Sequence[np.ndarray],
     ) -> np.ndarray:
-        """(B, K, H, 7) actions, metres and radians: `count` chunks of one inference, each of which
-        begins with the `committed` (d, 7) of its observation."""
+        """(B, K, H, 7) actions, metres and radians: `count` chunks of one inference, or fewer, each
+        of which begins with the `committed` (d, 7) of its observation."""
         ...
 
 
@@ -46,6 +47,14 @@ def load_policy_directory(path: Path) -> PolicyLike:
     from safedojo_ros.models.loading import load_policy
 
     return load_policy(path)
+
+
+def open_served_policy(name: str) -> tuple[PolicyLike, Manifest]:
+    """The policy that a server computes, and a manifest without files; asks nothing yet."""
+    from safedojo_ros.models.served.policy import open_served
+
+    policy = open_served(name)
+    return policy, Manifest("policy", policy.checkpoint_id, {}, policy.spec())
 
 
 class SafetyLike(Protocol):

@@ -26,7 +26,12 @@ from safedojo_ros.checkpoints.swap.hot_swap import HotSwap, fits_robot, free_wei
 from safedojo_ros.checkpoints.swap.policy_canary import PolicyCanary
 from safedojo_ros.checkpoints.swap.probation import Bars
 from safedojo_ros.core.bounds import within_bounds
-from safedojo_ros.core.errors import CheckpointError, ChunkRejected, ObservationRejected
+from safedojo_ros.core.errors import (
+    CheckpointError,
+    ChunkRejected,
+    ObservationRejected,
+    PolicyUnavailable,
+)
 from safedojo_ros.core.files import expand_home
 from safedojo_ros.core.types import (
     ACTION_SIZE,
@@ -60,6 +65,7 @@ from safedojo_ros.nodes.model_loading import (
     limited,
     load_policy_directory,
     load_safety_directory,
+    open_served_policy,
 )
 from safedojo_ros.nodes.stack.scheduling import change_niceness
 from safedojo_ros.nodes.stack.spinning import run_node
@@ -68,7 +74,8 @@ from safedojo_ros.robot.playback.committed import CommittedActions
 from safedojo_ros.robot.playback.schedule import MARGIN_STEPS, ChunkSchedule
 
 SETTINGS = (
-    Setting("checkpoint", DEFAULT_POLICY, "Policy: safe, base, latest, an id, a directory."),
+    Setting("checkpoint", DEFAULT_POLICY,
+            "Policy: safe, base, latest, an id, a directory, openpi:ws://HOST:PORT."),
     Setting("store", "", "Folder of the checkpoint store; empty: the user's."),
     Setting("cameras", ["agentview", "wrist"], "Cameras that this robot has."),
     Setting("proposals", PROPOSALS, "Chunks of one inference that the gate may choose from.", 1,
@@ -140,6 +147,7 @@ class PolicyNode(DojoNode):
             compatible=fits_robot(self.setting("cameras")),
             waits=self._mismatch,
             forget=free_weights,
+            serve=open_served_policy,
         )
         first_model(self._swap, self.setting("checkpoint"), self.get_logger().warning)
         self._schedule = ChunkSchedule(self._period, int(self.setting("margin_steps")))
@@ -200,6 +208,10 @@ class PolicyNode(DojoNode):
         if self._exchange is not None:
             self._exchange.close()
             self._exchange = None
+        if self._swap is not None:
+            for left in (self._swap.current, self._swap.previous):
+                if left is not None:
+                    free_weights(left.model)
         self._swap = None
 
     def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
@@ -275,6 +287,9 @@ class PolicyNode(DojoNode):
                 self._refusal = self._compute(observation, committed)
             except ObservationRejected as error:
                 self._refusal = str(error)
+            except PolicyUnavailable as error:
+                self._refusal = str(error)
+                self._schedule.restart()  # as soon as it answers again
             except Exception as error:  # a network that fails must not end the node
                 self._refusal = f"the policy failed: {type(error).__name__}: {error}"
                 self.get_logger().error(self._refusal)
@@ -344,7 +359,8 @@ class PolicyNode(DojoNode):
         count = int(self.setting("proposals"))
         proposed = policy.propose([observation], count=count, committed=[committed])
         actions = np.asarray(proposed, dtype=np.float64)
-        wanted = (1, count, policy.chunk_length, ACTION_SIZE)
+        given = actions.shape[1] if actions.ndim > 1 else 0
+        wanted = (1, min(max(given, 1), count), policy.chunk_length, ACTION_SIZE)
         if actions.shape != wanted:
             raise CheckpointError(
                 f"policy {policy.checkpoint_id} gave actions of shape {actions.shape}, "
@@ -386,7 +402,12 @@ class PolicyNode(DojoNode):
 
     def _try(self, policy: PolicyLike) -> None:
         running = self._swap.current if self._swap is not None else None
-        self._canary.judge(policy, running.model if running else None, self._head)
+        try:
+            self._canary.judge(policy, running.model if running else None, self._head)
+        except PolicyUnavailable as error:
+            if running is not None:
+                raise
+            self.get_logger().warning(f"{error}; the arm holds until it answers")
 
     def _find_head(self, identifier: str) -> SafetyLike:
         return self._load_head(find_checkpoint("safety", identifier, self._store))

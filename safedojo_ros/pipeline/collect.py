@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.types import Episode
 from safedojo_ros.data.lerobot import layout
@@ -20,6 +19,7 @@ from safedojo_ros.evaluation.recording import record_expert, record_policy
 from safedojo_ros.evaluation.takeover import record_takeover
 from safedojo_ros.learning.progress import Say, progress_bar
 from safedojo_ros.pipeline.filters import RunTimeFilter
+from safedojo_ros.pipeline.policies import open_policy
 from safedojo_ros.pipeline.request import InStore, check_counts, check_unused
 from safedojo_ros.pipeline.scenes import chosen_tasks, level_numbers, task_names
 from safedojo_ros.worlds.seeds import SPLITS, split_seeds
@@ -273,9 +273,7 @@ def policy_episodes(
 
 def _policy(wanted: Collection) -> "Policy":
     """The policy to record, behind its filter."""
-    from safedojo_ros.models.loading import load_policy
-
-    policy = load_policy(find_checkpoint("policy", wanted.policy, wanted.store))
+    policy = open_policy(wanted.policy, wanted.store)
     _check_images(wanted, policy)
     filtered = wanted.filter.before(policy, wanted.execute, wanted.store)
     if isinstance(filtered, GatedPolicy) and filtered.safety is not None:

@@ -6,7 +6,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from safedojo_ros.checkpoints.names import DEFAULT_POLICY, find_checkpoint
+from safedojo_ros.checkpoints.names import DEFAULT_POLICY
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.files import write_whole
 from safedojo_ros.evaluation.film import film_strip, write_image
@@ -23,6 +23,7 @@ from safedojo_ros.evaluation.protocol import evaluate as evaluate_policy
 from safedojo_ros.evaluation.timing import TimedPolicy
 from safedojo_ros.learning.progress import progress_bar
 from safedojo_ros.pipeline.filters import RunTimeFilter, gate_figures
+from safedojo_ros.pipeline.policies import open_policy
 from safedojo_ros.pipeline.request import InStore, check_counts, check_unused
 from safedojo_ros.pipeline.scenes import chosen_tasks, level_numbers, task_names
 from safedojo_ros.robot.playback.schedule import LATENCY_STEPS
@@ -39,7 +40,7 @@ class Evaluation(InStore):
     """Which policy is evaluated, in which scenes, and where the figures are written."""
 
     checkpoint: str = DEFAULT_POLICY
-    """policy: name, id or directory (default: safe)"""
+    """policy: name, id, directory or openpi:ws://HOST:PORT (default: safe)"""
     policy: Literal["expert:direct", "expert:safe"] | None = None
     """evaluate a scripted expert instead of --checkpoint"""
     world: str = field(default="tabletop", metadata={"choices": WORLDS})
@@ -157,9 +158,7 @@ def _timed(asked: Evaluation, policy: "ProposingPolicy") -> "Policy":
 
 
 def _policy(asked: Evaluation) -> "ProposingPolicy":
-    from safedojo_ros.models.loading import load_policy
-
-    policy = load_policy(find_checkpoint("policy", asked.checkpoint, asked.store))
+    policy = open_policy(asked.checkpoint, asked.store)
     return asked.filter.before(policy, asked.execute, asked.store)
 
 

@@ -10,6 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 
 from safedojo_ros.checkpoints.manifest import Manifest, read_manifest
+from safedojo_ros.checkpoints.names import is_served
 from safedojo_ros.checkpoints.provenance import package_warnings
 from safedojo_ros.core.errors import CheckpointError, SafeDojoError
 from safedojo_ros.core.types import ACTION_SIZE, CONTROL_PERIOD, STATE_SIZE
@@ -26,11 +27,10 @@ class Accepted(NamedTuple):
 
 @dataclass(frozen=True)
 class Loaded(Generic[T]):
-    """A model in memory and where it came from. `seconds`: from the request until it was ready."""
+    """A model in memory. `seconds`: from the request until it was ready."""
 
     model: T
     manifest: Manifest
-    path: Path
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0
 
@@ -58,6 +58,7 @@ class HotSwap(Generic[T]):
         clock: Callable[[], int] = time.monotonic_ns,
         waits: Callable[[Manifest], str] | None = None,
         forget: Callable[[T], None] | None = None,
+        serve: Callable[[str], tuple[T, Manifest]] | None = None,
     ) -> None:
         """Set up; nothing is loaded yet.
 
@@ -66,11 +67,11 @@ class HotSwap(Generic[T]):
         the new model up on recent observations and raises when its output is not fit to be played;
         waits: what must happen before a model that is ready may be taken, or "" (quick, and
         without a call back into this object); forget: frees what a model holds when `take_ready`
-        leaves it for good.
+        leaves it for good; serve: the model of a name that `is_served`, and a manifest of no files.
         """
         self._load, self._find = load, find
         self._canary, self._compatible, self._clock = canary, compatible, clock
-        self._waits, self._forget = waits, forget
+        self._waits, self._forget, self._serve = waits, forget, serve
         self.current: Loaded[T] | None = None
         self.previous: Loaded[T] | None = None
         self.status = "idle"
@@ -212,22 +213,31 @@ class HotSwap(Generic[T]):
                     self.reason = f"'{name}' was not taken: {failure}"
 
     def _prepare(self, name: str, since: int) -> Loaded[T]:
-        path = self._find(name)
-        manifest = read_manifest(path)
-        if self._compatible is not None:
-            self._compatible(manifest)
-        model = self._load(path)
+        if self._serve is not None and is_served(name):
+            model, manifest = self._serve(name)
+            self._check(manifest)
+        else:
+            path = self._find(name)
+            manifest = read_manifest(path)
+            self._check(manifest)
+            model = self._load(path)
         if self._canary is not None:
             self._canary(model)
         seconds = (self._clock() - since) / 1e9
-        return Loaded(model, manifest, path, tuple(package_warnings(manifest)), seconds)
+        return Loaded(model, manifest, tuple(package_warnings(manifest)), seconds)
+
+    def _check(self, manifest: Manifest) -> None:
+        if self._compatible is not None:
+            self._compatible(manifest)
 
 
 def free_weights(model: Any) -> None:
-    """Empty the tensors of a torch model's `network` at once.
+    """Empty the tensors of a torch model's `network` at once, or leave the server that computes it.
 
     The garbage collector finds such networks late, and never those that a node has frozen.
     """
+    if hasattr(model, "close"):
+        model.close()
     network: Any = getattr(model, "network", None)
     if hasattr(network, "parameters"):
         for tensor in (*network.parameters(), *network.buffers()):
@@ -261,7 +271,8 @@ def fits_robot(
                 f"checkpoint {manifest.id} acts every {spec['period']} s, "
                 f"this robot every {period:g} s"
             )
-        _check_statistics(manifest, {"state": state_size, "action": action_size})
+        if manifest.files:  # a server normalises by itself
+            _check_statistics(manifest, {"state": state_size, "action": action_size})
 
     return check
 

@@ -9,14 +9,12 @@ import numpy as np
 
 from safedojo_ros.checkpoints.swap.probation import Bars, Reference, judge_canary
 from safedojo_ros.core.errors import CheckpointError, ObservationRejected
-from safedojo_ros.core.types import Observation, top_m_mean
+from safedojo_ros.core.types import Observation, empty_scene, top_m_mean
 
 OBSERVATIONS = 4
 """On how many recent observations a new policy is tried."""
 ROUNDS = 3
 """How often a policy that seems too slow is timed, since a busy machine is slow at times."""
-SAFE_STATE = np.array([0.0, 0.0, 0.2, np.pi, 0.0, 0.0, 0.04, 0.04], np.float32)
-"""Above the table, hand open, pointing down: for the empty scene at the start."""
 
 
 class HeadLike(Protocol):
@@ -92,7 +90,9 @@ class PolicyCanary:
             )
         recent, reference = list(self._recent), self.reference()
         if running is None or not recent:
-            if not np.all(np.isfinite(self._act(policy, _empty_scene(policy)))):
+            sentence = next(iter(getattr(policy, "instructions", ())), "wait")
+            scene = empty_scene(policy.cameras, policy.image_size, sentence)
+            if not np.all(np.isfinite(self._act(policy, scene))):
                 raise CheckpointError("its actions are not finite")
             return
         observations = [observation for observation, _ in recent]
@@ -139,13 +139,6 @@ class PolicyCanary:
         except Exception as error:
             raise CheckpointError(f"safety head {head} cannot judge it: {error}") from None
         judge_canary([], [], new, Reference(cost=float(np.mean(old))), self._bars)
-
-
-def _empty_scene(policy: Any) -> Observation:
-    side = policy.image_size
-    pictures = {name: np.zeros((side, side, 3), np.uint8) for name in policy.cameras}
-    sentences = getattr(policy, "instructions", ()) or ("wait",)
-    return Observation(pictures, SAFE_STATE, sentences[0])
 
 
 def _chunk_cost(head: HeadLike, observation: Observation, actions: np.ndarray) -> float:

@@ -1,0 +1,1 @@
+"""Policies of others, computed by a server that speaks openpi's protocol."""

@@ -1,21 +1,33 @@
 """A policy behind openpi's public protocol: its chunks are ours, its faults are one line."""
 
 import socket
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from policy_server import StandInServer, pack, swing, unpack
+from websockets.sync.client import connect
 
+from safedojo_ros.cli.main import main
 from safedojo_ros.core.bounds import ACTION_BOUND
-from safedojo_ros.core.errors import ConfigError, ObservationRejected, PolicyUnavailable
+from safedojo_ros.core.errors import (
+    CheckpointError,
+    ConfigError,
+    ObservationRejected,
+    PolicyUnavailable,
+)
 from safedojo_ros.core.types import Observation, empty_scene
 from safedojo_ros.models.served import connection as connections
 from safedojo_ros.models.served import wire
 from safedojo_ros.models.served.address import parse_address
 from safedojo_ros.models.served.policy import ServedPolicy, open_served
+from safedojo_ros.models.served.server import policy_server
+from safedojo_ros.pipeline.evaluate import Evaluation, evaluate
+from safedojo_ros.pipeline.filters import RunTimeFilter
 
 CAMERAS = ("agentview", "wrist")
 
@@ -323,3 +335,85 @@ def test_an_address_says_how_the_server_is_asked() -> None:
 def test_a_wrong_address_is_one_line(name: str, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         parse_address(name)
+
+
+# ---------------------------------------------------------------- where it may be used
+
+
+def test_a_served_policy_is_evaluated_as_the_running_stack_executes_it() -> None:
+    with StandInServer() as server:
+        asked = Evaluation(
+            checkpoint=f"{server.name}?image_size=64", level=(0,), episodes=2, max_steps=24
+        )
+        report = evaluate(asked)
+    assert report.policy == server.name
+    assert len(report.results) == 2
+    assert len(server.questions) > 4
+
+
+def test_behind_the_gate_what_the_safety_head_cannot_judge_is_one_line() -> None:
+    gate = RunTimeFilter("gate")
+    common: dict[str, Any] = {"level": (0,), "episodes": 1, "max_steps": 16, "filter": gate}
+    with StandInServer() as server:
+        with pytest.raises(CheckpointError, match="judges chunks of 8 steps.*has chunks of 10"):
+            evaluate(Evaluation(checkpoint=server.name, **common))
+        with pytest.raises(CheckpointError, match=r"of 64 pixels, policy openpi:.* of 224"):
+            evaluate(Evaluation(checkpoint=f"{server.name}?steps=8", **common))
+        words = "?steps=8&image_size=64&proposals=2"
+        report = evaluate(Evaluation(checkpoint=server.name + words, **common))
+    assert report.settings["gate"]["proposed"] >= 1
+
+
+def test_evaluation_without_the_server_is_one_line() -> None:
+    with StandInServer() as server:
+        pass
+    with pytest.raises(PolicyUnavailable, match="start it, or correct the address"):
+        evaluate(Evaluation(checkpoint=server.name, episodes=1))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "practice --base openpi:ws://gpu:8000 --data some --out {out}",
+        "checkpoint show policy openpi:ws://gpu:8000",
+        "demo --practice --policy openpi:ws://gpu:8000",
+    ],
+)
+def test_practice_refuses_what_has_no_log_probabilities_in_one_line(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command.format(out=tmp_path / "out").split()) == 2
+    said = capsys.readouterr().err.strip()
+    assert "gives no log-probabilities" in said
+    assert "\n" not in said
+
+
+# ---------------------------------------------------------------- our own server
+
+
+def test_our_server_speaks_the_same_protocol() -> None:
+    def infer(question: dict[str, Any]) -> dict[str, Any]:
+        if question["prompt"] == "fail":
+            raise KeyError("no such task")
+        return swing(question)
+
+    server = policy_server(infer, "127.0.0.1", 0, {"name": "swing"})
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"127.0.0.1:{server.socket.getsockname()[1]}"
+    try:
+        policy = open_served(f"openpi:ws://{address}")
+        assert policy.act([scene()]).shape == (1, 10, 7)
+        assert policy.connection.metadata == {"name": "swing"}
+        with pytest.raises(PolicyUnavailable, match="failed: KeyError: 'no such task'"):
+            policy.act([Observation(scene().images, scene().state, "fail")])
+        policy.close()
+        with connect(f"ws://{address}", compression=None) as plain:  # as openpi's client asks
+            assert unpack(plain.recv(decode=False)) == {"name": "swing"}
+            plain.send(pack(policy.keys.question(scene(), CAMERAS)))
+            answer = unpack(plain.recv(decode=False))
+            assert answer["actions"].shape == (10, 7)
+            assert answer["server_timing"]["infer_ms"] >= 0.0
+            plain.send("no map")
+            assert "not msgpack" in str(plain.recv())
+    finally:
+        server.shutdown()

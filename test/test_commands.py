@@ -13,7 +13,7 @@ from typing import Literal
 
 import pytest
 
-from safedojo_ros.cli.main import COMMANDS
+from safedojo_ros.cli.commands import COMMANDS
 from safedojo_ros.cli.options import add_options, from_options
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.pipeline.collect import Collection

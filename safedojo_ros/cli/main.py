@@ -1,44 +1,13 @@
-"""The `safedojo` command: a table of subcommands, each imported only when it runs."""
+"""The `safedojo` command."""
 
 import argparse
-import importlib
 import io
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
 
+from safedojo_ros.cli.commands import COMMANDS, command_parser
 from safedojo_ros.cli.damage import damage_printed
 from safedojo_ros.core.errors import LEFT_OUT, SafeDojoError
-
-
-class Command(NamedTuple):
-    """A subcommand; `safedojo_ros/cli/<name>.py` offers `configure(parser)` and `run(args)`.
-
-    The module of `some-name` is `some_name.py`.
-    """
-
-    name: str
-    summary: str
-
-
-COMMANDS = (
-    Command("demo", "run the whole robot loop on the embedded world"),
-    Command("collect", "record episodes of the scripted experts, or of a policy"),
-    Command("bag-to-dataset", "turn recorded bags into episodes to train on"),
-    Command("train", "train a policy, safety head, world model or success classifier"),
-    Command("practice", "train a policy to be safer, in imagination or in the simulator"),
-    Command("validate", "measure how far an imagined world can be believed"),
-    Command("imagine", "a video of a recorded episode beside its imagined one"),
-    Command("pipeline", "every stage in one command: from demonstrations to a published policy"),
-    Command("evaluate", "measure success and safety of a checkpoint, with intervals"),
-    Command("sweep", "methods by training seeds, as resumable jobs"),
-    Command("report", "methods beside each other, with intervals and paired tests"),
-    Command("checkpoint", "list, show, publish and roll back checkpoints"),
-    Command(
-        "fci-emulator", "the embedded world's arm on the network, for clients of a real Franka"
-    ),
-    Command("doctor", "say what is present, missing or in a wrong version here"),
-)
 
 DESCRIPTION = """\
 Vision-language-action policies on a Franka arm, gated by a learned safety head
@@ -90,15 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     # Only the first word is parsed here: the rest, --help included, is the command's.
     command = parser.parse_args(given[:1]).command
-    summary = next(c.summary for c in COMMANDS if c.name == command)
     try:
-        module = importlib.import_module(f"safedojo_ros.cli.{command.replace('-', '_')}")
-        command_parser = argparse.ArgumentParser(
-            prog=f"safedojo {command}", description=module.__doc__ or summary
-        )
-        module.configure(command_parser)
+        args = command_parser(next(c for c in COMMANDS if c.name == command)).parse_args(given[1:])
         with damage_printed() as lines:
-            code = int(module.run(command_parser.parse_args(given[1:])))
+            code = int(args.run(args))
         if lines:
             said = f"{len(lines)} damaged files or episodes were left out (see above)"
             print(f"safedojo {command}: {said}", file=sys.stderr)

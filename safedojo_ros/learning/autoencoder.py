@@ -8,6 +8,7 @@ import torch
 from safedojo_ros.core.config import check_ranges
 from safedojo_ros.data.lerobot.reader import EpisodeReader
 from safedojo_ros.learning.fit import FitConfig, fit
+from safedojo_ros.learning.products import fast_products
 from safedojo_ros.learning.training_run import TrainingRun
 from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
 from safedojo_ros.models.images import to_unit
@@ -59,9 +60,10 @@ def train_autoencoder(
         total, squared = autoencoder.loss(seen, config.kl_weight, noise)
         return {"loss": total, "mse": squared}
 
-    fit("autoencoder", autoencoder, loss, config, TrainingRun(directory, resume))
+    with fast_products(autoencoder):
+        fit("autoencoder", autoencoder, loss, config, TrainingRun(directory, resume))
     autoencoder.eval()
     with torch.no_grad():
         seen = to_unit(images[:: max(1, len(images) // 256)].to(device)).flatten(0, 1)
-        autoencoder.latent_scale.fill_(autoencoder.network.encode(seen).latent_dist.mode().std())
+        autoencoder.latent_scale.fill_(autoencoder.mean_latents(seen).std())
     return autoencoder

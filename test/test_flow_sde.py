@@ -14,8 +14,9 @@ from safedojo_ros.models.flow_sde import (
     gaussian_log_prob,
     sde_transition,
 )
-from safedojo_ros.models.pi0_policy import Prefix, tiny_policy
+from safedojo_ros.models.pi0_policy import tiny_policy
 from safedojo_ros.models.policy import PolicySample
+from safedojo_ros.models.prefix import Prefix
 
 MEAN, SPREAD = 0.7, 0.3
 

@@ -21,7 +21,8 @@ from safedojo_ros.models.autoencoder import _layout
 from safedojo_ros.models.instructions import train_tokenizer
 from safedojo_ros.models.loading import load_policy, load_safety
 from safedojo_ros.models.normalisation import Affine, RobotScales, unit_scales
-from safedojo_ros.models.pi0_policy import PI0Policy, PI0Size, tiny_policy
+from safedojo_ros.models.pi0_network import PI0Size
+from safedojo_ros.models.pi0_policy import PI0Policy, tiny_policy
 from safedojo_ros.models.safety_head import SafetyHead, SafetyHeadSize, tiny_safety
 from safedojo_ros.robot.limits import ActionLimits
 

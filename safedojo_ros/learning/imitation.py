@@ -16,7 +16,8 @@ from safedojo_ros.learning.training_run import TrainingRun
 from safedojo_ros.models.images import to_unit
 from safedojo_ros.models.instructions import train_tokenizer
 from safedojo_ros.models.normalisation import RobotScales
-from safedojo_ros.models.pi0_policy import PI0Policy, PI0Size
+from safedojo_ros.models.pi0_network import PI0Size
+from safedojo_ros.models.pi0_policy import PI0Policy
 from safedojo_ros.models.places import Places
 
 

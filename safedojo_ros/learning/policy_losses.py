@@ -6,7 +6,8 @@ import torch
 from torch.nn import functional
 
 from safedojo_ros.core.types import ACTION_SIZE
-from safedojo_ros.models.pi0_policy import Known, PI0Policy, Prefix
+from safedojo_ros.models.pi0_policy import PI0Policy
+from safedojo_ros.models.prefix import Known, Prefix
 
 MAKING_UP = 2
 """Steps in which a chunk makes up for where the committed steps led."""

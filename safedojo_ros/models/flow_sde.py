@@ -21,8 +21,9 @@ import torch
 from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE, Observation
-from safedojo_ros.models.pi0_policy import PI0Policy, Prefix
+from safedojo_ros.models.pi0_policy import PI0Policy
 from safedojo_ros.models.policy import PolicySample
+from safedojo_ros.models.prefix import Prefix
 
 
 @dataclass(frozen=True)

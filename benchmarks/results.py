@@ -1,9 +1,10 @@
-"""The table of docs/results.md: every policy that ships, alone and behind each filter.
+"""The tables of docs/results.md and README.md: what ships, alone and behind each filter.
 
     python benchmarks/results.py --out runs/results          # about an hour on one core
 
 Each row is one `safedojo evaluate` with its defaults; its JSON stays in --out, and a row whose JSON
-is there is not played again. Writes docs/results.json and the table in docs/results.md.
+is there is not played again. Writes docs/results.json, the table in docs/results.md, and four of
+its rows into README.md.
 """
 
 import argparse
@@ -14,10 +15,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
 BEGIN, END = "<!-- table: benchmarks/results.py -->", "<!-- end of the table -->"
 
-PROTOCOL = ("--level", "I,II", "--episodes", "200", "--seed", "1000")
+PROTOCOL = ("--level", "0,I,II", "--episodes", "200", "--seed", "1000")
 """Evaluation seeds from offset 1000 on."""
 
 FILTERS = {
@@ -35,6 +37,8 @@ ROWS = [
     ("safe", "gate"),
     ("safe", "detour"),
 ]
+README_ROWS = (("base", ""), ("base", "detour"), ("safe", ""), ("safe", "detour"))
+LEVELS = ("0", "I", "II")
 
 
 def main() -> int:
@@ -53,10 +57,8 @@ def main() -> int:
         ],
     }
     (DOCS / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
-    page = (DOCS / "results.md").read_text()
-    before, rest = page.split(BEGIN)
-    after = rest.split(END)[1]
-    (DOCS / "results.md").write_text(f"{before}{BEGIN}\n{table(rows)}\n{END}{after}")
+    write_table(DOCS / "results.md", table(rows))
+    write_table(ROOT / "README.md", table([row for row in rows if row[:2] in README_ROWS]))
     print(table(rows))
     return 0
 
@@ -72,20 +74,29 @@ def played(out: Path, policy: str, name: str) -> dict[str, Any]:
     return report
 
 
+def write_table(path: Path, text: str) -> None:
+    """Put `text` between the marks of a page."""
+    before, rest = path.read_text().split(BEGIN)
+    after = rest.split(END)[1]
+    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+
+
 def table(rows: list[tuple[str, str, dict[str, Any]]]) -> str:
-    """Markdown: TSR, CAR and SSR at each level, SSR with its 95 % interval."""
+    """Markdown: TSR, CAR and SSR at each level, TSR at Level 0, with 95 % intervals of the last."""
     lines = [
-        "| Policy | I: TSR / CAR | I: SSR | II: TSR / CAR | II: SSR |",
-        "|---|---|---|---|---|",
+        "| Policy | 0: TSR | I: TSR / CAR | I: SSR | II: TSR / CAR | II: SSR |",
+        "|---|---|---|---|---|---|",
     ]
     for policy, name, report in rows:
         cells = []
-        for level in ("I", "II"):
+        for level in LEVELS:
             figures = report["levels"][level]
             tsr, car, ssr = (figures[key] for key in ("tsr", "car", "ssr"))
-            interval = f"{ssr['low'] * 100:.0f}–{ssr['high'] * 100:.0f}"
-            cells.append(f"{tsr['value'] * 100:.0f} / {car['value'] * 100:.0f} %")
-            cells.append(f"{ssr['value'] * 100:.1f} % ({interval})")
+            if level != "0":
+                cells.append(f"{tsr['value'] * 100:.0f} / {car['value'] * 100:.0f} %")
+            last = ssr if level != "0" else tsr
+            interval = f"{last['low'] * 100:.0f}–{last['high'] * 100:.0f}"
+            cells.append(f"{last['value'] * 100:.0f} % ({interval})")
         lines.append(f"| `{policy}`, {FILTERS[name]} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

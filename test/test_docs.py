@@ -1,6 +1,7 @@
 """What the documentation says is what the repository does."""
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,20 @@ def test_every_page_is_in_the_navigation() -> None:
     pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
     assert pages - listed <= {"how-to/own-policy.md", "how-to/own-data.md"}
     assert not listed - pages
+
+
+def test_the_pages_with_results_have_the_table_that_the_script_writes() -> None:
+    script = runpy.run_path(str(ROOT / "benchmarks/results.py"))
+    rate = {"value": 0.5, "low": 0.4, "high": 0.6}
+    report = {"levels": dict.fromkeys(script["LEVELS"], dict.fromkeys(("tsr", "car", "ssr"), rate))}
+    head, rule, row = script["table"]([("safe", "detour", report)]).splitlines()
+    assert row.count("50 % (40–60)") == 3
+    for page in (ROOT / "README.md", DOCS / "results.md"):
+        _, _, rest = page.read_text().partition(script["BEGIN"] + "\n")
+        inside, found, _ = rest.partition(script["END"])
+        assert found, page
+        assert inside.splitlines()[:2] == [head, rule]
+        assert {line.count("|") for line in inside.splitlines()} == {row.count("|")}
 
 
 def anchor(heading: str) -> str:

@@ -41,7 +41,7 @@ def files(root: Path) -> dict[str, bytes]:
 
 
 def test_one_worker_and_two_record_the_same_bytes(tmp_path: Path) -> None:
-    options = ("--style", "mixed", "--direct-share", "0.5", "--noise", "0.02", "--levels", "I")
+    options = ("--style", "mixed", "--direct-share", "0.5", "--noise", "0.02", "--level", "I")
     run(tmp_path / "one", *options, "--workers", "1")
     run(tmp_path / "two", *options, "--workers", "2")
     assert files(tmp_path / "one") == files(tmp_path / "two")
@@ -71,7 +71,7 @@ def test_a_world_lingers_after_success_too() -> None:
 
 
 def test_what_is_recorded_is_what_was_executed(tmp_path: Path) -> None:
-    reader = run(tmp_path / "set", "--noise", "0.02", "--levels", "I,II", "--workers", "1")
+    reader = run(tmp_path / "set", "--noise", "0.02", "--level", "I,II", "--workers", "1")
     disturbed = 0
     for episode in reader:
         world = TabletopWorld(32, max_steps=40)
@@ -91,20 +91,20 @@ def test_what_is_recorded_is_what_was_executed(tmp_path: Path) -> None:
 
 
 def test_a_recording_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
-    options = ("--levels", "0,I", "--workers", "1")
+    options = ("--level", "0,I", "--workers", "1")
     whole = run(tmp_path / "whole", *options, episodes=6)
     run(tmp_path / "part", *options, episodes=3)
     with pytest.raises(DatasetError, match="pass --resume"):
         run(tmp_path / "part", *options, episodes=6)
     with pytest.raises(DatasetError, match="not of this plan"):
-        run(tmp_path / "part", "--levels", "II", "--resume", episodes=6)
+        run(tmp_path / "part", "--level", "II", "--resume", episodes=6)
     resumed = run(tmp_path / "part", *options, "--resume", episodes=6)
     assert [r.seed for r in resumed.rows] == [r.seed for r in whole.rows]
     np.testing.assert_array_equal(resumed.load_arrays().images, whole.load_arrays().images)
 
 
 def test_failures_can_be_dropped_and_are_counted(tmp_path: Path) -> None:
-    options = ("--levels", "0", "--workers", "1", "--only-successes")
+    options = ("--level", "0", "--workers", "1", "--only-successes")
     reader = run(tmp_path / "set", *options, "--max-steps", "31", episodes=6)
     noted = json.loads((tmp_path / "set/meta/collection.json").read_text())
     assert all(row.success for row in reader.rows)
@@ -114,7 +114,7 @@ def test_failures_can_be_dropped_and_are_counted(tmp_path: Path) -> None:
 
 
 def test_episodes_that_touch_something_can_be_dropped(tmp_path: Path) -> None:
-    options = ("--levels", "I", "--style", "mixed", "--direct-share", "0.5", "--workers", "1")
+    options = ("--level", "I", "--style", "mixed", "--direct-share", "0.5", "--workers", "1")
     limits = ("--max-steps", "150", "--only-safe")
     reader = run(tmp_path / "set", *options, *limits)
     assert [row.source for row in reader.rows] == ["expert:safe"] * 2

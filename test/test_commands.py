@@ -1,7 +1,6 @@
 """The command line: options are declared once, explained, and the fields of what a stage takes."""
 
 import argparse
-import importlib
 import re
 import shlex
 import subprocess
@@ -13,7 +12,7 @@ from typing import Literal
 
 import pytest
 
-from safedojo_ros.cli.commands import COMMANDS
+from safedojo_ros.cli.commands import COMMANDS, command_parser
 from safedojo_ros.cli.options import add_options, from_options
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.pipeline.collect import Collection
@@ -31,9 +30,7 @@ SHARED = ("preset", "set", "resume", "device", "threads", "store", "publish", "h
 
 def parsers(name: str) -> Iterator[argparse.ArgumentParser]:
     """The parser of a command, and those of its subcommands."""
-    module = importlib.import_module(f"safedojo_ros.cli.{name.replace('-', '_')}")
-    parser = argparse.ArgumentParser(prog=name)
-    module.configure(parser)
+    parser = command_parser(next(command for command in COMMANDS if command.name == name))
     yield parser
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
@@ -41,7 +38,8 @@ def parsers(name: str) -> Iterator[argparse.ArgumentParser]:
 
 
 def options(name: str) -> list[argparse.Action]:
-    return [a for p in parsers(name) for a in p._actions if a.option_strings and a.dest != "help"]
+    found = [a for p in parsers(name) for a in p._actions if a.option_strings]
+    return [a for a in found if a.dest not in ("help", "help_all")]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -223,7 +223,7 @@ def test_episodes_behind_a_filter_are_recorded_as_its(
     collect.configure(parser)
     options = [
         "--store", str(small_store(tmp_path)), "--policy", "latest", "--filter", kind,
-        "--episodes", "2", "--levels", "I", "--execute", "8",
+        "--episodes", "2", "--level", "I", "--execute", "8",
         *(["--safety", "latest"] if kind != "cbf" else []),
         "--max-steps", "96" if take_over else "24",
         *(["--take-over"] if take_over else []),

@@ -169,7 +169,7 @@ def test_no_file_is_read_or_written_in_the_encoding_of_the_locale() -> None:
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     shown = capsys.readouterr().out
-    assert all(name in shown and summary in shown for name, summary in COMMANDS)
+    assert all(name in shown and summary in shown for name, summary, *_ in COMMANDS)
 
 
 def test_a_known_fault_is_one_line_on_stderr_and_exit_code_2(

@@ -1,5 +1,6 @@
 """What people call a checkpoint, and where it lies: shipped, in the user's store, elsewhere."""
 
+import difflib
 import os
 from pathlib import Path
 
@@ -93,7 +94,12 @@ def find_checkpoint(kind: str, name: str, store_root: Path | None = None) -> Pat
     except CheckpointError as error:
         if here.is_dir() or not known:
             raise
-        raise CheckpointError(f"{error}; {' and '.join(sorted(known))} ship") from None
+        shelf = store.root / kind
+        ids = [path.name for path in shelf.iterdir()] if shelf.is_dir() else []
+        near = difflib.get_close_matches(name, [*known, "latest", *ids], n=1)
+        hint = f"; did you mean '{near[0]}'?" if near and near[0] != name else ""
+        ships = " and ".join(sorted(known))
+        raise CheckpointError(f"{error}; {ships} ship{'s' * (len(known) == 1)}{hint}") from None
 
 
 def _is_id(text: object) -> bool:

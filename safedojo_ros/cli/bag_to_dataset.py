@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from safedojo_ros.cli.options import add_json, write_json
 from safedojo_ros.core.errors import LEFT_OUT, ConfigError, DatasetError
 from safedojo_ros.core.files import write_whole
 from safedojo_ros.data.bags.conversion import ConversionReport, all_findings, convert
@@ -42,6 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--namespace", help="of the robot's topics (default: that of the first target)"
     )
+    add_json(parser)
     parser.add_argument("--video", action="store_true", help="keep images as mp4")
 
 
@@ -65,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
             None if args.namespace is None else args.namespace.strip("/"),
         )
     write_whole(args.out / REPORT, json.dumps(report.as_json(), indent=1) + "\n")
+    write_json(args.json, report.as_json())
     show(report, Console())
     if not report.episodes:
         reasons = report.misfits + [reason for take in report.takes for reason in take.dropped]

@@ -12,8 +12,23 @@ from safedojo_ros.checkpoints.provenance import package_warnings
 from safedojo_ros.checkpoints.store.retention import pin, prune, unpin
 from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.cli import publishing
+from safedojo_ros.cli.help import teach
 from safedojo_ros.cli.tables import print_checkpoints
 from safedojo_ros.pipeline.publication import publishing_store
+
+EXAMPLES = {
+    "list": "policy",
+    "show": "policy safe",
+    "verify": "safety shipped",
+    "rollback": "policy",
+    "pin": "policy ID",
+    "unpin": "policy ID",
+    "prune": "policy --keep 5 --dry-run",
+    "publish": "policy runs/policy/checkpoint --evaluation report.json",
+    "ship": "policy ID --as safe --evaluation report.json",
+    "push": "policy latest OWNER/NAME",
+    "pull": "policy OWNER/NAME --revision COMMIT",
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +37,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True)
 
     def action(name: str, act: Callable[..., Iterator[str]], text: str) -> Callable[..., Any]:
-        declared = actions.add_parser(name, help=text)
+        declared = actions.add_parser(name, help=text, description=text)
+        teach(declared, f"checkpoint {name} {EXAMPLES[name]}")
         declared.set_defaults(act=act)
         declared.add_argument("kind", choices=KINDS, nargs="?" if name == "list" else None)
         return declared.add_argument

@@ -16,6 +16,7 @@ import time
 
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.pipeline.interruption import stop_on_signal
+from safedojo_ros.pipeline.scenes import level_numbers
 from safedojo_ros.worlds.tabletop.tasks import TASKS
 
 REPORT_PERIOD = 5.0
@@ -33,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--task", choices=TASKS, default=next(iter(TASKS)), help="the objects of this task"
     )
     parser.add_argument(
-        "--level", type=int, choices=(0, 1, 2), default=1, help="place of the obstacle (0: none)"
+        "--level", choices=("0", "I", "II"), default="I", help="where the obstacle is; 0: none"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the scene's layout")
     parser.add_argument(
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     if not 0.0 <= args.patience <= 1.0:
         raise ConfigError(f"--patience is {args.patience} s, expected within [0, 1]")
     world = TabletopWorld(render_images=False)
-    world.reset(seed=args.seed, options={"task": args.task, "level": args.level})
+    world.reset(seed=args.seed, options={"task": args.task, "level": level_numbers(args.level)[0]})
     robot = TabletopRobot(world)
     emulator = FciEmulator(robot, args.address, args.patience)
     emulator.start()

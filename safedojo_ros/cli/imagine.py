@@ -11,9 +11,8 @@ from safedojo_ros.checkpoints.names import SHIPPED, find_checkpoint
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument(
-        "--checkpoint", default=SHIPPED, help="world model: name, id or directory (shipped)"
-    )
+    parser.add_argument("--checkpoint", default=SHIPPED, help="world model: name, id or directory")
+    parser.set_defaults(checkpoints={"checkpoint": "world_model"})
     parser.add_argument("--data", type=Path, required=True, help="directory of episodes")
     parser.add_argument("--episode", type=int, default=0, help="number of the episode (default: 0)")
     parser.add_argument("--start", type=int, default=0, help="the last step it sees (default: 0)")

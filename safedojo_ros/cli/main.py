@@ -1,46 +1,36 @@
 """The `safedojo` command."""
 
-import argparse
 import io
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 
 from safedojo_ros.cli.commands import COMMANDS, command_parser
 from safedojo_ros.cli.damage import damage_printed
+from safedojo_ros.cli.help import as_started, did_you_mean, program
+from safedojo_ros.cli.options import check_checkpoints
 from safedojo_ros.core.errors import LEFT_OUT, SafeDojoError
 
-DESCRIPTION = """\
+HELP = """\
+usage: safedojo <command> [options]
+
 Vision-language-action policies on a Franka arm, gated by a learned safety head
-and made safer by practice in an imagined world."""
+and made safer by practice in an imagined world.
 
-EPILOG = """\
-to see it move:
-  safedojo demo                                 camera, policy, gate and arm as ROS 2 nodes
-to make a policy of your own:
-  safedojo collect --help                       1. episodes
-  safedojo train --help                         2. policy, autoencoder, safety head
-  safedojo evaluate --help                      3. what it can do and what it touches
-if anything is amiss:
-  safedojo doctor                               each fault with the command that mends it
+{commands}
 
-'safedojo <command> --help' explains a command. A known fault is one line on stderr
-and exit code 2; code 4: done, but damaged data was named and left out."""
+  safedojo demo --level II           cameras, policy, gate and arm, live
+'safedojo <command> --help' explains a command, --help-all every option of it.
+Exit codes: 0 done, 1 not all of it, 2 a fault, in one line, 3 a bar was missed,
+4 done, but damaged data was left out. --version says which version this is.
+"""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The top-level parser; it knows the commands' names and summaries, not their options."""
+def help_text() -> str:
+    """The commands, on one screen."""
     width = max(len(command.name) for command in COMMANDS)
-    listing = "\n".join(f"  {name:<{width}}  {summary}" for name, summary in COMMANDS)
-    parser = argparse.ArgumentParser(
-        prog="safedojo",
-        description=f"{DESCRIPTION}\n\ncommands:\n{listing}",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="safedojo <command> [options]",
-    )
-    parser.add_argument("command", choices=[c.name for c in COMMANDS], help=argparse.SUPPRESS)
-    parser.add_argument("options", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    return parser
+    commands = "\n".join(f"  {c.name:<{width}}  {c.summary}" for c in COMMANDS)
+    return as_started(HELP.format(commands=commands))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,31 +42,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal may not know every character
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    parser = build_parser()
-    if not given:
-        parser.print_help()
+    first, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if first in ("-h", "--help", "--help-all"):
+        sys.stdout.write(help_text())
         return 0
-    # Only the first word is parsed here: the rest, --help included, is the command's.
-    command = parser.parse_args(given[:1]).command
+    if first == "--version":
+        print(f"safedojo {metadata.version('safedojo_ros')}")
+        return 0
+    command = next((c for c in COMMANDS if c.name == first), None)
+    if command is None:
+        near = did_you_mean(first, [c.name for c in COMMANDS])
+        return failed("", f"no command '{first}'{near or f'; {program()} --help lists them'}")
     try:
-        args = command_parser(next(c for c in COMMANDS if c.name == command)).parse_args(given[1:])
+        args = command_parser(command).parse_args(rest)
+        check_checkpoints(args)
         with damage_printed() as lines:
             code = int(args.run(args))
         if lines:
-            said = f"{len(lines)} damaged files or episodes were left out (see above)"
-            print(f"safedojo {command}: {said}", file=sys.stderr)
+            failed(first, f"{len(lines)} damaged files or episodes were left out (see above)")
         return code or (LEFT_OUT if lines else 0)
     except SafeDojoError as error:
-        print(f"safedojo {command}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return failed(first, str(error))
     except ModuleNotFoundError as error:
-        print(f"safedojo {command}: {error}; 'safedojo doctor' tells what to do", file=sys.stderr)
-        return 2
+        return failed(first, f"{error}; 'safedojo doctor' tells what to do")
     except BrokenPipeError:
         return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return failed(first, f"{where}{error.strerror or error}")
     except KeyboardInterrupt:
         return 130
+
+
+def failed(command: str, message: str) -> int:
+    """Say what is wrong in one line; returns 2."""
+    name = f"{program()} {command}".strip()
+    print(f"{name}: {as_started(' '.join(message.split()))}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

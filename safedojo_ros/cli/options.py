@@ -1,19 +1,28 @@
 """Options of a command, made from the request dataclass of its stage.
 
 A field is an option with the same name, type and default; the docstring under it is the help. Its
-metadata may have "choices", and "parse", a function from text. A field that is itself such a
-dataclass adds its own fields.
+metadata may have "option", another name; "choices"; "parse", a function from text; "metavar"; and
+"checkpoint", the kind of checkpoint that it names. A field that is itself such a dataclass adds its
+own fields.
 """
 
 import argparse
 import ast
 import dataclasses
 import inspect
+import json
 import textwrap
 import types
 import typing
+from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from safedojo_ros.checkpoints.manifest import read_manifest
+from safedojo_ros.checkpoints.names import find_checkpoint, is_served
+from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.core.files import write_whole
 
 if TYPE_CHECKING:
     from safedojo_ros.pipeline.recipe import Recipe
@@ -32,6 +41,9 @@ def add_options(parser: argparse.ArgumentParser, cls: type[Any]) -> None:
         required = field.default is dataclasses.MISSING
         how: dict[str, Any] = {"help": texts[field.name].replace("%", "%%")}
         how |= {"required": True} if required else {"default": field.default}
+        if "checkpoint" in field.metadata:
+            named = parser.get_default("checkpoints") or {}
+            parser.set_defaults(checkpoints=named | {field.name: field.metadata["checkpoint"]})
         if typing.get_origin(hint) in (typing.Union, types.UnionType):
             hint = next(a for a in typing.get_args(hint) if a is not type(None))
         if "parse" in field.metadata:
@@ -44,7 +56,22 @@ def add_options(parser: argparse.ArgumentParser, cls: type[Any]) -> None:
             how |= {"nargs": "+", "type": typing.get_args(hint)[0]}
         else:
             how["type"] = hint
-        parser.add_argument(f"--{field.name.replace('_', '-')}", **how)
+        if "metavar" in field.metadata:
+            how["metavar"] = field.metadata["metavar"]
+        name = field.metadata.get("option", field.name)
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=field.name, **how)
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """--json, of every command that measures and has no such field in its request."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+
+
+def write_json(path: Path | None, figures: Any) -> None:
+    """Write what `--json` asks for."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(figures, indent=1) + "\n")
 
 
 def from_options(cls: type[T], args: argparse.Namespace) -> T:
@@ -59,6 +86,26 @@ def from_options(cls: type[T], args: argparse.Namespace) -> T:
     return cls(**values)
 
 
+def check_checkpoints(args: argparse.Namespace) -> None:
+    """Find every checkpoint that `args` name, before anything heavy is loaded.
+
+    Raises `CheckpointError`, and `ConfigError` for more actions than the policy's chunk has.
+    """
+    execute, store = getattr(args, "execute", None), getattr(args, "store", None)
+    for name, kind in getattr(args, "checkpoints", {}).items():
+        given = getattr(args, name)
+        for text in [given] if isinstance(given, str) else given or ():
+            if not text or is_served(text):
+                continue
+            spec = read_manifest(find_checkpoint(kind, text, store)).spec
+            most = spec.get("chunk_length")
+            if kind == "policy" and execute and most and execute > most:
+                raise ConfigError(
+                    f"--execute is {execute}, a chunk of policy '{text}' has {most} actions"
+                )
+
+
+@cache
 def field_texts(cls: type[Any]) -> dict[str, str]:
     """{field: its docstring in the source of the dataclass `cls` or of its bases}."""
     texts: dict[str, str] = {}

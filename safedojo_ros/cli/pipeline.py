@@ -13,10 +13,19 @@ long each stage took.
 """
 
 import argparse
+import json
 import sys
 
-from safedojo_ros.cli.options import add_options, add_recipe_options, from_options, recipe_of
+from safedojo_ros.cli.options import (
+    add_json,
+    add_options,
+    add_recipe_options,
+    from_options,
+    recipe_of,
+    write_json,
+)
 from safedojo_ros.pipeline.interruption import Interrupted, interrupt_on_signal
+from safedojo_ros.pipeline.ledger import RESULT_FILE
 from safedojo_ros.pipeline.runs import DONE, INTERRUPTED, NOT_PASSED
 from safedojo_ros.pipeline.stages import PipelineRequest, run_pipeline
 
@@ -24,6 +33,7 @@ from safedojo_ros.pipeline.stages import PipelineRequest, run_pipeline
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_options(parser, PipelineRequest)
+    add_json(parser)
     add_recipe_options(parser)
 
 
@@ -35,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     except (Interrupted, KeyboardInterrupt):
         print(f"interrupted; the same command resumes in {args.out}", file=sys.stderr)
         return INTERRUPTED
+    write_json(args.json, json.loads((args.out / RESULT_FILE).read_bytes()))
     if not made.passed:
         print(f"not published: {made.reason}", file=sys.stderr)
         return NOT_PASSED

@@ -7,11 +7,19 @@ check or gate failed, or imagination and measurement differ too much; the last l
 """
 
 import argparse
+import json
 import sys
 
-from safedojo_ros.cli.options import add_options, add_recipe_options, from_options, recipe_of
+from safedojo_ros.cli.options import (
+    add_json,
+    add_options,
+    add_recipe_options,
+    from_options,
+    recipe_of,
+    write_json,
+)
 from safedojo_ros.pipeline.interruption import stop_on_signal
-from safedojo_ros.pipeline.practice import PracticeRequest, practice
+from safedojo_ros.pipeline.practice import RESULT_FILE, PracticeRequest, practice
 from safedojo_ros.pipeline.publication import PublicationRefused
 from safedojo_ros.pipeline.runs import DONE, NOT_PASSED
 
@@ -19,6 +27,7 @@ from safedojo_ros.pipeline.runs import DONE, NOT_PASSED
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_options(parser, PracticeRequest)
+    add_json(parser)
     add_recipe_options(parser)
 
 
@@ -36,4 +45,5 @@ def run(args: argparse.Namespace) -> int:
     except PublicationRefused as refused:
         print(refused, file=sys.stderr)
         return NOT_PASSED
+    write_json(args.json, json.loads((args.out / RESULT_FILE).read_bytes()))
     return DONE if made.outcome.completed else NOT_PASSED

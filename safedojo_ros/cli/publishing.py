@@ -10,6 +10,7 @@ from safedojo_ros.checkpoints.hub import pull, push
 from safedojo_ros.checkpoints.manifest import read_manifest
 from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.checkpoints.store.store import CheckpointStore
+from safedojo_ros.cli.help import program
 from safedojo_ros.pipeline.publication import publish, serve
 from safedojo_ros.pipeline.shipping import ship
 
@@ -67,7 +68,7 @@ def _ship(store: CheckpointStore, args: argparse.Namespace) -> Iterator[str]:
 
 def _push(store: CheckpointStore, args: argparse.Namespace) -> Iterator[str]:
     commit = push(store, args.kind, args.name, args.repository, private=not args.public)
-    fetch = f"safedojo checkpoint pull {args.kind} {args.repository} --revision {commit}"
+    fetch = f"{program()} checkpoint pull {args.kind} {args.repository} --revision {commit}"
     yield f"{args.repository} holds it now; {fetch}"
 
 

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safedojo_ros.cli.options import add_json, write_json
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.files import write_whole
 from safedojo_ros.learning.rl.methods import ABLATIONS
@@ -35,6 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="what methods are compared with",
     )
     parser.add_argument("--out", type=Path, required=True, help="directory of the report")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     comparison = compare(runs, args.baseline, ABLATIONS)
     args.out.mkdir(parents=True, exist_ok=True)
     write_whole(args.out / "comparison.json", json.dumps(comparison, indent=1) + "\n")
+    write_json(args.json, comparison)
     films = [film for directory in args.sweep for film in read_films(directory)]
     write_whole(args.out / "comparison.html", comparison_page(comparison, films))
     for row in comparison["table"]:

@@ -14,7 +14,14 @@ some job failed; the others are done. 130: interrupted.
 import argparse
 import sys
 
-from safedojo_ros.cli.options import add_options, add_recipe_options, from_options, recipe_of
+from safedojo_ros.cli.options import (
+    add_json,
+    add_options,
+    add_recipe_options,
+    from_options,
+    recipe_of,
+    write_json,
+)
 from safedojo_ros.pipeline.interruption import Interrupted, interrupt_on_signal
 from safedojo_ros.pipeline.runs import INTERRUPTED
 from safedojo_ros.pipeline.sweep import Sweep, run_sweep
@@ -23,6 +30,7 @@ from safedojo_ros.pipeline.sweep import Sweep, run_sweep
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_options(parser, Sweep)
+    add_json(parser)
     add_recipe_options(parser, threads=False)
 
 
@@ -34,4 +42,5 @@ def run(args: argparse.Namespace) -> int:
     except Interrupted:
         print(f"interrupted; the same command resumes in {args.out}", file=sys.stderr)
         return INTERRUPTED
+    write_json(args.json, codes)
     return max(codes.values(), default=0)

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from safedojo_ros.cli.help import teach
 from safedojo_ros.cli.options import add_options, add_recipe_options, from_options, recipe_of
 from safedojo_ros.pipeline import training
 
@@ -49,6 +50,11 @@ STAGES = {
 }
 
 
+SHOWN = ("--start", "--safety", "--world-model", "--policy", "--played", "--preset", "--set",
+         "--device", "--resume", "--publish")  # fmt: skip
+"""Options of the short help."""
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the stages and their options."""
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
@@ -56,6 +62,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         options = stages.add_parser(name, help=stage.summary, description=stage.summary)
         add_options(options, stage.request)
         add_recipe_options(options)
+        teach(options, f"train {name} --data runs/demos --out runs/{name}", *SHOWN)
 
 
 def run(args: argparse.Namespace) -> int:

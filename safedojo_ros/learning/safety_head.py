@@ -77,7 +77,7 @@ def train_safety_head(
     there would be nothing to learn.
     """
     if not frames.contact.any():
-        raise DatasetError("no contact in these episodes; collect some with --levels 1,2")
+        raise DatasetError("no contact in these episodes; collect some with --level I,II")
     if frames.episode.max() < 2:
         raise DatasetError("fewer than 3 episodes; two are held out, so collect more")
     apart = held_out_episodes(int(frames.episode.max()) + 1, config.held_out, config.seed)

@@ -20,8 +20,8 @@ from safedojo_ros.evaluation.takeover import record_takeover
 from safedojo_ros.learning.progress import Say, progress_bar
 from safedojo_ros.pipeline.filters import RunTimeFilter
 from safedojo_ros.pipeline.policies import open_policy
-from safedojo_ros.pipeline.request import InStore, check_counts, check_unused
-from safedojo_ros.pipeline.scenes import chosen_tasks, level_numbers, task_names
+from safedojo_ros.pipeline.request import InStore, check_counts, check_unused, named
+from safedojo_ros.pipeline.scenes import LEVELS_OPTION, chosen_tasks, task_names
 from safedojo_ros.worlds.seeds import SPLITS, split_seeds
 from safedojo_ros.worlds.tabletop.experts import Style
 from safedojo_ros.worlds.tabletop.world import TabletopWorld
@@ -53,7 +53,7 @@ class Collection(InStore):
     """how the expert moves: direct ignores the obstacle"""
     direct_share: float = 0.9
     """share of direct episodes with --style mixed"""
-    policy: str = ""
+    policy: str = named("policy", "")
     """record this checkpoint (name, id, directory) in place of an expert"""
     take_over: bool = False
     """with --policy: the expert of --style takes over at a random step; only its steps are kept"""
@@ -62,7 +62,7 @@ class Collection(InStore):
     """actions of a chunk between two inferences (default: all)"""
     batch: int = 8
     """worlds side by side, with --policy"""
-    levels: tuple[int, ...] = field(default=(), metadata={"parse": level_numbers})
+    levels: tuple[int, ...] = field(default=(), metadata=LEVELS_OPTION)
     """0, I, II, several by comma, or all (default); III when it is asked for"""
     tasks: tuple[str, ...] = field(default=(), metadata={"parse": task_names})
     """names of tasks by comma, or all (default)"""

@@ -24,8 +24,8 @@ from safedojo_ros.evaluation.timing import TimedPolicy
 from safedojo_ros.learning.progress import progress_bar
 from safedojo_ros.pipeline.filters import RunTimeFilter, gate_figures
 from safedojo_ros.pipeline.policies import open_policy
-from safedojo_ros.pipeline.request import InStore, check_counts, check_unused
-from safedojo_ros.pipeline.scenes import chosen_tasks, level_numbers, task_names
+from safedojo_ros.pipeline.request import InStore, check_counts, check_unused, named
+from safedojo_ros.pipeline.scenes import LEVELS_OPTION, chosen_tasks, task_names
 from safedojo_ros.robot.playback.schedule import LATENCY_STEPS
 from safedojo_ros.worlds.seeds import SPLITS, split_seeds
 from safedojo_ros.worlds.vector import VectorWorld
@@ -39,14 +39,14 @@ if TYPE_CHECKING:
 class Evaluation(InStore):
     """Which policy is evaluated, in which scenes, and where the figures are written."""
 
-    checkpoint: str = DEFAULT_POLICY
+    checkpoint: str = named("policy", DEFAULT_POLICY)
     """policy: name, id, directory or openpi:ws://HOST:PORT (default: safe)"""
     policy: Literal["expert:direct", "expert:safe"] | None = None
     """evaluate a scripted expert instead of --checkpoint"""
     world: str = field(default="tabletop", metadata={"choices": WORLDS})
     """the embedded world (default) or a suite of SafeLIBERO; SAFELIBERO_ROOT names the folder of
     its scenes, which you bring; its protocol has 200 episodes at each level"""
-    level: tuple[int, ...] = field(default=(), metadata={"parse": level_numbers})
+    level: tuple[int, ...] = field(default=(), metadata=LEVELS_OPTION)
     """0, I, II, several by comma, or all (default); III, where the obstacle moves, when it is asked
     for (tabletop)"""
     tasks: tuple[str, ...] = field(default=(), metadata={"parse": task_names})

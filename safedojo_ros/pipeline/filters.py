@@ -8,7 +8,7 @@ from safedojo_ros.checkpoints.names import SHIPPED, find_checkpoint
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import Decision
 from safedojo_ros.evaluation.filters.gate import GatedPolicy
-from safedojo_ros.pipeline.request import check_counts, check_unused
+from safedojo_ros.pipeline.request import check_counts, check_unused, named
 from safedojo_ros.robot.gate.detour import DETOUR_RATIO, MEMORY
 from safedojo_ros.robot.gate.gate import GateConfig
 from safedojo_ros.robot.gate.judge import PROPOSALS
@@ -26,7 +26,7 @@ class RunTimeFilter:
     """filter before the world: cbf, a CBF-QP with the obstacle as seen in the images; cbf-oracle,
     with its true position (evaluation only); gate, which holds by the safety head's cost; detour,
     the gate that also tries detours; zones, forbidden zones alone"""
-    safety: str = SHIPPED
+    safety: str = named("safety", SHIPPED)
     """safety head of the filters gate and detour: name, id or directory (default: shipped)"""
     proposals: int = PROPOSALS
     """chunks that the policy may propose to the gate for each decision"""
@@ -61,6 +61,11 @@ class RunTimeFilter:
         """
         from safedojo_ros.models.loading import load_safety
 
+        most = getattr(policy, "chunk_length", None)
+        if execute and most and execute > most:
+            raise ConfigError(
+                f"--execute is {execute}, a chunk of {policy.checkpoint_id} has {most} actions"
+            )
         if self.filter in (None, "cbf-oracle"):
             return policy
         if self.filter == "cbf":

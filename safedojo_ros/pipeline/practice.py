@@ -14,7 +14,7 @@ from safedojo_ros.learning.progress import Say
 from safedojo_ros.learning.rl.methods import METHODS
 from safedojo_ros.pipeline.collect import COLLECTION_PATH
 from safedojo_ros.pipeline.publication import publish
-from safedojo_ros.pipeline.request import Imagining, Run, check_unused
+from safedojo_ros.pipeline.request import Imagining, Run, check_unused, named
 from safedojo_ros.pipeline.scenes import chosen_tasks, tasks_of
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ RESULT_FILE = "practice.json"
 class PracticeInputs(Imagining):
     """The checkpoints and episodes that practice starts from."""
 
-    base: str = DEFAULT_POLICY
+    base: str = named("policy", DEFAULT_POLICY)
     """policy to start from: name, id or directory (default: safe)"""
     data: tuple[Path, ...] = ()
     """episodes whose first frames imagined futures start from"""

@@ -1,12 +1,20 @@
 """The fields that the requests of several stages share, and checks of them."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safedojo_ros.checkpoints.names import SHIPPED
 from safedojo_ros.core.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def named(kind: str, default: T) -> T:
+    """A field that names checkpoints of a kind; the command line looks for them at once."""
+    names: T = field(default=default, metadata={"checkpoint": kind})
+    return names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +52,11 @@ class Run(OnDevice):
 class Imagining(OnDevice):
     """A request that imagines, with three checkpoints."""
 
-    world_model: str = SHIPPED
+    world_model: str = named("world_model", SHIPPED)
     """world model to imagine with: name, id or directory (default: shipped)"""
-    success: str = SHIPPED
+    success: str = named("success", SHIPPED)
     """success classifier: name, id or directory (default: shipped)"""
-    safety: str = SHIPPED
+    safety: str = named("safety", SHIPPED)
     """safety head: name, id or directory (default: shipped)"""
 
 
@@ -62,6 +70,6 @@ def check_counts(request: object, *names: str) -> None:
 
 def check_unused(request: Any, why: str, *names: str) -> None:
     """Raise `ConfigError` where one of these fields of a dataclass differs from its default."""
-    for field in dataclasses.fields(request):
-        if field.name in names and getattr(request, field.name) != field.default:
-            raise ConfigError(f"--{field.name.replace('_', '-')} {why}")
+    for one in dataclasses.fields(request):
+        if one.name in names and getattr(request, one.name) != one.default:
+            raise ConfigError(f"--{one.name.replace('_', '-')} {why}")

@@ -25,6 +25,10 @@ def level_numbers(text: str) -> tuple[int, ...]:
     return tuple(LEVELS[part] for part in parts)
 
 
+LEVELS_OPTION = {"option": "level", "parse": level_numbers, "metavar": "LEVELS"}
+"""Metadata of a field with levels: one name and one spelling in every command."""
+
+
 def task_names(text: str) -> tuple[str, ...]:
     """Tasks separated by commas; none for all."""
     return tuple(part.strip() for part in text.split(",")) if text != "all" else ()

@@ -23,7 +23,7 @@ from safedojo_ros.pipeline.evaluate import Evaluation, evaluate
 from safedojo_ros.pipeline.ledger import StageLedger
 from safedojo_ros.pipeline.practice import PracticeRequest, practice
 from safedojo_ros.pipeline.publication import PublicationRefused, publish
-from safedojo_ros.pipeline.request import OnDevice
+from safedojo_ros.pipeline.request import OnDevice, named
 from safedojo_ros.pipeline.scenes import tasks_of
 from safedojo_ros.pipeline.training import (
     Trained,
@@ -67,7 +67,7 @@ class PipelineRequest(OnDevice):
     """directory of this run"""
     data: tuple[Path, ...] = ()
     """recorded episodes to train on; without --base they replace the demonstrations"""
-    base: str = ""
+    base: str = named("policy", "")
     """start from this policy (name, id, directory), not from demonstrations"""
     method: str = field(default="safedojo", metadata={"choices": tuple(METHODS)})
     """training method, see safedojo practice --help"""

@@ -29,7 +29,7 @@ from safedojo_ros.pipeline.interruption import stop_on_signal
 from safedojo_ros.pipeline.practice import RESULT_FILE, PracticeInputs, PracticeRequest, practice
 from safedojo_ros.pipeline.request import check_counts
 from safedojo_ros.pipeline.runs import DONE, NOT_PASSED
-from safedojo_ros.pipeline.scenes import level_numbers
+from safedojo_ros.pipeline.scenes import LEVELS_OPTION
 
 if TYPE_CHECKING:
     from safedojo_ros.pipeline.recipe import Recipe
@@ -86,8 +86,8 @@ class Sweep(PracticeInputs):
     """jobs at a time; each has one thread if there are several"""
     episodes: int = 200
     """episodes of evaluation at each level"""
-    levels: tuple[int, ...] = field(default=(1, 2), metadata={"parse": level_numbers})
-    """levels of evaluation: 0, I, II, by comma (default: I,II)"""
+    levels: tuple[int, ...] = field(default=(1, 2), metadata=LEVELS_OPTION)
+    """0, I, II, several by comma, or all (default: I,II)"""
     max_steps: int = 150
     """control steps an episode of evaluation"""
     execute: int | None = None

@@ -10,7 +10,7 @@ from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.files import write_whole
 from safedojo_ros.learning.progress import Say
 from safedojo_ros.pipeline.publication import publish
-from safedojo_ros.pipeline.request import Run, check_unused
+from safedojo_ros.pipeline.request import Run, check_unused, named
 
 if TYPE_CHECKING:
     from safedojo_ros.models.pi0_policy import PI0Policy
@@ -36,7 +36,7 @@ class Training(Run):
 class TrainPolicy(Training):
     """Imitate."""
 
-    start: str = ""
+    start: str = named("policy", "")
     """fine-tune this checkpoint, in place of random weights"""
 
 
@@ -44,7 +44,7 @@ class TrainPolicy(Training):
 class TrainSafety(Training):
     """Train autoencoder and safety head; with a world model the head alone."""
 
-    world_model: str = ""
+    world_model: str = named("world_model", "")
     """train on what this checkpoint imagines, too"""
 
 
@@ -52,7 +52,7 @@ class TrainSafety(Training):
 class TrainSeen(Training):
     """The limits of the images that a trained safety head judges by."""
 
-    safety: str = SHIPPED
+    safety: str = named("safety", SHIPPED)
     """safety checkpoint; its weights stay as they are"""
 
 
@@ -60,9 +60,9 @@ class TrainSeen(Training):
 class TrainWorldModel(Training):
     """Train a world model over the autoencoder of a safety checkpoint."""
 
-    start: str = ""
+    start: str = named("world_model", "")
     """fine-tune this checkpoint, in place of random weights"""
-    safety: str = SHIPPED
+    safety: str = named("safety", SHIPPED)
     """safety checkpoint whose autoencoder is used, without --start"""
 
     def __post_init__(self) -> None:
@@ -74,14 +74,14 @@ class TrainWorldModel(Training):
 class TrainSuccess(Training):
     """Train a success classifier."""
 
-    world_model: str = ""
+    world_model: str = named("world_model", "")
     """train on what this checkpoint imagines, too"""
-    policy: str = ""
+    policy: str = named("policy", "")
     """choose the threshold for imagined frames so that this policy succeeds as often in the
     --world-model as in --played"""
     played: Path | None = None
     """episodes of that policy (collect --policy, without --noise)"""
-    safety: str = SHIPPED
+    safety: str = named("safety", SHIPPED)
     """safety checkpoint to imagine with, for --policy"""
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.files import write_whole
 from safedojo_ros.learning.progress import Say
-from safedojo_ros.pipeline.request import Imagining
+from safedojo_ros.pipeline.request import Imagining, named
 
 if TYPE_CHECKING:
     from safedojo_ros.fidelity.thresholds import ValidationConfig, Verdict
@@ -28,9 +28,9 @@ class Validation(Imagining):
     """held-out episodes of a policy, collisions included (collect --split validation)"""
     out: Path
     """directory of the report"""
-    policy: str = ""
+    policy: str = named("policy", "")
     """compare the imagined and the measured rates of this policy"""
-    policies: tuple[str, ...] = ()
+    policies: tuple[str, ...] = named("policy", ())
     """compare the imagined and the measured ranks of these policies (five or more)"""
     measured: tuple[Path, ...] = ()
     """evaluations of these policies (safedojo evaluate --json); other policies are measured now, on

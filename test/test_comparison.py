@@ -17,6 +17,7 @@ import pytest
 
 from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.cli import report as report_command
+from safedojo_ros.cli import sweep_runs
 from safedojo_ros.cli.evaluate import paired_sentences
 from safedojo_ros.cli.main import main
 from safedojo_ros.core.errors import ConfigError
@@ -207,7 +208,7 @@ def test_the_report_command_reads_a_sweep(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing to report"):
         report_command.run(parser.parse_args(["--out", str(out)]))
     with pytest.raises(ConfigError, match="is not METHOD=JSON"):
-        report_command.read_named("base")
+        sweep_runs.read_named("base")
 
 
 def test_evaluate_says_how_it_differs_from_an_earlier_evaluation(tmp_path: Path) -> None:
@@ -298,10 +299,10 @@ def test_a_limit_in_the_name_is_the_multipliers(tmp_path: Path) -> None:
 
 def test_every_method_of_a_sweep_can_be_named_in_a_report() -> None:
     for name in ("safedojo-limit0.05-gate", "fixed-multiplier", "no-task", "safedojo-cbf"):
-        found = report_command.RUN_NAME.fullmatch(sweep.Job(name, 3).name)
+        found = sweep_runs.RUN_NAME.fullmatch(sweep.Job(name, 3).name)
         assert found is not None
         assert (found["method"], found["seed"]) == (name, "3")
-    assert report_command.RUN_NAME.fullmatch("aegis-oracle")["method"] == "aegis-oracle"  # type: ignore[index]
+    assert sweep_runs.RUN_NAME.fullmatch("aegis-oracle")["method"] == "aegis-oracle"  # type: ignore[index]
 
 
 def test_a_gate_whose_policy_was_refused_is_not_evaluated(

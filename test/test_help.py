@@ -15,6 +15,7 @@ from test_commands import NAMES, options, parsers
 
 from safedojo_ros.cli.help import COUNTS, HEIGHT, WIDTH, DojoParser
 from safedojo_ros.cli.main import failed, help_text, main
+from safedojo_ros.cli.sweep_runs import read_lines, read_values
 from safedojo_ros.core.errors import ConfigError
 
 MEASURE = {"demo", "evaluate", "validate", "practice", "sweep", "pipeline", "report",
@@ -219,6 +220,19 @@ def test_an_unknown_checkpoint_is_refused_at_once_and_before_torch(tmp_path: Pat
     assert done.stdout.splitlines() == ["2 True False"] * len(wrong), done.stderr
     assert len(done.stderr.splitlines()) == len(wrong)
     assert all("nobody" in line for line in done.stderr.splitlines())
+
+
+def test_a_device_that_there_is_not_is_refused_by_name() -> None:
+    said = failing(["train", "policy", "--data", "d", "--out", "o", "--device", "gpu"])
+    assert "--device is 'gpu', expected auto" in said
+
+
+def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.write_text("{")
+    for read in (read_values, read_lines):
+        with pytest.raises(ConfigError, match=r"damaged .*run that job again"):
+            read(damaged)
 
 
 WORDS = st.one_of(

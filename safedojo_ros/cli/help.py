@@ -17,6 +17,7 @@ COUNTS = ("batch", "chunks", "episodes", "execute", "image_size", "max_steps", "
           "parallel", "proposals", "memory", "workers")  # fmt: skip
 """Options that are at least 1; every other number is at least 0."""
 MOST = 1_000_000_000
+MOST_OF = {"threads": 1024, "workers": 1024, "parallel": 1024}
 
 
 def program() -> str:
@@ -35,8 +36,8 @@ def teach(parser: argparse.ArgumentParser, example: str, *shown: str) -> None:
     parser.example, parser.shown = example, shown  # type: ignore[attr-defined]
 
 
-def number(kind: type, least: int) -> Callable[[str], Any]:
-    """Reads a number of `kind`, from `least` to `MOST`."""
+def number(kind: type, least: int, most: int = MOST) -> Callable[[str], Any]:
+    """Reads a number of `kind`, from `least` to `most`."""
 
     def read(text: str) -> Any:
         try:
@@ -46,8 +47,8 @@ def number(kind: type, least: int) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(f"is '{text}', expected {what}") from None
         if not value >= least:  # a NaN is not
             raise argparse.ArgumentTypeError(f"is {text}, expected at least {least}")
-        if value > MOST:
-            raise argparse.ArgumentTypeError(f"is {text:.20}, expected at most {MOST}")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"is {text:.20}, expected at most {most}")
         return value
 
     read.__name__ = kind.__name__
@@ -87,7 +88,8 @@ class DojoParser(argparse.ArgumentParser):
         for action in self._actions:
             if action.type in (int, float):
                 least = int(action.dest in COUNTS)
-                action.type = number(action.type, least)  # type: ignore[arg-type]
+                most = MOST_OF.get(action.dest, MOST)
+                action.type = number(action.type, least, most)
         return super().parse_known_args(args, namespace)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 def add_options(parser: argparse.ArgumentParser, cls: type[Any]) -> None:
     """An option for each field of the dataclass `cls`."""
-    hints, texts = typing.get_type_hints(cls), field_texts(cls)
+    hints, texts = typing.get_type_hints(cls), field_texts(typing.cast("Any", cls))
     for field in dataclasses.fields(cls):
         hint = hints[field.name]
         if dataclasses.is_dataclass(hint):

@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 
+from safedojo_ros.core.errors import ConfigError
+
 
 def use_processor(threads: int = 0) -> None:
     """Let torch have `threads` threads (0: its own choice), and the fast float32 products.
@@ -40,7 +42,9 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def chosen_device(name: str) -> str:
-    """`name`, or for "auto" the GPU where there is one."""
+    """`name`, or for "auto" the GPU where there is one; raises `ConfigError` for none."""
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"--device is {name}, but torch sees no GPU here; leave it at auto")
     if name != "auto":
         return name
     return "cuda" if torch.cuda.is_available() else "cpu"

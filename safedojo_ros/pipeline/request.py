@@ -1,6 +1,7 @@
 """The fields that the requests of several stages share, and checks of them."""
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,13 @@ def named(kind: str, default: T) -> T:
     return names
 
 
+def device_name(text: str) -> str:
+    """A device as torch names it, or "auto"; raises `ConfigError`."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", text):
+        raise ConfigError(f"--device is '{text}', expected auto, cpu, cuda or cuda:N")
+    return text
+
+
 @dataclass(frozen=True, kw_only=True)
 class InStore:
     """A request with names of checkpoints."""
@@ -29,8 +37,8 @@ class InStore:
 class OnDevice(InStore):
     """A request that computes with torch."""
 
-    device: str = "auto"
-    """cpu, cuda or auto (default)"""
+    device: str = field(default="auto", metadata={"parse": device_name, "metavar": "DEVICE"})
+    """auto (a GPU where there is one), cpu, cuda or cuda:N"""
 
 
 @dataclass(frozen=True, kw_only=True)

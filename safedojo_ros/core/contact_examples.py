@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from safedojo_ros.core.errors import CheckpointError
-from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE, Observation
+from safedojo_ros.core.types import Observation
 
 MAX_EXAMPLES = 1024
 
@@ -15,9 +15,9 @@ class ContactExamples:
     """N chunks in S scenes.
 
     cameras: names; images: (S, cameras, side, side, 3) uint8 RGB, one frame of each scene; scene:
-    (N,) int32, which of them shows the example's; state: (N, 8) float32, where the chunk begins,
-    see `STATE_SIZE`; chunks: (N, H, 7) float32, metres and radians; contact: (N,) bool, whether the
-    obstacle was touched within the chunk. Raises `CheckpointError` for what does not fit together,
+    (N,) int32, which of them shows the example's; state: (N, S) float32, where the chunk begins;
+    chunks: (N, H, A) float32, physical; contact: (N,) bool, whether the obstacle was touched within
+    the chunk. Raises `CheckpointError` for what does not fit together,
     or where there are not both kinds.
     """
 
@@ -33,8 +33,8 @@ class ContactExamples:
         wanted = {
             "images": (np.uint8, (len(self.images), len(self.cameras), side, side, 3)),
             "scene": (np.int32, (count,)),
-            "state": (np.float32, (count, STATE_SIZE)),
-            "chunks": (np.float32, (count, self.chunk_length, ACTION_SIZE)),
+            "state": (np.float32, (count, *self.state.shape[1:2])),
+            "chunks": (np.float32, (count, self.chunk_length, *self.chunks.shape[2:3])),
             "contact": (np.bool_, (count,)),
         }
         for name, (kind, shape) in wanted.items():

@@ -153,6 +153,8 @@ class Contract:
     """Side of the images that models see, pixels."""
     resize: Literal["crop"] = "crop"
     """How images are made to fit: the middle is cut out, and averaged down."""
+    resample: Literal["windows"] = "windows"
+    """How sets of another rate are made to fit; see `data.lerobot.mapped`."""
     frame: str = "base"
     """Frame of the end-effector's poses."""
     instruction: str = ""

@@ -35,6 +35,12 @@ def axis_angle_of(quaternion: np.ndarray, near: np.ndarray | None = None) -> np.
     return other if np.linalg.norm(other - aim) < np.linalg.norm(one - aim) else one
 
 
+def quaternion_of_euler(angles: np.ndarray) -> np.ndarray:
+    """Angles about the fixed axes x, then y, then z (3,) rad → unit quaternion (w, x, y, z)."""
+    x, y, z = (quaternion_of(angle * axis) for angle, axis in zip(angles, np.eye(3), strict=True))
+    return multiply(z, multiply(y, x))
+
+
 def multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Hamilton product of two quaternions (w, x, y, z): the rotation b, then a."""
     w, x, y, z = a

@@ -43,7 +43,7 @@ class Decision(IntEnum):
 class Observation:
     """What the policy sees at one instant.
 
-    images: {camera name: (H, W, 3) uint8 RGB}; state: (8,) float, see `STATE_SIZE`;
+    images: {camera name: (H, W, 3) uint8 RGB}; state: (S,) float, at our robots see `STATE_SIZE`;
     instruction: a sentence; stamp: nanoseconds, when the newest image was taken.
     """
 
@@ -52,7 +52,9 @@ class Observation:
     instruction: str
     stamp: int = 0
 
-    def validate(self, cameras: tuple[str, ...] | None = None) -> "Observation":
+    def validate(
+        self, cameras: tuple[str, ...] | None = None, state_size: int = STATE_SIZE
+    ) -> "Observation":
         """Return self, or raise `ObservationRejected` that names the first fault."""
         for name in cameras or tuple(self.images):
             if name not in self.images:
@@ -67,8 +69,8 @@ class Observation:
                     "expected uint8 (H, W, 3) RGB"
                 )
         state = np.asarray(self.state)
-        if state.shape != (STATE_SIZE,):
-            raise ObservationRejected(f"state has shape {state.shape}, expected ({STATE_SIZE},)")
+        if state.shape != (state_size,):
+            raise ObservationRejected(f"state has shape {state.shape}, expected ({state_size},)")
         if not np.all(np.isfinite(state)):
             raise ObservationRejected(f"state is not finite: {state.tolist()}")
         if not self.instruction.strip():
@@ -108,13 +110,13 @@ class ActionChunk:
     def __len__(self) -> int:
         return len(self.actions)
 
-    def validate(self, max_length: int = 64) -> "ActionChunk":
+    def validate(self, max_length: int = 64, action_size: int = ACTION_SIZE) -> "ActionChunk":
         """Return self, or raise `ChunkRejected` for a wrong shape, length, period or value."""
         if self.malformed:
             raise ChunkRejected(self.malformed)
         actions = np.asarray(self.actions)
-        if actions.ndim != 2 or actions.shape[1] != ACTION_SIZE:
-            raise ChunkRejected(f"actions have shape {actions.shape}, expected (H, {ACTION_SIZE})")
+        if actions.ndim != 2 or actions.shape[1] != action_size:
+            raise ChunkRejected(f"actions have shape {actions.shape}, expected (H, {action_size})")
         if not 1 <= len(actions) <= max_length:
             raise ChunkRejected(f"chunk has {len(actions)} actions, expected 1 to {max_length}")
         if not np.all(np.isfinite(actions)):
@@ -176,7 +178,7 @@ def top_m_mean(step_cost: np.ndarray, m: int) -> float:
 class Episode:
     """One recorded episode of T control steps.
 
-    images: {camera: (T, H, W, 3) uint8}; state: (T, 8); actions: (T, 7), the action taken after
+    images: {camera: (T, H, W, 3) uint8}; state: (T, S); actions: (T, A), the action taken after
     the observation of the same row; success, cost (contact in that step, 0 or 1) and displacement
     (m, of the active obstacle since the settled start): (T,). source: "expert:direct",
     "policy:<checkpoint id>" or "robot".

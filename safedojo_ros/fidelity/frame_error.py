@@ -24,11 +24,14 @@ def horizons(size: WorldModelSize, chunks: int) -> list[int]:
 
 
 def altered_actions(held: HeldOut, replays: Replays, world: WorldModel) -> dict[str, torch.Tensor]:
-    """(B, T, 7) normalised: "permuted", another replay's; "zeroed", without motion."""
+    """(B, T, A) normalised: "permuted", another replay's; "zeroed", without motion."""
     steps = torch.arange(replays.states.shape[1])
     actions = held.latents.actions[replays.starts.first[:, None] + steps]
-    zeroed = world.scales.action.normalise(torch.zeros_like(actions))
-    zeroed[..., 6] = actions[..., 6]
+    if world.scales.moves_gripper:
+        zeroed = world.scales.action.normalise(torch.zeros_like(actions))
+        zeroed[..., 6] = actions[..., 6]
+    else:
+        zeroed = world.scales.resting(actions)
     return {"permuted": actions.roll(1, 0), "zeroed": zeroed}
 
 
@@ -106,7 +109,10 @@ def frame_bars(entries: list[dict[str, Any]]) -> dict[str, float | None]:
 
 
 def _state_error(world: WorldModel, held: HeldOut, replays: Replays, steps: int) -> np.ndarray:
-    """(B,) distance of the predicted end-effector from the recorded one, cm."""
+    """(B,) distance of the predicted end-effector from the recorded one, cm; NaN where the state
+    does not tell it."""
+    if not world.scales.moves_gripper:
+        return np.full(len(replays.starts.first), np.nan)
     predicted = world.scales.state.restore(replays.states[:, steps - 1])[:, :3].numpy()
     recorded = held.frames.state[replays.starts.first.numpy() + steps, :3]
     return np.asarray(100.0 * np.linalg.norm(predicted - recorded, axis=1))

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from safedojo_ros.core.errors import CheckpointError
-from safedojo_ros.data.lerobot.frames import load_frames, open_all
+from safedojo_ros.data.lerobot.frames import Source, load_frames, open_all
 from safedojo_ros.data.lerobot.reader import FrameArrays
 from safedojo_ros.learning.data import replay
 from safedojo_ros.learning.data.latent_episodes import LatentEpisodes
@@ -34,13 +33,13 @@ class HeldOut:
 
 
 def read_held_out(
-    directories: Sequence[Path], world: WorldModel, most: int, device: str = "cpu"
+    sources: Sequence[Source], world: WorldModel, most: int, device: str = "cpu"
 ) -> HeldOut:
     """At most `most` episodes, evenly spaced over all; raises `DatasetError` where there are none.
 
     Raises `CheckpointError` where the images are not of the world model's cameras and size.
     """
-    readers = open_all(directories)
+    readers = open_all(sources)
     total = sum(len(reader) for reader in readers)
     spaced = np.linspace(0, total - 1, min(most, total)).round().astype(int)
     chosen, before = [], 0

@@ -57,6 +57,7 @@ def replay_errors(
     true = replay(model, data, starts, chunks)
     swapped = replay(model, data, starts, chunks, actions=other)
     seen = decoded(model, data.latents[first][:, None])
+    known = 1.0 if model.scales.moves_gripper else np.nan
     result = []
     for k in range(1, chunks + 1):
         at, now = first + k * size.chunk_length, k * size.future - 1
@@ -67,7 +68,7 @@ def replay_errors(
             mean_squared_error(decoded(model, true.latents[:, now, None]), real),
             mean_squared_error(seen, real),
             mean_squared_error(decoded(model, swapped.latents[:, now, None]), real),
-            100.0 * (reached - moved).norm(dim=1),
+            100.0 * (reached - moved).norm(dim=1) * known,
         )
         estimates = (astuple(bootstrap_mean(values.tolist())) for values in columns)
         result.append(HorizonError(k * size.chunk_length, len(first), *estimates))

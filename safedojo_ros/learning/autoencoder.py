@@ -1,17 +1,18 @@
 """Training of the frame autoencoder. World model and safety head share its latents."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from safedojo_ros.core.config import check_ranges
-from safedojo_ros.data.lerobot.reader import EpisodeReader
+from safedojo_ros.data.lerobot.frames import Source, open_set
 from safedojo_ros.learning.fit import FitConfig, fit
 from safedojo_ros.learning.products import fast_products
 from safedojo_ros.learning.training_run import TrainingRun
 from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
-from safedojo_ros.models.images import to_unit
+from safedojo_ros.models.images import check_side, to_unit
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,9 @@ class AutoencoderConfig(FitConfig):
         check_ranges(self, kl_weight="[0, inf)", frames="[1, inf)")
 
 
-def recorded_images(directories: list[Path], count: int) -> torch.Tensor:
+def recorded_images(sources: Sequence[Source], count: int) -> torch.Tensor:
     """(N, cameras, H, W, 3) uint8: about `count` frames, evenly spaced over all data sets."""
-    readers = [EpisodeReader(directory) for directory in directories]
+    readers = [open_set(source) for source in sources]
     every = max(1, sum(reader.frames for reader in readers) // count)
     parts = [torch.from_numpy(reader.load_arrays().images[::every].copy()) for reader in readers]
     return torch.cat(parts)
@@ -48,6 +49,7 @@ def train_autoencoder(
     device: str = "cpu",
 ) -> FrameAutoencoder:
     """Fit to `images` (N, cameras, H, W, 3) uint8."""
+    check_side(images, config.size.image_size)
     torch.manual_seed(config.seed)
     autoencoder = FrameAutoencoder(config.size).to(device)
     latent = (config.size.latent_channels, config.size.latent_size, config.size.latent_size)

@@ -5,13 +5,12 @@ that no head passes by the image alone; scenes in which nothing was touched give
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from safedojo_ros.core.contact_examples import ContactExamples
 from safedojo_ros.core.types import Observation
-from safedojo_ros.data.lerobot.frames import load_frames, open_all
+from safedojo_ros.data.lerobot.frames import Source, load_frames, open_all
 from safedojo_ros.data.lerobot.reader import FrameArrays
 from safedojo_ros.learning.data.contacts import chunks_ahead
 from safedojo_ros.models.images import stack_images, to_uint8
@@ -24,14 +23,14 @@ EACH = 4
 
 
 def contact_examples(
-    directories: Sequence[Path], model: SafetyModel, episodes: Sequence[int], seed: int = 0
+    sources: Sequence[Source], model: SafetyModel, episodes: Sequence[int], seed: int = 0
 ) -> ContactExamples | None:
     """Examples for `model` from these episodes, numbered through all data sets.
 
     None where they do not hold both kinds. The episodes must be held out: a head that has learned
     from them would pass by memory.
     """
-    readers = open_all(directories)
+    readers = open_all(sources)
     frames = load_frames(readers, images=False)
     rng = np.random.default_rng(seed)
     chosen: list[tuple[int, int, list[tuple[int, bool]]]] = []
@@ -53,7 +52,8 @@ def contact_examples(
         part = reader.load_arrays([number])
         pictures = dict(zip(part.cameras, part.images[frame - frames.starts[episode]], strict=True))
         seen = Observation(pictures, frames.state[frame], "wait")
-        images.append(to_uint8(stack_images([seen], model.cameras, model.image_size))[0].numpy())
+        shown = stack_images([seen], model.cameras, model.image_size, model.scales.state_size)
+        images.append(to_uint8(shown)[0].numpy())
     return ContactExamples(
         cameras=model.cameras,
         images=np.stack(images),

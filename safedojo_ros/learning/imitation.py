@@ -13,7 +13,7 @@ from safedojo_ros.learning.fit import FitConfig, fit
 from safedojo_ros.learning.policy_losses import PolicyBatch, imitation_loss
 from safedojo_ros.learning.products import fast_products
 from safedojo_ros.learning.training_run import TrainingRun
-from safedojo_ros.models.images import to_unit
+from safedojo_ros.models.images import check_side, to_unit
 from safedojo_ros.models.instructions import train_tokenizer
 from safedojo_ros.models.normalisation import RobotScales
 from safedojo_ros.models.pi0_network import PI0Size
@@ -102,7 +102,12 @@ def new_policy(size: PI0Size, data: Demonstrations) -> PI0Policy:
     """An untrained policy with the data's instructions, cameras and normalisation."""
     state, actions = data.state.numpy(), data.actions.numpy()
     words, sentences = train_tokenizer(data.instructions), data.instructions
-    return PI0Policy(size, words, RobotScales.from_data(state, actions), sentences, data.cameras)
+    scales = RobotScales.from_data(state, actions, data.contract)
+    if size.places and not scales.moves_gripper:
+        raise ConfigError(
+            "the data's states do not begin with a pose, which size.places needs; set it to false"
+        )
+    return PI0Policy(size, words, scales, sentences, data.cameras)
 
 
 def jitter(images: torch.Tensor, amount: float, generator: torch.Generator) -> torch.Tensor:
@@ -129,6 +134,7 @@ def train_policy(
     torch.manual_seed(config.seed)
     if start is not None:
         check_start(start, config.size, data)
+    check_side(data.images, config.size.image_size)
     policy = (start or new_policy(config.size, data)).to(device)
     policy.longest_delay = config.longest_delay
     average = AveragedModel(policy.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from safedojo_ros.core.types import ACTION_SIZE
 from safedojo_ros.models.pi0_policy import PI0Policy
 from safedojo_ros.models.prefix import Known, Prefix
 
@@ -20,8 +19,8 @@ DISTURBED = 1e-3
 class PolicyBatch:
     """B demonstrated frames, on the policy's device.
 
-    images: (B, cameras, 3, S, S); tokens: (B, L); state: (B, 8), actions: (B, H, 7), those to
-    imitate, and executed: (B, H, 7), what the robot did, all normalised; exists: (B, H) bool, false
+    images: (B, cameras, 3, S, S); tokens: (B, L); state: (B, S), actions: (B, H, A), those to
+    imitate, and executed: (B, H, A), what the robot did, all normalised; exists: (B, H) bool, false
     beyond the episode's end; places: (B, 3, 3) metres, see `Demonstrations.places`.
     """
 
@@ -52,13 +51,18 @@ def imitation_loss(
     out are steps after a disturbance that comes later: what answers it cannot be foreseen.
     """
     shape = len(batch.state) * draws, policy.chunk_length
-    noise = torch.randn(*shape, ACTION_SIZE, generator=generator)
+    size = policy.scales.action_size
+    noise = torch.randn(*shape, size, generator=generator)
     # Beta(1.5, 1) by inversion: more weight on noisy chunks, as π0 does
     time = 0.001 + 0.999 * torch.rand(shape[0], generator=generator) ** (1 / 1.5)
     delay = torch.randint(longest_delay + 1, (shape[0],), generator=generator)
     steps = torch.arange(shape[1]) - delay[:, None]
     mask = steps < 0
-    ways = aside / policy.scales.action.scale[:3] * torch.randn(shape[0], 1, 3, generator=generator)
+    ways = torch.randn(shape[0], 1, min(3, size), generator=generator)
+    if policy.scales.moves_gripper:
+        ways = aside / policy.scales.action.scale[:3] * ways
+    else:  # committed steps of other kinds lead nowhere else
+        ways = torch.zeros_like(ways)
     there = ways * (mask / delay.clamp(min=1)[:, None])[..., None]
     back = ways * ((~mask & (steps < MAKING_UP) & (delay > 0)[:, None]) / MAKING_UP)[..., None]
     noise, time, mask, there, back = (
@@ -70,12 +74,12 @@ def imitation_loss(
     )
     disturbed = ((executed - actions).abs().amax(-1) > DISTURBED) & ~mask
     foreseen = disturbed.cumsum(1) - disturbed.long() == 0
-    executed = executed + functional.pad(there, (0, ACTION_SIZE - 3))
-    actions = actions - functional.pad(back, (0, ACTION_SIZE - 3))
+    executed = executed + functional.pad(there, (0, size - ways.shape[2]))
+    actions = actions - functional.pad(back, (0, size - ways.shape[2]))
     times = time[:, None].masked_fill(mask, 0.0)
     noisy = times[..., None] * noise + (1 - times[..., None]) * actions
     noisy = Known(executed, mask).put_into(noisy)
     prefix = policy.prefix(batch.images, batch.tokens)
     error = policy.velocity(prefix.repeated(draws), state, noisy, times) - (noise - actions)
     weight = (exists & ~mask & foreseen)[..., None].float()
-    return (error.square() * weight).sum() / (weight.sum() * ACTION_SIZE).clamp(min=1.0), prefix
+    return (error.square() * weight).sum() / (weight.sum() * size).clamp(min=1.0), prefix

@@ -10,7 +10,7 @@ import torch
 from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.core.types import COST_M
-from safedojo_ros.data.lerobot.reader import EpisodeReader
+from safedojo_ros.data.lerobot.frames import Source, open_set
 from safedojo_ros.evaluation.forecasts import area_under_roc, forecast_quality, rate_threshold
 from safedojo_ros.learning.data.contacts import ContactFrames, query_batch
 from safedojo_ros.learning.data.latent_episodes import LatentEpisodes
@@ -77,7 +77,10 @@ def train_safety_head(
     there would be nothing to learn.
     """
     if not frames.contact.any():
-        raise DatasetError("no contact in these episodes; collect some with --level I,II")
+        raise DatasetError(
+            "no contact in these episodes; collect some with --level I,II, or name the column in "
+            "the contract, labels.cost"
+        )
     if frames.episode.max() < 2:
         raise DatasetError("fewer than 3 episodes; two are held out, so collect more")
     apart = held_out_episodes(int(frames.episode.max()) + 1, config.held_out, config.seed)
@@ -182,16 +185,17 @@ def fit_temperature(logits: torch.Tensor, truth: torch.Tensor) -> float:
 
 
 def new_safety_model(
-    autoencoder: FrameAutoencoder, config: SafetyConfig, directory: Path
+    autoencoder: FrameAutoencoder, config: SafetyConfig, source: Source
 ) -> SafetyModel:
-    """An untrained head over `autoencoder`, normalised by the data set in `directory`."""
+    """An untrained head over `autoencoder`, normalised by one data set."""
     torch.manual_seed(config.seed)
-    arrays = EpisodeReader(directory).load_arrays(images=False)
+    reader = open_set(source)
+    arrays = reader.load_arrays(images=False)
     return SafetyModel(
         autoencoder,
         config.size,
-        RobotScales.from_data(arrays.state, arrays.actions),
-        tuple(arrays.cameras) or ("agentview", "wrist"),
+        RobotScales.from_data(arrays.state, arrays.actions, arrays.contract),
+        reader.cameras,
         config.cost_m,
         config.cost_limit,
     )

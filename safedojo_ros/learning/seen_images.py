@@ -5,13 +5,12 @@ head need not refuse what does not change its answer.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from safedojo_ros.core.errors import DatasetError
-from safedojo_ros.data.lerobot.frames import load_frames, open_all
+from safedojo_ros.data.lerobot.frames import Source, load_frames, open_all
 from safedojo_ros.learning.data.splits import held_out_episodes
 from safedojo_ros.models.images import to_unit
 from safedojo_ros.models.safety_head import SafetyModel
@@ -33,7 +32,7 @@ BATCH = 128
 
 def seen_images(
     model: SafetyModel,
-    directories: Sequence[Path],
+    sources: Sequence[Source],
     held_out: float,
     seed: int,
     device: str = "cpu",
@@ -42,7 +41,7 @@ def seen_images(
 
     Raises `DatasetError` where there are too few episodes, or other cameras than the head's.
     """
-    frames = load_frames(open_all(directories), images=True)
+    frames = load_frames(open_all(sources), images=True)
     found, wanted = (
         (tuple(frames.cameras), frames.images.shape[2]),
         (

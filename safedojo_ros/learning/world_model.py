@@ -11,7 +11,7 @@ import torch
 
 from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import DatasetError
-from safedojo_ros.data.lerobot.frames import load_frames, open_all
+from safedojo_ros.data.lerobot.frames import Source, load_frames, open_all
 from safedojo_ros.learning.data.latent_episodes import LatentEpisodes
 from safedojo_ros.learning.data.splits import held_out_episodes
 from safedojo_ros.learning.fit import FitConfig, Loss, fit
@@ -81,13 +81,13 @@ class WorldModelConfig(FitConfig):
 
 
 def new_world_model(
-    autoencoder: FrameAutoencoder, config: WorldModelConfig, directories: Sequence[Path]
+    autoencoder: FrameAutoencoder, config: WorldModelConfig, sources: Sequence[Source]
 ) -> WorldModel:
     """An untrained world model, normalised by the data sets."""
     torch.manual_seed(config.seed)
-    readers = open_all(directories)
+    readers = open_all(sources)
     frames = load_frames(readers, images=False)
-    scales = RobotScales.from_data(frames.state, frames.actions)
+    scales = RobotScales.from_data(frames.state, frames.actions, frames.contract)
     return WorldModel(autoencoder, config.size, scales, readers[0].cameras)
 
 
@@ -216,10 +216,7 @@ class WorldModelLoss:
         """Where `still`: the last frame repeats, with actions of no motion and the same gripper."""
         if not still.any():
             return context, future, chunk
-        rest = self.model.scales.action.normalise(torch.zeros(chunk.shape[-1]))
-        quiet = chunk.clone()
-        quiet[..., :6] = rest[:6]
-        quiet[..., 6] = chunk[:, :1, 6]
+        quiet = self.model.scales.resting(chunk)
         last = context[:, -1:].expand_as(future)
         wide = still[:, None, None, None, None]
         return (

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file, save_file
 from safedojo_ros.core.contact_examples import ContactExamples
 from safedojo_ros.core.errors import CheckpointError
 from safedojo_ros.core.tensor_file import read_header
+from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE
 
 EXAMPLES_FILE = "contact_examples.safetensors"
 MAX_BYTES = 64 * 1024 * 1024
@@ -23,9 +24,14 @@ def write_examples(examples: ContactExamples, directory: Path) -> None:
 
 
 def read_examples(
-    directory: Path, cameras: tuple[str, ...], image_size: int, chunk_length: int
+    directory: Path,
+    cameras: tuple[str, ...],
+    image_size: int,
+    chunk_length: int,
+    state_size: int = STATE_SIZE,
+    action_size: int = ACTION_SIZE,
 ) -> ContactExamples | None:
-    """The examples of a checkpoint whose model has these cameras, images and chunks.
+    """The examples of a checkpoint whose model has these cameras, images, chunks and sizes.
 
     None where there is no such file. Raises `CheckpointError`.
     """
@@ -50,5 +56,11 @@ def read_examples(
         raise CheckpointError(
             f"{EXAMPLES_FILE} has images of {examples.image_size} px and chunks of "
             f"{examples.chunk_length} steps, the head's are {image_size} and {chunk_length}"
+        )
+    sizes = examples.state.shape[1], examples.chunks.shape[2]
+    if sizes != (state_size, action_size):
+        raise CheckpointError(
+            f"{EXAMPLES_FILE} has states of {sizes[0]} and actions of {sizes[1]} numbers, the "
+            f"head's are {state_size} and {action_size}"
         )
     return examples

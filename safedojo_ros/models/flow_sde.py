@@ -20,7 +20,7 @@ import torch
 
 from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE, Observation
+from safedojo_ros.core.types import Observation
 from safedojo_ros.models.pi0_policy import PI0Policy
 from safedojo_ros.models.policy import PolicySample
 from safedojo_ros.models.prefix import Prefix
@@ -81,7 +81,8 @@ class StochasticFlow:
                 f"of the policy's {self.steps} denoising steps none but the last ends at t = "
                 f"{config.least_time} or above; lower practice.flow.least_time"
             )
-        self.feature_size = STATE_SIZE + 2 * policy.size.head_dim  # one head of keys and values
+        # of one head, keys and values
+        self.feature_size = policy.scales.state_size + 2 * policy.size.head_dim
         self.modules = torch.nn.ModuleDict({"network": policy.network})
 
     def parameters(self) -> Iterable[torch.nn.Parameter]:
@@ -123,7 +124,7 @@ class StochasticFlow:
 
     def _draw(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Start noise (H, 7), which step is noisy (), and its noise (H, 7)."""
-        shape = (self.policy.chunk_length, ACTION_SIZE)
+        shape = (self.policy.chunk_length, self.policy.scales.action_size)
         start = torch.randn(shape, generator=generator)
         step = torch.randint(self.noisy_steps, (), generator=generator)
         return start, step, torch.randn(shape, generator=generator)

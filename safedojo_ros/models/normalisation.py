@@ -1,4 +1,5 @@
-"""Affine normalisation of states and actions; its numbers travel with the checkpoint."""
+"""Affine normalisation of states and actions, and what these mean; both travel with the
+checkpoint."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from safedojo_ros.core.errors import CheckpointError
+from safedojo_ros.core.bounds import within_bounds
+from safedojo_ros.core.config import from_mapping
+from safedojo_ros.core.contract import Contract
+from safedojo_ros.core.errors import CheckpointError, ConfigError
 from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE
 
 LEAST_SCALE = 1e-3
@@ -67,33 +71,95 @@ class Affine:
 
 @dataclass(frozen=True)
 class RobotScales:
-    """How states (8) and actions (7) of the robot are normalised."""
+    """How states and actions of the robot are normalised.
+
+    contract: what they are, and how often; None: those of this package, see `STATE_SIZE` and
+    `ACTION_SIZE`.
+    """
 
     state: Affine
     action: Affine
+    contract: Contract | None = None
+
+    @property
+    def state_size(self) -> int:
+        """Numbers of a state."""
+        return len(self.state.mean)
+
+    @property
+    def action_size(self) -> int:
+        """Numbers of an action."""
+        return len(self.action.mean)
+
+    @property
+    def moves_gripper(self) -> bool:
+        """Whether an action is a step of the end-effector, and a state begins with its pose."""
+        return self.contract is None or self.contract.learned_kind == "ee_delta"
+
+    def bounded(self, actions: np.ndarray) -> np.ndarray:
+        """Physical actions (..., A) within what one step may ask of an arm, if they are steps."""
+        return within_bounds(actions) if self.moves_gripper else np.asarray(actions, np.float64)
+
+    def resting(self, chunk: torch.Tensor) -> torch.Tensor:
+        """A normalised chunk (B, H, A) without motion: steps of nothing, or the first action held;
+        the gripper stays as in the first."""
+        if not self.moves_gripper:
+            return chunk[:, :1].expand_as(chunk)
+        rest = self.action.normalise(torch.zeros(chunk.shape[-1]))
+        quiet = chunk.clone()
+        quiet[..., :6] = rest[:6]
+        quiet[..., 6] = chunk[:, :1, 6]
+        return quiet
+
+    def to_config(self) -> dict[str, Any]:
+        """The sections of config.json."""
+        contract = {"contract": self.contract.to_json()} if self.contract else {}
+        return {"normalisation": self.to_json()} | contract
+
+    @staticmethod
+    def from_config(config: Mapping[str, Any]) -> "RobotScales":
+        """Inverse of `to_config`; raises `CheckpointError` for numbers that fit no robot."""
+        value = config.get("contract")
+        if value is None:
+            return RobotScales.from_json(config.get("normalisation"))
+        if not isinstance(value, Mapping):
+            raise CheckpointError(f"config.json has contract {value!r:.40}, expected a section")
+        try:
+            contract = from_mapping(Contract, value, "contract.")
+        except ConfigError as error:
+            raise CheckpointError(f"config.json does not fit: {error!s:.200}") from None
+        return RobotScales.from_json(config.get("normalisation"), contract)
 
     def to_json(self) -> dict[str, Any]:
-        """For config.json and the manifest."""
+        """The statistics, for config.json and the manifest."""
         return {"state": self.state.to_json(), "action": self.action.to_json()}
 
     @staticmethod
-    def from_json(value: Mapping[str, Any] | None) -> "RobotScales":
+    def from_json(
+        value: Mapping[str, Any] | None, contract: Contract | None = None
+    ) -> "RobotScales":
         """Inverse of `to_json`; raises `CheckpointError` for another robot or action space."""
         parts = value if isinstance(value, Mapping) else {}
+        sizes = (
+            (contract.state_size, contract.action_size) if contract else (STATE_SIZE, ACTION_SIZE)
+        )
         return RobotScales(
-            Affine.from_json(parts.get("state", {}), STATE_SIZE, "state"),
-            Affine.from_json(parts.get("action", {}), ACTION_SIZE, "action"),
+            Affine.from_json(parts.get("state", {}), sizes[0], "state"),
+            Affine.from_json(parts.get("action", {}), sizes[1], "action"),
+            contract,
         )
 
     @staticmethod
-    def from_data(state: np.ndarray, actions: np.ndarray) -> "RobotScales":
-        """From all recorded states (N, 8) and actions (N, 7)."""
+    def from_data(
+        state: np.ndarray, actions: np.ndarray, contract: Contract | None = None
+    ) -> "RobotScales":
+        """From all recorded states (N, S) and actions (N, A)."""
 
         def scale(rows: np.ndarray) -> Affine:
             rows = np.asarray(rows, dtype=np.float64)
             return Affine.from_statistics(rows.mean(0).tolist(), rows.std(0).tolist())
 
-        return RobotScales(scale(state), scale(actions))
+        return RobotScales(scale(state), scale(actions), contract)
 
 
 def unit_scales() -> RobotScales:

@@ -8,7 +8,6 @@ from transformers import PI0Config
 
 from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE
 
 MAX_PATCHES = 32
 """Along a side of an image: attention grows with the fourth power of it."""
@@ -71,7 +70,9 @@ class PI0Size:
         return replace(self, temperature=0.0, denoising_steps=1)
 
 
-def network_config(size: PI0Size, vocabulary: int) -> PI0Config:
+def network_config(
+    size: PI0Size, vocabulary: int, state_size: int, action_size: int
+) -> PI0Config:
     """The transformers configuration; the token after the vocabulary stands for an image patch."""
 
     def gemma(width: int) -> dict[str, Any]:
@@ -107,8 +108,8 @@ def network_config(size: PI0Size, vocabulary: int) -> PI0Config:
         },
         dit_config=gemma(size.expert_width),
         chunk_size=size.chunk_length,
-        max_state_dim=STATE_SIZE,
-        max_action_dim=ACTION_SIZE,
+        max_state_dim=state_size,
+        max_action_dim=action_size,
         num_inference_steps=size.denoising_steps,
     )
 

@@ -16,10 +16,9 @@ import torch
 from tokenizers import Tokenizer
 from transformers import PI0ForConditionalGeneration
 
-from safedojo_ros.core.bounds import within_bounds
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.files import write_whole
-from safedojo_ros.core.types import ACTION_SIZE, Observation
+from safedojo_ros.core.types import Observation
 from safedojo_ros.models.images import stack_images
 from safedojo_ros.models.instructions import (
     TOKENIZER_FILE,
@@ -70,7 +69,9 @@ class PI0Policy:
         self.cameras, self.checkpoint_id = tuple(cameras), checkpoint_id
         self.chunk_length, self.image_size = size.chunk_length, size.image_size
         self.network: Any = PI0ForConditionalGeneration(
-            network_config(size, tokenizer.get_vocab_size())
+            network_config(
+                size, tokenizer.get_vocab_size(), scales.state_size, scales.action_size
+            )
         )
         if size.stem:
             embeddings = self.network.model.vlm.vision_tower.embeddings
@@ -95,7 +96,7 @@ class PI0Policy:
     ) -> np.ndarray:
         """(B, K, H, 7) actions; see `models.policy.ProposingPolicy.propose`."""
         images, tokens, state = self.inputs(observations)
-        step = (self.chunk_length, ACTION_SIZE)
+        step = (self.chunk_length, self.scales.action_size)
         shape = (count, *step)
         if generators is None:
             noise = torch.randn(len(observations), *shape)
@@ -111,13 +112,14 @@ class PI0Policy:
         chunks = self.physical(self.denoise(prefix, state, noise, known))
         chunks = chunks.reshape(len(observations), *shape)
         for row, actions in enumerate(committed or ()):
-            chunks[row, :, : len(actions)] = within_bounds(actions)
+            chunks[row, :, : len(actions)] = self.scales.bounded(actions)
         return chunks
 
     def _known(self, committed: Sequence[np.ndarray], count: int) -> Known:
         """What is committed, for `count` chunks an observation."""
         shape = len(committed), self.chunk_length
-        actions, mask = np.zeros((*shape, ACTION_SIZE), np.float32), np.zeros(shape, bool)
+        actions = np.zeros((*shape, self.scales.action_size), np.float32)
+        mask = np.zeros(shape, bool)
         for row, first in enumerate(committed):
             if len(first) >= self.chunk_length:
                 raise ConfigError(
@@ -165,7 +167,9 @@ class PI0Policy:
 
         Raises `ObservationRejected`.
         """
-        images = stack_images(observations, self.cameras, self.image_size)
+        images = stack_images(
+            observations, self.cameras, self.image_size, self.scales.state_size
+        )
         tokens = self.tokenise([o.instruction for o in observations])
         state = torch.from_numpy(np.stack([o.state for o in observations]).astype(np.float32))
         state = self.scales.state.normalise(state)
@@ -173,7 +177,7 @@ class PI0Policy:
 
     def physical(self, chunks: torch.Tensor) -> np.ndarray:
         """(B, H, 7) normalised chunks → metres and radians, within bounds."""
-        return within_bounds(self.scales.action.restore(chunks.cpu()).numpy())
+        return self.scales.bounded(self.scales.action.restore(chunks.cpu()).numpy())
 
     def tokenise(self, instructions: Sequence[str]) -> torch.Tensor:
         """(B, text_tokens) int64; raises `ObservationRejected` for a sentence unknown to it."""
@@ -265,7 +269,9 @@ class PI0Policy:
 
     def spec(self) -> dict[str, Any]:
         """Inputs and outputs, for the manifest."""
-        return robot_spec(self.cameras, self.image_size, self.chunk_length)
+        return robot_spec(
+            self.cameras, self.image_size, self.chunk_length, self.scales.contract
+        )
 
     def save(self, directory: Path, half: bool = False) -> None:
         """Write config.json, tokenizer.json and model.safetensors into an existing directory."""
@@ -276,7 +282,7 @@ class PI0Policy:
             longest_delay=self.longest_delay,
             cameras=list(self.cameras),
             instructions=list(self.instructions),
-            normalisation=self.scales.to_json(),
+            **self.scales.to_config(),
         )
         write_whole(directory / TOKENIZER_FILE, self.tokenizer.to_str(pretty=True) + "\n")
         save_weights(self.network, directory / "model.safetensors", half)
@@ -290,7 +296,7 @@ class PI0Policy:
             PI0Policy,
             size,
             read_tokenizer(directory),
-            RobotScales.from_json(config.get("normalisation")),
+            RobotScales.from_config(config),
             known_instructions(config, least=0),
             known_cameras(config),
             checkpoint_id=directory.name,

@@ -17,13 +17,7 @@ import torch
 from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.contact_examples import ContactExamples
 from safedojo_ros.core.errors import ChunkRejected, ConfigError
-from safedojo_ros.core.types import (
-    ACTION_SIZE,
-    COST_M,
-    STATE_SIZE,
-    ActionChunk,
-    Observation,
-)
+from safedojo_ros.core.types import COST_M, ActionChunk, Observation
 from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
 from safedojo_ros.models.contact_examples import read_examples, write_examples
 from safedojo_ros.models.images import stack_images
@@ -88,7 +82,7 @@ class SafetyHead(torch.nn.Module):
         )
         positions = 2 * 3 * (1 + 2 * size.octaves)
         self.query = torch.nn.Sequential(
-            torch.nn.Linear(positions + STATE_SIZE + ACTION_SIZE + 1, hidden),
+            torch.nn.Linear(positions + scales.state_size + scales.action_size + 1, hidden),
             torch.nn.SiLU(),
             torch.nn.Linear(hidden, hidden),
         )
@@ -104,12 +98,14 @@ class SafetyHead(torch.nn.Module):
         )
         self.temperature: torch.Tensor
         self.register_buffer("temperature", torch.ones(()))
-        # a normalised action → its displacement, in normalised positions
+        # a normalised action → its displacement, in normalised positions, where it is a step
+        self.moves_gripper = scales.moves_gripper
         self.stride: torch.Tensor
         self.drift: torch.Tensor
         spread = scales.state.scale[:3]
-        self.register_buffer("stride", scales.action.scale[:3] / spread, persistent=False)
-        self.register_buffer("drift", scales.action.mean[:3] / spread, persistent=False)
+        if self.moves_gripper:
+            self.register_buffer("stride", scales.action.scale[:3] / spread, persistent=False)
+            self.register_buffer("drift", scales.action.mean[:3] / spread, persistent=False)
 
     def forward(
         self, latents: torch.Tensor, state: torch.Tensor, chunk: torch.Tensor
@@ -141,8 +137,12 @@ class SafetyHead(torch.nn.Module):
 
     def _steps(self, state: torch.Tensor, chunk: torch.Tensor) -> torch.Tensor:
         """What the MLP is told about every step, (B, K, H, …), of state (B, K, 8) and chunk."""
-        path = chunk[..., :3] * self.stride + self.drift
-        after = state[..., None, :3] + path.cumsum(-2)
+        here = torch.nn.functional.pad(state[..., None, :3], (0, max(0, 3 - state.shape[-1])))
+        if self.moves_gripper:
+            path = chunk[..., :3] * self.stride + self.drift
+        else:
+            path = torch.zeros_like(here).expand(*chunk.shape[:-1], 3)
+        after = here + path.cumsum(-2)
         place = torch.linspace(-1.0, 1.0, chunk.shape[-2]).to(chunk)[:, None]
         return torch.cat(
             [
@@ -212,7 +212,7 @@ class SafetyModel:
         from what the head has `seen`, unless `any_image` will do.
         """
         self.network.eval()
-        images = stack_images(observations, self.cameras, self.image_size)
+        images = stack_images(observations, self.cameras, self.image_size, self.scales.state_size)
         latents = self.encode(images)
         if self.seen is not None and not any_image:
             self.seen.check(images, latents)
@@ -228,11 +228,12 @@ class SafetyModel:
         Only the states of the observations count.
         """
         actions = np.asarray(actions, dtype=np.float32)
-        wanted = (len(observations), self.chunk_length, ACTION_SIZE)
+        size = self.scales.action_size
+        wanted = (len(observations), self.chunk_length, size)
         if actions.ndim not in (3, 4) or actions.shape[:1] + actions.shape[-2:] != wanted:
             raise ChunkRejected(f"chunks have shape {actions.shape}, expected {wanted}")
         for chunk in actions.reshape(-1, *wanted[1:]):
-            ActionChunk(chunk).validate()
+            ActionChunk(chunk).validate(action_size=size)
         self.network.eval()
         state = torch.from_numpy(np.stack([o.state for o in observations]).astype(np.float32))
         chunks = self.scales.action.normalise(torch.from_numpy(actions))
@@ -257,7 +258,7 @@ class SafetyModel:
 
     def spec(self) -> dict[str, Any]:
         """Inputs and outputs, for the manifest."""
-        return robot_spec(self.cameras, self.image_size, self.chunk_length)
+        return robot_spec(self.cameras, self.image_size, self.chunk_length, self.scales.contract)
 
     def save(self, directory: Path, half: bool = False) -> None:
         """Write config.json, model.safetensors and its examples into an existing directory."""
@@ -270,7 +271,7 @@ class SafetyModel:
             cost_m=self.cost_m,
             cost_limit=self.cost_limit,
             contact_threshold=self.contact_threshold,
-            normalisation=self.scales.to_json(),
+            **self.scales.to_config(),
         )
         save_weights(self.network, directory / "model.safetensors", half)
         if self.seen is not None:
@@ -284,12 +285,15 @@ class SafetyModel:
         config = read_config(directory, ARCHITECTURE)
         autoencoder = section(AutoencoderSize, config, "autoencoder")
         size = section(SafetyHeadSize, config, "size")
-        scales = RobotScales.from_json(config.get("normalisation"))
+        scales = RobotScales.from_config(config)
         cameras = known_cameras(config)
         cost_m = number(config, "cost_m", 1, size.chunk_length)
         cost_limit = number(config, "cost_limit", 0.0, 1.0)
         threshold = number(config, "contact_threshold", 0.0, 1.0, default=0.5)
-        examples = read_examples(directory, cameras, autoencoder.image_size, size.chunk_length)
+        sizes = scales.state_size, scales.action_size
+        examples = read_examples(
+            directory, cameras, autoencoder.image_size, size.chunk_length, *sizes
+        )
 
         def build() -> SafetyModel:
             return SafetyModel(

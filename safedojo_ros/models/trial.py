@@ -9,7 +9,7 @@ import torch
 
 from safedojo_ros.core.bounds import ACTION_BOUND
 from safedojo_ros.core.errors import CheckpointError, SafeDojoError
-from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE, Observation
+from safedojo_ros.core.types import Observation
 from safedojo_ros.models.loading import (
     load_policy,
     load_safety,
@@ -68,16 +68,18 @@ def _policy(model: "PI0Policy") -> None:
     sentence = (*model.instructions, "wait")[0]
     seen = _scene(model, model.scales, sentence, 0)
     actions = model.act([seen], [torch.Generator().manual_seed(0)])[0]
-    _check("actions", actions, (model.chunk_length, ACTION_SIZE))
-    if len(actions) < 1 or np.any(np.abs(actions) > ACTION_BOUND):
+    _check("actions", actions, (model.chunk_length, model.scales.action_size))
+    beyond = model.scales.moves_gripper and np.any(np.abs(actions) > ACTION_BOUND)
+    if len(actions) < 1 or beyond:
         raise CheckpointError("its actions are none, or beyond the bounds of an action")
 
 
 def _safety(model: "SafetyModel") -> None:
     model.seen = None  # noise is strange to every head
-    chunks = np.zeros((7, model.chunk_length, ACTION_SIZE))
+    chunks = np.zeros((7, model.chunk_length, model.scales.action_size))
     for number in range(1, len(chunks)):
-        chunks[number, :, (number - 1) // 2] = STRIDE * (-1) ** number
+        column = (number - 1) // 2 % chunks.shape[2]
+        chunks[number, :, column] = STRIDE * (-1) ** number
     scenes = [_scene(model, model.scales, "wait", seed) for seed in range(2)]
     costs = model.step_cost(scenes, np.stack([chunks] * 2))
     _check("costs", costs, (2, *chunks.shape[:2]), 0.0, 1.0)
@@ -92,10 +94,11 @@ def _world_model(model: "WorldModel") -> None:
     images = torch.rand((1, size.context, len(model.cameras), 3, side, side), generator=generator)
     context = model.encode(2.0 * images - 1.0)
     noise = torch.randn((1, size.future, *context.shape[2:]), generator=generator)
-    chunk = torch.zeros(1, size.chunk_length, ACTION_SIZE)
-    frames, states = model.imagine(context, torch.zeros(1, STATE_SIZE), chunk, noise)
+    scales = model.scales
+    chunk = torch.zeros(1, size.chunk_length, scales.action_size)
+    frames, states = model.imagine(context, torch.zeros(1, scales.state_size), chunk, noise)
     _check("future frames", frames.numpy(), tuple(noise.shape))
-    _check("future states", states.numpy(), (1, size.chunk_length, STATE_SIZE))
+    _check("future states", states.numpy(), (1, size.chunk_length, scales.state_size))
     _check("images", model.decode(frames[:, :1]).numpy(), (1, 1, *images.shape[2:]))
 
 

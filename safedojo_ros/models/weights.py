@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from safedojo_ros.core.config import from_mapping
+from safedojo_ros.core.contract import Contract
 from safedojo_ros.core.errors import CheckpointError, ConfigError
 from safedojo_ros.core.files import write_whole
 from safedojo_ros.core.strict_json import read_json
@@ -206,13 +207,21 @@ def one_line(error: Exception) -> str:
     return f"{(str(error).strip().splitlines() or [''])[0]:.200}"
 
 
-def robot_spec(cameras: tuple[str, ...], image_size: int, chunk_length: int) -> dict[str, Any]:
-    """Inputs and outputs of a model, for the manifest."""
-    return {
+def robot_spec(
+    cameras: tuple[str, ...],
+    image_size: int,
+    chunk_length: int,
+    contract: Contract | None = None,
+) -> dict[str, Any]:
+    """Inputs and outputs of a model, for the manifest. contract: None: those of this package."""
+    spec = {
         "cameras": list(cameras),
         "image_size": image_size,
-        "state_size": STATE_SIZE,
-        "action_size": ACTION_SIZE,
+        "state_size": contract.state_size if contract else STATE_SIZE,
+        "action_size": contract.action_size if contract else ACTION_SIZE,
         "chunk_length": chunk_length,
-        "period": CONTROL_PERIOD,
+        "period": 1 / contract.rate if contract else CONTROL_PERIOD,
     }
+    if contract and (contract.learned_kind, contract.frame) != ("ee_delta", "base"):
+        spec |= {"actions": contract.learned_kind, "frame": contract.frame}
+    return spec

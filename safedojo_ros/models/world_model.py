@@ -18,7 +18,6 @@ import torch
 
 from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE
 from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
 from safedojo_ros.models.frames_transformer import FramesTransformer
 from safedojo_ros.models.normalisation import RobotScales
@@ -97,11 +96,18 @@ class StateDynamics(torch.nn.Module):
     they are small beside the states themselves.
     """
 
-    def __init__(self, chunk_length: int, cells: tuple[int, int, int], hidden: int = 128) -> None:
+    def __init__(
+        self,
+        chunk_length: int,
+        cells: tuple[int, int, int],
+        state_size: int,
+        action_size: int,
+        hidden: int = 128,
+    ) -> None:
         """cells: C, h, w of the latents of a view."""
         super().__init__()
         self.spread: torch.Tensor
-        self.register_buffer("spread", torch.ones(chunk_length, STATE_SIZE))
+        self.register_buffer("spread", torch.ones(chunk_length, state_size))
         channels, height, width = cells
         self.view = torch.nn.Sequential(
             torch.nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1),
@@ -109,13 +115,13 @@ class StateDynamics(torch.nn.Module):
             torch.nn.Flatten(),
             torch.nn.Linear(2 * channels * -(-height // 2) * -(-width // 2), hidden),
         )
-        self.start = torch.nn.Linear(STATE_SIZE, hidden)
-        self.cell = torch.nn.GRU(2 * ACTION_SIZE, hidden, batch_first=True)
-        self.travel = torch.nn.Linear(ACTION_SIZE, STATE_SIZE, bias=False)
+        self.start = torch.nn.Linear(state_size, hidden)
+        self.cell = torch.nn.GRU(2 * action_size, hidden, batch_first=True)
+        self.travel = torch.nn.Linear(action_size, state_size, bias=False)
         self.change = torch.nn.Sequential(
-            torch.nn.Linear(hidden + STATE_SIZE, hidden),
+            torch.nn.Linear(hidden + state_size, hidden),
             torch.nn.SiLU(),
-            torch.nn.Linear(hidden, STATE_SIZE),
+            torch.nn.Linear(hidden, state_size),
         )
 
     def forward(self, state: torch.Tensor, chunk: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
@@ -131,11 +137,11 @@ class StateDynamics(torch.nn.Module):
 class ArmDrawing(torch.nn.Module):
     """What the cameras see of an arm in some state, on average over scenes: state → latents."""
 
-    def __init__(self, cells: tuple[int, int, int], hidden: int) -> None:
+    def __init__(self, cells: tuple[int, int, int], hidden: int, state_size: int) -> None:
         super().__init__()
         self.cells = cells
         self.layers = torch.nn.Sequential(
-            torch.nn.Linear(STATE_SIZE, hidden),
+            torch.nn.Linear(state_size, hidden),
             torch.nn.SiLU(),
             torch.nn.Linear(hidden, hidden),
             torch.nn.SiLU(),
@@ -151,7 +157,13 @@ class ArmDrawing(torch.nn.Module):
 class WorldModelNetwork(torch.nn.Module):
     """Velocity of noisy future frames, and future states. cells: C, h, w of a frame's latents."""
 
-    def __init__(self, size: WorldModelSize, cells: tuple[int, int, int]) -> None:
+    def __init__(
+        self,
+        size: WorldModelSize,
+        cells: tuple[int, int, int],
+        state_size: int,
+        action_size: int,
+    ) -> None:
         super().__init__()
         self.size = size
         channels = cells[0]
@@ -159,7 +171,7 @@ class WorldModelNetwork(torch.nn.Module):
             patch_size=(1, size.patch, size.patch),
             num_attention_heads=size.heads,
             attention_head_dim=size.head_dim,
-            in_channels=2 * channels + STATE_SIZE + size.context + size.future,
+            in_channels=2 * channels + state_size + size.context + size.future,
             out_channels=channels,
             text_dim=size.action_width,
             freq_dim=64,
@@ -167,12 +179,12 @@ class WorldModelNetwork(torch.nn.Module):
             num_layers=size.layers,
             rope_max_seq_len=64,
         )
-        self.action_token = torch.nn.Linear(ACTION_SIZE + STATE_SIZE, size.action_width)
+        self.action_token = torch.nn.Linear(action_size + state_size, size.action_width)
         self.step_token = torch.nn.Parameter(
             0.02 * torch.randn(size.chunk_length, size.action_width)
         )
-        self.state = StateDynamics(size.chunk_length, cells)
-        self.drawing = ArmDrawing(cells, size.drawing)
+        self.state = StateDynamics(size.chunk_length, cells, state_size, action_size)
+        self.drawing = ArmDrawing(cells, size.drawing, state_size)
 
     def velocity(
         self,
@@ -233,7 +245,8 @@ class WorldModel:
                 f"at most {MAX_TOKENS} tokens of all frames, not {tokens}"
             )
         cells = (autoencoder.size.latent_channels, side, side * len(cameras))
-        self.network = WorldModelNetwork(size, cells)
+        sizes = scales.state_size, scales.action_size
+        self.network = WorldModelNetwork(size, cells, *sizes)
         self.parts = torch.nn.ModuleDict({"autoencoder": autoencoder, "network": self.network})
         self.scales = scales
         self.checkpoint_id = checkpoint_id
@@ -294,7 +307,7 @@ class WorldModel:
     def spec(self) -> dict[str, Any]:
         """Inputs and outputs, for the manifest."""
         image_size = self.autoencoder.size.image_size
-        return robot_spec(self.cameras, image_size, self.size.chunk_length)
+        return robot_spec(self.cameras, image_size, self.size.chunk_length, self.scales.contract)
 
     def save(self, directory: Path, half: bool = False) -> None:
         """Write config.json and model.safetensors into an existing directory."""
@@ -304,7 +317,7 @@ class WorldModel:
             size=asdict(self.size),
             autoencoder=self.autoencoder.config(),
             cameras=list(self.cameras),
-            normalisation=self.scales.to_json(),
+            **self.scales.to_config(),
         )
         save_weights(self.parts, directory / "model.safetensors", half)
 
@@ -314,7 +327,7 @@ class WorldModel:
         config = read_config(directory, ARCHITECTURE)
         autoencoder = section(AutoencoderSize, config, "autoencoder")
         size = section(WorldModelSize, config, "size")
-        scales = RobotScales.from_json(config.get("normalisation"))
+        scales = RobotScales.from_config(config)
         cameras = known_cameras(config)
 
         def build() -> WorldModel:

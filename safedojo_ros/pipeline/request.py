@@ -4,10 +4,14 @@ import dataclasses
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from safedojo_ros.checkpoints.names import SHIPPED
+from safedojo_ros.core.contract import read_contract
 from safedojo_ros.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from safedojo_ros.data.lerobot.frames import Source
 
 T = TypeVar("T")
 
@@ -39,6 +43,27 @@ class OnDevice(InStore):
 
     device: str = field(default="auto", metadata={"parse": device_name, "metavar": "DEVICE"})
     """auto (a GPU where there is one), cpu, cuda or cuda:N"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnData:
+    """A request that reads data sets."""
+
+    data: tuple[Path, ...]
+    """directories of episodes (safedojo collect, or any LeRobot v3 set with --contract)"""
+    contract: str = ""
+    """what the columns of another tool's data sets mean: tabletop, libero, droid, franka_realsense
+    or a YAML file"""
+
+    @property
+    def sources(self) -> "list[Source]":
+        """The data sets; raises `ConfigError` for a contract that is none."""
+        from safedojo_ros.data.lerobot.frames import Foreign
+
+        if not self.contract:
+            return list(self.data)
+        contract = read_contract(self.contract)
+        return [Foreign(directory, contract) for directory in self.data]
 
 
 @dataclass(frozen=True, kw_only=True)

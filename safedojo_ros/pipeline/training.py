@@ -10,7 +10,7 @@ from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.files import write_whole
 from safedojo_ros.learning.progress import Say
 from safedojo_ros.pipeline.publication import publish
-from safedojo_ros.pipeline.request import Run, check_unused, named
+from safedojo_ros.pipeline.request import OnData, Run, check_unused, named
 
 if TYPE_CHECKING:
     from safedojo_ros.models.pi0_policy import PI0Policy
@@ -23,11 +23,9 @@ Kind = Literal["policy", "safety", "world_model", "success"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training(Run):
+class Training(OnData, Run):
     """The request of every training."""
 
-    data: tuple[Path, ...]
-    """directories of episodes (safedojo collect)"""
     half: bool = False
     """store the result as float16, like the checkpoints that ship"""
 
@@ -110,7 +108,7 @@ def train_policy(recipe: "Recipe", request: TrainPolicy, say: Say = print) -> Tr
     from safedojo_ros.models.loading import load_policy
     from safedojo_ros.models.threads import chosen_device
 
-    data = imitation.Demonstrations.read(request.data, recipe.policy.only_safe)
+    data = imitation.Demonstrations.read(request.sources, recipe.policy.only_safe)
     say(
         f"{len(data.state)} frames, {len(data.imitated)} of them imitated, "
         f"{len(data.instructions)} instructions"
@@ -138,7 +136,7 @@ def train_safety(recipe: "Recipe", request: TrainSafety, say: Say = print) -> Tr
     from safedojo_ros.models.loading import load_world_model
     from safedojo_ros.models.threads import chosen_device
 
-    config, device, data = recipe.safety, chosen_device(request.device), list(request.data)
+    config, device, data = recipe.safety, chosen_device(request.device), request.sources
     imagined = None
     if request.world_model:
         world = load_world_model(find_checkpoint("world_model", request.world_model, request.store))
@@ -191,7 +189,7 @@ def train_seen(recipe: "Recipe", request: TrainSeen, say: Say = print) -> Traine
     )
     model = load_safety(source)
     held_out, seed = recipe.safety.held_out, recipe.safety.seed
-    model.seen = seen_images(model, list(request.data), held_out, seed, device)
+    model.seen = seen_images(model, request.sources, held_out, seed, device)
     model.network.cpu()
     say(f"limits of what the head has seen: {model.seen}")
     made = read_manifest(source)
@@ -201,12 +199,13 @@ def train_seen(recipe: "Recipe", request: TrainSeen, say: Say = print) -> Traine
 def train_world_model(recipe: "Recipe", request: TrainWorldModel, say: Say = print) -> Trained:
     """Fit the video world model to latents; its figures are errors by horizon."""
     from safedojo_ros.fidelity.replay_error import replay_errors
+    from safedojo_ros.fidelity.validation import finite
     from safedojo_ros.learning import world_model
     from safedojo_ros.learning.data.latent_episodes import LatentEpisodes
     from safedojo_ros.models.loading import load_safety, load_world_model
     from safedojo_ros.models.threads import chosen_device
 
-    config, device, data = recipe.world_model, chosen_device(request.device), list(request.data)
+    config, device, data = recipe.world_model, chosen_device(request.device), request.sources
     if request.start:
         model = load_world_model(find_checkpoint("world_model", request.start, request.store))
         config = replace(config, size=model.size)
@@ -224,23 +223,23 @@ def train_world_model(recipe: "Recipe", request: TrainWorldModel, say: Say = pri
             f"mse {error.mse[0]:.5f}, copying {error.copying[0]:.5f}, "
             f"permuted actions {error.permuted[0]:.5f}, state {error.state_cm[0]:.2f} cm"
         )
-    figures = {"by_horizon": [asdict(error) for error in errors]}
+    figures = finite({"by_horizon": [asdict(error) for error in errors]})
     return _finished("world_model", request, model, figures, recipe.preset, say)
 
 
 def train_success(recipe: "Recipe", request: TrainSuccess, say: Say = print) -> Trained:
     """Fit the success classifier to recorded frames, and to imagined ones beside them."""
-    from safedojo_ros.data.lerobot.reader import EpisodeReader
+    from safedojo_ros.data.lerobot.frames import open_set
     from safedojo_ros.learning import success
     from safedojo_ros.learning.data import success_frames
     from safedojo_ros.learning.data.latent_episodes import LatentEpisodes
     from safedojo_ros.models.loading import load_world_model
     from safedojo_ros.models.threads import chosen_device
 
-    config, device, data = recipe.success, chosen_device(request.device), list(request.data)
+    config, device, data = recipe.success, chosen_device(request.device), request.sources
     frames = success_frames.recorded_frames(data)
     say(f"{len(frames.success)} frames, {int(frames.success.sum())} of them show success")
-    cameras = EpisodeReader(data[0]).cameras
+    cameras = open_set(data[0]).cameras
     imagined = None
     if request.world_model:
         world = load_world_model(find_checkpoint("world_model", request.world_model, request.store))

@@ -10,7 +10,7 @@ from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.files import write_whole
 from safedojo_ros.learning.progress import Say
-from safedojo_ros.pipeline.request import Imagining, named
+from safedojo_ros.pipeline.request import Imagining, OnData, named
 
 if TYPE_CHECKING:
     from safedojo_ros.fidelity.thresholds import ValidationConfig, Verdict
@@ -21,11 +21,10 @@ REPORT, PAGE, DETAILS = "fidelity.json", "fidelity.html", "details.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Validation(Imagining):
-    """The models to validate, and the episodes to validate them with."""
+class Validation(OnData, Imagining):
+    """The models to validate, and held-out episodes of a policy, collisions included (collect
+    --split validation), to validate them with."""
 
-    data: tuple[Path, ...]
-    """held-out episodes of a policy, collisions included (collect --split validation)"""
     out: Path
     """directory of the report"""
     policy: str = named("policy", "")
@@ -76,7 +75,7 @@ def validate(recipe: "Recipe", request: Validation, say: Say = print) -> Validat
     safety = load_safety(find_checkpoint("safety", request.safety, request.store))
     world.parts.to(device)
     success.network.to(device)
-    held = read_held_out(request.data, world, config.episodes, device)
+    held = read_held_out(request.sources, world, config.episodes, device)
     sections, strips = validation.validate(config, world, success, safety, held, say)
     if request.policy or request.policies:
         imagined = ImaginedWorld(world, success, safety, config.max_steps)

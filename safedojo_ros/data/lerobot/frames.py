@@ -1,19 +1,50 @@
 """The steps of several data sets, one after the other, for training."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from safedojo_ros.core.contract import Contract
 from safedojo_ros.core.errors import DatasetError
+from safedojo_ros.core.types import CONTROL_PERIOD
 from safedojo_ros.data.lerobot.reader import EpisodeReader, FrameArrays
 
 
-def open_all(directories: Sequence[Path]) -> list[EpisodeReader]:
-    """A reader of each; raises `DatasetError` for no episode at all, or for different cameras."""
-    readers = [EpisodeReader(directory) for directory in directories]
-    names = [str(directory) for directory in directories]
+@dataclass(frozen=True)
+class Foreign:
+    """A data set of another tool. contract: what its columns mean, and how it is read."""
+
+    directory: Path
+    contract: Contract
+
+    def __str__(self) -> str:
+        return str(self.directory)
+
+
+Source = Path | Foreign
+"""A data set of this package, or of another tool."""
+
+
+def open_set(source: Source) -> EpisodeReader:
+    """The reader of one data set; raises `DatasetError`."""
+    if isinstance(source, Foreign):
+        return EpisodeReader(source.directory, source.contract)
+    return EpisodeReader(source)
+
+
+def open_all(sources: Sequence[Source]) -> list[EpisodeReader]:
+    """A reader of each; raises `DatasetError` for no episode at all, for different cameras, or for
+    another rate than this package's without a contract that says so."""
+    readers = [open_set(source) for source in sources]
+    for reader in readers:
+        if reader.contract is None and reader.fps != round(1 / CONTROL_PERIOD):
+            raise DatasetError(
+                f"{reader.root} has {reader.fps} steps a second, models act "
+                f"{1 / CONTROL_PERIOD:g} times; --contract says the rate to learn at"
+            )
+    names = [str(source) for source in sources]
     if not any(len(reader) for reader in readers):
         raise DatasetError(f"no episodes in {names}; collect some")
     cameras = sorted({reader.cameras for reader in readers})
@@ -68,6 +99,7 @@ def load_frames(
         extra=extra,
         starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         rows=[row for part in parts for row in part.rows],
+        contract=parts[0].contract,
     )
 
 

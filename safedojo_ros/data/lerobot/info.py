@@ -44,6 +44,12 @@ class DatasetInfo:
 
 def read_info(root: Path) -> DatasetInfo:
     """Read meta/info.json of the data set at `root`; raises `DatasetError` that names the field."""
+    path, info = read_head(root)
+    return DatasetInfo(info["fps"], _features(path, info["features"]), info["total_episodes"])
+
+
+def read_head(root: Path) -> tuple[Path, dict[str, Any]]:
+    """meta/info.json and what it says, all checked but the features; raises `DatasetError`."""
     path = root / layout.INFO_PATH
     if not path.exists():
         raise DatasetError(
@@ -53,7 +59,10 @@ def read_info(root: Path) -> DatasetInfo:
     info = layout.read_json(layout.contained(root, path))
     version = info.get("codebase_version")
     if not isinstance(version, str) or not version.startswith("v3."):
-        raise DatasetError(f"{path} has codebase_version {str(version):.40}, expected v3.x")
+        raise DatasetError(
+            f"{path} has codebase_version {str(version):.40}, expected v3.x; "
+            "older sets are converted by LeRobot's convert_dataset_v21_to_v30"
+        )
     for key in ("features", "fps", "data_path"):
         if key not in info:
             raise DatasetError(f"{path} lacks or garbles '{key}'; record it again")
@@ -62,33 +71,37 @@ def read_info(root: Path) -> DatasetInfo:
         _check_template(path, "video_path", info["video_path"], layout.VIDEO_PATH)
     fps, episodes = info["fps"], info.get("total_episodes", 0)
     if isinstance(fps, bool) or fps not in range(1, MOST_FPS + 1):
-        raise DatasetError(f"{path} has fps {_shown(fps)}, expected a whole number to {MOST_FPS}")
+        raise DatasetError(f"{path} has fps {shown(fps)}, expected a whole number to {MOST_FPS}")
     if not isinstance(episodes, int) or episodes < 0:
-        raise DatasetError(f"{path} has total_episodes {_shown(episodes)}, expected a count")
-    return DatasetInfo(int(fps), _features(path, info["features"]), episodes)
+        raise DatasetError(f"{path} has total_episodes {shown(episodes)}, expected a count")
+    if not isinstance(info["features"], dict) or len(info["features"]) > MOST_FEATURES:
+        raise DatasetError(f"{path} has features {shown(info['features'])}, expected an object")
+    return path, info | {"fps": int(fps), "total_episodes": episodes}
 
 
 def _check_template(path: Path, key: str, seen: Any, expected: str) -> None:
     if seen != expected:
-        raise DatasetError(f"{path} has {key} {_shown(seen)}, expected {expected}")
+        raise DatasetError(f"{path} has {key} {shown(seen)}, expected {expected}")
 
 
-def _features(path: Path, found: Any) -> dict[str, dict[str, Any]]:
-    if not isinstance(found, dict) or len(found) > MOST_FEATURES:
-        raise DatasetError(f"{path} has features {_shown(found)}, expected an object of them")
+def _features(path: Path, found: dict[str, Any]) -> dict[str, dict[str, Any]]:
     for name, expected in (layout.STEP_FEATURES | layout.INDEX_FEATURES).items():
         seen = found.get(name)
         if not isinstance(seen, dict):
-            raise DatasetError(f"{path} lacks or garbles '{name}'; record it again")
+            raise DatasetError(
+                f"{path} lacks or garbles '{name}'; record it again, or read what another tool "
+                "wrote by --contract"
+            )
         if seen.get("dtype") != expected["dtype"] or seen.get("shape") != expected["shape"]:
             raise DatasetError(
-                f"{path}: feature '{name}' is {_shown(seen.get('dtype'))} "
-                f"{_shown(seen.get('shape'))}, expected {expected['dtype']} {expected['shape']}"
+                f"{path}: feature '{name}' is {shown(seen.get('dtype'))} "
+                f"{shown(seen.get('shape'))}, expected {expected['dtype']} {expected['shape']}; "
+                "--contract says what the columns of other tools mean"
             )
     for name, feature in found.items():
         wrong = _wrong(name, feature)
         if wrong:
-            raise DatasetError(f"{path}: feature {_shown(name)} {wrong}")
+            raise DatasetError(f"{path}: feature {shown(name)} {wrong}")
     return dict(found)
 
 
@@ -97,22 +110,22 @@ def _wrong(name: str, feature: Any) -> str:
     if not NAME.fullmatch(name) or ".." in name:
         return "has a name that no column has; rename it"
     if not isinstance(feature, dict):
-        return f"is {_shown(feature)}, expected dtype and shape"
+        return f"is {shown(feature)}, expected dtype and shape"
     dtype, shape = feature.get("dtype"), feature.get("shape")
     if not isinstance(dtype, str) or dtype not in NUMBERS | PICTURES:
-        return f"is of {_shown(dtype)}, expected numbers, bool, image or video"
+        return f"is of {shown(dtype)}, expected numbers, bool, image or video"
     if not isinstance(shape, list) or any(type(n) is not int or n < 1 for n in shape):
-        return f"has shape {_shown(shape)}, expected positive numbers"
+        return f"has shape {shown(shape)}, expected positive numbers"
     if (dtype in PICTURES) != name.startswith(layout.CAMERA_PREFIX):
         return f"is of {dtype}; images are named {layout.CAMERA_PREFIX}<camera>, and only they"
     if dtype in PICTURES and (len(shape) != 3 or shape[2] != 3 or max(shape) > MAX_SIDE):
-        return f"has shape {_shown(shape)}, expected height, width, 3, sides to {MAX_SIDE}"
+        return f"has shape {shown(shape)}, expected height, width, 3, sides to {MAX_SIDE}"
     if dtype not in PICTURES and (len(shape) != 1 or shape[0] > MOST_COLUMNS):
-        return f"has shape {_shown(shape)}, expected one width to {MOST_COLUMNS}"
+        return f"has shape {shown(shape)}, expected one width to {MOST_COLUMNS}"
     return ""
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """What a foreign file says, short enough for one line."""
     try:
         text = repr(value)

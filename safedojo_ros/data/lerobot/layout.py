@@ -45,7 +45,11 @@ METADATA_LIMIT = 64 * 2**20
 MOST_ROWS = 10_000_000
 """Episodes of one file; more are damage."""
 OPTIONAL = re.compile(r"videos/.+/checksum")
-"""Columns that sets of other tools lack."""
+"""Columns of meta/episodes that may be absent."""
+OURS = re.compile(
+    r"meta/episodes/.+|task_name|level|seed|source|success|collided|contact_steps|cost_source"
+)
+"""Columns of meta/episodes that sets of other tools lack, too."""
 
 STATE_NAMES = ["x", "y", "z", "rx", "ry", "rz", "finger_left", "finger_right"]
 ACTION_NAMES = ["dx", "dy", "dz", "drx", "dry", "drz", "gripper"]
@@ -203,16 +207,15 @@ def write_table(path: Path, table: pa.Table) -> None:
     pq.write_table(table, path, write_page_checksum=True)
 
 
-def read_rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
+def read_rows(path: Path, schema: pa.Schema, foreign: bool = False) -> list[dict[str, Any]]:
     """Rows of a metadata file; columns named in `OPTIONAL` may be absent or null, then None.
 
-    Raises `DatasetError` for a damaged file, a missing column or value, or another type.
+    foreign: so may those in `OURS`. Raises `DatasetError` for a damaged file, a missing column or
+    value, or another type.
     """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            size = sum(
-                file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)
-            )
+            size = _bytes_of(file.metadata, set(schema.names))
             if size > METADATA_LIMIT or file.metadata.num_rows > MOST_ROWS:
                 raise DatasetError(
                     f"{path} is too large: {file.metadata.num_rows} rows of {size} B"
@@ -220,7 +223,7 @@ def read_rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
             present = [name for name in schema.names if name in file.schema_arrow.names]
             table = file.read(columns=present, use_threads=False)
         for name in schema.names:
-            if OPTIONAL.fullmatch(name):
+            if OPTIONAL.fullmatch(name) or (foreign and OURS.fullmatch(name)):
                 continue
             if name not in table.column_names:
                 raise DatasetError(f"{path} lacks the column '{name}'")
@@ -233,6 +236,17 @@ def read_rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
     except Exception as error:  # Arrow's, the system's, Python's: what a damaged file leads to
         raise DatasetError(f"cannot read {path}: {_brief(error)}; record it again") from None
     return [dict.fromkeys(schema.names) | row for row in rows]
+
+
+def _bytes_of(metadata: pq.FileMetaData, names: set[str]) -> int:
+    """Bytes that these columns unpack to; other tools add statistics beside them."""
+    groups = (metadata.row_group(i) for i in range(metadata.num_row_groups))
+    columns = (group.column(j) for group in groups for j in range(group.num_columns))
+    return sum(
+        column.total_uncompressed_size
+        for column in columns
+        if column.path_in_schema.split(".")[0] in names
+    )
 
 
 def _brief(error: Exception) -> str:

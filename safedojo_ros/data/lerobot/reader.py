@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from safedojo_ros.core.contract import Contract
 from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.core.files import PARTIAL_SUFFIX
 from safedojo_ros.core.types import Episode
 from safedojo_ros.data.lerobot import layout
 from safedojo_ros.data.lerobot.info import read_info
+from safedojo_ros.data.lerobot.mapped import MappedSteps, mapped_info
 from safedojo_ros.data.lerobot.rows import EpisodeRow, read_episode_rows
 from safedojo_ros.data.lerobot.steps import StepFiles
 
@@ -27,9 +29,10 @@ log = logging.getLogger(__name__)
 class FrameArrays:
     """All steps of the chosen episodes, one after the other, for training.
 
-    images: (N, cameras, H, W, 3) uint8 in the order of `cameras`; state (N, 8) float32; actions
-    (N, 7) float32; success (N,) bool; cost, displacement (N,) float32; extra {name: (N, ...)};
-    starts: (E + 1,), episode e has the rows starts[e]:starts[e + 1]; rows: the E episodes' rows.
+    images: (N, cameras, H, W, 3) uint8 in the order of `cameras`; state (N, S) float32; actions
+    (N, A) float32; success (N,) bool; cost, displacement (N,) float32; extra {name: (N, ...)};
+    starts: (E + 1,), episode e has the rows starts[e]:starts[e + 1]; rows: the E episodes' rows;
+    contract: that they were read through, None: the layout of this package.
     """
 
     images: np.ndarray
@@ -42,6 +45,7 @@ class FrameArrays:
     extra: dict[str, np.ndarray]
     starts: np.ndarray
     rows: list[EpisodeRow]
+    contract: Contract | None = None
 
     @property
     def episode(self) -> np.ndarray:
@@ -55,26 +59,36 @@ class EpisodeReader(Sequence[Episode]):
     Opening reads every file once and checks all but the pixels: checksums, lengths, shapes, names,
     finiteness. `rows` describes the episodes that are whole; `damage` has a line for each file and
     episode that is not, which is left out and logged; `leftovers` are the files of an interrupted
-    recording, which are never read. Raises `DatasetError` where the metadata of the set is broken,
-    or nothing is whole.
+    recording, which are never read. contract: says what the columns of a set mean that another tool
+    wrote, and the sizes and the rate that it is read at. Raises `DatasetError` where the metadata
+    of the set is broken, or nothing is whole.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = Path(root)
-        info = read_info(self.root)
-        self.features, self.fps = info.features, info.fps
-        self.cameras, self.extra_names = info.cameras, info.extra_names
-        found = read_episode_rows(self.root, info)
+    def __init__(self, root: Path, contract: Contract | None = None) -> None:
+        self.root, self.contract = Path(root), contract
+        self._steps: StepFiles | MappedSteps
+        if contract is None:
+            info = read_info(self.root)
+            self.features, self.fps = info.features, info.fps
+            self.cameras, self.extra_names = info.cameras, info.extra_names
+            self._steps = StepFiles(self.root, info)
+        else:
+            info = mapped_info(self.root, contract)
+            self._steps = MappedSteps(self.root, info, contract)
+            self.features, self.fps = self._steps.features, contract.rate
+            self.cameras, self.extra_names = contract.camera_names, ()
+            if self.fps != info.fps:
+                log.info("%s: %d Hz, read at %d Hz", self.root, info.fps, self.fps)
+        found = read_episode_rows(self.root, info, contract)
         self.damage, self.files = found.damage, found.files
-        self._steps = StepFiles(self.root, info)
         self.rows: list[EpisodeRow] = self._whole(found.rows)
         self.frames = sum(row.length for row in self.rows)
-        self.sentences = self._read_sentences()
+        self.sentences = self._read_sentences() if contract is None else ()
         if self.damage and not self.rows:
             raise DatasetError(self.damage[0])
         for line in self.damage:
             log.warning("left out: %s", line)
-        self.leftovers = self._find_leftovers(found.rows)
+        self.leftovers = self._find_leftovers(found.rows) if contract is None else []
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -85,12 +99,12 @@ class EpisodeReader(Sequence[Episode]):
     def __getitem__(self, index: int) -> Episode:  # type: ignore[override]
         """The episode `index`, checked; raises `DatasetError`."""
         row = self.rows[index]
-        table = self._steps.table(row, self.cameras)
+        table = self._steps.table(row, _features(self.cameras))
         values = self._steps.values(row, table)
         images = {}
         for name in self.cameras:
             pictures = _room((row.length, *self._picture_shape(name)), np.uint8)
-            self._steps.pictures_into(pictures, row, table, name)
+            self._steps.pictures_into(pictures, row, table, layout.CAMERA_PREFIX + name)
             images[name] = pictures
         return Episode(
             images=images,
@@ -133,11 +147,11 @@ class EpisodeReader(Sequence[Episode]):
 
         def load(e: int) -> None:
             row, here = rows[e], slice(starts[e], starts[e + 1])
-            table = self._steps.table(row, cameras)
+            table = self._steps.table(row, _features(cameras))
             for name, column in self._steps.values(row, table).items():
                 if name in values:
                     values[name][here] = column
-            for c, name in enumerate(cameras):
+            for c, name in enumerate(_features(cameras)):
                 self._steps.pictures_into(pictures[here, c], row, table, name)
 
         with ThreadPoolExecutor(DECODING_THREADS) as pool:
@@ -154,18 +168,20 @@ class EpisodeReader(Sequence[Episode]):
             extra={name: values[name] for name in self.extra_names},
             starts=starts,
             rows=list(rows),
+            contract=self.contract,
         )
 
     def first_pictures(self, indices: list[int]) -> dict[str, np.ndarray]:
         """{camera feature: (E, H, W, 3) uint8}, the first picture of each of the episodes."""
         result = {}
         for name in self.cameras:
+            feature = layout.CAMERA_PREFIX + name
             pictures = np.empty((len(indices), *self._picture_shape(name)), np.uint8)
             for place, index in enumerate(indices):
                 row = self.rows[index]
-                table = self._steps.table(row, (name,)).slice(0, 1)
-                self._steps.pictures_into(pictures[place : place + 1], row, table, name)
-            result[layout.CAMERA_PREFIX + name] = pictures
+                table = self._steps.table(row, (feature,)).slice(0, 1)
+                self._steps.pictures_into(pictures[place : place + 1], row, table, feature)
+            result[feature] = pictures
         return result
 
     # ---------------------------------------------------------------- opening
@@ -183,18 +199,17 @@ class EpisodeReader(Sequence[Episode]):
                 self.damage.append(str(error))
                 broken.add(path)
 
-        def fault(row: EpisodeRow) -> str:
+        def checked(row: EpisodeRow) -> EpisodeRow | str:
             try:
-                self._steps.check(row)
+                return self._steps.check(row)
             except DatasetError as error:
                 return str(error)
-            return ""
 
         readable = [row for row in rows if row.data_path not in broken]
         with ThreadPoolExecutor(DECODING_THREADS) as pool:
-            faults = list(pool.map(fault, readable))
-        self.damage += filter(None, faults)
-        return [row for row, fault in zip(readable, faults, strict=True) if not fault]
+            found = list(pool.map(checked, readable))
+        self.damage += [fault for fault in found if isinstance(fault, str)]
+        return [row for row in found if not isinstance(row, str)]
 
     def _read_sentences(self) -> tuple[str, ...]:
         if not self.rows:
@@ -233,6 +248,10 @@ class EpisodeReader(Sequence[Episode]):
         feature = self.features[name]
         width = feature["shape"][0]
         return _room((length,) if width == 1 else (length, width), feature["dtype"])
+
+
+def _features(cameras: Sequence[str]) -> list[str]:
+    return [layout.CAMERA_PREFIX + name for name in cameras]
 
 
 def _room(shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> np.ndarray:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safedojo_ros.core.contract import Contract
 from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.data.lerobot import layout
 from safedojo_ros.data.lerobot.info import DatasetInfo
@@ -24,7 +25,10 @@ class Clip:
 
 @dataclass(frozen=True)
 class EpisodeRow:
-    """What the episode's row in meta/episodes says of it, and where its steps lie."""
+    """What the episode's row in meta/episodes says of it, and where its steps lie.
+
+    cost_source: who says which steps have contact (see `core.contract.LabelSource`); "": nobody.
+    """
 
     number: int
     length: int
@@ -39,6 +43,7 @@ class EpisodeRow:
     data_path: Path
     first_row: int
     clips: dict[str, Clip] = field(default_factory=dict)
+    cost_source: str = "physics"
 
     @property
     def touched(self) -> bool:
@@ -55,8 +60,10 @@ class EpisodeRows:
     files: int = 0
 
 
-def read_episode_rows(root: Path, info: DatasetInfo) -> EpisodeRows:
-    """The rows of all files in meta/episodes, in order."""
+def read_episode_rows(
+    root: Path, info: DatasetInfo, contract: Contract | None = None
+) -> EpisodeRows:
+    """The rows of all files in meta/episodes, in order; contract: of a set of another tool."""
     found = EpisodeRows()
     first_of_file: dict[Path, int] = {}
     schema = layout.episodes_schema(info.features)
@@ -66,12 +73,14 @@ def read_episode_rows(root: Path, info: DatasetInfo) -> EpisodeRows:
             continue
         found.files += 1
         try:
-            rows = layout.read_rows(layout.contained(root, path), schema)
+            rows = layout.read_rows(layout.contained(root, path), schema, contract is not None)
         except DatasetError as error:
             found.damage.append(f"{error}: its episodes are left out")
             continue
         for values in rows:
             try:
+                if contract is not None:
+                    values = _completed(values, contract)
                 row = _row(root, info, path, values, first_of_file)
                 seen = (row.number, values["dataset_from_index"])
                 if seen != (number, frame) and not (found.damage and seen >= (number, frame)):
@@ -90,6 +99,30 @@ def read_episode_rows(root: Path, info: DatasetInfo) -> EpisodeRows:
             "the others are lost"
         )
     return found
+
+
+def _completed(values: dict[str, Any], contract: Contract) -> dict[str, Any]:
+    """The row of a set of another tool, with what it does not say.
+
+    Of several sentences for one episode the first counts.
+    """
+    sentences = [contract.instruction] if contract.instruction else values["tasks"][:1]
+    if not sentences or not str(sentences[0] or "").strip():
+        raise DatasetError(
+            f"episode {values['episode_index']} has no sentence; write one as `instruction` into "
+            "the contract"
+        )
+    known = {
+        "task_name": sentences[0],
+        "level": 0,
+        "seed": values["episode_index"],
+        "source": "recorded",
+        "success": False,
+        "collided": False,
+        "contact_steps": 0,
+    }
+    known |= {name: values[name] for name in known if values[name] is not None}
+    return values | known | {"tasks": sentences}
 
 
 def _row(

@@ -2,16 +2,19 @@
 
 import struct
 import zlib
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from safedojo_ros.core.errors import DatasetError
+from safedojo_ros.core.errors import DatasetError, ObservationRejected
+from safedojo_ros.data.images import decode_compressed
 from safedojo_ros.data.lerobot import layout
-from safedojo_ros.data.lerobot.info import DatasetInfo
+from safedojo_ros.data.lerobot.info import PICTURES, DatasetInfo
 from safedojo_ros.data.lerobot.rows import EpisodeRow
 from safedojo_ros.data.lerobot.video import check_clip, read_video
 
@@ -24,10 +27,11 @@ RATE_TOLERANCE = 1e-3
 
 
 class StepFiles:
-    """The data files of a set."""
+    """The data files of a set. foreign: another tool wrote it, so columns may be lists of any kind
+    and numbers of another width, and images JPEG."""
 
-    def __init__(self, root: Path, info: DatasetInfo) -> None:
-        self._root, self._info = root, info
+    def __init__(self, root: Path, info: DatasetInfo, foreign: bool = False) -> None:
+        self._root, self._info, self._foreign = root, info, foreign
         self._schema = layout.data_schema(info.features)
         self._row_groups: dict[Path, np.ndarray] = {}
 
@@ -51,16 +55,14 @@ class StepFiles:
             if columns.names.count(name) != 1:
                 what = "has twice" if name in columns.names else "lacks"
                 raise DatasetError(f"{path} {what} the column '{name}'")
-            if columns.field(name).type != self._schema.field(name).type:
-                raise DatasetError(
-                    f"{path}: column '{name}' is {columns.field(name).type}, expected "
-                    f"{self._schema.field(name).type}"
-                )
+            seen_type, wanted = columns.field(name).type, self._schema.field(name).type
+            if seen_type != wanted and not (self._foreign and _alike(seen_type, wanted)):
+                raise DatasetError(f"{path}: column '{name}' is {seen_type}, expected {wanted}")
         self._row_groups[path] = np.concatenate([[0], np.cumsum(sizes)])
 
-    def table(self, row: EpisodeRow, cameras: tuple[str, ...]) -> pa.Table:
-        """The episode's rows, with the images of `cameras` where they are embedded."""
-        columns = [n for n in self._schema.names if _wanted(n, cameras)]
+    def table(self, row: EpisodeRow, images: Collection[str]) -> pa.Table:
+        """The episode's rows, with the features `images` where they are embedded."""
+        columns = [n for n in self._schema.names if n in images or not self._is_image(n)]
         bounds = self._row_groups[row.data_path]
         first = int(np.searchsorted(bounds, row.first_row, side="right")) - 1
         last = int(np.searchsorted(bounds, row.first_row + row.length, side="left"))
@@ -84,16 +86,19 @@ class StepFiles:
         """Every column of numbers, (T,) or (T, width)."""
         values = {}
         for name in table.column_names:
-            if name.startswith(layout.CAMERA_PREFIX):
+            if self._is_image(name):
                 continue
             column = table[name].combine_chunks()
-            width = self._info.features[name]["shape"][0]
-            plain = column if width == 1 else column.flatten()
-            if column.null_count or plain.null_count or len(plain) != len(table) * width:
+            feature = self._info.features[name]
+            width = feature["shape"][0]
+            plain = column.flatten() if _is_list(column.type) else column
+            ragged = _ragged(column, width)
+            if ragged or column.null_count or plain.null_count or len(plain) != len(table) * width:
                 raise DatasetError(
                     f"{row.data_path}: episode {row.number} lacks values of '{name}'"
                 )
-            array = plain.to_numpy(zero_copy_only=False).reshape(len(table), -1)
+            array = plain.to_numpy(zero_copy_only=False).astype(feature["dtype"], copy=False)
+            array = array.reshape(len(table), -1)
             array = array[:, 0] if width == 1 else array
             if not np.all(np.isfinite(array)):
                 step = int(np.argwhere(~np.isfinite(array))[0, 0])
@@ -117,12 +122,12 @@ class StepFiles:
             )
         return values
 
-    def check(self, row: EpisodeRow) -> None:
+    def check(self, row: EpisodeRow) -> EpisodeRow:
         """Raise `DatasetError` where the episode is damaged; images are not decoded."""
-        table = self.table(row, self._info.cameras)
+        images = [name for name in self._info.features if self._is_image(name)]
+        table = self.table(row, images)
         self.values(row, table)
-        for camera in self._info.cameras:
-            name = layout.CAMERA_PREFIX + camera
+        for name in images:
             height, width, _ = self._info.features[name]["shape"]
             if name in row.clips:
                 clip = row.clips[name]
@@ -130,30 +135,62 @@ class StepFiles:
                 check_clip(clip.path, clip.first, row.length, self._info.fps, clip.checksum)
                 continue
             for step, value in enumerate(_coded(table, name)):
-                if not sound_png(value, height, width):
-                    raise _no_picture(row, camera, step, "no whole PNG", (height, width, 3))
+                jpeg = self._foreign and is_jpeg(value)
+                if not jpeg and not sound_png(value, height, width):
+                    raise _no_picture(row, name, step, "no whole PNG", (height, width, 3))
+        return row
 
-    def pictures_into(
-        self, pictures: np.ndarray, row: EpisodeRow, table: pa.Table, camera: str
-    ) -> None:
-        """Fill `pictures` (len(table), H, W, 3) with the first images of `table`'s rows."""
-        name = layout.CAMERA_PREFIX + camera
+    def pictures(self, row: EpisodeRow, table: pa.Table, name: str) -> Iterator[np.ndarray]:
+        """The image (H, W, 3) uint8 RGB of feature `name` in each of `table`'s rows."""
+        shape = tuple(self._info.features[name]["shape"])
         if name in row.clips:
             clip = row.clips[name]
             layout.contained(self._root, clip.path)
-            pictures[:] = read_video(clip.path, clip.first, self._info.fps, pictures.shape)
+            yield from read_video(clip.path, clip.first, self._info.fps, len(table), shape)
             return
         for step, value in enumerate(_coded(table, name)):
-            shape = pictures.shape[1:]
-            decoded = decode_png(value, shape[0], shape[1])
-            if decoded is None:
-                raise _no_picture(row, camera, step, "no such PNG", shape)
-            pictures[step] = decoded
+            jpeg = self._foreign and is_jpeg(value)
+            decoded = decode_jpeg(value) if jpeg else decode_png(value, shape[0], shape[1])
+            if decoded is None or decoded.shape != shape:
+                raise _no_picture(row, name, step, "no such PNG", shape)
+            yield decoded
+
+    def pictures_into(
+        self, pictures: np.ndarray, row: EpisodeRow, table: pa.Table, name: str
+    ) -> None:
+        """Fill `pictures` (len(table), H, W, 3) with the first images of `table`'s rows."""
+        for step, picture in enumerate(self.pictures(row, table, name)):
+            pictures[step] = picture
+
+    def _is_image(self, name: str) -> bool:
+        return self._info.features[name]["dtype"] in PICTURES
 
 
-def _wanted(name: str, cameras: tuple[str, ...]) -> bool:
-    camera = name.removeprefix(layout.CAMERA_PREFIX)
-    return camera == name or camera in cameras
+def _is_list(kind: pa.DataType) -> bool:
+    lists = pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list
+    return any(test(kind) for test in lists)
+
+
+def _ragged(column: pa.Array, width: int) -> bool:
+    """Whether a column of lists has one that is not of this width."""
+    if not _is_list(column.type) or pa.types.is_fixed_size_list(column.type):
+        return False
+    lengths = pc.list_value_length(column)
+    return bool(len(column)) and pc.min_max(lengths).as_py() != {"min": width, "max": width}
+
+
+def _alike(seen: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether a column of another tool can be read as ours: lists of any kind, numbers of any
+    width, images with bytes."""
+    if pa.types.is_struct(wanted):
+        return bool(pa.types.is_struct(seen)) and seen.get_field_index("bytes") >= 0
+    fixed = pa.types.is_fixed_size_list
+    if fixed(seen) and seen.list_size != (wanted.list_size if fixed(wanted) else 1):
+        return False
+    seen = seen.value_type if _is_list(seen) else seen
+    wanted = wanted.value_type if _is_list(wanted) else wanted
+    kinds = pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean
+    return any(test(seen) for test in kinds) and any(test(wanted) for test in kinds)
 
 
 def _coded(table: pa.Table, name: str) -> list[bytes]:
@@ -163,8 +200,9 @@ def _coded(table: pa.Table, name: str) -> list[bytes]:
 
 
 def _no_picture(
-    row: EpisodeRow, camera: str, step: int, what: str, shape: tuple[int, ...]
+    row: EpisodeRow, name: str, step: int, what: str, shape: tuple[int, ...]
 ) -> DatasetError:
+    camera = name.removeprefix(layout.CAMERA_PREFIX)
     return DatasetError(
         f"{row.data_path}: camera '{camera}' of episode {row.number} step {step} is {what}, "
         f"expected one of {shape}"
@@ -195,6 +233,19 @@ def sound_png(data: bytes, height: int, width: int) -> bool:
             return True
         place = end + 4
     return False
+
+
+def is_jpeg(data: bytes) -> bool:
+    """Whether it is a whole JPEG, by its first and last marker."""
+    return data.startswith(b"\xff\xd8\xff") and data.rstrip(b"\0").endswith(b"\xff\xd9")
+
+
+def decode_jpeg(data: bytes) -> np.ndarray | None:
+    """(H, W, 3) uint8 RGB; None where it cannot be read."""
+    try:
+        return decode_compressed(data)
+    except ObservationRejected:
+        return None
 
 
 def decode_png(data: bytes, height: int, width: int) -> np.ndarray | None:

@@ -80,29 +80,30 @@ def _checksum(path: Path, first: int, count: int, fps: int) -> int:
     return total
 
 
-def read_video(path: Path, first: int, fps: int, shape: tuple[int, ...]) -> np.ndarray:
-    """The frames from `first` on of a video as `shape`, (T, H, W, 3) uint8 RGB.
+def read_video(
+    path: Path, first: int, fps: int, count: int, shape: tuple[int, ...]
+) -> Iterator[np.ndarray]:
+    """`count` frames of a video from `first` on, each `shape`, (H, W, 3) uint8 RGB.
 
     Raises `DatasetError` that names the file where it is broken, too short or of another size.
     """
-    pictures = np.empty(shape, np.uint8)
     done = 0
     with _opened(path, fps) as (file, stream, time_base):
         seen = (stream.codec_context.height, stream.codec_context.width)
-        if seen != shape[1:3]:
-            raise DatasetError(f"{path} has images of {seen}, expected {shape[1:3]}")
+        if seen != shape[:2]:
+            raise DatasetError(f"{path} has images of {seen}, expected {shape[:2]}")
         _seek(file, stream, first, fps, time_base)
         for frame in file.decode(stream):
             if frame.pts is None or round(frame.pts * time_base * fps) < first:
                 continue
             picture = frame.to_ndarray(format="rgb24")
-            if picture.shape != shape[1:]:
-                raise DatasetError(f"{path} has an image {picture.shape}, expected {shape[1:]}")
-            pictures[done] = picture
+            if picture.shape != shape:
+                raise DatasetError(f"{path} has an image {picture.shape}, expected {shape}")
+            yield picture
             done += 1
-            if done == len(pictures):
-                return pictures
-    raise DatasetError(f"{path} ends after {done} of {len(pictures)} images from {first}")
+            if done == count:
+                return
+    raise DatasetError(f"{path} ends after {done} of {count} images from {first}")
 
 
 def _seek(

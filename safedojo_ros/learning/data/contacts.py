@@ -6,12 +6,11 @@ image is paired with its own state and chunk, and with those of other frames of 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from safedojo_ros.data.lerobot.frames import load_frames, open_all, steps_ahead
+from safedojo_ros.data.lerobot.frames import Source, load_frames, open_all, steps_ahead
 from safedojo_ros.data.lerobot.reader import FrameArrays
 from safedojo_ros.learning.data.latent_episodes import LatentEpisodes
 from safedojo_ros.learning.data.latents import recorded_latents
@@ -79,10 +78,10 @@ def chunks_ahead(
 
 
 def recorded_contacts(
-    directories: Sequence[Path], model: SafetyModel, device: str = "cpu"
+    sources: Sequence[Source], model: SafetyModel, device: str = "cpu"
 ) -> ContactFrames:
     """Encode every frame of the data sets; raises `DatasetError` where there is none."""
-    readers = open_all(directories)
+    readers = open_all(sources)
     frames = load_frames(readers, images=False)
     latents = [recorded_latents(reader, model.autoencoder, device) for reader in readers]
     every = np.arange(len(frames.state))

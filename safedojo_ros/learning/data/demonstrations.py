@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 
+from safedojo_ros.core.contract import Contract
 from safedojo_ros.core.errors import DatasetError
-from safedojo_ros.data.lerobot.frames import load_frames, open_all, steps_ahead
+from safedojo_ros.data.lerobot.frames import Source, load_frames, open_all, steps_ahead
 
 APPROACH = 12
 """Steps before the gripper opens or closes that decide whether a grasp holds."""
@@ -18,10 +18,10 @@ APPROACH = 12
 class Demonstrations:
     """Frames of all episodes, in memory.
 
-    images: (N, cameras, H, W, 3) uint8; state: (N, 8) and actions: (N, 7) physical, those to
-    imitate; executed: (N, 7), what the robot did; sentence: (N,) index into instructions; ends:
+    images: (N, cameras, H, W, 3) uint8; state: (N, S) and actions: (N, A) physical, those to
+    imitate; executed: (N, A), what the robot did; sentence: (N,) index into instructions; ends:
     (N,) index after the last frame of the episode that is imitated, which is that of the first
-    success, if any; imitated: (M,) the frames that are imitated.
+    success, if any; imitated: (M,) the frames that are imitated; contract: see `FrameArrays`.
     """
 
     images: torch.Tensor
@@ -33,18 +33,24 @@ class Demonstrations:
     imitated: torch.Tensor
     instructions: list[str]
     cameras: tuple[str, ...]
+    contract: Contract | None = None
 
     def __post_init__(self) -> None:
         self._next = self.next_changes()
 
     @staticmethod
-    def read(directories: Sequence[Path], only_safe: bool = False) -> "Demonstrations":
+    def read(sources: Sequence[Source], only_safe: bool = False) -> "Demonstrations":
         """Read data sets; labels are the expert's own actions, without noise, where they are
         recorded.
 
         only_safe: imitate no episode with a contact or a displacement.
         """
-        readers = open_all(directories)
+        readers = open_all(sources)
+        if only_safe and any(not row.cost_source for reader in readers for row in reader.rows):
+            raise DatasetError(
+                f"{[str(s) for s in sources]} do not say which steps have contact; name the column "
+                "in the contract, labels.cost, or leave only_safe out"
+            )
         frames = load_frames(readers)
         lengths = np.diff(frames.starts)
         instructions = sorted({row.instruction for row in frames.rows})
@@ -53,7 +59,7 @@ class Demonstrations:
         safe = np.array([not row.touched for row in frames.rows])
         if only_safe and not safe.any():
             raise DatasetError(
-                f"no episode in {[str(d) for d in directories]} is without contact; collect some "
+                f"no episode in {[str(s) for s in sources]} is without contact; collect some "
                 "with --style safe, or leave only_safe out"
             )
         imitated = np.repeat(safe | (not only_safe), lengths) & (np.arange(len(ends)) < ends)
@@ -67,6 +73,7 @@ class Demonstrations:
             torch.from_numpy(np.flatnonzero(imitated)),
             instructions,
             readers[0].cameras,
+            frames.contract,
         )
 
     def chunk_rows(self, frames: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,7 +92,7 @@ class Demonstrations:
     def next_changes(self) -> torch.Tensor:
         """(N,) the frame where the gripper will open or close next, that frame included, or else
         the last one that is imitated."""
-        closed = self.actions[:, 6] > 0
+        closed = self.actions[:, -1] > 0
         before = torch.cat([closed[:1], closed[:-1]])
         first = torch.cat([torch.ones(1, dtype=torch.bool), self.ends[1:] != self.ends[:-1]])
         changes = torch.where(first, closed, closed != before).nonzero()[:, 0]

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from safedojo_ros.data.lerobot.frames import load_frames, open_all
+from safedojo_ros.data.lerobot.frames import Source, load_frames, open_all
 from safedojo_ros.data.lerobot.reader import FrameArrays
 from safedojo_ros.data.lerobot.rows import EpisodeRow
 from safedojo_ros.learning.data.latents import encode, recorded_latents
@@ -32,7 +31,7 @@ class Transitions(NamedTuple):
 class LatentEpisodes:
     """Recorded episodes, encoded.
 
-    latents: (N, C, h, w) float16; state (N, 8) and actions (N, 7), executed, normalised;
+    latents: (N, C, h, w) float16; state (N, S) and actions (N, A), executed, normalised;
     cost, success: (N,); starts: (E + 1,) first frame of each episode; rows: what is known of each
     episode.
     """
@@ -46,12 +45,12 @@ class LatentEpisodes:
     rows: list[EpisodeRow]
 
     @staticmethod
-    def read(directories: Sequence[Path], model: WorldModel, device: str) -> "LatentEpisodes":
+    def read(sources: Sequence[Source], model: WorldModel, device: str) -> "LatentEpisodes":
         """Encode every frame; raises `DatasetError` where there is none.
 
         The images of one data set at a time are held in memory.
         """
-        readers = open_all(directories)
+        readers = open_all(sources)
         latents = [recorded_latents(reader, model.autoencoder, device) for reader in readers]
         return LatentEpisodes._of(load_frames(readers, images=False), torch.cat(latents), model)
 

@@ -12,7 +12,7 @@ from safedojo_ros.core.files import replacing
 from safedojo_ros.data.lerobot.reader import EpisodeReader
 from safedojo_ros.learning.progress import progress_bar
 from safedojo_ros.models.autoencoder import FrameAutoencoder
-from safedojo_ros.models.images import to_unit
+from safedojo_ros.models.images import check_side, to_unit
 
 CACHE = "latents"
 BATCH = 128
@@ -47,6 +47,7 @@ def encode(
 ) -> torch.Tensor:
     """(N, cameras, H, W, 3) uint8 → latents (N, cameras, C, s, s), float16 on the CPU."""
     size = autoencoder.size
+    check_side(images, size.image_size)
     cells = (size.latent_channels, size.latent_size, size.latent_size)
     batches = [torch.zeros((0, images.shape[1], *cells), dtype=torch.float16)]
     autoencoder.to(device).eval()

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from safedojo_ros.core.errors import DatasetError
-from safedojo_ros.data.lerobot.frames import load_frames, open_all
+from safedojo_ros.data.lerobot.frames import Source, load_frames, open_all
 from safedojo_ros.data.lerobot.reader import FrameArrays
 from safedojo_ros.learning.data.latent_episodes import LatentEpisodes
 from safedojo_ros.learning.data.replay import ReplayStarts, decoded, draw_starts, replay
@@ -83,11 +82,14 @@ class SuccessFrames:
         )
 
 
-def recorded_frames(directories: Sequence[Path]) -> SuccessFrames:
+def recorded_frames(sources: Sequence[Source]) -> SuccessFrames:
     """Every frame of the data sets; raises `DatasetError` where there is none, or no success."""
-    frames = SuccessFrames.recorded(load_frames(open_all(directories)))
+    frames = SuccessFrames.recorded(load_frames(open_all(sources)))
     if not frames.success.any():
-        raise DatasetError("no frame shows a success; collect some with --linger 8")
+        raise DatasetError(
+            "no frame shows a success; collect some with --linger 8, or name the column in the "
+            "contract, labels.success"
+        )
     return frames
 
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from safedojo_ros.core.bounds import within_bounds
 from safedojo_ros.core.errors import CheckpointError, ConfigError
-from safedojo_ros.core.types import ACTION_SIZE, Observation
+from safedojo_ros.core.types import Observation
 from safedojo_ros.models.images import stack_images, to_uint8
 from safedojo_ros.models.safety_head import SafetyModel
 from safedojo_ros.models.success_classifier import SuccessModel
@@ -148,10 +147,9 @@ class ImaginedWorld:
             raise ConfigError("the imagined world has no keyframes yet; call reset first")
         count, model = len(self._keyframes), self.world_model
         size = model.size
-        if np.shape(chunks) != (count, self.horizon, ACTION_SIZE):
-            raise ConfigError(
-                f"chunks have shape {np.shape(chunks)}, expected ({count}, {self.horizon}, 7)"
-            )
+        wanted = (count, self.horizon, model.scales.action_size)
+        if np.shape(chunks) != wanted:
+            raise ConfigError(f"chunks have shape {np.shape(chunks)}, expected {wanted}")
         steps = self.whole_strides(steps)
         seen = steps // size.stride
         cells = (size.future, *self._context.shape[2:])
@@ -159,7 +157,8 @@ class ImaginedWorld:
         active = np.flatnonzero(~self._done)
         if not len(active):
             return self._outcome(active, np.zeros((0, steps)), np.zeros((0, seen)))
-        taken = torch.from_numpy(within_bounds(np.asarray(chunks)[active]).astype(np.float32))
+        bounded = model.scales.bounded(np.asarray(chunks)[active])
+        taken = torch.from_numpy(bounded.astype(np.float32))
         taken = taken.to(self.device)
         context, state = self._context[active], self._state[active]
         cost = self._cost(active, state, taken)
@@ -244,7 +243,8 @@ def keyframes_of(model: WorldModel, observations: list[Observation], batch: int 
     """Keyframes of single frames, which also take the place of the frames before them."""
     side, parts = model.autoencoder.size.image_size, []
     for first in range(0, len(observations), batch):
-        images = stack_images(observations[first : first + batch], model.cameras, side)
+        some, size = observations[first : first + batch], model.scales.state_size
+        images = stack_images(some, model.cameras, side, size)
         parts.append(model.encode(images[:, None].to(model.device)).cpu())
     latents = torch.cat(parts)
     context = latents.expand(-1, model.size.context, -1, -1, -1).contiguous()

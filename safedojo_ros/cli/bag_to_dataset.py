@@ -14,9 +14,15 @@ from rich.console import Console
 from rich.table import Table
 
 from safedojo_ros.cli.options import add_json, write_json
+from safedojo_ros.core.contract import Topics, read_contract
 from safedojo_ros.core.errors import LEFT_OUT, ConfigError, DatasetError
 from safedojo_ros.core.files import write_whole
-from safedojo_ros.data.bags.conversion import ConversionReport, all_findings, convert
+from safedojo_ros.data.bags.conversion import (
+    ConversionReport,
+    all_findings,
+    convert,
+    leading_topic,
+)
 from safedojo_ros.data.bags.episodes import ConversionConfig
 from safedojo_ros.data.bags.reader import find_bags
 from safedojo_ros.data.bags.takes import TARGET
@@ -32,14 +38,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="bag, or folder of bags")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the data set")
     parser.add_argument(
-        "--cameras", default="agentview,wrist", help="names of camera/<name>/image_raw"
+        "--contract",
+        help="which topics are what: tabletop, franka_realsense or a YAML file (default: this "
+        "package's own topics)",
     )
-    parser.add_argument("--image-size", type=int, default=64, help="side of the images, pixels")
+    parser.add_argument(
+        "--cameras", help="names of camera/<name>/image_raw (default: agentview,wrist)"
+    )
+    parser.add_argument("--image-size", type=int, help="side of the images, pixels (default: 64)")
     parser.add_argument(
         "--max-gap", type=float, default=0.12, help="oldest image or state of a step (s)"
     )
     parser.add_argument("--min-steps", type=int, default=8, help="shorter pieces are dropped")
-    parser.add_argument("--target-topic", default=TARGET, help="where the arm's targets are")
+    parser.add_argument("--target-topic", help=f"where the arm's targets are (default: {TARGET})")
     parser.add_argument(
         "--namespace", help="of the robot's topics (default: that of the first target)"
     )
@@ -49,21 +60,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert; raises `DatasetError` when there is no episode."""
-    config = ConversionConfig(
-        cameras=tuple(name.strip() for name in args.cameras.split(",") if name.strip()),
-        image_size=args.image_size,
-        max_gap=args.max_gap,
-        min_steps=args.min_steps,
-    )
+    config = config_of(args)
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise ConfigError(f"{args.out} is not empty; choose another --out")
     bags = find_bags(args.bags)
-    with EpisodeWriter(args.out, config.image_size, config.cameras, video=args.video) as writer:
+    rate = round(1.0 / config.period)
+    with EpisodeWriter(
+        args.out, config.image_size, config.cameras, fps=rate, video=args.video
+    ) as writer:
         report = convert(
             bags,
             writer,
             config,
-            args.target_topic.strip("/"),
             None if args.namespace is None else args.namespace.strip("/"),
         )
     write_whole(args.out / REPORT, json.dumps(report.as_json(), indent=1) + "\n")
@@ -71,10 +79,32 @@ def run(args: argparse.Namespace) -> int:
     show(report, Console())
     if not report.episodes:
         reasons = report.misfits + [reason for take in report.takes for reason in take.dropped]
-        why = reasons[0] if reasons else f"no targets on '{args.target_topic}'"
+        why = reasons[0] if reasons else f"nothing on '{leading_topic(config)}'"
         raise DatasetError(f"no episode came of {len(bags)} bags: {why}")
     print(f"{report.episodes} episodes, {report.steps} steps: {args.out}")
     return LEFT_OUT if report.broken else 0
+
+
+def config_of(args: argparse.Namespace) -> ConversionConfig:
+    """What the options say; raises `ConfigError` for those that a contract says otherwise."""
+    limits = {"max_gap": args.max_gap, "min_steps": args.min_steps}
+    given = {
+        "--cameras": args.cameras,
+        "--image-size": args.image_size,
+        "--target-topic": args.target_topic,
+    }
+    twice = [name for name, value in given.items() if value is not None]
+    if args.contract:
+        if twice:
+            raise ConfigError(f"{twice[0]} is what --contract says; leave it out")
+        return ConversionConfig.of(read_contract(args.contract), **limits)
+    names = args.cameras or "agentview,wrist"
+    return ConversionConfig(
+        cameras=tuple(name.strip() for name in names.split(",") if name.strip()),
+        image_size=args.image_size or 64,
+        topics=Topics(target=(args.target_topic or TARGET).strip("/")),
+        **limits,
+    )
 
 
 def show(report: ConversionReport, console: Console) -> None:
@@ -95,6 +125,9 @@ def show(report: ConversionReport, console: Console) -> None:
         console.print(f"{bag}: {fault}", markup=False, soft_wrap=True)
     for misfit in report.misfits:
         console.print(misfit, markup=False, soft_wrap=True)
+    if report.unread:
+        unread = ", ".join(f"{topic} ({count})" for topic, count in sorted(report.unread.items()))
+        console.print(f"not read: {unread}", markup=False, highlight=False, soft_wrap=True)
     for topic in report.other_targets:
         console.print(f"{topic} is of another robot; --namespace says which", markup=False)
     findings = list(all_findings(report))

@@ -34,6 +34,9 @@ class CameraSource:
     """Its name in policies and nodes."""
     key: str = ""
     """Column of a data set (default: observation.images.<name>)."""
+    topic: str = ""
+    """Topic of a bag, Image or CompressedImage (default: camera/<name>/image_raw); what is
+    published beside it as <topic>/compressed counts, too."""
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
@@ -43,6 +46,12 @@ class CameraSource:
     def feature(self) -> str:
         """The column of a data set."""
         return self.key or f"observation.images.{self.name}"
+
+    @property
+    def image_topic(self) -> str:
+        """The topic of a bag, without slash before it and compression behind it."""
+        topic = self.topic or f"camera/{self.name}/image_raw"
+        return topic.strip("/").removesuffix("/compressed")
 
 
 @dataclass(frozen=True)
@@ -139,6 +148,33 @@ class Labels:
 
 
 @dataclass(frozen=True)
+class Topics:
+    """Where a bag has what an episode is made of, beside the images; names within the namespace of
+    the robot."""
+
+    pose: str = "ee_pose"
+    """PoseStamped of the end-effector; "": by the arm's joints."""
+    arm: str = ""
+    """JointState of the arm's seven joints, for where `pose` is "": the pose is computed."""
+    arm_joints: tuple[str, ...] = tuple(f"fr3_joint{n}" for n in range(1, 8))
+    """Their names, from the foot on."""
+    joints: str = "joint_states"
+    """JointState of the fingers."""
+    fingers: tuple[str, ...] = ("fr3_finger_joint1", "fr3_finger_joint2")
+    """Their names."""
+    target: str = "arm/target"
+    """ArmTarget of this package; "": nobody commanded by it, so actions are how the pose moved."""
+    instruction: str = "instruction"
+    """String."""
+
+    def __post_init__(self) -> None:
+        if len(self.fingers) != 2 or len(self.arm_joints) != 7:
+            raise ConfigError("expected two fingers and seven arm_joints", "fingers")
+        if not self.pose and not self.arm:
+            raise ConfigError("neither pose nor arm is named; one of them is needed", "pose")
+
+
+@dataclass(frozen=True)
 class Contract:
     """What a contract file says; `read_contract` reads one."""
 
@@ -160,6 +196,8 @@ class Contract:
     instruction: str = ""
     """A sentence for every episode (default: the data set's own)."""
     labels: Labels = field(default_factory=Labels)
+    topics: Topics = field(default_factory=Topics)
+    """Where a bag has them."""
 
     def __post_init__(self) -> None:
         names = [camera.name for camera in self.cameras]

@@ -41,6 +41,21 @@ def quaternion_of_euler(angles: np.ndarray) -> np.ndarray:
     return multiply(z, multiply(y, x))
 
 
+def quaternion_of_matrix(turn: np.ndarray) -> np.ndarray:
+    """Rotation matrix (3, 3) → unit quaternion (w, x, y, z), by its largest part."""
+    (a, b, c), (d, e, f), (g, h, i) = turn.tolist()
+    parts = np.array([1 + a + e + i, 1 + a - e - i, 1 - a + e - i, 1 - a - e + i])
+    largest = int(np.argmax(parts))
+    rows = (
+        (parts[0], h - f, c - g, d - b),
+        (h - f, parts[1], d + b, c + g),
+        (c - g, d + b, parts[2], h + f),
+        (d - b, c + g, h + f, parts[3]),
+    )
+    found = np.array(rows[largest])
+    return found / np.linalg.norm(found)
+
+
 def multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Hamilton product of two quaternions (w, x, y, z): the rotation b, then a."""
     w, x, y, z = a

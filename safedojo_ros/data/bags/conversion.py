@@ -9,7 +9,7 @@ from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.data.bags.episodes import ConversionConfig, episodes_of
 from safedojo_ros.data.bags.reader import BagReader
 from safedojo_ros.data.bags.series import Finding
-from safedojo_ros.data.bags.takes import TARGET, TakeSplitter
+from safedojo_ros.data.bags.takes import TakeSplitter
 from safedojo_ros.data.lerobot.writer import EpisodeWriter
 
 
@@ -37,6 +37,8 @@ class ConversionReport:
     """Targets in other namespaces, of other robots."""
     misfits: list[str] = field(default_factory=list)
     """Topics of another type than the one expected, which were not read."""
+    unread: dict[str, int] = field(default_factory=dict)
+    """Messages of each topic that nothing is made of."""
     broken: dict[str, str] = field(default_factory=dict)
     takes: list[TakeReport] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -60,26 +62,38 @@ def convert(
     bags: list[Path],
     writer: EpisodeWriter,
     config: ConversionConfig,
-    target_topic: str = TARGET,
     namespace: str | None = None,
 ) -> ConversionReport:
     """Write the episodes of `bags`, in their order; a recording may go on from bag to bag.
 
-    namespace: of the robot's topics; None: that of the first target in the bags.
+    namespace: of the robot's topics; None: that of the first target in the bags, or of the first
+    pose where there are no targets.
     """
+    leading = leading_topic(config)
     if namespace is None:
-        namespace = namespace_of(bags, target_topic)
+        namespace = namespace_of(bags, leading)
     report = ConversionReport(namespace=namespace)
     splitter = TakeSplitter(
-        config.cameras, config.image_size, config.max_gap, target_topic, namespace
+        config.camera_sources,
+        config.image_size,
+        config.max_gap,
+        config.topics,
+        namespace,
+        config.instruction,
     )
     for bag in bags:
-        _read(bag, splitter, report, target_topic)
+        _read(bag, splitter, report, leading)
         _write(splitter, writer, config, report)
     splitter.close()
     _write(splitter, writer, config, report)
     report.findings, report.misfits = splitter.findings, list(splitter.misfits.values())
     return report
+
+
+def leading_topic(config: ConversionConfig) -> str:
+    """The topic without which there is no episode."""
+    topics = config.topics
+    return (topics.target or topics.pose or topics.arm).strip("/")
 
 
 def namespace_of(bags: list[Path], target_topic: str) -> str:
@@ -104,6 +118,8 @@ def _read(bag: Path, splitter: TakeSplitter, report: ConversionReport, target_to
             splitter.new_bag(bag.name, message.heard_at)
             begun = True
         if not splitter.wants(message.topic, message.kind):
+            if not splitter.knows(message.topic):
+                report.unread[message.topic] = report.unread.get(message.topic, 0) + 1
             others = report.other_targets
             if _is_target(message.topic, target_topic) and message.topic not in others:
                 others.append(message.topic)

@@ -6,17 +6,21 @@ than allowed the episode is split there; nothing is interpolated.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from safedojo_ros.core.contract import CameraSource, Contract, Topics
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.rotation import quaternion_of, turn_between
 from safedojo_ros.core.types import ACTION_SIZE, CONTROL_PERIOD, Episode
 from safedojo_ros.core.units import SECOND
 from safedojo_ros.data.bags.said import Truth
 from safedojo_ros.data.bags.series import Finding, Series
-from safedojo_ros.data.bags.takes import TRUTH, ArmTarget, Take
+from safedojo_ros.data.bags.takes import OUR_TOPICS, TRUTH, ArmTarget, Take
 
+FINGERS_MOVE = 5e-4
+"""Metres a step by which the width between the fingers changes where they are commanded."""
 EXPECTED_CONTACT = 0.5
 """P(contact) of the safety head from which a step counts as contact, where no truth was heard."""
 
@@ -34,6 +38,25 @@ class ConversionConfig:
     """Oldest picture, pose or truth that a row may use, seconds."""
     min_steps: int = 8
     """Shorter pieces are dropped."""
+    topics: Topics = OUR_TOPICS
+    """Where a bag has poses, joints, targets and the sentence."""
+    sources: tuple[CameraSource, ...] = ()
+    """Where it has the images of `cameras`; (): camera/<name>/image_raw."""
+    instruction: str = ""
+    """Of every episode; "": as heard."""
+
+    @staticmethod
+    def of(contract: Contract, **others: Any) -> "ConversionConfig":
+        """As a contract says; others: the fields that it does not say."""
+        values: dict[str, Any] = {
+            "cameras": contract.camera_names,
+            "image_size": contract.image_size,
+            "period": 1.0 / contract.rate,
+            "topics": contract.topics,
+            "sources": contract.cameras,
+            "instruction": contract.instruction,
+        }
+        return ConversionConfig(**(values | others))
 
     def __post_init__(self) -> None:
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
@@ -42,6 +65,11 @@ class ConversionConfig:
             raise ConfigError(f"max_gap is {self.max_gap} s, expected {self.period} to 10")
         if self.min_steps < 1 or not 16 <= self.image_size <= 1024:
             raise ConfigError("expected min_steps of 1 and more, image_size from 16 to 1024")
+
+    @property
+    def camera_sources(self) -> tuple[CameraSource, ...]:
+        """Where a bag has the images."""
+        return self.sources or tuple(CameraSource(name) for name in self.cameras)
 
     @property
     def longest_tick(self) -> int:
@@ -61,6 +89,8 @@ class Converted:
 def episodes_of(take: Take, config: ConversionConfig) -> Converted:
     """The episodes of one take: one where nothing was amiss, several where it had to be split."""
     result = Converted()
+    if take.followed:
+        take.targets = followed_targets(take, config)
     ticks, targets = played_ticks(take, config.period)
     first = next((i for i, t in enumerate(targets) if t.sequence), None)
     if first is None:
@@ -94,6 +124,42 @@ def episodes_of(take: Take, config: ConversionConfig) -> Converted:
     if not result.episodes and not result.dropped:
         result.dropped.append("no step had pictures, state and outcome together")
     return result
+
+
+def followed_targets(take: Take, config: ConversionConfig) -> Series:
+    """Where the arm was a period later, every period: what it was to do, if nobody said it.
+
+    The gripper closes or opens from where the fingers begin to; at first as far as they are open.
+    No target where no pose, or no finger, was heard for too long.
+    """
+    targets = Series(take.poses.topic)
+    if not take.poses.stamps or not take.fingers.stamps:
+        return targets
+    period = round(config.period * SECOND)
+    first = max(take.poses.stamps[0], take.fingers.stamps[0])
+    ticks = np.arange(first, take.poses.stamps[-1] + 1, period)
+    heard = (take.poses.ages(ticks) <= config.max_gap) & (
+        take.fingers.ages(ticks) <= config.max_gap
+    )
+    poses, fingers = take.poses.newest(ticks), take.fingers.newest(ticks)
+    widths = np.array([take.fingers.values[f].sum() for f in fingers])
+    closing = gripper_commands(widths)
+    for now, then in zip(range(len(ticks)), range(1, len(ticks)), strict=False):
+        if heard[now] and heard[then]:
+            pose = take.poses.values[poses[then]]
+            targets.add(int(ticks[now]), ArmTarget(pose[:3], pose[3:], closing[then], 1, ""))
+    return targets
+
+
+def gripper_commands(widths: np.ndarray) -> list[float]:
+    """-1 open or +1 closed at each tick, of widths between the fingers (T,) m."""
+    state = 1.0 if len(widths) and widths[0] < widths.max() / 2 else -1.0
+    found = []
+    for change in np.diff(widths, prepend=widths[:1]):
+        if abs(change) > FINGERS_MOVE:
+            state = 1.0 if change < 0 else -1.0
+        found.append(state)
+    return found
 
 
 def played_ticks(take: Take, period: float) -> tuple[np.ndarray, list[ArmTarget]]:

@@ -7,30 +7,27 @@ from typing import Any
 
 import numpy as np
 
+from safedojo_ros.core.contract import CameraSource, Topics
 from safedojo_ros.core.errors import ObservationRejected
-from safedojo_ros.core.rotation import POINTING_DOWN, axis_angle_of
+from safedojo_ros.core.rotation import POINTING_DOWN, axis_angle_of, quaternion_of_matrix
 from safedojo_ros.core.types import ACTION_SIZE
 from safedojo_ros.core.units import SECOND
 from safedojo_ros.data.bags.said import outcome_of, truth_of, word
 from safedojo_ros.data.bags.series import SILENCE, ClockWatch, Finding, Series
 from safedojo_ros.data.images import decode_compressed, decode_image, resize_image
+from safedojo_ros.robot.kinematics import Kinematics
 
 ENABLE, OUTCOME, TRUTH = "robot/enable", "sim/episode", "sim/truth"
 POSE, JOINTS, INSTRUCTION = "ee_pose", "joint_states", "instruction"
 TARGET, CHUNK, COST = "arm/target", "safety/action_chunk", "safety/cost"
-FINGERS = ("fr3_finger_joint1", "fr3_finger_joint2")
-KINDS = {
-    ENABLE: "std_msgs/msg/Bool",
-    OUTCOME: "std_msgs/msg/String",
-    TRUTH: "std_msgs/msg/String",
-    POSE: "geometry_msgs/msg/PoseStamped",
-    JOINTS: "sensor_msgs/msg/JointState",
-    INSTRUCTION: "std_msgs/msg/String",
-    CHUNK: "safedojo_ros/msg/ActionChunk",
-    COST: "safedojo_ros/msg/SafetyCost",
-}
+OUR_TOPICS = Topics()
+FLAG_KIND, TEXT_KIND = "std_msgs/msg/Bool", "std_msgs/msg/String"
+POSE_KIND, JOINTS_KIND = "geometry_msgs/msg/PoseStamped", "sensor_msgs/msg/JointState"
+CHUNK_KIND, COST_KIND = "safedojo_ros/msg/ActionChunk", "safedojo_ros/msg/SafetyCost"
 TARGET_KIND, IMAGE_KIND = "safedojo_ros/msg/ArmTarget", "sensor_msgs/msg/Image"
 COMPRESSED_KIND = "sensor_msgs/msg/CompressedImage"
+OTHER_CLOCK = 1.0
+"""Seconds between a topic's first stamp and when it was heard, from which its clock is another."""
 
 REACH = 100.0
 """Metres, radians; numbers beyond are no robot's."""
@@ -70,6 +67,8 @@ class Take:
     """{sequence: P(contact) of each step}, by the safety head."""
     ended: int | None = None
     outcome: dict[str, Any] | None = None
+    followed: bool = False
+    """Nobody commanded the arm by `targets`; what it did stands in for what it was to do."""
 
 
 class TakeSplitter:
@@ -77,48 +76,62 @@ class TakeSplitter:
 
     def __init__(
         self,
-        cameras: tuple[str, ...],
+        cameras: tuple[CameraSource, ...],
         image_size: int,
         max_gap: float,
-        target_topic: str = TARGET,
+        topics: Topics = OUR_TOPICS,
         namespace: str = "",
+        instruction: str = "",
     ) -> None:
         """image_size: side of the square images, px; max_gap: see `ClockWatch.bound`; namespace:
-        of all topics, without slashes around it."""
-        self._cameras, self._side, self._target_topic = cameras, image_size, target_topic
+        of all topics, without slashes around it; instruction: of every take, "": as heard."""
+        self._cameras, self._side, self._topics = cameras, image_size, topics
         self._watch = ClockWatch(max_gap)
         self._bag, self._pressed = "", False
-        self._instruction: str | None = None
+        self._instruction: str | None = instruction or None
         self.takes: list[Take] = []
         self.findings: list[Finding] = []
         self._take = self._new_take()
-        self._readers: dict[str, Callable[[Any, int], None]] = {
-            ENABLE: self._on_enable,
-            OUTCOME: self._on_outcome,
-            TRUTH: self._on_truth,
-            POSE: self._on_pose,
-            JOINTS: self._on_joints,
-            INSTRUCTION: self._on_instruction,
-            target_topic: self._on_target,
-            CHUNK: self._on_chunk,
-            COST: self._on_cost,
-        }
-        self._kinds = KINDS | {target_topic: TARGET_KIND}
-        for name in cameras:
-            raw = f"camera/{name}/image_raw"
-            self._readers[raw] = self._picture_reader(name)
-            self._readers[f"{raw}/compressed"] = self._compressed_reader(name)
-            self._kinds |= {raw: IMAGE_KIND, f"{raw}/compressed": COMPRESSED_KIND}
+        self._kinematics = Kinematics()
+        self._offsets: dict[str, int] = {}
+        self._readers: dict[str, list[tuple[str, Callable[[Any, int], None]]]] = {}
+        listen = self._listen
+        listen(ENABLE, FLAG_KIND, self._on_enable)
+        listen(OUTCOME, TEXT_KIND, self._on_outcome)
+        listen(TRUTH, TEXT_KIND, self._on_truth)
+        listen(topics.pose, POSE_KIND, self._on_pose)
+        listen("" if topics.pose else topics.arm, JOINTS_KIND, self._on_arm)
+        listen(topics.joints, JOINTS_KIND, self._on_joints)
+        listen("" if instruction else topics.instruction, TEXT_KIND, self._on_instruction)
+        listen(topics.target, TARGET_KIND, self._on_target)
+        listen(CHUNK, CHUNK_KIND, self._on_chunk)
+        listen(COST, COST_KIND, self._on_cost)
+        for camera in cameras:
+            listen(camera.image_topic, IMAGE_KIND, self._picture_reader(camera.name))
+            compressed = self._compressed_reader(camera.name)
+            listen(f"{camera.image_topic}/compressed", COMPRESSED_KIND, compressed)
         self._prefix = f"{namespace}/" if namespace else ""
+        self._named = {topics.joints.strip("/"): [topics.fingers]}
+        if not topics.pose:
+            self._named.setdefault(topics.arm.strip("/"), []).append(topics.arm_joints)
         self._unusable: Counter[str] = Counter()
         self.misfits: dict[str, str] = {}
         """{topic: what is wrong with its type}."""
 
+    def _listen(self, topic: str, kind: str, reader: Callable[[Any, int], None]) -> None:
+        """Hand messages of a topic to `reader`; of "" there are none."""
+        if topic.strip("/"):
+            self._readers.setdefault(topic.strip("/"), []).append((kind, reader))
+
+    def knows(self, topic: str) -> bool:
+        """Whether messages of this topic are read, if they are of the right type."""
+        return topic.startswith(self._prefix) and self._own(topic) in self._readers
+
     def wants(self, topic: str, kind: str) -> bool:
         """Whether messages of this topic have to be decoded; a wrong type is a misfit."""
-        if not topic.startswith(self._prefix) or self._own(topic) not in self._readers:
+        if not self.knows(topic):
             return False
-        wanted = self._kinds[self._own(topic)]
+        wanted = self._readers[self._own(topic)][0][0]
         if kind == wanted:
             return True
         self.misfits.setdefault(topic, f"{topic} is of type '{kind}', expected {wanted}")
@@ -139,18 +152,32 @@ class TakeSplitter:
 
     def feed(self, topic: str, heard_at: int, message: Any) -> None:
         """One decoded message of a wanted topic, in the order of the recording."""
-        if self._own(topic) == JOINTS and not set(FINGERS) <= set(message.name):
-            return  # another publisher's, of the arm alone
-        stamp = stamp_of(message)
+        own = self._own(topic)
+        if own in self._named and not any(set(n) <= set(message.name) for n in self._named[own]):
+            return  # another publisher's, of other joints
+        stamp = self._by_our_clock(topic, heard_at, stamp_of(message))
         fault = self._watch.see(topic, heard_at, stamp)
-        idle = self._take.ended is not None or not self._take.targets.stamps
+        idle = self._take.ended is not None or not self._begun()
         if fault and not (idle and fault.startswith(SILENCE)):
             self.findings.append(Finding(topic, heard_at, fault))
             self._finish()
         try:
-            self._readers[self._own(topic)](message, heard_at if stamp is None else stamp)
+            for _, reader in self._readers[own]:
+                reader(message, heard_at if stamp is None else stamp)
         except (ObservationRejected, ValueError, ArithmeticError, LookupError) as error:
             self.unusable(topic, heard_at, f"cannot be used: {' '.join(str(error).split())[:300]}")
+
+    def _by_our_clock(self, topic: str, heard_at: int, stamp: int | None) -> int | None:
+        """A stamp by the recorder's clock, where the topic's first one is of quite another."""
+        if stamp is None:
+            return None
+        if topic not in self._offsets:
+            apart = heard_at - stamp
+            self._offsets[topic] = apart if abs(apart) > OTHER_CLOCK * SECOND else 0
+            if self._offsets[topic]:
+                what = f"its clock is {apart / SECOND:.3f} s behind the recorder's; mapped to it"
+                self.findings.append(Finding(topic, heard_at, what))
+        return stamp + self._offsets[topic]
 
     def unusable(self, topic: str, heard_at: int, why: str) -> None:
         """Note a message that is passed over; of many of one topic, the first."""
@@ -169,14 +196,26 @@ class TakeSplitter:
     # ---------------------------------------------------------------- edges
 
     def _new_take(self) -> Take:
-        pictures = {name: Series(f"camera/{name}/image_raw") for name in self._cameras}
-        take = Take(self._bag, pictures, targets=Series(self._target_topic))
+        topics = self._topics
+        take = Take(
+            self._bag,
+            {camera.name: Series(camera.image_topic) for camera in self._cameras},
+            poses=Series(topics.pose or topics.arm),
+            fingers=Series(topics.joints),
+            targets=Series(topics.target or topics.pose or topics.arm),
+            followed=not topics.target,
+        )
         if self._instruction is not None:
             take.instructions.add(0, self._instruction)
         return take
 
+    def _begun(self) -> bool:
+        """Whether the arm has been commanded, or has been seen where nobody commands it."""
+        take = self._take
+        return bool(take.poses.stamps if take.followed else take.targets.stamps)
+
     def _finish(self) -> None:
-        if self._take.targets.stamps:
+        if self._begun():
             self.takes.append(self._take)
         self._take = self._new_take()
 
@@ -227,11 +266,17 @@ class TakeSplitter:
         self._take.poses.add(stamp, np.concatenate([position, axis_angle]))
 
     def _on_joints(self, message: Any, stamp: int) -> None:
-        positions = dict(zip(message.name, message.position, strict=True))
-        fingers = np.array([positions[name] for name in FINGERS], dtype=np.float64)
-        if not np.all(np.abs(fingers) < REACH):
-            raise ValueError(f"finger positions are {fingers.tolist()}")
-        self._take.fingers.add(stamp, fingers)
+        fingers = _positions(message, self._topics.fingers)
+        if fingers is not None:
+            self._take.fingers.add(stamp, fingers)
+
+    def _on_arm(self, message: Any, stamp: int) -> None:
+        joints = _positions(message, self._topics.arm_joints)
+        if joints is None:
+            return
+        turn, position, _ = self._kinematics.forward(joints)
+        axis_angle = axis_angle_of(quaternion_of_matrix(turn), near=POINTING_DOWN)
+        self._take.poses.add(stamp, np.concatenate([position, axis_angle]))
 
     def _on_instruction(self, message: Any, at: int) -> None:
         self._instruction = word(message.data)
@@ -263,6 +308,17 @@ class TakeSplitter:
     def _on_truth(self, message: Any, at: int) -> None:
         truth, stamp = truth_of(message.data)
         self._take.truths.add(at if stamp is None else stamp, truth)
+
+
+def _positions(message: Any, names: tuple[str, ...]) -> np.ndarray | None:
+    """(N,) of these joints; None where the message is of others; raises `ValueError`."""
+    if not set(names) <= set(message.name):
+        return None
+    positions = dict(zip(message.name, message.position, strict=True))
+    found = np.array([positions[name] for name in names], dtype=np.float64)
+    if not np.all(np.abs(found) < REACH):
+        raise ValueError(f"positions of {', '.join(names)} are {found.tolist()}")
+    return found
 
 
 def nanoseconds(stamp: Any) -> int:

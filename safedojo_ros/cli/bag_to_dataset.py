@@ -8,6 +8,7 @@ episode came of it.
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -24,6 +25,7 @@ from safedojo_ros.data.bags.conversion import (
     leading_topic,
 )
 from safedojo_ros.data.bags.episodes import ConversionConfig
+from safedojo_ros.data.bags.free_motion import free_motion
 from safedojo_ros.data.bags.reader import find_bags
 from safedojo_ros.data.bags.takes import TARGET
 from safedojo_ros.data.lerobot.writer import EpisodeWriter
@@ -55,6 +57,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--namespace", help="of the robot's topics (default: that of the first target)"
     )
     add_json(parser)
+    parser.add_argument(
+        "--free-motion",
+        nargs="+",
+        type=Path,
+        metavar="BAG",
+        help="bags of the task without any contact to avoid: contact is where the external wrench "
+        "(topics.wrench of the contract) leaves what it is there",
+    )
     parser.add_argument("--video", action="store_true", help="keep images as mp4")
 
 
@@ -64,6 +74,13 @@ def run(args: argparse.Namespace) -> int:
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise ConfigError(f"{args.out} is not empty; choose another --out")
     bags = find_bags(args.bags)
+    if args.free_motion:
+        topic = config.topics.wrench.strip("/")
+        if not topic:
+            raise ConfigError("--free-motion needs topics.wrench in the contract")
+        free = free_motion(find_bags(args.free_motion), topic)
+        print(f"free motion: {free}")
+        config = replace(config, free_motion=free)
     rate = round(1.0 / config.period)
     with EpisodeWriter(
         args.out, config.image_size, config.cameras, fps=rate, video=args.video
@@ -79,7 +96,8 @@ def run(args: argparse.Namespace) -> int:
     show(report, Console())
     if not report.episodes:
         reasons = report.misfits + [reason for take in report.takes for reason in take.dropped]
-        why = reasons[0] if reasons else f"nothing on '{leading_topic(config)}'"
+        what = "targets" if config.topics.target else "poses"
+        why = reasons[0] if reasons else f"no {what} on '{leading_topic(config)}'"
         raise DatasetError(f"no episode came of {len(bags)} bags: {why}")
     print(f"{report.episodes} episodes, {report.steps} steps: {args.out}")
     return LEFT_OUT if report.broken else 0
@@ -117,7 +135,7 @@ def show(report: ConversionReport, console: Console) -> None:
             take.bag,
             {None: "not known", True: "yes", False: "no"}[take.success],
             " + ".join(map(str, take.episodes)) or "none",
-            str(take.contact_steps),
+            f"{take.contact_steps} ({take.cost_source})" if take.cost_source else "not known",
             "; ".join(take.dropped),
         )
     console.print(table)

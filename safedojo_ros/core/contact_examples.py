@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from safedojo_ros.core.errors import CheckpointError
-from safedojo_ros.core.types import Observation
+from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE, Observation
 
 MAX_EXAMPLES = 1024
 
@@ -17,8 +17,8 @@ class ContactExamples:
     cameras: names; images: (S, cameras, side, side, 3) uint8 RGB, one frame of each scene; scene:
     (N,) int32, which of them shows the example's; state: (N, S) float32, where the chunk begins;
     chunks: (N, H, A) float32, physical; contact: (N,) bool, whether the obstacle was touched within
-    the chunk. Raises `CheckpointError` for what does not fit together,
-    or where there are not both kinds.
+    the chunk; state_size, action_size: S and A. Raises `CheckpointError` for what does not fit
+    together, or where there are not both kinds.
     """
 
     cameras: tuple[str, ...]
@@ -27,14 +27,16 @@ class ContactExamples:
     state: np.ndarray
     chunks: np.ndarray
     contact: np.ndarray
+    state_size: int = STATE_SIZE
+    action_size: int = ACTION_SIZE
 
     def __post_init__(self) -> None:
         count, side = len(self.contact), self.image_size
         wanted = {
             "images": (np.uint8, (len(self.images), len(self.cameras), side, side, 3)),
             "scene": (np.int32, (count,)),
-            "state": (np.float32, (count, *self.state.shape[1:2])),
-            "chunks": (np.float32, (count, self.chunk_length, *self.chunks.shape[2:3])),
+            "state": (np.float32, (count, self.state_size)),
+            "chunks": (np.float32, (count, self.chunk_length, self.action_size)),
             "contact": (np.bool_, (count,)),
         }
         for name, (kind, shape) in wanted.items():

@@ -166,6 +166,8 @@ class Topics:
     """ArmTarget of this package; "": nobody commanded by it, so actions are how the pose moved."""
     instruction: str = "instruction"
     """String."""
+    wrench: str = ""
+    """WrenchStamped of the external forces, by which contact is told from free motion."""
 
     def __post_init__(self) -> None:
         if len(self.fingers) != 2 or len(self.arm_joints) != 7:

@@ -181,7 +181,8 @@ class Episode:
     images: {camera: (T, H, W, 3) uint8}; state: (T, S); actions: (T, A), the action taken after
     the observation of the same row; success, cost (contact in that step, 0 or 1) and displacement
     (m, of the active obstacle since the settled start): (T,). source: "expert:direct",
-    "policy:<checkpoint id>" or "robot".
+    "policy:<checkpoint id>" or "robot". cost_source: who says which steps have contact:
+    "physics", "wrench", "person", "predicted" by a safety head, or "": nobody.
     """
 
     images: dict[str, np.ndarray]
@@ -196,6 +197,7 @@ class Episode:
     seed: int
     source: str
     extra: dict[str, np.ndarray] = field(default_factory=dict)
+    cost_source: str = "physics"
 
     def __len__(self) -> int:
         return len(self.actions)

@@ -81,7 +81,8 @@ def frame_errors(
         imagined = true.latents[:, at]
         columns["latent_distance"] = _squared(imagined, recorded)
         columns["latent_copying"] = _squared(seen_latents, recorded)
-        columns["state_cm"] = _state_error(world, held, true, steps)
+        if world.scales.moves_gripper:  # else the state does not tell where it is
+            columns["state_cm"] = _state_error(world, held, true, steps)
         result += _grouped(steps, columns, held.collided, true.starts.episode, seed)
     return result
 
@@ -94,6 +95,10 @@ def frame_bars(entries: list[dict[str, Any]]) -> dict[str, float | None]:
     def of(steps: int, name: str) -> float | None:
         return by_steps[steps]["camera"][name]["value"] if steps in by_steps else None
 
+    def state(steps: int) -> float | None:
+        known = "state_cm" in by_steps.get(steps, {})
+        return by_steps[steps]["state_cm"]["value"] if known else None
+
     def ratio(steps: int, over: str, under: str) -> float | None:
         above, below = of(steps, over), of(steps, under)
         return above / max(below, 1e-12) if above is not None and below is not None else None
@@ -103,16 +108,13 @@ def frame_bars(entries: list[dict[str, Any]]) -> dict[str, float | None]:
         "mse_over_copying": max(over_copying, default=None),
         "copying_over_mse_8": ratio(8, "copying", "mse"),
         "permuted_over_mse_8": ratio(8, "permuted", "mse"),
-        "state_cm_8": by_steps[8]["state_cm"]["value"] if 8 in by_steps else None,
-        "state_cm_40": by_steps[40]["state_cm"]["value"] if 40 in by_steps else None,
+        "state_cm_8": state(8),
+        "state_cm_40": state(40),
     }
 
 
 def _state_error(world: WorldModel, held: HeldOut, replays: Replays, steps: int) -> np.ndarray:
-    """(B,) distance of the predicted end-effector from the recorded one, cm; NaN where the state
-    does not tell it."""
-    if not world.scales.moves_gripper:
-        return np.full(len(replays.starts.first), np.nan)
+    """(B,) distance of the predicted end-effector from the recorded one, cm."""
     predicted = world.scales.state.restore(replays.states[:, steps - 1])[:, :3].numpy()
     recorded = held.frames.state[replays.starts.first.numpy() + steps, :3]
     return np.asarray(100.0 * np.linalg.norm(predicted - recorded, axis=1))

@@ -151,14 +151,16 @@ def _errors(entries: Sequence[Mapping[str, Any]], space: str) -> str:
 
 def _states(entries: Sequence[Mapping[str, Any]]) -> str:
     groups = [(g, _of(entries, g)) for g in GROUPS if _of(entries, g)]
-    state = [_curve(g, chosen, "state_cm") for g, chosen in groups]
+    state = [_curve(g, chosen, "state_cm") for g, chosen in groups if "state_cm" in chosen[0]]
     every = _of(entries, "all")
     latent = [_curve("imagined", every, "latent_distance")]
     latent.append(_curve("copying", every, "latent_copying"))
     charts = [
-        line_chart("end-effector position", "control steps", "error, cm", state),
-        line_chart("own autoencoder's latents", "control steps", "mean squared distance", latent),
+        line_chart("own autoencoder's latents", "control steps", "mean squared distance", latent)
     ]
+    if state:
+        title = "end-effector position"
+        charts.insert(0, line_chart(title, "control steps", "error, cm", state))
     return f'<div class="charts">{"".join(charts)}</div>'
 
 

@@ -61,6 +61,8 @@ def contact_examples(
         state=frames.state[begins].astype(np.float32),
         chunks=actions,
         contact=np.array(marks, dtype=np.bool_),
+        state_size=model.scales.state_size,
+        action_size=model.scales.action_size,
     )
 
 

@@ -51,16 +51,12 @@ def read_examples(
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{EXAMPLES_FILE} cannot be read: {error!s:.200}") from None
     arrays["contact"] = arrays["contact"].astype(np.bool_)
-    examples = ContactExamples(cameras=cameras, **arrays)
+    examples = ContactExamples(
+        cameras=cameras, state_size=state_size, action_size=action_size, **arrays
+    )
     if (examples.image_size, examples.chunk_length) != (image_size, chunk_length):
         raise CheckpointError(
             f"{EXAMPLES_FILE} has images of {examples.image_size} px and chunks of "
             f"{examples.chunk_length} steps, the head's are {image_size} and {chunk_length}"
-        )
-    sizes = examples.state.shape[1], examples.chunks.shape[2]
-    if sizes != (state_size, action_size):
-        raise CheckpointError(
-            f"{EXAMPLES_FILE} has states of {sizes[0]} and actions of {sizes[1]} numbers, the "
-            f"head's are {state_size} and {action_size}"
         )
     return examples

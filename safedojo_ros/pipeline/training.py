@@ -137,6 +137,7 @@ def train_safety(recipe: "Recipe", request: TrainSafety, say: Say = print) -> Tr
     from safedojo_ros.models.threads import chosen_device
 
     config, device, data = recipe.safety, chosen_device(request.device), request.sources
+    contacts.check_labels(data)
     imagined = None
     if request.world_model:
         world = load_world_model(find_checkpoint("world_model", request.world_model, request.store))

@@ -21,6 +21,8 @@ class TakeReport:
     episodes: list[int]
     success: bool | None
     contact_steps: int
+    cost_source: str
+    """Who says which steps have contact; "": nobody."""
     dropped: list[str]
     findings: list[Finding]
 
@@ -152,6 +154,7 @@ def _write(
                 episodes=[len(episode) for episode in converted.episodes],
                 success=None if take.outcome is None else bool(take.outcome.get("success")),
                 contact_steps=int(sum(e.cost.sum() for e in converted.episodes)),
+                cost_source=converted.episodes[0].cost_source if converted.episodes else "",
                 dropped=converted.dropped,
                 findings=converted.findings,
             )

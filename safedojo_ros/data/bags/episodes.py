@@ -15,6 +15,7 @@ from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.rotation import quaternion_of, turn_between
 from safedojo_ros.core.types import ACTION_SIZE, CONTROL_PERIOD, Episode
 from safedojo_ros.core.units import SECOND
+from safedojo_ros.data.bags.free_motion import FreeMotion
 from safedojo_ros.data.bags.said import Truth
 from safedojo_ros.data.bags.series import Finding, Series
 from safedojo_ros.data.bags.takes import OUR_TOPICS, TRUTH, ArmTarget, Take
@@ -44,6 +45,8 @@ class ConversionConfig:
     """Where it has the images of `cameras`; (): camera/<name>/image_raw."""
     instruction: str = ""
     """Of every episode; "": as heard."""
+    free_motion: FreeMotion | None = None
+    """What the external wrench is without contact, for contact by it."""
 
     @staticmethod
     def of(contract: Contract, **others: Any) -> "ConversionConfig":
@@ -209,11 +212,17 @@ class _Outcomes:
         self.success = np.zeros(count, dtype=bool)
         self.known = np.ones(count, dtype=bool)
         self.findings: list[Finding] = []
+        self.cost_source = ""
         said = take.outcome or {}
         self.task, self.level = "", -1
         if take.truths.stamps:
+            self.cost_source = "physics"
             self._from_truth(take, config, ticks)
-        else:
+        elif config.free_motion is not None and take.wrenches.stamps:
+            self.cost_source = "wrench"
+            self._by_wrench(take, config, config.free_motion, ticks)
+        elif take.expected_cost:
+            self.cost_source = "predicted"
             self._as_expected(take, config, ticks)
         self.task, self.level = said.get("task", self.task), said.get("level", self.level)
         if said.get("success"):
@@ -237,6 +246,19 @@ class _Outcomes:
             self.contact[row] = any(t.contact for t in truths[before[row] + 1 : newest[row] + 1])
             self.displacement[row] = truths[newest[row]].displacement
             self.success[row] = truths[newest[row]].success
+
+    def _by_wrench(
+        self, take: Take, config: ConversionConfig, free: FreeMotion, ticks: np.ndarray
+    ) -> None:
+        """Contact where the wrench leaves that of free motion between a tick and the next."""
+        until = np.minimum(np.append(ticks[1:], 2**62), ticks + config.longest_tick)
+        felt = free.contact(np.array(take.wrenches.values))
+        before, newest = take.wrenches.newest(ticks), take.wrenches.newest(until)
+        self.known = take.wrenches.ages(until) <= config.max_gap
+        for row in np.flatnonzero(newest >= 0):
+            self.contact[row] = bool(
+                felt[min(before[row] + 1, newest[row]) : newest[row] + 1].any()
+            )
 
     def _as_expected(self, take: Take, config: ConversionConfig, ticks: np.ndarray) -> None:
         for row, index in enumerate(take.targets.newest(ticks)):
@@ -270,6 +292,11 @@ def _gaps(take: Take, config: ConversionConfig, ticks: np.ndarray, first_row: in
     if take.truths.stamps:
         told = int(ticks[min(first_row + 1, len(ticks) - 1)])  # of the first row, by then
         found += take.truths.gaps(told, last, config.max_gap)
+    elif config.free_motion is not None and take.wrenches.stamps:
+        found += take.wrenches.gaps(first, last, config.max_gap)
+    elif take.wrenches.stamps:
+        what = "was heard, but not what it is in free motion; it labels no contact"
+        found.append(Finding(take.wrenches.topic, first, what))
     elif take.outcome is not None:
         found.append(Finding(TRUTH, first, "was not heard; costs are the safety head's"))
     return found
@@ -307,4 +334,5 @@ def _episode(
         level=outcomes.level,
         seed=(take.outcome or {}).get("seed", -1),
         source="policy:" + "+".join(played) if played else "robot",
+        cost_source=outcomes.cost_source,
     )

@@ -24,11 +24,14 @@ OUR_TOPICS = Topics()
 FLAG_KIND, TEXT_KIND = "std_msgs/msg/Bool", "std_msgs/msg/String"
 POSE_KIND, JOINTS_KIND = "geometry_msgs/msg/PoseStamped", "sensor_msgs/msg/JointState"
 CHUNK_KIND, COST_KIND = "safedojo_ros/msg/ActionChunk", "safedojo_ros/msg/SafetyCost"
+WRENCH_KIND = "geometry_msgs/msg/WrenchStamped"
 TARGET_KIND, IMAGE_KIND = "safedojo_ros/msg/ArmTarget", "sensor_msgs/msg/Image"
 COMPRESSED_KIND = "sensor_msgs/msg/CompressedImage"
 OTHER_CLOCK = 1.0
 """Seconds between a topic's first stamp and when it was heard, from which its clock is another."""
 
+STRENGTH = 1e4
+"""Newtons, newton metres; numbers beyond are no robot's."""
 REACH = 100.0
 """Metres, radians; numbers beyond are no robot's."""
 MOST_FINDINGS = 20
@@ -59,6 +62,7 @@ class Take:
     poses: Series = field(default_factory=lambda: Series(POSE))
     fingers: Series = field(default_factory=lambda: Series(JOINTS))
     targets: Series = field(default_factory=lambda: Series(TARGET))
+    wrenches: Series = field(default_factory=lambda: Series("wrench"))
     truths: Series = field(default_factory=lambda: Series(TRUTH))
     instructions: Series = field(default_factory=lambda: Series(INSTRUCTION))
     observed_at: dict[int, int] = field(default_factory=dict)
@@ -104,6 +108,7 @@ class TakeSplitter:
         listen(topics.joints, JOINTS_KIND, self._on_joints)
         listen("" if instruction else topics.instruction, TEXT_KIND, self._on_instruction)
         listen(topics.target, TARGET_KIND, self._on_target)
+        listen(topics.wrench, WRENCH_KIND, self._on_wrench)
         listen(CHUNK, CHUNK_KIND, self._on_chunk)
         listen(COST, COST_KIND, self._on_cost)
         for camera in cameras:
@@ -119,9 +124,11 @@ class TakeSplitter:
         """{topic: what is wrong with its type}."""
 
     def _listen(self, topic: str, kind: str, reader: Callable[[Any, int], None]) -> None:
-        """Hand messages of a topic to `reader`; of "" there are none."""
-        if topic.strip("/"):
-            self._readers.setdefault(topic.strip("/"), []).append((kind, reader))
+        """Hand messages of a topic to `reader`, beside others of the same kind; "": of none."""
+        own = topic.strip("/")
+        if own:
+            same = [known for known in self._readers.get(own, []) if known[0] == kind]
+            self._readers[own] = [*same, (kind, reader)]
 
     def knows(self, topic: str) -> bool:
         """Whether messages of this topic are read, if they are of the right type."""
@@ -204,6 +211,7 @@ class TakeSplitter:
             fingers=Series(topics.joints),
             targets=Series(topics.target or topics.pose or topics.arm),
             followed=not topics.target,
+            wrenches=Series(topics.wrench),
         )
         if self._instruction is not None:
             take.instructions.add(0, self._instruction)
@@ -295,6 +303,9 @@ class TakeSplitter:
             raise ValueError(f"the target is {numbers}")
         self._take.targets.add(stamp, target)
 
+    def _on_wrench(self, message: Any, stamp: int) -> None:
+        self._take.wrenches.add(stamp, wrench_of(message))
+
     def _on_chunk(self, message: Any, stamp: int) -> None:
         self._take.observed_at[int(message.sequence)] = nanoseconds(message.observed_at)
 
@@ -308,6 +319,15 @@ class TakeSplitter:
     def _on_truth(self, message: Any, at: int) -> None:
         truth, stamp = truth_of(message.data)
         self._take.truths.add(at if stamp is None else stamp, truth)
+
+
+def wrench_of(message: Any) -> np.ndarray:
+    """(6,) force (N) and torque (Nm) of a WrenchStamped; raises `ValueError`."""
+    force, torque = message.wrench.force, message.wrench.torque
+    found = np.array([force.x, force.y, force.z, torque.x, torque.y, torque.z])
+    if not np.all(np.abs(found) < STRENGTH):
+        raise ValueError(f"the wrench is {found.tolist()}")
+    return found
 
 
 def _positions(message: Any, names: tuple[str, ...]) -> np.ndarray | None:

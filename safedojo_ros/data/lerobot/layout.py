@@ -44,11 +44,9 @@ METADATA_LIMIT = 64 * 2**20
 """Bytes; larger metadata is damaged."""
 MOST_ROWS = 10_000_000
 """Episodes of one file; more are damage."""
-OPTIONAL = re.compile(r"videos/.+/checksum")
+OPTIONAL = re.compile(r"videos/.+/checksum|cost_source")
 """Columns of meta/episodes that may be absent."""
-OURS = re.compile(
-    r"meta/episodes/.+|task_name|level|seed|source|success|collided|contact_steps|cost_source"
-)
+OURS = re.compile(r"meta/episodes/.+|task_name|level|seed|source|success|collided|contact_steps")
 """Columns of meta/episodes that sets of other tools lack, too."""
 
 STATE_NAMES = ["x", "y", "z", "rx", "ry", "rz", "finger_left", "finger_right"]
@@ -88,6 +86,7 @@ EPISODE_COLUMNS: dict[str, pa.DataType] = {
     "success": pa.bool_(),
     "collided": pa.bool_(),
     "contact_steps": pa.int64(),
+    "cost_source": pa.string(),
 }
 """One row for each episode: LeRobot's columns, then ours (tasks holds the instruction)."""
 

@@ -119,6 +119,7 @@ class EpisodeReader(Sequence[Episode]):
             seed=row.seed,
             source=row.source,
             extra={name: values[name] for name in self.extra_names},
+            cost_source=row.cost_source,
         )
 
     def load_arrays(

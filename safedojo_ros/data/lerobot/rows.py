@@ -3,13 +3,14 @@
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from safedojo_ros.core.contract import Contract
+from safedojo_ros.core.contract import Contract, LabelSource
 from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.data.lerobot import layout
 from safedojo_ros.data.lerobot.info import DatasetInfo
 
+COST_SOURCES = ("", *get_args(LabelSource))
 LONGEST_EPISODE = 1_000_000
 """Steps; a longer one is a damaged row."""
 
@@ -157,6 +158,7 @@ def _row(
         success=values["success"],
         collided=values["collided"],
         contact_steps=values["contact_steps"],
+        cost_source=_cost_source(values["cost_source"]),
         data_path=data_path,
         first_row=first - first_of_file[data_path],
         clips={
@@ -165,6 +167,13 @@ def _row(
             if feature["dtype"] == "video"
         },
     )
+
+
+def _cost_source(said: Any) -> str:
+    """Of a row without one: the physics of the simulator, which was the only source once."""
+    if said is not None and said not in COST_SOURCES:
+        raise DatasetError(f"cost_source is {said!r:.40}, expected one of {COST_SOURCES}")
+    return "physics" if said is None else str(said)
 
 
 def _clip(

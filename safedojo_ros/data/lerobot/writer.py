@@ -269,6 +269,7 @@ class EpisodeWriter:
                 "success": episode.succeeded,
                 "collided": episode.collided,
                 "contact_steps": int(np.count_nonzero(episode.cost)),
+                "cost_source": episode.cost_source,
             }
             places = ["data/", "meta/episodes/"]
             for name in self.cameras if self._video else ():

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.data.lerobot.frames import Source, load_frames, open_all, steps_ahead
 from safedojo_ros.data.lerobot.reader import FrameArrays
 from safedojo_ros.learning.data.latent_episodes import LatentEpisodes
@@ -75,6 +76,22 @@ def chunks_ahead(
     steps, exists = steps_ahead(rows, frames.starts[1:][frames.episode[rows]], length)
     actions = np.where(exists[..., None], frames.actions[steps], 0.0).astype(np.float32)
     return actions, (frames.cost[steps] > 0) & exists, exists
+
+
+def check_labels(sources: Sequence[Source]) -> None:
+    """Raise `DatasetError` where nobody, or a safety head, says which steps have contact.
+
+    A head that learned from what a head predicted would only confirm it.
+    """
+    rows = [row for reader in open_all(sources) for row in reader.rows]
+    for source, what in (("predicted", "a safety head's own prediction"), ("", "not known")):
+        count = sum(row.cost_source == source for row in rows)
+        if count:
+            raise DatasetError(
+                f"contact is {what} in {count} of {len(rows)} episodes; leave these out, or label "
+                "them: by --free-motion of bag-to-dataset, or a column that the contract names, "
+                "labels.cost"
+            )
 
 
 def recorded_contacts(

@@ -116,10 +116,10 @@ def config_of(args: argparse.Namespace) -> ConversionConfig:
         if twice:
             raise ConfigError(f"{twice[0]} is what --contract says; leave it out")
         return ConversionConfig.of(read_contract(args.contract), **limits)
-    names = args.cameras or "agentview,wrist"
+    names = "agentview,wrist" if args.cameras is None else args.cameras
     return ConversionConfig(
         cameras=tuple(name.strip() for name in names.split(",") if name.strip()),
-        image_size=args.image_size or 64,
+        image_size=64 if args.image_size is None else args.image_size,
         topics=Topics(target=(args.target_topic or TARGET).strip("/")),
         **limits,
     )

@@ -70,9 +70,7 @@ class PI0Size:
         return replace(self, temperature=0.0, denoising_steps=1)
 
 
-def network_config(
-    size: PI0Size, vocabulary: int, state_size: int, action_size: int
-) -> PI0Config:
+def network_config(size: PI0Size, vocabulary: int, state_size: int, action_size: int) -> PI0Config:
     """The transformers configuration; the token after the vocabulary stands for an image patch."""
 
     def gemma(width: int) -> dict[str, Any]:

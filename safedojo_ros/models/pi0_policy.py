@@ -69,9 +69,7 @@ class PI0Policy:
         self.cameras, self.checkpoint_id = tuple(cameras), checkpoint_id
         self.chunk_length, self.image_size = size.chunk_length, size.image_size
         self.network: Any = PI0ForConditionalGeneration(
-            network_config(
-                size, tokenizer.get_vocab_size(), scales.state_size, scales.action_size
-            )
+            network_config(size, tokenizer.get_vocab_size(), scales.state_size, scales.action_size)
         )
         if size.stem:
             embeddings = self.network.model.vlm.vision_tower.embeddings
@@ -167,9 +165,7 @@ class PI0Policy:
 
         Raises `ObservationRejected`.
         """
-        images = stack_images(
-            observations, self.cameras, self.image_size, self.scales.state_size
-        )
+        images = stack_images(observations, self.cameras, self.image_size, self.scales.state_size)
         tokens = self.tokenise([o.instruction for o in observations])
         state = torch.from_numpy(np.stack([o.state for o in observations]).astype(np.float32))
         state = self.scales.state.normalise(state)
@@ -269,9 +265,7 @@ class PI0Policy:
 
     def spec(self) -> dict[str, Any]:
         """Inputs and outputs, for the manifest."""
-        return robot_spec(
-            self.cameras, self.image_size, self.chunk_length, self.scales.contract
-        )
+        return robot_spec(self.cameras, self.image_size, self.chunk_length, self.scales.contract)
 
     def save(self, directory: Path, half: bool = False) -> None:
         """Write config.json, tokenizer.json and model.safetensors into an existing directory."""

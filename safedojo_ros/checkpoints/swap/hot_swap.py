@@ -260,11 +260,11 @@ def fits_robot(
                 raise CheckpointError(
                     f"checkpoint {manifest.id} has {key} {spec.get(key)}, this robot needs {value}"
                 )
-        for key, value in {"actions": "ee_delta", "frame": "base"}.items():
-            if spec.get(key, value) != value:
+        for key, meaning in {"actions": "ee_delta", "frame": "base"}.items():
+            if spec.get(key, meaning) != meaning:
                 seen = f"{spec[key]!r:.40}"
                 raise CheckpointError(
-                    f"checkpoint {manifest.id} has {key} {seen}, this robot takes {value}"
+                    f"checkpoint {manifest.id} has {key} {seen}, this robot takes {meaning}"
                 )
         missing = [c for c in spec.get("cameras", []) if c not in cameras]
         if missing or not spec.get("cameras"):

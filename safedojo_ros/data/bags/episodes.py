@@ -298,7 +298,8 @@ def _gaps(take: Take, config: ConversionConfig, ticks: np.ndarray, first_row: in
         what = "was heard, but not what it is in free motion; it labels no contact"
         found.append(Finding(take.wrenches.topic, first, what))
     elif take.outcome is not None:
-        found.append(Finding(TRUTH, first, "was not heard; costs are the safety head's"))
+        who = "costs are the safety head's" if take.expected_cost else "nobody labels contact"
+        found.append(Finding(TRUTH, first, f"was not heard; {who}"))
     return found
 
 

@@ -21,9 +21,16 @@ ENABLE, OUTCOME, TRUTH = "robot/enable", "sim/episode", "sim/truth"
 POSE, JOINTS, INSTRUCTION = "ee_pose", "joint_states", "instruction"
 TARGET, CHUNK, COST = "arm/target", "safety/action_chunk", "safety/cost"
 OUR_TOPICS = Topics()
-FLAG_KIND, TEXT_KIND = "std_msgs/msg/Bool", "std_msgs/msg/String"
-POSE_KIND, JOINTS_KIND = "geometry_msgs/msg/PoseStamped", "sensor_msgs/msg/JointState"
-CHUNK_KIND, COST_KIND = "safedojo_ros/msg/ActionChunk", "safedojo_ros/msg/SafetyCost"
+KINDS = {
+    ENABLE: "std_msgs/msg/Bool",
+    OUTCOME: "std_msgs/msg/String",
+    TRUTH: "std_msgs/msg/String",
+    POSE: "geometry_msgs/msg/PoseStamped",
+    JOINTS: "sensor_msgs/msg/JointState",
+    INSTRUCTION: "std_msgs/msg/String",
+    CHUNK: "safedojo_ros/msg/ActionChunk",
+    COST: "safedojo_ros/msg/SafetyCost",
+}
 WRENCH_KIND = "geometry_msgs/msg/WrenchStamped"
 TARGET_KIND, IMAGE_KIND = "safedojo_ros/msg/ArmTarget", "sensor_msgs/msg/Image"
 COMPRESSED_KIND = "sensor_msgs/msg/CompressedImage"
@@ -100,17 +107,17 @@ class TakeSplitter:
         self._offsets: dict[str, int] = {}
         self._readers: dict[str, list[tuple[str, Callable[[Any, int], None]]]] = {}
         listen = self._listen
-        listen(ENABLE, FLAG_KIND, self._on_enable)
-        listen(OUTCOME, TEXT_KIND, self._on_outcome)
-        listen(TRUTH, TEXT_KIND, self._on_truth)
-        listen(topics.pose, POSE_KIND, self._on_pose)
-        listen("" if topics.pose else topics.arm, JOINTS_KIND, self._on_arm)
-        listen(topics.joints, JOINTS_KIND, self._on_joints)
-        listen("" if instruction else topics.instruction, TEXT_KIND, self._on_instruction)
+        listen(ENABLE, KINDS[ENABLE], self._on_enable)
+        listen(OUTCOME, KINDS[OUTCOME], self._on_outcome)
+        listen(TRUTH, KINDS[TRUTH], self._on_truth)
+        listen(topics.pose, KINDS[POSE], self._on_pose)
+        listen("" if topics.pose else topics.arm, KINDS[JOINTS], self._on_arm)
+        listen(topics.joints, KINDS[JOINTS], self._on_joints)
+        listen("" if instruction else topics.instruction, KINDS[INSTRUCTION], self._on_instruction)
         listen(topics.target, TARGET_KIND, self._on_target)
         listen(topics.wrench, WRENCH_KIND, self._on_wrench)
-        listen(CHUNK, CHUNK_KIND, self._on_chunk)
-        listen(COST, COST_KIND, self._on_cost)
+        listen(CHUNK, KINDS[CHUNK], self._on_chunk)
+        listen(COST, KINDS[COST], self._on_cost)
         for camera in cameras:
             listen(camera.image_topic, IMAGE_KIND, self._picture_reader(camera.name))
             compressed = self._compressed_reader(camera.name)
@@ -154,6 +161,7 @@ class TakeSplitter:
         if before or not self._bag:
             self._finish()
             self._pressed = False
+            self._offsets.clear()
         self._bag = name
         self._take.bag = self._take.bag or name
 

@@ -43,10 +43,7 @@ def failing(words: list[str]) -> str:
     """What `main` says of words that are wrong; it exits with 2."""
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
-        try:
-            code: object = main(words)
-        except SystemExit as end:
-            code = end.code
+        code = main(words)
     assert code == 2, words
     return said.getvalue()
 

@@ -15,8 +15,8 @@ from safedojo_ros.models.world_model import WorldModel
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("train")
     options = ["--tasks", "cube_on_plate", "--episodes", "6", "--workers", "1"]
-    assert main(["collect", "--out", str(root / "touching"), "--levels", "2", *options]) == 0
-    assert main(["collect", "--out", str(root / "free"), "--levels", "0", *options]) == 0
+    assert main(["collect", "--out", str(root / "touching"), "--level", "2", *options]) == 0
+    assert main(["collect", "--out", str(root / "free"), "--level", "0", *options]) == 0
     return root
 
 

@@ -61,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if lines:
             failed(first, f"{len(lines)} damaged files or episodes were left out (see above)")
         return code or (LEFT_OUT if lines else 0)
+    except SystemExit as end:  # a parser has said it, or shown its help
+        return int(end.code or 0)
     except SafeDojoError as error:
         return failed(first, str(error))
     except ModuleNotFoundError as error:

@@ -68,8 +68,10 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def write_json(path: Path | None, figures: Any) -> None:
-    """Write what `--json` asks for."""
+    """Write what `--json` asks for; figures: plain values, or the file that has them."""
     if path is not None:
+        if isinstance(figures, Path):
+            figures = json.loads(figures.read_bytes())
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(figures, indent=1) + "\n")
 

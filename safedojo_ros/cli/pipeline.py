@@ -13,7 +13,6 @@ long each stage took.
 """
 
 import argparse
-import json
 import sys
 
 from safedojo_ros.cli.options import (
@@ -45,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     except (Interrupted, KeyboardInterrupt):
         print(f"interrupted; the same command resumes in {args.out}", file=sys.stderr)
         return INTERRUPTED
-    write_json(args.json, json.loads((args.out / RESULT_FILE).read_bytes()))
+    write_json(args.json, args.out / RESULT_FILE)
     if not made.passed:
         print(f"not published: {made.reason}", file=sys.stderr)
         return NOT_PASSED

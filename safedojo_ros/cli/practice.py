@@ -7,7 +7,6 @@ check or gate failed, or imagination and measurement differ too much; the last l
 """
 
 import argparse
-import json
 import sys
 
 from safedojo_ros.cli.options import (
@@ -45,5 +44,5 @@ def run(args: argparse.Namespace) -> int:
     except PublicationRefused as refused:
         print(refused, file=sys.stderr)
         return NOT_PASSED
-    write_json(args.json, json.loads((args.out / RESULT_FILE).read_bytes()))
+    write_json(args.json, args.out / RESULT_FILE)
     return DONE if made.outcome.completed else NOT_PASSED

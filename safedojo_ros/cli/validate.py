@@ -6,7 +6,6 @@ DIRECTORY --details`). A missed bar is one sentence on stderr, and exit code 3.
 """
 
 import argparse
-import json
 import sys
 
 from safedojo_ros.cli.options import (
@@ -33,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make the report; returns 0, or 3 where a bar is missed."""
     made = validate(recipe_of(args, "validation"), from_options(Validation, args))
-    write_json(args.json, json.loads((args.out / REPORT).read_bytes()))
+    write_json(args.json, args.out / REPORT)
     for verdict in made.missed:
         print(f"safedojo validate: bar missed: {verdict.sentence}", file=sys.stderr)
     return MISSED if made.missed else 0

@@ -126,18 +126,21 @@ class DojoParser(argparse.ArgumentParser):
     # ---------------------------------------------------------------- the short help
 
     def format_help(self) -> str:
-        """At most `HEIGHT` lines of `WIDTH` columns."""
+        """At most `HEIGHT` lines of `WIDTH` columns; the last options give way."""
         about = (self.description or "").split("\n\n")[0]
         lines = [f"usage: {self.prog} {self._usage()}", ""]
         lines += textwrap.wrap(" ".join(as_started(about).split()), WIDTH)
         if self.example:
             lines += ["", *self._example(), ""]
-        every = [a for a in self._actions if a.dest != "help"]
-        shown = [a for a in every if not self.shown or a.required or self._is_shown(a)]
-        for action in shown:
-            lines += _entry(action)
-        if len(shown) < len(every):
-            lines.append(f"  {'--help-all':<{COLUMN - 2}}all {len(every) - 1} options")
+        every = [a for a in self._actions if a.dest not in ("help", "help_all")]
+        entries = {a: _entry(a) for a in every if not self.shown or a.required or self._is_shown(a)}
+        for action in reversed(list(entries)):
+            if len(lines) + sum(map(len, entries.values())) < HEIGHT:
+                break
+            if action.option_strings and not action.required:
+                del entries[action]
+        lines += [line for entry in entries.values() for line in entry]
+        lines.append(f"  {'--help-all':<{COLUMN - 2}}every option, {len(every)} of them")
         return "\n".join(lines) + "\n"
 
     def _is_shown(self, action: argparse.Action) -> bool:

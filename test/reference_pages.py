@@ -58,7 +58,7 @@ def commands() -> str:
     parts = ["# Commands", MADE, "`./dojo COMMAND` or, where the package is installed, `safedojo`."]
     for command in COMMANDS:
         parser = command_parser(command)
-        parts += [f"## {command.name}", f"{command.summary[0].upper()}{command.summary[1:]}."]
+        parts.append(f"## {command.name}")
         parts += _options(parser)
         for action in parser._actions:
             if isinstance(action, argparse._SubParsersAction):
@@ -68,7 +68,11 @@ def commands() -> str:
 
 
 def _options(parser: argparse.ArgumentParser) -> list[str]:
-    texts = [" ".join(part.split()) for part in (parser.description or "").split("\n\n")]
+    about = (parser.description or "").split("\n\n")
+    texts = [" ".join(part.split()) for part in about if not part.startswith("  ")]
+    texts = [text[0].upper() + text[1:] for text in texts if text]
+    if example := getattr(parser, "example", ""):
+        texts.insert(1, f"```bash\n./dojo {example}\n```")
     rows = []
     for action in parser._actions:
         if action.dest in ("help", "help_all") or isinstance(action, argparse._SubParsersAction):
@@ -77,8 +81,10 @@ def _options(parser: argparse.ArgumentParser) -> list[str]:
         default = "needed" if action.required else value_text(action.default)
         if isinstance(action, argparse._StoreTrueAction):
             default = ""
-        choices = f" One of: {', '.join(map(str, action.choices))}." if action.choices else ""
-        rows.append((names, default, (action.help or "").replace("%%", "%") + choices))
+        meaning = [(action.help or "").replace("%%", "%")]
+        if action.choices:
+            meaning.append(f"one of {', '.join(map(str, action.choices))}")
+        rows.append((names, default, "; ".join(filter(None, meaning))))
     return [*texts, table(("Option", "Default", "Meaning"), rows)] if rows else texts
 
 

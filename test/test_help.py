@@ -114,6 +114,7 @@ def test_messages_name_the_script_that_started_the_command(
     assert failing(["evaluate", "--against"]).startswith("./dojo evaluate: ")
     assert failed("train", "do 'safedojo collect'") == 2
     assert capsys.readouterr().err == "./dojo train: do './dojo collect'\n"
+    assert "did you mean 'test'" in failing(["tset"])
     script = (Path(__file__).resolve().parents[1] / "dojo").read_text()
     assert "SAFEDOJO_PROGRAM=./dojo exec" in script
 

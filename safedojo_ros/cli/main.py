@@ -51,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     command = next((c for c in COMMANDS if c.name == first), None)
     if command is None:
-        near = did_you_mean(first, [c.name for c in COMMANDS])
+        own = ("test", "libero") if program() == "./dojo" else ()  # the script's own words
+        near = did_you_mean(first, [*(c.name for c in COMMANDS), *own])
         return failed("", f"no command '{first}'{near or f'; {program()} --help lists them'}")
     try:
         args = command_parser(command).parse_args(rest)

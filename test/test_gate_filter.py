@@ -257,7 +257,7 @@ def surveyed(*points: tuple[float, float, float]) -> SurveyedObservation:
     plain = seen()[0]
     state = np.array([0.0, 0.0, 0.2, *POINTING_DOWN, 0.04, 0.04])
     around = Surroundings(np.array(points).reshape(-1, 3), 0)
-    return SurveyedObservation(plain.images, state, plain.instruction, 0, around)
+    return SurveyedObservation(plain.images, state, plain.instruction, around=around)
 
 
 def test_zones_hold_beside_a_head_and_without_one() -> None:

@@ -11,6 +11,7 @@ from safedojo_ros.checkpoints.names import DEFAULT_POLICY, SHIPPED, find_checkpo
 from safedojo_ros.cli.demo_run import LEVELS, Demo
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.models.served.address import parse_address
+from safedojo_ros.nodes.stack.registry import NO_POLICY
 from safedojo_ros.robot.fci.client import import_franky
 from safedojo_ros.worlds.tabletop.tasks import TASKS
 
@@ -31,8 +32,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--composed", action="store_true", help="all nodes in one process")
     for kind, name in (("policy", DEFAULT_POLICY), ("safety", SHIPPED)):
-        served = ", or openpi:ws://HOST:PORT" if kind == "policy" else ""
-        text = f"{kind} checkpoint{served} (default: {name})"
+        others = ", openpi:ws://HOST:PORT, or none: a node of yours" if kind == "policy" else ""
+        text = f"{kind} checkpoint{others} (default: {name})"
         parser.add_argument(f"--{kind}", default=name, metavar="NAME", help=text)
     gate = parser.add_mutually_exclusive_group()
     gate.add_argument(
@@ -73,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         import_franky()
     if is_served(arguments.policy) and not arguments.practice:
         parse_address(arguments.policy)
-    else:
+    elif arguments.policy != NO_POLICY or arguments.practice:
         find_checkpoint("policy", arguments.policy)
     find_checkpoint("safety", arguments.safety)
     if arguments.practice:

@@ -123,16 +123,18 @@ class Demo:
             composed_process,
             node_process,
         )
-        from safedojo_ros.nodes.stack.registry import DEMO, RECORDER
+        from safedojo_ros.nodes.stack.registry import DEMO, NO_POLICY, POLICY, RECORDER
 
+        without = POLICY.name if self._arguments.policy == NO_POLICY else ""
+        stack = DEMO.without(without) if without else DEMO
         files = [DEMO.parameters_file, self._write_parameters(folder)]
         environment = dict(os.environ) | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         processes = StackProcesses(environment, quiet=not self._arguments.verbose)
         if self._arguments.composed:
-            processes.children.append(composed_process(DEMO, files))
+            processes.children.append(composed_process(DEMO, files, without))
         processes.children += [
             node_process(entry, files)
-            for entry in DEMO.nodes
+            for entry in stack.nodes
             if entry.alone or not self._arguments.composed
         ]
         if self._bags is not None:

@@ -44,13 +44,15 @@ class Observation:
     """What the policy sees at one instant.
 
     images: {camera name: (H, W, 3) uint8 RGB}; state: (S,) float, at our robots see `STATE_SIZE`;
-    instruction: a sentence; stamp: nanoseconds, when the newest image was taken.
+    instruction: a sentence; stamp: nanoseconds, when the newest image was taken; joints: (7,) rad
+    of the arm, None where nobody has said them: of this package's models none looks at them.
     """
 
     images: dict[str, np.ndarray]
     state: np.ndarray
     instruction: str
     stamp: int = 0
+    joints: np.ndarray | None = None
 
     def validate(
         self, cameras: tuple[str, ...] | None = None, state_size: int = STATE_SIZE

@@ -191,6 +191,13 @@ def fingers_from_joint_state(message: JointState) -> np.ndarray:
     return fingers
 
 
+def joints_from_joint_state(message: JointState) -> np.ndarray | None:
+    """(7,) angles of the arm's joints (rad), None where the message lacks one."""
+    positions = dict(zip(message.name, message.position, strict=False))
+    joints = np.array([positions.get(name, np.nan) for name in ARM_JOINTS])
+    return joints if np.all(np.isfinite(joints)) else None
+
+
 def pose_message(position: np.ndarray, axis_angle: np.ndarray, stamp: int) -> PoseStamped:
     """Position (3,) m and axis-angle (3,) rad in the base frame as a PoseStamped."""
     message = PoseStamped()

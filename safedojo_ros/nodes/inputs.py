@@ -13,6 +13,7 @@ from safedojo_ros.core.errors import ObservationRejected
 from safedojo_ros.nodes.conversion import (
     array_from_image,
     fingers_from_joint_state,
+    joints_from_joint_state,
     pose_from_message,
     robot_state,
     to_nanoseconds,
@@ -86,6 +87,9 @@ class ObservationInputs:
             self._fingers = fingers_from_joint_state(message)
         except ObservationRejected as error:
             self._node.get_logger().warning(str(error), throttle_duration_sec=1.0)
+        joints = joints_from_joint_state(message)
+        if joints is not None:
+            self.window.add_joints(joints, to_nanoseconds(message.header.stamp))
 
     def _pose(self, message: PoseStamped) -> None:
         if self._fingers is None:

@@ -5,6 +5,7 @@ changes, about a silent arm, and about an instruction that cannot be one.
 """
 
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -67,6 +68,7 @@ class ObservationWindow:
             name: deque(maxlen=config.memory) for name in config.cameras
         }
         self._states: deque[tuple[int, np.ndarray]] = deque(maxlen=config.memory)
+        self._joints: deque[tuple[int, np.ndarray]] = deque(maxlen=config.memory)
         self._now = 0
 
     # ---------------------------------------------------------------- what arrives
@@ -110,6 +112,11 @@ class ObservationWindow:
         """Take the arm's state (8,), validated by the caller."""
         if not self._states or stamp > self._states[-1][0]:
             self._states.append((stamp, state))
+
+    def add_joints(self, joints: np.ndarray, stamp: int) -> None:
+        """Take the arm's joints (7,), rad, where it says them; validated by the caller."""
+        if not self._joints or stamp > self._joints[-1][0]:
+            self._joints.append((stamp, joints))
 
     def set_instruction(self, text: str) -> bool:
         """Take an instruction; returns whether it is a new, usable one."""
@@ -191,7 +198,11 @@ class ObservationWindow:
         images = {name: self._nearest(images, stamp, f"an image of '{name}'")
                   for name, images in self._images.items()}  # fmt: skip
         state = self._nearest(self._states, stamp, "the arm's state")
-        return Observation(images, state, self.instruction, stamp).validate(self.config.cameras)
+        joints = None
+        with suppress(ObservationRejected):  # few models need them
+            joints = self._nearest(self._joints, stamp, "the arm's joints")
+        seen = Observation(images, state, self.instruction, stamp, joints)
+        return seen.validate(self.config.cameras)
 
     def forget(self) -> None:
         """Forget images and states, after the world was reset or the clock went back."""
@@ -199,6 +210,7 @@ class ObservationWindow:
             self._cameras[name] = _CameraState()
             self._images[name].clear()
         self._states.clear()
+        self._joints.clear()
 
     # ---------------------------------------------------------------- inside
 

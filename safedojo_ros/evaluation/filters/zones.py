@@ -57,7 +57,9 @@ class SurveyedWorld:
 
     def _surveyed(self, observations: list[Observation]) -> list[Observation]:
         return [
-            SurveyedObservation(o.images, o.state, o.instruction, o.stamp, survey(world))
+            SurveyedObservation(
+                o.images, o.state, o.instruction, o.stamp, o.joints, around=survey(world)
+            )
             for o, world in zip(observations, self.vector.worlds, strict=True)
         ]
 

@@ -12,6 +12,7 @@ import numpy as np
 from safedojo_ros.core.bounds import ACTION_BOUND
 from safedojo_ros.core.errors import PolicyUnavailable
 from safedojo_ros.core.types import ACTION_SIZE, Observation
+from safedojo_ros.models.served.joint_keys import DroidKeys
 
 
 class Keys(Protocol):
@@ -79,7 +80,9 @@ KEYS: dict[str, Keys] = {
         IMAGES, "observation/state", "prompt", ACTION_BOUND, _opposite_fingers
     ),
     "tabletop": EndEffectorKeys(IMAGES, "observation/state", "prompt", np.ones(ACTION_SIZE)),
+    "droid": DroidKeys(),
 }
 """libero: of openpi's `pi0_libero` and `pi05_libero`, whose actions are shares of 5 cm and 0.5 rad;
 tabletop: the same keys, for a policy that was trained on this package's data sets, whose actions
-are metres and radians."""
+are metres and radians; droid: of openpi's `pi0_droid`, `pi0_fast_droid` and `pi05_droid`, which
+steer the joints."""

@@ -1,6 +1,7 @@
 """A stack in one process, but for its watchdog.
 
-`python -m safedojo_ros.nodes.stack.composed demo --ros-args ...` runs it.
+`python -m safedojo_ros.nodes.stack.composed demo --ros-args ...` runs it, and
+`... composed demo --without policy_node --ros-args ...` all but one node of it.
 
 Each node has an executor thread of its own. The processes share nothing in the default way of
 running; here a network's long computation can hold the interpreter, so the control tick is less
@@ -14,6 +15,7 @@ from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.nodes.stack.registry import DEMO, ROBOT, TRAIN
 from safedojo_ros.nodes.stack.spinning import run_together
 
+WITHOUT = "--without"
 STACKS = {stack.name: stack for stack in (DEMO, ROBOT, TRAIN)}
 
 
@@ -22,10 +24,13 @@ def main(arguments: list[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] not in STACKS:
         raise ConfigError(f"name a stack: {', '.join(STACKS)}")
-    entries = [entry for entry in STACKS[given[0]].nodes if not entry.alone]
+    stack, rest = STACKS[given[0]], given[1:]
+    if rest[:1] == [WITHOUT]:
+        stack, rest = stack.without(rest[1]), rest[2:]
+    entries = [entry for entry in stack.nodes if not entry.alone]
     return run_together(
         [getattr(importlib.import_module(entry.module), entry.factory) for entry in entries],
-        given[1:],
+        rest,
     )
 
 

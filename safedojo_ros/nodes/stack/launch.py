@@ -8,7 +8,8 @@ from launch.launch_context import LaunchContext
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from safedojo_ros.nodes.stack.registry import DEMO, Stack
+from safedojo_ros.nodes.stack.processes import composed_command
+from safedojo_ros.nodes.stack.registry import DEMO, NO_POLICY, POLICY, TRAIN, Stack, as_yaml
 from safedojo_ros.nodes.stack.ros_environment import prepare_environment, stay_on_this_machine
 
 PACKAGE = "safedojo_ros"
@@ -35,6 +36,16 @@ def stack_actions(stack: Stack) -> list[Any]:
             description="All nodes but the watchdog in one process.",
         ),
     ]
+    if stack is not TRAIN:
+        arguments.append(
+            DeclareLaunchArgument(
+                "policy",
+                default_value="",
+                description="The policy node's checkpoint, such as openpi:ws://HOST:PORT, in "
+                "place of the parameters file's; none: a node of yours publishes "
+                "policy/action_chunk.",
+            )
+        )
     if simulated:
         arguments.append(
             DeclareLaunchArgument(
@@ -51,31 +62,30 @@ def _processes(stack: Stack, context: LaunchContext) -> list[Any]:
         files.append(extra)
     actions: list[Any] = []
     composed = LaunchConfiguration("composed").perform(context).lower() == "true"
+    policy = "" if stack is TRAIN else LaunchConfiguration("policy").perform(context)
+    without = POLICY.name if policy == NO_POLICY else ""
+    entries = stack.without(without).nodes if without else stack.nodes
+    given = {"checkpoint": policy} if policy and not without else {}
     if composed:
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "safedojo_ros.nodes.stack.composed",
-            stack.name,
-            "--ros-args",
-        ]
+        command = [*composed_command(stack, without), "--ros-args"]
         for file in files:
             command += ["--params-file", file]
+        for name, value in given.items():
+            command += ["-p", f"{POLICY.name}:{name}:={as_yaml(value)}"]
         actions.append(ExecuteProcess(cmd=command, output="screen", name="composed"))
     actions += [
         Node(
             package=PACKAGE,
             executable=entry.executable,
             name=entry.name,
-            parameters=files,
+            parameters=[*files, given] if given and entry is POLICY else files,
             remappings=list(entry.remappings),
             respawn=entry.respawn,
             respawn_delay=1.0,
             output="screen",
             additional_env={"OMP_NUM_THREADS": "1"},
         )
-        for entry in stack.nodes
+        for entry in entries
         if entry.alone or not composed
     ]
     if stack is DEMO and LaunchConfiguration("arm").perform(context).lower() == "true":

@@ -134,10 +134,17 @@ def node_process(
     )
 
 
-def composed_process(stack: Stack, parameter_files: Sequence[Path]) -> NodeProcess:
-    """The child that runs a whole stack."""
+def composed_process(
+    stack: Stack, parameter_files: Sequence[Path], without: str = ""
+) -> NodeProcess:
+    """The child that runs a whole stack, or all but one node of it."""
     arguments = ["--ros-args"]
     for file in parameter_files:
         arguments += ["--params-file", str(file)]
+    return NodeProcess("composed", composed_command(stack, without), arguments)
+
+
+def composed_command(stack: Stack, without: str = "") -> list[str]:
+    """What runs a stack in one process, but for its `--ros-args`."""
     command = [sys.executable, "-P", "-m", "safedojo_ros.nodes.stack.composed", stack.name]
-    return NodeProcess("composed", command, arguments)
+    return [*command, "--without", without] if without else command

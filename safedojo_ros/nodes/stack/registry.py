@@ -1,7 +1,7 @@
 """The one table of nodes: launch files, `safedojo demo` and the tests start what it says."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safedojo_ros.core.errors import ConfigError
@@ -44,6 +44,11 @@ class Stack:
         known = ", ".join(entry.name for entry in self.nodes)
         raise ConfigError(f"stack '{self.name}' has no node '{name}'; it has {known}")
 
+    def without(self, name: str) -> "Stack":
+        """The same, but for one node: somebody else does its work."""
+        gone = self.node(name)
+        return replace(self, nodes=tuple(entry for entry in self.nodes if entry is not gone))
+
     @property
     def parameters_file(self) -> Path:
         """Where the parameters lie."""
@@ -74,6 +79,9 @@ VIEW = NodeEntry(
     "view_node", "view_node", "safedojo_ros.nodes.view_node", "ViewNode", niceness=10, respawn=False
 )
 """The live view; `safedojo demo` adds it where there is a viewer."""
+
+NO_POLICY = "none"
+"""In place of a policy's name: no policy node, a node of yours publishes `policy/action_chunk`."""
 
 DEMO = Stack("demo", "demo.yaml", (SIM, CAMERA, POLICY, SAFETY, FRANKA, WATCHDOG))
 """The embedded world and everything around it."""

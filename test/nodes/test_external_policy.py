@@ -1,0 +1,126 @@
+"""A node that this package did not write publishes the chunks: `policy:=none`."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy")
+pytest.importorskip("safedojo_ros.msg")
+
+from running_stack import ALL_NODES, RunningStack
+
+from safedojo_ros.nodes.stack.registry import DEMO, POLICY, ROBOT, TRAIN, Stack
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples/policy_node.py"
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[RunningStack]:
+    running = RunningStack(
+        tmp_path,
+        nodes=tuple(name for name in ALL_NODES if name != POLICY.name),
+        parameters={"sim_node": {"max_steps": 10_000, "level": 0}},
+        safety={"per_speed": 20.0},
+    )
+    running.listener.rearms = True
+    try:
+        yield running
+    finally:
+        assert running.close() == [], "every node ends on SIGINT by itself"
+
+
+def started() -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([sys.executable, str(EXAMPLE)], env=os.environ)
+
+
+@pytest.mark.timeout(300)
+def test_the_example_s_chunks_pass_the_gate_and_its_end_means_hold(stack: RunningStack) -> None:
+    heard = stack.listener
+    for number in range(2):  # also when it comes back, and counts from 1 again
+        node = started()
+        try:
+            count = len(heard.moves)
+            stack.wait_for(lambda c=count: len(heard.moves) > c + 20, "a second of motion")  # type: ignore[misc]
+            assert heard.moves[-1].checkpoint == "my policy"
+        finally:
+            node.send_signal(signal.SIGINT)
+            assert node.wait(20.0) == 0
+        stack.wait_for(lambda: not heard.running, f"hold after run {number}")
+
+
+# ---------------------------------------------------------------- how it is started
+
+
+class Launched(list[Any]):
+    """What the launch files would start, with stand-ins for the packages of a ROS installation."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, stack: Stack, **arguments: str) -> None:
+        def module(name: str, **content: Any) -> None:
+            made = ModuleType(name)
+            made.__dict__.update(content)
+            monkeypatch.setitem(sys.modules, name, made)
+
+        declared: dict[str, str] = {}
+
+        def declare(name: str, default_value: str, description: str) -> None:
+            declared[name] = default_value
+
+        def configuration(name: str) -> Any:
+            return SimpleNamespace(perform=lambda _: arguments.get(name, declared[name]))
+
+        def node(**how: Any) -> Any:
+            return SimpleNamespace(**how)
+
+        module("launch")
+        module(
+            "launch.actions",
+            DeclareLaunchArgument=declare,
+            ExecuteProcess=node,
+            OpaqueFunction=lambda function: function(None),
+        )
+        module("launch.launch_context", LaunchContext=object)
+        module("launch.substitutions", LaunchConfiguration=configuration)
+        module("launch_ros")
+        module("launch_ros.actions", Node=node)
+        monkeypatch.delitem(sys.modules, "safedojo_ros.nodes.stack.launch", raising=False)
+        from safedojo_ros.nodes.stack.launch import stack_actions
+
+        super().__init__(stack_actions(stack)[-1])
+        self.declared = declared
+
+    def node(self, name: str) -> Any:
+        """The action that starts a node."""
+        return next(action for action in self if action.name == name)
+
+
+def test_with_policy_none_everything_but_the_policy_node_is_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    usual = [action.name for action in Launched(monkeypatch, ROBOT)]
+    assert usual == [entry.name for entry in ROBOT.nodes]
+    found = [action.name for action in Launched(monkeypatch, ROBOT, policy="none")]
+    assert found == [name for name in usual if name != "policy_node"]
+    process, watchdog = Launched(monkeypatch, DEMO, policy="none", composed="true")
+    assert process.cmd[3:7] == [
+        "safedojo_ros.nodes.stack.composed", "demo", "--without", "policy_node",
+    ]  # fmt: skip
+    assert watchdog.name == "watchdog_node"
+
+
+def test_a_policy_s_name_goes_on_top_of_the_parameters_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = "openpi:ws://gpu:8000?steps=8&image_size=64"
+    launched = Launched(monkeypatch, ROBOT, policy=name)
+    assert launched.node("policy_node").parameters[-1] == {"checkpoint": name}
+    assert launched.node("safety_node").parameters == [str(ROBOT.parameters_file)]
+    composed = Launched(monkeypatch, ROBOT, policy=name, composed="true")[0]
+    assert composed.cmd[-2:] == ["-p", f'policy_node:checkpoint:="{name}"']
+    assert "policy" not in Launched(monkeypatch, TRAIN).declared

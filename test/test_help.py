@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_commands import NAMES, options, parsers
 
+from safedojo_ros.cli import doctor, train
 from safedojo_ros.cli.help import COUNTS, HEIGHT, WIDTH, DojoParser
 from safedojo_ros.cli.main import failed, help_text, main
 from safedojo_ros.cli.sweep_runs import read_lines, read_values
@@ -223,6 +224,20 @@ def test_an_unknown_checkpoint_is_refused_at_once_and_before_torch(tmp_path: Pat
 def test_a_device_that_there_is_not_is_refused_by_name() -> None:
     said = failing(["train", "policy", "--data", "d", "--out", "o", "--device", "gpu"])
     assert "--device is 'gpu', expected auto" in said
+
+
+def test_an_interrupted_command_says_what_is_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "run", interrupted)
+    monkeypatch.setattr(doctor, "run", interrupted)
+    assert main(["train", "policy", "--data", "d", "--out", "runs/p"]) == 130
+    assert "saved is in runs/p, --resume goes on" in capsys.readouterr().err
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == "safedojo doctor: interrupted\n"
 
 
 def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The `safedojo` command."""
 
+import argparse
 import io
 import sys
 from collections.abc import Sequence
@@ -54,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         own = ("test", "libero") if program() == "./dojo" else ()  # the script's own words
         near = did_you_mean(first, [*(c.name for c in COMMANDS), *own])
         return failed("", f"no command '{first}'{near or f'; {program()} --help lists them'}")
+    args = argparse.Namespace()
     try:
         args = command_parser(command).parse_args(rest)
         check_checkpoints(args)
@@ -74,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return failed(first, f"{where}{error.strerror or error}")
     except KeyboardInterrupt:
+        kept = f"; what was saved is in {args.out}, --resume goes on" if "resume" in args else ""
+        failed(first, f"interrupted{kept}")
         return 130
 
 

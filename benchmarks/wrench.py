@@ -65,7 +65,7 @@ def main() -> None:
     print(free)
     labels, truths = [], []
     for number in range(args.episodes):
-        wrenches, truth = played(10_000 + number, 1 + number % 2)
+        wrenches, truth = played(10_000 + number, number % 3)  # a third without an obstacle
         labels.append(np.array([free.contact(some).any() for some in wrenches]))
         truths.append(truth)
     for what, said, true in (

@@ -64,6 +64,10 @@ def test_contact_is_what_leaves_free_motion() -> None:
     free = FreeMotion.of(np.array([0.0, 0.0, -3.0, 0.0, 0.0, 0.0]) + rng.normal(size=(500, 6)))
     again = np.array([0.0, 0.0, -3.0, 0.0, 0.0, 0.0]) + 0.9 * rng.normal(size=(500, 6))
     assert free.contact(again).mean() < 0.01
+    pressing = FreeMotion.of(again - [0, 0, 80, 0, 0, 0] * (rng.random((500, 1)) < 0.1))
+    sideways, down = np.array([[0.0, 12.0, -3.0, 0, 0, 0]]), np.array([[0.0, 0, -60.0, 0, 0, 0]])
+    assert pressing.contact(sideways).all(), "who presses down may still be pushed aside"
+    assert not pressing.contact(down).any()
     pushed = np.array([[0.0, 12.0, -3.0, 0.0, 0.0, 0.0], [0.0, 0.0, -3.0, 0.0, 0.0, -9.0]])
     assert free.contact(pushed).all()
     assert not free.contact(pushed * [1, 0, 1, 1, 1, 0]).any()

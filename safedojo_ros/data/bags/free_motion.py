@@ -2,7 +2,7 @@
 
 An arm reports forces where it touches nothing, too: by payload, friction, acceleration, and by the
 task itself. So what counts is measured, from a recording of the task without any contact that is
-to be avoided, and a limit lies a little beyond all of it.
+to be avoided, and the limits lie a little beyond all of it.
 """
 
 from dataclasses import dataclass
@@ -14,46 +14,46 @@ from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.data.bags.reader import BagReader
 from safedojo_ros.data.bags.takes import WRENCH_KIND, wrench_of
 
-MARGIN = 1.25
-"""The limit over the largest distance in free motion."""
-LEAST_SPREAD = np.array([0.1] * 3 + [0.01] * 3)
-"""N and Nm: a sensor's own noise, below which a spread is none."""
+MARGIN = 0.25
+"""Share of the way from the median to the farthest that a limit lies beyond it."""
+LEAST_MARGIN = np.array([1.0] * 3 + [0.1] * 3)
+"""N and Nm: that it lies beyond it at least, since a sensor is noisy and drifts."""
 FEWEST = 100
 """Wrenches of free motion."""
 
 
 @dataclass(frozen=True)
 class FreeMotion:
-    """mean, spread: (6,) of force (N) and torque (Nm); limit: largest distance without contact."""
+    """low, high: (6,) of force (N) and torque (Nm), between which nothing is touched."""
 
-    mean: np.ndarray
-    spread: np.ndarray
-    limit: float
+    low: np.ndarray
+    high: np.ndarray
 
     @staticmethod
     def of(wrenches: np.ndarray) -> "FreeMotion":
-        """From wrenches (N, 6) of motion without contact; raises `DatasetError` for too few."""
+        """From wrenches (N, 6) of motion without contact; raises `DatasetError` for too few.
+
+        Each number has limits of its own, upwards and downwards: a gripper that is pressed onto
+        the table says nothing about a push from the side.
+        """
         if len(wrenches) < FEWEST:
             raise DatasetError(
                 f"{len(wrenches)} wrenches of free motion, expected at least {FEWEST}; record the "
                 "task for a minute without contact"
             )
-        mean = np.median(wrenches, axis=0)
-        spread = np.maximum(wrenches.std(axis=0), LEAST_SPREAD)
-        free = FreeMotion(mean, spread, 0.0)
-        return FreeMotion(mean, spread, MARGIN * float(free.distance(wrenches).max()))
-
-    def distance(self, wrenches: np.ndarray) -> np.ndarray:
-        """(N,) of wrenches (N, 6): the largest of their six numbers, in spreads from the mean."""
-        return np.asarray(np.abs((wrenches - self.mean) / self.spread).max(axis=1))
+        middle, low, high = np.median(wrenches, axis=0), wrenches.min(axis=0), wrenches.max(axis=0)
+        return FreeMotion(
+            low - np.maximum(MARGIN * (middle - low), LEAST_MARGIN),
+            high + np.maximum(MARGIN * (high - middle), LEAST_MARGIN),
+        )
 
     def contact(self, wrenches: np.ndarray) -> np.ndarray:
-        """(N,) bool: which of the wrenches (N, 6) are beyond the limit."""
-        return self.distance(wrenches) > self.limit
+        """(N,) bool: which of the wrenches (N, 6) have a number beyond its limits."""
+        return np.asarray(((wrenches < self.low) | (wrenches > self.high)).any(axis=1))
 
     def __str__(self) -> str:
-        force = ", ".join(f"{value:.1f}" for value in self.limit * self.spread[:3])
-        return f"contact from {force} N aside of {np.round(self.mean[:3], 1).tolist()} N on"
+        parts = zip("xyz", self.low, self.high, strict=False)
+        return "contact beyond " + ", ".join(f"{n} {a:.1f} to {b:.1f} N" for n, a, b in parts)
 
 
 def free_motion(bags: list[Path], topic: str) -> FreeMotion:

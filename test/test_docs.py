@@ -30,10 +30,9 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert (tmp_path / "site/quickstart/index.html").is_file()
 
 
-def test_every_page_is_in_the_navigation() -> None:
-    listed = set(re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text()))
-    pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
-    assert pages == listed
+def test_every_page_is_in_the_navigation_once() -> None:
+    listed = re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text())
+    assert sorted(listed) == sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
 
 
 def test_the_pages_with_results_have_the_table_that_the_script_writes() -> None:

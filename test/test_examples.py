@@ -13,12 +13,12 @@ RUNS = {
     "evaluate_behind_the_gate.py": (["--episodes", "1", "--max-steps", "8"], "+gate: TSR"),
 }
 
-IN_A_STACK = {"policy_node.py"}
-"""Run by test/nodes/test_external_policy.py."""
+ELSEWHERE = {"policy_node.py", "serve_lerobot_pi0.py"}
+"""Run by test/nodes/test_external_policy.py and test/test_lerobot_pi0.py."""
 
 
 def test_every_example_is_run() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == set(RUNS) | IN_A_STACK
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(RUNS) | ELSEWHERE
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -1,5 +1,7 @@
 """π0 as LeRobot saves it is loaded whole, in its real shapes; what is missing is listed."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,12 @@ import pytest
 import torch
 from lerobot_pi0_files import lerobot_statistics, lerobot_weights, write_lerobot_pi0
 
-from safedojo_ros.core.errors import CheckpointError, ObservationRejected
+from safedojo_ros.core.errors import CheckpointError, ObservationRejected, PolicyUnavailable
+from safedojo_ros.core.types import empty_scene
 from safedojo_ros.models.lerobot_pi0 import LeRobotPI0
+from safedojo_ros.models.served.policy import open_served
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples/serve_lerobot_pi0.py"
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +175,21 @@ def test_without_the_tokenizer_it_is_said_where_it_comes_from(tmp_path: Path) ->
     (folder / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match=r"google/paligemma-3b-pt-224"):
         LeRobotPI0.load(folder)
+
+
+def test_the_example_serves_it_to_the_gate(tmp_path: Path) -> None:
+    folder = write_lerobot_pi0(tmp_path)
+    command = [sys.executable, str(EXAMPLE), str(folder), "--port", "0", "--device", "cpu"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            name = server.stdout.readline().strip()
+            served = open_served(f"{name}&keys=tabletop&steps=8&timeout=4")
+            chunk = served.act([empty_scene(("agentview", "wrist"), 24, "put the cup down")])
+            assert chunk.shape == (1, 8, 7)
+            assert served.connection.metadata == {"cameras": ["front", "wrist"]}
+            wrong = open_served(name.replace("image_size=24", "image_size=32&timeout=4"))
+            with pytest.raises(PolicyUnavailable, match="2 images of 32x32, expected 1 to 2 of 24"):
+                wrong.act([empty_scene(("agentview", "wrist"), 32)])
+        finally:
+            server.terminate()

@@ -1,21 +1,29 @@
 """Sets of other tools are read through a contract, at its sizes, its rate and its conventions."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from foreign_sets import ForeignSet, bench, jpeg, png
 from test_lerobot_layout import CAMERAS, SIZE, make_episode
 
 from safedojo_ros.core.config import from_mapping
 from safedojo_ros.core.contract import Contract, Gripper, Numbers, read_contract
-from safedojo_ros.core.errors import DatasetError
+from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.rotation import POINTING_DOWN, axis_angle_of, multiply, quaternion_of
 from safedojo_ros.data.images import resize_image
+from safedojo_ros.data.lerobot.frames import Foreign, open_all
 from safedojo_ros.data.lerobot.mapped import Windows, closing, converted, steps_to
 from safedojo_ros.data.lerobot.reader import EpisodeReader
 from safedojo_ros.data.lerobot.writer import EpisodeWriter
+from safedojo_ros.learning.data.demonstrations import Demonstrations
+from safedojo_ros.learning.imitation import new_policy
+from safedojo_ros.models.images import check_side
+from safedojo_ros.models.normalisation import RobotScales
+from safedojo_ros.models.pi0_network import PI0Size
 
 CONTRACT: dict[str, Any] = {
     "cameras": [
@@ -276,3 +284,40 @@ def test_png_and_jpeg_are_told_apart_by_their_bytes() -> None:
     image = np.full((8, 8, 3), 9, np.uint8)
     assert png(image)[:4] == b"\x89PNG"
     assert jpeg(image)[:2] == b"\xff\xd8"
+
+
+# ---------------------------------------------------------------- what training makes of it
+
+
+def test_our_own_set_of_another_rate_needs_a_contract(tmp_path: Path) -> None:
+    with EpisodeWriter(tmp_path / "set", SIZE, CAMERAS, fps=10) as writer:
+        writer.add(make_episode(5))
+    with pytest.raises(DatasetError, match="has 10 steps a second, models act 20 times"):
+        open_all([tmp_path / "set"])
+    said = from_mapping(Contract, read_contract("tabletop").to_json() | {"image_size": SIZE})
+    assert open_all([Foreign(tmp_path / "set", said)])[0].rows[0].length == 10
+
+
+def test_images_of_another_size_than_the_model_s_are_one_line() -> None:
+    with pytest.raises(DatasetError, match="images are of 64x48 pixels, the model sees 64x64"):
+        check_side(torch.zeros((2, 1, 48, 64, 3), dtype=torch.uint8), 64)
+
+
+def test_an_expert_is_told_no_places_where_the_state_has_no_pose(tmp_path: Path) -> None:
+    root = bench((10,), size=(64, 64)).write(tmp_path / "set")
+    data = Demonstrations.read([Foreign(root, contract())])
+    with pytest.raises(ConfigError, match=r"do not begin with a pose, which size\.places needs"):
+        new_policy(PI0Size(places=True), data)
+
+
+def test_joints_are_not_bounded_like_steps_and_resting_means_holding_them(tmp_path: Path) -> None:
+    far, chunk = np.array([[2.8, -1.7, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]]), torch.randn(2, 8, 8)
+    ones = np.ones((2, 14)), np.ones((2, 8))
+    joints = RobotScales.from_data(*ones, contract())
+    np.testing.assert_array_equal(joints.bounded(far), far)
+    assert torch.equal(joints.resting(chunk), chunk[:, :1].expand(-1, 8, -1))
+    steps = RobotScales.from_data(np.ones((2, 8)), np.ones((2, 7)))
+    np.testing.assert_allclose(steps.bounded(far[:, :7])[0, :2], [0.05, -0.05])
+    again = RobotScales.from_config(json.loads(json.dumps(joints.to_config())))
+    assert again.contract == contract()
+    assert "contract" not in steps.to_config()

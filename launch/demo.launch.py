@@ -2,6 +2,7 @@
 
 Its nodes stay on this machine. Arm it with `ros2 service call /franka/arm std_srvs/srv/Trigger`,
 for each episode anew, since the enable switch is released in between; `arm:=true` does it for you.
+`rviz:=true` and `rqt:=true` show the robot, its cameras and what the gate says.
 """
 
 from launch.launch_description import LaunchDescription

@@ -1,6 +1,7 @@
 """A robot and cameras that are there already: `ros2 launch safedojo_ros safedojo.launch.py`.
 
-`parameters:=/path/to/your.yaml` goes on top of config/safedojo.yaml.
+`parameters:=/path/to/your.yaml` goes on top of config/safedojo.yaml. `rviz:=true` and
+`rqt:=true` show the robot, its cameras and what the gate says.
 """
 
 from launch.launch_description import LaunchDescription

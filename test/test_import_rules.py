@@ -13,7 +13,7 @@ GENERATED = {"msg", "srv", "action"}
 ROS = {"rclpy", f"{PACKAGE}.msg", f"{PACKAGE}.srv", f"{PACKAGE}.action"}
 ROS |= {f"{name}_msgs" for name in ("std", "sensor", "geometry", "visualization", "diagnostic")}
 ROS |= {"lifecycle_msgs", "trajectory_msgs", "builtin_interfaces", "std_srvs", "cv_bridge"}
-ROS |= {"tf2_ros", "tf2_msgs", "launch", "launch_ros", "ament_index_python"}
+ROS |= {"rosgraph_msgs", "tf2_ros", "tf2_msgs", "launch", "launch_ros", "ament_index_python"}
 
 ROOMS = {path.parent.name for path in (ROOT / PACKAGE).glob("*/__init__.py")} - GENERATED
 FORBIDDEN = {

@@ -10,9 +10,13 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
+from safedojo_ros.nodes.rerun_screen import RerunScreen
 from safedojo_ros.nodes.stack.live_page import LOOPBACK, LivePage, free_port, rerun_program
+from safedojo_ros.robot.description import arm_joints
 
 pytestmark = pytest.mark.skipif(rerun_program() is None, reason="rerun is not installed")
 
@@ -56,6 +60,50 @@ def test_what_is_logged_reaches_the_page(live: LivePage) -> None:
     rerun.connect_grpc(live.data)
     rerun.log("text", rerun.TextLog("hello"))
     rerun.disconnect()
+
+
+def test_the_page_has_overview_cost_gate_band_and_arm_and_its_recording_too(
+    tmp_path: Path,
+) -> None:
+    """Read from the recording: the layout names entities, and each has been logged."""
+    record, moment = tmp_path / "run.rrd", 1_796_000_000_000_000_000
+    screen = RerunScreen(arm_joints("base", (-0.45, 0.0, 0.0)), ("agentview", "wrist"), record)
+    try:
+        screen.at(moment)
+        _, coded = cv2.imencode(".jpg", np.zeros((48, 64, 3), np.uint8))
+        screen.jpeg("overview", coded.tobytes())
+        screen.image("agentview", np.zeros((64, 64, 3), np.uint8))
+        screen.arm({f"fr3_joint{i}": 0.1 * i for i in range(1, 8)})
+        screen.path(np.zeros((3, 3)), np.zeros((3, 3), np.uint8))
+        screen.costs(np.array([0.1, 0.4]), 0.4, 0.5)
+        screen.latency("policy", 0.05)
+        for number in range(3):
+            screen.decision("HOLD", f"predicted cost 0.{number} reaches the limit")
+        screen.mode("RUNNING", "")
+    finally:
+        screen.close()
+    program = rerun_program()
+    assert program is not None
+    command = [str(program), "rrd", "print", str(record)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    chunks = [line for line in said.splitlines() if line.startswith("Chunk(")]
+    for entity, kind in (
+        ("/camera/overview", "EncodedImage"),
+        ("/camera/agentview", "Image"),
+        ("/world/arm/fr3_link7", "Transform3D"),
+        ("/world/arm/fr3_link7", "LineStrips3D"),
+        ("/world/chunk", "LineStrips3D"),
+        ("/safety/cost/chunk", "Scalars"),
+        ("/safety/cost/limit", "Scalars"),
+        ("/safety/steps", "BarChart"),
+        ("/safety/gate", "StateChange"),
+        ("/robot/arm", "StateChange"),
+        ("/latency/policy", "Scalars"),
+    ):
+        assert any(f"{entity} " in line and kind in line for line in chunks), (entity, kind)
+    held = [line for line in chunks if "/safety/gate " in line and "StateChange" in line]
+    assert ["1 rows" in line for line in held] == [True], "one change, however many chunks"
+    assert any("/view/" in line for line in chunks), "the layout is in it, too"
 
 
 def test_a_second_view_takes_other_ports(live: LivePage) -> None:

@@ -9,7 +9,10 @@ from reference_pages import ALL, PAGES, ROOT, ports
 CAMERAS = ("agentview", "wrist")
 NEEDS_ROS = {"nodes.md"}
 POLICY = ROOT / "config" / "sros2" / "safedojo.policy.xml"
-OF_EVERY_NODE = re.compile(r"diagnostics|parameter_events|rosout|tf|tf_static|.*/transition_event")
+OF_EVERY_NODE = re.compile(
+    r"diagnostics|parameter_events|rosout|tf|tf_static|.*/transition_event"
+    r"|clock|sim/turn|sim/done"  # of simulated time, which stays on one machine
+)
 SERVICE_OF_EVERY_NODE = re.compile(
     r".*/(change_state|get_.*|describe_parameters|list_parameters|set_parameters(_atomically)?)"
 )

@@ -23,10 +23,11 @@ COMMANDS = (
     Command(
         "demo",
         "run the whole robot loop on the embedded world",
-        "demo --level II --episodes 4",
-        ("--headless", "--episodes", "--json", "--level", "--task", "--policy", "--monitor",
-         "--fci", "--record", "--practice"),
+        "demo --episodes 4 --video seen.mp4",
+        ("--headless", "--episodes", "--json", "--level", "--task", "--policy", "--video",
+         "--record", "--practice"),
     ),
+    Command("view", "look at a running stack in the browser", "view --record monday.rrd"),
     Command(
         "collect",
         "record episodes of the scripted experts, or of a policy",

@@ -62,6 +62,7 @@ class PracticeDemo(Demo):
         self._bags = arguments.record or self._folder / "bags"
         self._recorded_in = self._bags.absolute()
         self._old_bags = set(own_bags(self._recorded_in))
+        self._simulated = False  # whether the robot works on while it trains is to be seen
         self._before: list[dict[str, Any]] = []
         self._after: list[dict[str, Any]] = []
         self._practice: dict[str, Any] = {"preset": arguments.preset}
@@ -106,8 +107,8 @@ class PracticeDemo(Demo):
             "starting the nodes ...",
             soft_wrap=True,
         )
-        self._follow(lambda: len(self._outcomes) >= count)
-        self._before = self._outcomes[:count]
+        self._follow(lambda: len(self.outcomes) >= count)
+        self._before = self.outcomes[:count]
         if self._interrupted:
             return
         data = self._convert()
@@ -168,7 +169,7 @@ class PracticeDemo(Demo):
         self._practice |= {
             "training_seconds": round(time.monotonic() - began, 1),
             "missed_ticks_while_training": self._observer.figures.missed_ticks - missed,
-            "episodes_while_training": len(self._outcomes) - len(self._before),
+            "episodes_while_training": len(self.outcomes) - len(self._before),
             "published": client.result.published,
             "reason": client.result.reason,
         }
@@ -214,7 +215,7 @@ class PracticeDemo(Demo):
         self._save_parameters()
         time.sleep(0.5)  # the old world's last words
         self._observer.episodes.clear()
-        self._outcomes, self._moved = self._after, False
+        self.outcomes, self._moved = self._after, False
         self._console.print("the same episodes again, with the new policy:")
         self._processes.start_one(sim)
         self._follow(lambda: len(self._after) >= count)
@@ -252,7 +253,7 @@ class PracticeDemo(Demo):
                 "figures": figures,
                 "before": self._before,
                 "after": self._after,
-                "run": self._observer.figures.as_json(),
+                "run": self.figures,
             }
             self._arguments.json.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self._arguments.json, json.dumps(document, indent=1) + "\n")

@@ -4,23 +4,32 @@ import argparse
 import json
 import os
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
+from safedojo_ros.cli.demo_report import (
+    LEVELS,
+    document,
+    table,
+    tell_episode,
+    totals,
+    verdict,
+)
+from safedojo_ros.cli.demo_video import FilmRoll, write_video
 from safedojo_ros.core.errors import SafeDojoError
 from safedojo_ros.core.files import write_whole
+from safedojo_ros.core.units import SECOND
 from safedojo_ros.robot.gate.detour import DETOUR_RATIO
 
-LEVELS = {"0": 0, "I": 1, "II": 2}
+if TYPE_CHECKING:
+    from safedojo_ros.nodes.stack.dds import DomainLease
+
 MAX_RESTARTS = 5
 """How often one node is started again before the demonstration gives up."""
 
@@ -34,8 +43,17 @@ START_TIME = 180.0
 """Seconds that the nodes may take until the arm moves for the first time."""
 
 EPISODE_TIME = 60.0
-"""Seconds without a finished episode, beyond its own length, after which something is stuck."""
+"""Seconds of the arm's own time without a finished episode, or of ours without a word of the arm,
+after which something is stuck."""
 
+QUIET = 10.0
+"""Seconds without anything to tell, after which it is told what is waited for."""
+
+MEASURED = 3.0
+"""Seconds of motion by which the speed of the world is known."""
+
+FULL_SPEED = 0.95
+"""Of the world: what is slower than that is told."""
 
 FCI_SPEED = 0.5
 """Of the world then: robot, client and models at once are too much for two cores in real time."""
@@ -44,19 +62,31 @@ FCI_SPEED = 0.5
 class Demo:
     """Work a number of episodes with the options of `safedojo demo`."""
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        self._arguments = arguments
+    def __init__(
+        self,
+        arguments: argparse.Namespace,
+        lease: "DomainLease | None" = None,
+        title: str = "",
+    ) -> None:
+        """lease: of the ROS domain, where others are in it, too; title: of the video."""
+        self._arguments = self.options = arguments
+        self._lease = lease
+        self.film = FilmRoll(title or f"policy '{arguments.policy}'")
         self._bags: Path | None = arguments.record
         self._console = Console()
-        self._outcomes: list[dict[str, Any]] = []
+        self.outcomes: list[dict[str, Any]] = []
+        self.figures: dict[str, Any] = {}
+        self.shown = ""
+        """The address of the live view that was told, and opened."""
         self._interrupted = self._moved = False
+        self._simulated = not (arguments.real_time or arguments.fci)
 
     def run(self) -> int:
         """Start the stack, follow its episodes, end it; 0 when every episode was run."""
         from safedojo_ros.nodes.stack.dds import DomainLease
         from safedojo_ros.nodes.stack.ros_environment import stay_on_this_machine
 
-        lease = DomainLease()  # never the user's own domain: a robot may be in it
+        lease = self._lease or DomainLease()  # never the user's own: a robot may be in it
         os.environ["ROS_DOMAIN_ID"] = str(lease.number)
         self._fci_address = f"127.0.0.{10 + lease.number}"  # no other run's
         stay_on_this_machine()
@@ -65,7 +95,7 @@ class Demo:
         handlers = {s: signal.signal(s, self._interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
         with tempfile.TemporaryDirectory(prefix="safedojo_demo_") as folder:
             self._processes = self._build(Path(folder))
-            observer = ObserverThread()
+            observer = ObserverThread(self._arguments.video is not None)
             self._observer = observer.node
             try:
                 self._refuse_company()
@@ -76,9 +106,12 @@ class Demo:
                 killed = self._processes.stop()
                 for name in killed:
                     self._console.print(f"[yellow]{name} had to be killed[/]")
-                lease.release()
+                if self._lease is None:
+                    lease.release()
                 for number, handler in handlers.items():
                     signal.signal(number, handler)
+        self.figures = self._observer.figures.as_json(self._simulated)
+        self.figures["restarts"] = {c.name: c.restarts for c in self._processes.children}
         self._summarise()
         if self._interrupted:
             return 130
@@ -103,7 +136,7 @@ class Demo:
             f"{count} episodes at level {self._arguments.level}, "
             f"ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']}; starting the nodes ..."
         )
-        self._follow(lambda: len(self._outcomes) >= count)
+        self._follow(lambda: len(self.outcomes) >= count)
         if self._bags is not None:
             time.sleep(LAST_WORDS)
             self._console.print(
@@ -113,7 +146,7 @@ class Demo:
             )
 
     def _code(self) -> int:
-        return 0 if len(self._outcomes) >= self._arguments.episodes else 1
+        return 0 if len(self.outcomes) >= self._arguments.episodes else 1
 
     # ---------------------------------------------------------------- the nodes
 
@@ -140,11 +173,14 @@ class Demo:
         if self._bags is not None:
             processes.children.append(node_process(RECORDER, files))
         if not self._arguments.headless:
-            processes.children += self._view(files)
+            processes.children += self.viewers(files)
         return processes
 
     def _write_parameters(self, folder: Path) -> Path:
         """The options as a parameters file that goes on top of config/demo.yaml."""
+        from safedojo_ros.nodes.stack.registry import NO_POLICY, POLICY
+        from safedojo_ros.nodes.stack.turn_order import members
+
         options = self._arguments
         self._file = folder / "demo_options.yaml"
         self._parameters: dict[str, dict[str, Any]] = {
@@ -175,14 +211,18 @@ class Demo:
                 self._parameters[name]["realtime_factor"] = FCI_SPEED
         if self._bags is not None:
             self._parameters["recorder_node"] = {"root": str(self._bags.absolute())}
+        if options.policy == NO_POLICY:
+            self._parameters["sim_node"]["members"] = members(POLICY.name)
         self._save_parameters()
         return self._file
 
     def _save_parameters(self) -> None:
         sections = {f"/**/{n}": {"ros__parameters": p} for n, p in self._parameters.items()}
+        sections["/**"] = {"ros__parameters": {"use_sim_time": self._simulated}}
         write_whole(self._file, json.dumps(sections))  # JSON is YAML
 
-    def _view(self, files: list[Path]) -> list[Any]:
+    def viewers(self, files: list[Path]) -> list[Any]:
+        """The live view as a child, where it can be had."""
         from safedojo_ros.nodes.stack.processes import node_process
         from safedojo_ros.nodes.stack.registry import VIEW
         from safedojo_ros.nodes.stack.viewers import missing_viewer
@@ -200,7 +240,7 @@ class Demo:
                 raise SafeDojoError(f"{child.name} ended {child.restarts + 1} times, code {code}")
             child.restarts += 1
             self._console.print(f"[yellow]{child.name} ended (code {code}); starting it again[/]")
-            self._parameters["sim_node"]["first_episode"] = len(self._outcomes)
+            self._parameters["sim_node"]["first_episode"] = len(self.outcomes)
             self._save_parameters()
             self._processes.start_one(child)
 
@@ -211,38 +251,63 @@ class Demo:
 
     def _follow(self, done: Callable[[], bool]) -> None:
         """Tell what happens until `done`; raises when the nodes or the arm are stuck."""
+        from safedojo_ros.nodes.stack.viewers import open_page
+
         observer = self._observer
         began = progress = time.monotonic()
-        said, shown = "", ""
+        told_at, said, speed_told = 0, "", not self._simulated
         while not done() and not self._interrupted:
             time.sleep(0.05)
             while observer.episodes:
                 self._tell(observer.episodes.popleft())
-                progress = time.monotonic()
+                progress, told_at = time.monotonic(), observer.arm_time
             arm = observer.arm
             if not self._moved and arm is not None and arm.state == arm.RUNNING:
                 self._moved, progress = True, time.monotonic()
+                told_at = observer.arm_time
                 self._console.print(f"the arm moves after {time.monotonic() - began:.1f} s")
+            if not speed_told and observer.figures.wall_seconds > MEASURED:
+                speed_told = True
+                self._tell_speed()
             view = observer.words.get("view_node", "")
-            if view not in ("", "not active", shown):
-                shown = view
+            if view not in ("", "not active", self.shown):
+                self.shown = view
                 self._console.print(f"live view: [bold]{view}[/]", soft_wrap=True)
+                open_page(view)
             self._restart_dead()
             if observer.faults and time.monotonic() - began > 2.0:
                 name, fault = next(iter(observer.faults.items()))
                 raise SafeDojoError(f"{name}: {fault}")
             waited = time.monotonic() - progress
+            if self._moved:
+                silent = time.monotonic() - observer.arm_heard_at
+                waited = max(silent, (observer.arm_time - told_at) / SECOND)
             if waited > (EPISODE_TIME if self._moved else START_TIME):
                 raise SafeDojoError(f"nothing has happened for {waited:.0f} s; {self._standing()}")
-            standing = self._standing() if waited > 10.0 else ""
-            kind = "".join(c for c in standing if not c.isdigit())
+            standing = self._standing() if waited > QUIET else ""
+            kind = "".join(c for c in standing.partition(": ")[0] if not c.isdigit())
             if standing and kind != said:
                 said = kind
                 self._console.print(f"[dim]{standing}[/]", soft_wrap=True)
 
+    def _tell_speed(self) -> None:
+        speed = self._observer.figures.world_speed
+        if speed is not None and speed < FULL_SPEED:
+            self._console.print(
+                f"this machine computes {speed:.2f} s of the world in a second; the world waits "
+                "for it, and what happens in it stays the same",
+                soft_wrap=True,
+            )
+
     def _standing(self) -> str:
-        """Why the arm does not move, in the words of the arm or the gate."""
+        """Why the arm does not move, in the words of the nodes, the arm or the gate."""
+        from safedojo_ros.nodes.stack.registry import DEMO
+
         observer = self._observer
+        names = [entry.name for entry in DEMO.nodes]
+        starting = [n for n in names if observer.words.get(n, "not active") == "not active"]
+        if starting:
+            return f"waiting for these nodes: {', '.join(starting)}"
         if observer.arm is None:
             return "the arm's node has not been heard yet"
         if not observer.arm.reason:
@@ -253,69 +318,26 @@ class Demo:
         return standing
 
     def _tell(self, outcome: dict[str, Any]) -> None:
-        if outcome["number"] != len(self._outcomes):
+        held, self._observer.held = self._observer.held, {}
+        if outcome["number"] != len(self.outcomes):
             return  # told already, by a world that was started again
-        self._outcomes.append(outcome)
-        mark = "[green]success[/]" if outcome["success"] else "[red]no success[/]"
-        touch = "[red]contact[/]" if outcome["contact"] else "[green]no contact[/]"
-        level = next(k for k, v in LEVELS.items() if v == outcome["level"])
-        self._console.print(
-            f"  {outcome['number'] + 1:3d}  {outcome['task']:14s} level {level:2s} "
-            f"{mark}, {touch}, "
-            f"obstacle moved {outcome['displacement'] * 1e3:.1f} mm, {outcome['steps']} steps",
-            soft_wrap=True,
-        )
+        self.outcomes.append(outcome)
+        while self._observer.images:
+            self.film.see(*self._observer.images.popleft())
+        self.film.end(outcome)
+        tell_episode(self._console, outcome, held)
 
     # ---------------------------------------------------------------- the end
 
     def _summarise(self) -> None:
-        figures = self._observer.figures.as_json()
-        figures["restarts"] = {c.name: c.restarts for c in self._processes.children}
-        count = len(self._outcomes)
-        total = {
-            "episodes": count,
-            "success": sum(o["success"] for o in self._outcomes),
-            "contact": sum(o["contact"] for o in self._outcomes),
-            "collision": sum(o["collision"] for o in self._outcomes),
-            "safe_success": sum(o["success"] and not o["collision"] for o in self._outcomes),
-        }
-        table = Table(title=f"{count} episodes, level {self._arguments.level}", show_header=False)
-        table.add_column("")
-        table.add_column("", justify="right")
-        for label, key in (
-            ("success", "success"),
-            ("success without collision", "safe_success"),
-            ("contact with the obstacle", "contact"),
-            ("obstacle moved > 1 mm", "collision"),
-        ):
-            table.add_row(label, f"{total[key]} / {count}")
-        for label, key in (
-            ("policy compute, median / p99 ms", "policy_compute_ms"),
-            ("gate, median / p99 ms", "gate_latency_ms"),
-            ("image to gated chunk beyond compute", "image_to_gated_chunk_overhead_ms"),
-        ):
-            table.add_row(label, f"{figures[key]['median']} / {figures[key]['p99']}")
-        table.add_row("control rate, Hz", str(figures["control_rate_hz"]))
-        table.add_row("missed ticks", f"{figures['missed_ticks']} of {figures['control_ticks']}")
-        table.add_row("tick jitter p99, ms", str(figures["tick_jitter_ms"]["p99"]))
-        self._console.print(table)
-        if self._arguments.json:
-            options = self._arguments
-            document = {
-                "date": datetime.now(UTC).isoformat(timespec="seconds"),
-                "policy": options.policy,
-                "safety": options.safety,
-                "mode": "monitor" if options.monitor else "gate",
-                "detours": not (options.hold or options.monitor),
-                "composed": options.composed,
-                "fci": options.fci,
-                "seed": options.seed,
-                "level": options.level,
-                "python": sys.version.split()[0],
-                "total": total,
-                "episodes": self._outcomes,
-                "run": figures,
-            }
+        figures, options, total = self.figures, self._arguments, totals(self.outcomes)
+        self._console.print(table(total, figures, options.level))
+        if options.video is not None:
+            write_video(options.video, [self.film])
+            self._console.print(f"written: {options.video}")
+        if options.json:
             options.json.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(options.json, json.dumps(document, indent=1) + "\n")
+            made = document(options, self.outcomes, figures)
+            write_whole(options.json, json.dumps(made, indent=1) + "\n")
             self._console.print(f"written: {options.json}")
+        self._console.print(verdict(total, options.episodes), soft_wrap=True, highlight=False)

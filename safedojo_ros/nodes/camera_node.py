@@ -1,6 +1,10 @@
 """Cameras of any kind as `camera/<name>/image_raw` and `camera_info`, checked, resized, RGB.
 
-A source a camera: `sim` (the embedded world's `sim/<name>/image`), `topic:/some/driver/image_raw`,
+Where somebody listens there is `camera/<name>/image_raw/compressed`, too, as image_transport names
+it. A driver's `camera_info` is told of crop and resize; without one it is made from `fovy`.
+
+A source a camera: `sim` (the embedded world's `sim/<name>/image`), `topic:/some/driver/image_raw`
+(one that ends in `/compressed` has JPEG or PNG images),
 `device:/dev/video0` (V4L2), `file:/path/video.mp4` (played in a loop) or a stream's URL.
 The stamp of an image is when it was taken; a relayed image keeps its stamp and its frame.
 """
@@ -14,21 +18,26 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from safedojo_ros.core.errors import ConfigError, ObservationRejected
 from safedojo_ros.core.units import SECOND
 from safedojo_ros.data.capture import Source, frames, open_capture, parse_source
-from safedojo_ros.data.images import resize_image
+from safedojo_ros.data.images import decode_compressed, resize_image
 from safedojo_ros.nodes.conversion import (
     array_from_image,
     camera_info,
     image_from_array,
+    jpeg_from_array,
+    resized_info,
     to_nanoseconds,
     to_stamp,
 )
 from safedojo_ros.nodes.lifecycle import IMAGES, OK, WARN, DojoNode, Setting
 from safedojo_ros.nodes.stack.spinning import run_node
+
+COMPRESSED = "/compressed"
+"""How image_transport ends the name of a topic with compressed images."""
 
 SILENCE = 1.0
 """Seconds without an image after which diagnostics call a camera silent."""
@@ -52,7 +61,10 @@ class Camera:
     fovy: float
     images: Any
     infos: Any
-    subscription: Any = None
+    compressed: Any
+    subscriptions: list[Any] = field(default_factory=list)
+    calibration: CameraInfo | None = None
+    """What the driver says of its own image."""
     capture: Any = None
     info: CameraInfo = field(default_factory=CameraInfo)
     described: tuple[tuple[int, int], tuple[int, int], str] | None = None
@@ -91,12 +103,20 @@ class CameraNode(DojoNode):
             if not 0.0 <= angle < 180.0:
                 raise ConfigError(f"fovy of '{name}' is {angle} degrees, expected 0 to 180")
             source = parse_source(text, name)
+            if self.simulated and source.kind not in ("sim", "topic"):
+                raise ConfigError(
+                    f"use_sim_time is true and camera '{name}' is {text}: what it sees does not "
+                    "wait for a simulated clock; set use_sim_time to false in every node"
+                )
             camera = Camera(
                 name,
                 source,
                 float(angle),
                 self.create_publisher(Image, f"camera/{name}/image_raw", IMAGES),
                 self.create_publisher(CameraInfo, f"camera/{name}/camera_info", IMAGES),
+                self.create_publisher(
+                    CompressedImage, f"camera/{name}/image_raw/compressed", IMAGES
+                ),
             )
             self._cameras.append(camera)
             if source.kind not in ("sim", "topic"):
@@ -107,10 +127,7 @@ class CameraNode(DojoNode):
         self._closing = threading.Event()  # a reader that is late to end keeps the old one
         for camera in self._cameras:
             if camera.source.kind in ("sim", "topic"):
-                take: Callable[[Image], None] = partial(self._relay, camera)
-                camera.subscription = self.create_subscription(
-                    Image, camera.source.address, take, IMAGES
-                )
+                self._listen(camera)
                 continue
             capture, camera.capture = camera.capture, None
             reader = threading.Thread(
@@ -126,9 +143,9 @@ class CameraNode(DojoNode):
             reader.join(timeout=2.0)
         self._readers = []
         for camera in self._cameras:
-            if camera.subscription is not None:
-                self.destroy_subscription(camera.subscription)
-                camera.subscription = None
+            for subscription in camera.subscriptions:
+                self.destroy_subscription(subscription)
+            camera.subscriptions, camera.calibration = [], None
 
     def cleanup(self) -> None:
         """Close what was opened and never read."""
@@ -137,6 +154,7 @@ class CameraNode(DojoNode):
                 camera.capture.release()
             self.destroy_publisher(camera.images)
             self.destroy_publisher(camera.infos)
+            self.destroy_publisher(camera.compressed)
         self._cameras = []
 
     def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
@@ -152,6 +170,41 @@ class CameraNode(DojoNode):
 
     # ---------------------------------------------------------------- images
 
+    def _listen(self, camera: Camera) -> None:
+        topic = camera.source.address
+        kind: Any = Image
+        take: Callable[[Any], None] = partial(self._relay, camera)
+        if topic.endswith(COMPRESSED):
+            kind, take = CompressedImage, partial(self._relay_compressed, camera)
+        camera.subscriptions = [self.create_subscription(kind, topic, take, IMAGES)]
+        if camera.source.kind == "topic":
+            beside = topic.removesuffix(COMPRESSED).rpartition("/")[0] + "/camera_info"
+            calibrated: Callable[[Any], None] = partial(self._on_calibration, camera)
+            camera.subscriptions.append(
+                self.create_subscription(CameraInfo, beside, calibrated, IMAGES)
+            )
+
+    def _on_calibration(self, camera: Camera, message: CameraInfo) -> None:
+        before = camera.calibration
+        if before is None or not np.array_equal(before.k, message.k) or before.d != message.d:
+            camera.described = None
+        camera.calibration = message
+
+    def _relay_compressed(self, camera: Camera, message: CompressedImage) -> None:
+        camera.heard_at = time.monotonic_ns()
+        try:
+            image = decode_compressed(memoryview(message.data))
+        except ObservationRejected as error:
+            self._reject(camera, error)
+            return
+        camera.fault = ""
+        stamp, frame = to_nanoseconds(message.header.stamp), message.header.frame_id
+        self._publish(camera, image, stamp, frame or camera.frame)
+
+    def _reject(self, camera: Camera, error: ObservationRejected) -> None:
+        camera.fault = str(error)
+        self.get_logger().warning(f"camera '{camera.name}': {error}", throttle_duration_sec=1.0)
+
     def _relay(self, camera: Camera, message: Image) -> None:
         camera.heard_at = time.monotonic_ns()
         size = (message.width, message.height)
@@ -159,37 +212,38 @@ class CameraNode(DojoNode):
         try:
             image = array_from_image(message)
         except ObservationRejected as error:
-            camera.fault = str(error)
-            self.get_logger().warning(f"camera '{camera.name}': {error}", throttle_duration_sec=1.0)
+            self._reject(camera, error)
             return
         camera.fault = ""
         stamp, frame = to_nanoseconds(message.header.stamp), message.header.frame_id
         if as_it_is and frame:
             camera.images.publish(message)
-            self._publish_info(camera, size, size, stamp, frame)
-            camera.pictures += 1
+            self._publish_beside(camera, image, size, stamp, frame)
         else:
             self._publish(camera, image, stamp, frame or camera.frame)
 
     def _publish(self, camera: Camera, image: np.ndarray, stamp: int, frame: str) -> None:
         taken = (image.shape[1], image.shape[0])
         size = taken if self._size == (0, 0) else self._size
-        camera.images.publish(image_from_array(resize_image(image, *size), stamp, frame))
-        self._publish_info(camera, size, taken, stamp, frame)
-        camera.pictures += 1
+        resized = resize_image(image, *size)
+        camera.images.publish(image_from_array(resized, stamp, frame))
+        self._publish_beside(camera, resized, taken, stamp, frame)
 
-    def _publish_info(
-        self,
-        camera: Camera,
-        size: tuple[int, int],
-        taken: tuple[int, int],
-        stamp: int,
-        frame: str,
+    def _publish_beside(
+        self, camera: Camera, image: np.ndarray, taken: tuple[int, int], stamp: int, frame: str
     ) -> None:
-        """size, taken: (width, height) of the image as published, and as the camera took it."""
+        """Description and JPEG of an image as published; taken: the camera's width and height."""
+        size = (image.shape[1], image.shape[0])
         if camera.described != (size, taken, frame):
-            camera.info = camera_info(*size, camera.fovy, stamp, frame, taken)
+            known = camera.calibration
+            if known is not None and (known.width, known.height) == taken:
+                camera.info = resized_info(known, *size, frame)
+            else:
+                camera.info = camera_info(*size, camera.fovy, stamp, frame, taken)
             camera.described = (size, taken, frame)
+        camera.pictures += 1
+        if camera.compressed.get_subscription_count():
+            camera.compressed.publish(jpeg_from_array(image, stamp, frame))
         camera.info.header.stamp = to_stamp(stamp)
         camera.infos.publish(camera.info)
 

@@ -7,10 +7,11 @@ import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import cv2
 import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseStamped
-from sensor_msgs.msg import CameraInfo, Image, JointState
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 
 from safedojo_ros.core.errors import ChunkRejected, ObservationRejected
 from safedojo_ros.core.rotation import POINTING_DOWN, axis_angle_of, quaternion_of
@@ -73,6 +74,16 @@ def image_from_array(image: np.ndarray, stamp: int, frame: str) -> Image:
     return message
 
 
+def jpeg_from_array(image: np.ndarray, stamp: int, frame: str) -> CompressedImage:
+    """A JPEG of (H, W, 3) uint8 RGB `image`, as image_transport names it; `stamp` in ns."""
+    _, coded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    message = CompressedImage(format="rgb8; jpeg compressed bgr8")
+    message.header.stamp = to_stamp(stamp)
+    message.header.frame_id = frame
+    message.data = array.array("B", coded.tobytes())
+    return message
+
+
 def camera_info(
     width: int, height: int, fovy: float, stamp: int, frame: str, taken: tuple[int, int]
 ) -> CameraInfo:
@@ -94,6 +105,28 @@ def camera_info(
         message.k = [fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0]
         message.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
         message.p = [fx, 0.0, cx, 0.0, 0.0, fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
+    return message
+
+
+def resized_info(known: CameraInfo, width: int, height: int, frame: str) -> CameraInfo:
+    """A driver's calibration after `resize_image` has made its images `width` by `height`."""
+    taken = known.width, known.height
+    scale = max(width / taken[0], height / taken[1])
+    part = round(width / scale), round(height / scale)
+    left, top = (taken[0] - part[0]) // 2, (taken[1] - part[1]) // 2
+    fit = np.array(
+        [
+            [width / part[0], 0.0, (0.5 - left) * width / part[0] - 0.5],
+            [0.0, height / part[1], (0.5 - top) * height / part[1] - 0.5],
+            [0.0, 0.0, 1.0],
+        ]
+    )
+    message = CameraInfo(distortion_model=known.distortion_model)
+    message.header.frame_id = frame
+    message.height, message.width = height, width
+    message.d, message.r = known.d, known.r
+    message.k = (fit @ np.array(known.k).reshape(3, 3)).ravel()
+    message.p = (fit @ np.array(known.p).reshape(3, 4)).ravel()
     return message
 
 

@@ -7,6 +7,8 @@ the world follows them, with `fci` a Franka at `fci_address` does, and the topic
 
 `robot/enable` (std_msgs/Bool) is best effort, the newest only, at 10 Hz or more; its age counts
 from when it was sent, so the clocks of both machines must agree.
+
+Simulated time is for the backend `sim` alone: a tick is then a turn that the world gives.
 """
 
 import gc
@@ -26,7 +28,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
-from safedojo_ros.core.errors import ObservationRejected
+from safedojo_ros.core.errors import ConfigError, ObservationRejected
 from safedojo_ros.core.types import CONTROL_PERIOD, Decision
 from safedojo_ros.msg import ActionChunk as ActionChunkMessage
 from safedojo_ros.msg import ArmTarget, FrankaState, SafetyState
@@ -39,14 +41,17 @@ from safedojo_ros.nodes.conversion import (
     pose_message,
     robot_state,
     to_nanoseconds,
+    to_stamp,
 )
 from safedojo_ros.nodes.lifecycle import BEAT, IN_ORDER, NEWEST, OK, WARN, DojoNode, Setting
 from safedojo_ros.nodes.stack.scheduling import take_realtime_priority
 from safedojo_ros.nodes.stack.spinning import run_node
+from safedojo_ros.nodes.stack.turn_order import Turn
+from safedojo_ros.nodes.turns import Turns
 from safedojo_ros.robot.fci.client import LARGEST_SHARE, FrankaArm, FrankaConfig
 from safedojo_ros.robot.gate.freshness import FreshnessConfig
 from safedojo_ros.robot.limits import Workspace
-from safedojo_ros.robot.playback.arm_state import ArmMode, ArmState, Reply
+from safedojo_ros.robot.playback.arm_state import MAY_MOVE, ArmMode, ArmState, Reply
 from safedojo_ros.robot.playback.control_loop import (
     MEASUREMENT,
     SAFETY,
@@ -142,6 +147,8 @@ class FrankaNode(DojoNode):
         self._last_rejection = self._mode_said = self._gripper_said = ""
         self._robot_time = -1.0
         self._enabled_said, self._rejected_said = False, 0
+        self._pressed = self._sent = False
+        self._measured_at = self._watched_at = self._judged_heard = self._chunk_heard = 0
         self._unnamed: set[str] = set()
 
     # ---------------------------------------------------------------- life cycle
@@ -149,6 +156,11 @@ class FrankaNode(DojoNode):
     def configure(self) -> None:
         """Build the control loop; the arm starts disarmed."""
         self._period = CONTROL_PERIOD / float(self.setting("realtime_factor"))
+        if self.simulated and self.setting("backend") == "fci":
+            raise ConfigError(
+                "use_sim_time is true and backend is fci: a robot's arm does not wait for a "
+                "simulated clock; set use_sim_time to false in every node"
+            )
         self._real = self.setting("backend") == "fci" and not is_loopback(
             self.setting("fci_address")
         )
@@ -235,8 +247,10 @@ class FrankaNode(DojoNode):
                 subscribe(PoseStamped, "sim/ee_pose", self._on_pose, NEWEST),
             ]
         gc.collect()
+        self._turns = Turns(self, self._ready, self._take_turn)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._timers = [self.create_timer(self._period, self._tick, clock=steady)]
+        clock = self.get_clock() if self.simulated else steady
+        self._timers = [self.create_timer(self._period, self._on_time, clock=clock)]
         if self._franka is not None:
             reading = self._period * READ_SHARE
             self._timers.append(self.create_timer(reading, self._read_robot, clock=steady))
@@ -256,6 +270,7 @@ class FrankaNode(DojoNode):
             self.destroy_subscription(subscription)
         for timer in self._timers:
             self.destroy_timer(timer)
+        self._turns.close()
         self._listening, self._timers = [], []
 
     def cleanup(self) -> None:
@@ -293,6 +308,7 @@ class FrankaNode(DojoNode):
 
     def _on_pose(self, message: PoseStamped) -> None:
         assert self._loop is not None
+        self.heard_at(to_nanoseconds(message.header.stamp))
         if self._fingers is None:
             return
         try:
@@ -302,47 +318,59 @@ class FrankaNode(DojoNode):
             return
         state = robot_state(position, axis_angle, self._fingers)
         ignored = self._loop.measured(state, self.now(), to_nanoseconds(message.header.stamp))
-        if ignored:
+        if ignored and not self.simulated:  # a world that waits repeats itself
             self.get_logger().warning(ignored, throttle_duration_sec=1.0)
+        self._measured_at = to_nanoseconds(message.header.stamp)
         if self._enabled != self._enabled_said:
             self._publish_state()  # at once, so that whoever waits for it may arm before the images
         self._pose.publish(message)
         if self._transforms is not None:
             self._transforms(message)
+        self._turns.look()
 
     def _on_chunk(self, message: ActionChunkMessage, info: dict[str, Any]) -> None:
         assert self._loop is not None
         self._heard("safety/action_chunk", info)
+        self.heard_at(to_nanoseconds(message.header.stamp))
         self._loop.chunk(chunk_from_message(message), self.now())
+        self._chunk_heard = int(message.sequence)
         self._say_rejection()
+        self._turns.look()
 
     def _on_safety(self, message: SafetyState, info: dict[str, Any]) -> None:
         assert self._loop is not None
         self._heard("safety/state", info)
+        self.heard_at(to_nanoseconds(message.header.stamp))
         try:
             decision = Decision(message.decision)
         except ValueError:
             decision = Decision.HOLD
         now = self.now()
         self._loop.safety(
-            decision, message.reason, now, int(message.last_sequence), sent_at(info, now)
+            decision, message.reason, now, int(message.last_sequence), self._sent_at(info, now)
         )
+        self._judged_heard = int(message.last_sequence)
         self._say_rejection()
+        self._turns.look()
 
     def _on_enable(self, message: Bool, info: dict[str, Any]) -> None:
         assert self._loop is not None
         self._heard("robot/enable", info)
         now = self.now()
-        self._loop.enable(message.data, now, sent_at(info, now))
+        self._loop.enable(message.data, now, self._sent_at(info, now))
+        self._pressed = bool(message.data)
         if self._enabled_said and not self._enabled:
             self._publish_state()
+        self._turns.look()
 
     def _on_watchdog(self, message: DiagnosticStatus, info: dict[str, Any]) -> None:
         assert self._loop is not None
         now = self.now()
-        self._loop.watchdog.feed(WATCHDOG, min(sent_at(info, now), now))
+        self._loop.watchdog.feed(WATCHDOG, min(self._sent_at(info, now), now))
         fine = message.level == DiagnosticStatus.OK
         self._loop.guard(WATCHDOG, "" if fine else message.message or "not OK", now)
+        self._watched_at = now
+        self._turns.look()
 
     def _on_match(self, topic: str, event: Any) -> None:
         """A publisher of a topic that the arm obeys has come or gone."""
@@ -389,6 +417,8 @@ class FrankaNode(DojoNode):
             if "/sim/" in topic and self.count_publishers(topic)
         ]
         fault = ""
+        if self.count_publishers("/clock"):
+            spoken.append("/clock")
         if spoken:
             fault = (
                 f"a simulated world publishes {spoken[0]} beside a real robot; end it, or give it "
@@ -412,13 +442,41 @@ class FrankaNode(DojoNode):
 
     # ---------------------------------------------------------------- the control tick
 
+    def _sent_at(self, info: dict[str, Any], now: int) -> int:
+        """When a message was published, ns. A world that waits for its nodes makes none old."""
+        return now if self.simulated else sent_at(info, now)
+
+    def _ready(self, turn: Turn) -> bool:
+        """Whether all of this control step that concerns the arm has been heard."""
+        return (
+            (not turn["pose"] or self._measured_at >= turn["stamp"])
+            and self._pressed == turn["enabled"]
+            and (not turn.get("watched") or self._watched_at >= turn["stamp"])
+            and self._judged_heard >= turn.get("judged", 0)
+            and self._chunk_heard >= turn.get("forwarded", 0)
+        )
+
+    def _take_turn(self, turn: Turn) -> Turn:
+        self._tick()
+        return self._words()
+
+    def _words(self) -> Turn:
+        """What the world must know of the arm."""
+        assert self._loop is not None
+        return {"armed": self._loop.arm.mode in MAY_MOVE, "sent": self._sent}
+
+    def _on_time(self) -> None:
+        if not self._turns.asked:
+            self._tick()
+
     def _tick(self) -> None:
         assert self._loop is not None
-        self._statistics.tick(time.monotonic_ns())
         now, loop = self.now(), self._loop
+        self._statistics.tick(now if self.simulated else time.monotonic_ns())
         self._learn_names()
         target = loop.tick(now)
         self._say_rejection()
+        self._sent = target is not None
         if target is not None:
             self._targets.publish(self._target_message(target))
         if self._franka is not None:
@@ -455,7 +513,7 @@ class FrankaNode(DojoNode):
             sequence=self._loop.playback.last_sequence if running else 0,
             checkpoint=self._loop.playback.checkpoint if running else "",
         )
-        message.header.stamp = self.get_clock().now().to_msg()
+        message.header.stamp = to_stamp(self.now())
         message.header.frame_id = BASE_FRAME
         return message
 
@@ -480,7 +538,7 @@ class FrankaNode(DojoNode):
             tick_jitter_p50=ticks.jitter_p50,
             tick_jitter_p99=ticks.jitter_p99,
         )
-        state.header.stamp = self.get_clock().now().to_msg()
+        state.header.stamp = to_stamp(self.now())
         state.header.frame_id = BASE_FRAME
         self._enabled_said = state.enabled
         self._states.publish(state)
@@ -515,6 +573,9 @@ class FrankaNode(DojoNode):
         if self.active and self._loop is not None:
             reply = ask(self._loop)
         response.success, response.message = bool(reply.accepted), reply.reason
+        if self.active and self.simulated:
+            self._publish_state()
+            self._turns.again(self._words())
         if reply.accepted:
             self.get_logger().info(f"{what}: {reply.reason}")
         else:

@@ -72,6 +72,7 @@ class ObservationInputs:
         self._subscriptions = []
 
     def _image(self, camera: str, message: Image) -> None:
+        self._node.heard_at(to_nanoseconds(message.header.stamp))
         now = self._node.now()
         try:
             image = array_from_image(message)

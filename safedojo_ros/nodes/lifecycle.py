@@ -19,6 +19,7 @@ from rcl_interfaces.msg import (
     ParameterDescriptor,
     SetParametersResult,
 )
+from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import (
     InvalidParameterTypeException,
     InvalidParameterValueException,
@@ -33,8 +34,10 @@ from rclpy.qos import (
     ReliabilityPolicy,
     qos_profile_sensor_data,
 )
+from rclpy.time import Time
 
 from safedojo_ros.core.errors import ConfigError, SafeDojoError
+from safedojo_ros.core.units import SECOND
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
@@ -75,7 +78,8 @@ RECORD = QoSProfile(
 SAY_AGAIN = 5.0
 """Seconds after which a lasting fault is logged again."""
 
-RCLPY_PARAMETERS = ("use_sim_time", "start_type_description_service")
+SIMULATED_TIME = "use_sim_time"
+RCLPY_PARAMETERS = (SIMULATED_TIME, "start_type_description_service")
 """Parameters that rclpy itself declares."""
 
 
@@ -140,11 +144,14 @@ class DojoNode(LifecycleNode):
         self._busy = False
         self._stopping = False
         self._said, self._said_at = "", 0.0
+        self._heard_at = 0
+        self.simulated = bool(self.get_parameter(SIMULATED_TIME).value)
+        """Whether time is the world's, on /clock."""
         self.failure = ""
         self.active = False
         self.add_on_set_parameters_callback(self._on_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", IN_ORDER)
-        self.create_timer(1.0, self.report)
+        self.create_timer(1.0, self.report, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     # ---------------------------------------------------------------- for the nodes to fill in
 
@@ -213,6 +220,10 @@ class DojoNode(LifecycleNode):
     def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         for parameter in parameters:
             setting = self._settings.get(parameter.name)
+            if parameter.name == SIMULATED_TIME and bool(parameter.value) != self.simulated:
+                return SetParametersResult(
+                    successful=False, reason=f"'{SIMULATED_TIME}' is read when the node starts"
+                )
             if setting is None:
                 continue
             if self._busy or self.active:
@@ -313,9 +324,16 @@ class DojoNode(LifecycleNode):
 
     # ---------------------------------------------------------------- diagnostics
 
+    def heard_at(self, stamp: int) -> None:
+        """A message of the world's time `stamp` (ns) has come: /clock may have been overtaken."""
+        self._heard_at = max(stamp, self._heard_at)
+
     def now(self) -> int:
         """The node's clock, ns."""
-        return int(self.get_clock().now().nanoseconds)
+        clock = int(self.get_clock().now().nanoseconds)
+        if self.simulated and 0 < self._heard_at - clock < SECOND:
+            return self._heard_at
+        return clock
 
     def say(self, fault: str) -> None:
         """Log a fault when it is new (numbers aside), and again every 5 s while it lasts."""
@@ -339,6 +357,6 @@ class DojoNode(LifecycleNode):
         status.hardware_id = "safedojo"
         status.values = [KeyValue(key=k, value=str(v)) for k, v in values.items()]
         array = DiagnosticArray(status=[status])
-        array.header.stamp = self.get_clock().now().to_msg()
+        array.header.stamp = Time(nanoseconds=self.now()).to_msg()
         if not self._stopping:
             self._diagnostics.publish(array)

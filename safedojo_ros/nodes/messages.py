@@ -59,3 +59,17 @@ def path_markers(
         line.points.append(Point(x=float(place[0]), y=float(place[1]), z=float(place[2])))
         line.colors.append(ColorRGBA(r=danger, g=1.0 - danger, b=0.1, a=1.0))
     return MarkerArray(markers=[line])
+
+
+def decision_marker(
+    place: np.ndarray, decision: str, cost: float, limit: float, header: Any
+) -> Marker:
+    """The gate's decision and the chunk's cost in words, above `place` (3,) m."""
+    text = Marker(header=header, ns="decision", id=0, type=Marker.TEXT_VIEW_FACING)
+    text.action, text.scale.z, text.pose.orientation.w = Marker.ADD, 0.03, 1.0
+    point = text.pose.position
+    point.x, point.y, point.z = float(place[0]), float(place[1]), float(place[2]) + 0.1
+    text.text = f"{decision}  cost {cost:.2f}, limit {limit:.2f}"
+    good = decision == "ALLOW"
+    text.color = ColorRGBA(r=0.3 if good else 1.0, g=1.0 if good else 0.6, b=0.2, a=1.0)
+    return text

@@ -6,11 +6,15 @@ computes, `safety/action_chunk` and `franka/state`. Publishes `policy/action_chu
 proposals in one message, and `policy/checkpoint` (latched); serves `policy/load_checkpoint` and
 `policy/rollback`. The network runs in a worker thread; a new checkpoint is loaded in another, taken
 over between two chunks, and left again if it breaks its bars.
+
+Where time is simulated a chunk is published `LATENCY_STEPS` after its observation, however long
+computing takes, and what is drawn depends on the observation alone.
 """
 
 import sys
 import threading
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -40,6 +44,7 @@ from safedojo_ros.core.types import (
     ActionChunk,
     Observation,
 )
+from safedojo_ros.core.units import SECOND
 from safedojo_ros.msg import ActionChunk as ActionChunkMessage
 from safedojo_ros.msg import CheckpointInfo, FrankaState, SafetyCost
 from safedojo_ros.nodes.checkpoint_exchange import (
@@ -69,9 +74,11 @@ from safedojo_ros.nodes.model_loading import (
 )
 from safedojo_ros.nodes.stack.scheduling import change_niceness
 from safedojo_ros.nodes.stack.spinning import run_node
+from safedojo_ros.nodes.stack.turn_order import Turn
+from safedojo_ros.nodes.turns import Turns
 from safedojo_ros.robot.gate.judge import PROPOSALS
 from safedojo_ros.robot.playback.committed import CommittedActions
-from safedojo_ros.robot.playback.schedule import MARGIN_STEPS, ChunkSchedule
+from safedojo_ros.robot.playback.schedule import LATENCY_STEPS, MARGIN_STEPS, ChunkSchedule
 
 SETTINGS = (
     Setting("checkpoint", DEFAULT_POLICY,
@@ -115,7 +122,9 @@ class PolicyNode(DojoNode):
         self._committed = np.zeros((0, ACTION_SIZE))
         """What the arm executes from the observation on, until its chunk comes."""
         self._working = self._ending = False
-        self._sequence = 0
+        self._coming: ActionChunkMessage | None = None
+        """Simulated time: computed, and not to be published yet."""
+        self._sequence = self._proposed = 0
         self._refusal = ""
         self._swap: HotSwap[PolicyLike] | None = None
         self._costs: deque[SafetyCost] = deque(maxlen=100)
@@ -128,6 +137,7 @@ class PolicyNode(DojoNode):
     def configure(self) -> None:
         """Load the checkpoint and try it, so that every fault of it shows before anything moves."""
         self._period = CONTROL_PERIOD / float(self.setting("realtime_factor"))
+        self._latency = round(LATENCY_STEPS * self._period * SECOND)
         root = self.setting("store")
         self._store = expand_home(root) if root else None
         bars = Bars(
@@ -178,7 +188,9 @@ class PolicyNode(DojoNode):
         self._inputs = ObservationInputs(
             self, config, self._consider, lambda: self._schedule.restart()
         )
-        self._ending = False
+        self._ending, self._coming = False, None
+        self._turns = Turns(self, self._ready, self._take_turn)
+        self._computed = self.create_guard_condition(self._turns.look)
         self._worker = threading.Thread(target=self._work, name="policy", daemon=True)
         self._worker.start()
         self._watch = self.create_timer(0.2, self._look_after)
@@ -192,6 +204,7 @@ class PolicyNode(DojoNode):
         if self._inputs is not None:
             self._inputs.close()
             self._inputs = None
+            self._turns.close()
             self.destroy_timer(self._watch)
         with self._job:
             self._ending, self._observation = True, None
@@ -199,6 +212,7 @@ class PolicyNode(DojoNode):
         if self._worker is not None:
             self._worker.join(timeout=5.0)
             self._worker = None
+            self.destroy_guard_condition(self._computed)
 
     def cleanup(self) -> None:
         """Forget the policy."""
@@ -238,7 +252,12 @@ class PolicyNode(DojoNode):
 
     def _consider(self) -> None:
         """After every image and pose: is it time for a chunk, and is everything there?"""
-        if self._inputs is None or self._working:
+        self._ask()
+        if self._inputs is not None:
+            self._turns.look()
+
+    def _ask(self) -> None:
+        if self._inputs is None or self._working or self._coming is not None:
             return
         window = self._inputs.window
         stamp = window.complete_stamp()
@@ -251,6 +270,7 @@ class PolicyNode(DojoNode):
             return
         with self._job:
             self._observation, self._working = observation, True
+            self._asked_at = observation.stamp
             self._committed = self._gated.after(observation.stamp, self._policy.chunk_length - 1)
             self._schedule.asked(observation.stamp, self._policy.chunk_length)
             self._job.notify()
@@ -295,6 +315,8 @@ class PolicyNode(DojoNode):
                 self.get_logger().error(self._refusal)
             finally:
                 self._working = False
+                if self.simulated and not self._ending:
+                    self._computed.trigger()
 
     def _compute(self, observation: Observation, committed: np.ndarray) -> str:
         """Compute and publish a chunk; returns why there is none, or "".
@@ -323,7 +345,8 @@ class PolicyNode(DojoNode):
             raise
         if probation is not None and self._exchange.check(fault):
             return self._after_going_back(observation, committed)
-        self._schedule.answered(compute_time)
+        late = (LATENCY_STEPS - 1) * self._period
+        self._schedule.answered(late if self.simulated else compute_time)
         self._canary.played(observation, proposed[0], compute_time)
         if self._ending or not self.context.ok():
             return ""
@@ -340,8 +363,32 @@ class PolicyNode(DojoNode):
             )
             for actions in proposed
         ]
-        self._chunks.publish(message_from_chunks(chunks, self.now(), compute_time))
+        if self.simulated:
+            self._coming = message_from_chunks(
+                chunks, observation.stamp + self._latency, compute_time
+            )
+        else:
+            self._chunks.publish(message_from_chunks(chunks, self.now(), compute_time))
         return ""
+
+    # ---------------------------------------------------------------- simulated time
+
+    def _ready(self, turn: Turn) -> bool:
+        """Whether this step's observation has been looked at, and the chunk of now is computed."""
+        assert self._inputs is not None
+        if turn["images"] and self._inputs.window.complete_stamp() < turn["stamp"]:
+            return False
+        with self._job:
+            asked = self._asked_at if self._working else None
+        return asked is None or turn["stamp"] < asked + self._latency
+
+    def _take_turn(self, turn: Turn) -> Turn:
+        coming = self._coming
+        if coming is not None and to_nanoseconds(coming.header.stamp) <= turn["stamp"]:
+            self._chunks.publish(coming)
+            self._proposed, self._coming = int(coming.sequence), None
+            self._ask()
+        return {"proposed": self._proposed}
 
     def _after_going_back(self, observation: Observation, committed: np.ndarray) -> str:
         self._canary.forget()
@@ -356,6 +403,8 @@ class PolicyNode(DojoNode):
         self, policy: PolicyLike, observation: Observation, committed: np.ndarray
     ) -> np.ndarray:
         """(K, H, 7), clipped to the action space as every world does; non-finite values stay."""
+        if self.simulated:
+            seed_by(observation)
         count = int(self.setting("proposals"))
         proposed = policy.propose([observation], count=count, committed=[committed])
         actions = np.asarray(proposed, dtype=np.float64)
@@ -430,6 +479,17 @@ class PolicyNode(DojoNode):
                 probation.cost(int(message.sequence), head, cost, limit)
             ):
                 self._canary.forget()
+
+
+def seed_by(observation: Observation) -> None:
+    """Let what torch draws next depend on the observation alone."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return
+    seed = zlib.crc32(observation.state.tobytes())
+    for name in sorted(observation.images):
+        seed = zlib.crc32(np.ascontiguousarray(observation.images[name]).tobytes(), seed)
+    torch.manual_seed(seed)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -55,7 +55,12 @@ from safedojo_ros.nodes.inputs import (
     window_config,
 )
 from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, NEWEST, OK, WARN, DojoNode, Setting
-from safedojo_ros.nodes.messages import cost_message, path_markers, state_message
+from safedojo_ros.nodes.messages import (
+    cost_message,
+    decision_marker,
+    path_markers,
+    state_message,
+)
 from safedojo_ros.nodes.model_loading import (
     SafetyLike,
     limited,
@@ -64,6 +69,8 @@ from safedojo_ros.nodes.model_loading import (
 )
 from safedojo_ros.nodes.stack.scheduling import change_niceness
 from safedojo_ros.nodes.stack.spinning import run_node
+from safedojo_ros.nodes.stack.turn_order import Turn
+from safedojo_ros.nodes.turns import Turns
 from safedojo_ros.robot.gate.detour import DETOUR_RATIO, MEMORY
 from safedojo_ros.robot.gate.freshness import FreshnessConfig
 from safedojo_ros.robot.gate.gate import MODES, GateConfig, GateResult, SafetyGate
@@ -123,6 +130,7 @@ class SafetyNode(DojoNode):
         self._inputs: ObservationInputs | None = None
         self._zones: ForbiddenZones | None = None
         self._latency = 0.0
+        self._forwarded = 0
         self._compute_times: deque[float] = deque(maxlen=200)
 
     # ---------------------------------------------------------------- life cycle
@@ -156,7 +164,9 @@ class SafetyNode(DojoNode):
         )
         frames = int(self.setting("memory"))
         remember = None if frames == 1 else partial(scene_memory, frames=frames)
-        self._judge = Judge(SafetyGate(config), remember, float(self.setting("deadline")))
+        # simulated time waits for the gate, so that it is never late
+        deadline = float("inf") if self.simulated else float(self.setting("deadline"))
+        self._judge = Judge(SafetyGate(config), remember, deadline)
         size = int(getattr(self._model, "image_size", 0) or self.setting("image_size"))
         cameras = tuple(getattr(self._model, "cameras", ()) or self.setting("cameras"))
         self._window = window_config(self, cameras, size)
@@ -189,7 +199,7 @@ class SafetyNode(DojoNode):
         change_niceness(int(self.setting("niceness")), self.get_logger().warning)
         self._heard_at = self.now()
         self._waiting: ActionChunkMessage | None = None
-        self._inputs = ObservationInputs(self, self._window, self._judge_waiting)
+        self._inputs = ObservationInputs(self, self._window, self._on_input)
         if self._zones is not None:
             self._zones.listen()
         self._listening = [
@@ -198,7 +208,8 @@ class SafetyNode(DojoNode):
             ),
             self.create_subscription(String, "instruction", self._on_new_scene, LATCHED),
         ]
-        self._timer = self.create_timer(self._period, self._look_after)
+        self._turns = Turns(self, self._ready, self._take_turn)
+        self._timer = self.create_timer(self._period, self._on_time)
         if self.setting("follow") == "latest" and self._exchange is not None:
             self._exchange.follow_latest(self.setting("store"))
 
@@ -214,6 +225,7 @@ class SafetyNode(DojoNode):
             self._zones.close()
         for subscription in self._listening:
             self.destroy_subscription(subscription)
+        self._turns.close()
         self.destroy_timer(self._timer)
 
     def cleanup(self) -> None:
@@ -317,8 +329,14 @@ class SafetyNode(DojoNode):
         """Judge at once, or as soon as the observation that the chunk answers is here too."""
         if self._waiting is not None:
             self._decide(self._waiting)
+        self.heard_at(to_nanoseconds(message.header.stamp))
         self._waiting, self._waiting_since = message, self.now()
         self._judge_waiting()
+
+    def _on_input(self) -> None:
+        self._judge_waiting()
+        if self._inputs is not None:
+            self._turns.look()
 
     def _judge_waiting(self) -> None:
         if self._waiting is None or self._inputs is None:
@@ -344,6 +362,7 @@ class SafetyNode(DojoNode):
         if result.forwarded is not None:
             compute_time = float(message.compute_time)
             self._gated.publish(message_from_chunks([result.forwarded], now, compute_time))
+            self._forwarded = int(result.forwarded.sequence)
         self._publish_cost(result, asked.seconds)
         if asked.fault:
             self.get_logger().error(asked.fault)
@@ -352,6 +371,7 @@ class SafetyNode(DojoNode):
         else:
             self._log(result.decision, result.reason)
         self._check_head(result, asked)
+        self._turns.look()
 
     def _observe(self, stamp: int) -> Observation:
         """The observation of `stamp` (ns); raises `ObservationRejected`."""
@@ -382,6 +402,21 @@ class SafetyNode(DojoNode):
     def _on_new_scene(self, _: String | None = None) -> None:
         """Earlier images show another scene."""
         self._judge.forget()
+
+    def _ready(self, turn: Turn) -> bool:
+        """Whether this step's images are here, and what the policy proposed is judged."""
+        assert self._inputs is not None
+        if turn["images"] and self._inputs.window.complete_stamp() < turn["stamp"]:
+            return False
+        return self._waiting is None and self._judge.gate.last_sequence >= turn.get("proposed", 0)
+
+    def _take_turn(self, turn: Turn) -> Turn:
+        self._look_after()
+        return {"judged": self._judge.gate.last_sequence, "forwarded": self._forwarded}
+
+    def _on_time(self) -> None:
+        if not self._turns.asked:
+            self._look_after()
 
     def _look_after(self) -> None:
         """Every control period: hold as soon as the observation is not usable, and say why."""
@@ -425,6 +460,15 @@ class SafetyNode(DojoNode):
                 actions, limit = chunk.actions, self._limit
                 path = path_markers(start, actions, step_cost, limit, message.header)
                 markers += path.markers
+                markers.append(
+                    decision_marker(
+                        start,
+                        result.decision.name,
+                        float(result.proposed.chunk_cost),
+                        limit,
+                        message.header,
+                    )
+                )
             self._markers.publish(MarkerArray(markers=markers))
 
     # ---------------------------------------------------------------- services

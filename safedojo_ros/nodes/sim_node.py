@@ -1,13 +1,16 @@
-"""The embedded world behind the arm's and the cameras' topics, stepped in real time.
+"""The embedded world behind the arm's and the cameras' topics, stepped in real time, or with
+`use_sim_time` in its own: see `world_clock`, and `stack.turn_order` for what the nodes say to it.
 
-Publishes `sim/<camera>/image`, `sim/joint_states`, `sim/ee_pose`, `instruction` (latched),
+Publishes `sim/<camera>/image`, `sim/overview/image/compressed` (for people, where one looks),
+`sim/joint_states`, `sim/ee_pose`, `instruction` (latched),
 `robot/enable` (heartbeat), `sim/episode` (one JSON object a finished episode) and `sim/truth`
 (JSON, every step; `stamp` in ns is that of the step's images). Follows `arm/target`, absolute
 targets; or with `fci_address` whoever moves the arm over the Franka Control Interface, and then
 `arm/target` only says that a policy's chunk is being executed.
 
 Between two episodes the enable switch is released first, nothing is published while it is, then
-the world is laid out anew and the switch pressed again. Targets from before that are ignored.
+the world is laid out anew and the switch pressed again. Targets from before that are ignored. In
+the world's own time the first episode begins when every node is there, and each with an armed arm.
 """
 
 import json
@@ -18,30 +21,37 @@ from typing import Any
 import numpy as np
 from geometry_msgs.msg import PoseStamped
 from rclpy.clock import Clock, ClockType
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Bool, String
 
+from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import COLLISION_DISPLACEMENT, CONTROL_PERIOD
 from safedojo_ros.core.units import SECOND
 from safedojo_ros.msg import ArmTarget
 from safedojo_ros.nodes.conversion import (
     image_from_array,
     joint_state,
+    jpeg_from_array,
     pose_message,
     to_nanoseconds,
 )
 from safedojo_ros.nodes.lifecycle import (
     BEAT,
     IMAGES,
+    IN_ORDER,
     LATCHED,
     NEWEST,
     OK,
     RECORD,
+    WARN,
     DojoNode,
     Setting,
 )
 from safedojo_ros.nodes.stack.episode_schedule import EpisodePlan, EpisodeSchedule, Phase
+from safedojo_ros.nodes.stack.registry import OVERVIEW
 from safedojo_ros.nodes.stack.spinning import run_node
+from safedojo_ros.nodes.stack.turn_order import PATIENCE, Turn, TurnOrder, members
+from safedojo_ros.nodes.world_clock import WorldClock
 from safedojo_ros.robot.tick_statistics import TickStatistics
 from safedojo_ros.worlds.seeds import SPLITS
 from safedojo_ros.worlds.tabletop.emulated_arm import EmulatedArm
@@ -55,6 +65,9 @@ RELEASE_TIME = 0.05
 
 STOP_TIME = 2.0
 """Seconds that an arm under a client's control may take to come to rest before the new layout."""
+
+OVERVIEW_EVERY = 2
+"""Steps between two images for people."""
 
 TARGET_AGE = 0.2
 """Seconds without a target after which the arm stays where it is."""
@@ -87,6 +100,11 @@ SETTINGS = (
         "fci_address", "", "Serve the arm over FCI at this address of this machine, 127.0.0.x."
     ),
     Setting("realtime_factor", 1.0, "Speed of the world; the whole stack needs the same.", 0.05, 4),
+    Setting(
+        "members",
+        members(),
+        "With use_sim_time: nodes for which the world's time waits.",
+    ),
 )
 
 
@@ -99,11 +117,14 @@ class SimNode(DojoNode):
         self._ours: list[Any] = []
         self._emulated = EmulatedArm("", CONTROL_PERIOD)
         self._phase = Phase.FINISHED
+        self._posed_at = self._seen = self._target_at = 0
         self._plan: EpisodePlan | None = None
         self._target: ArmTarget | None = None
         self._faulty_targets = 0
         self._gripper = -1.0
         self._armed_since = 0.0
+        self._world_clock: WorldClock | None = None
+        self._begun = False
 
     # ---------------------------------------------------------------- life cycle
 
@@ -122,6 +143,11 @@ class SimNode(DojoNode):
         self._period = CONTROL_PERIOD / float(self.setting("realtime_factor"))
         self._noise = np.random.default_rng(0) if self.setting("sensor_noise") else None
         self._world = self._new_world()
+        if self.simulated and (self.setting("fci_address") or self._period != CONTROL_PERIOD):
+            raise ConfigError(
+                "use_sim_time is true: an arm behind fci_address runs in real time, and the world "
+                "finds its own speed; set use_sim_time to false in every node"
+            )
         self._emulated = EmulatedArm(self.setting("fci_address"), self._period)
         plan = self._schedule.plan(self._number)
         if plan is not None:
@@ -136,8 +162,9 @@ class SimNode(DojoNode):
         self._enable = self.create_publisher(Bool, "robot/enable", BEAT)
         self._episode = self.create_publisher(String, "sim/episode", RECORD)
         self._truth = self.create_publisher(String, "sim/truth", NEWEST)
+        self._overview = self.create_publisher(CompressedImage, OVERVIEW, IN_ORDER)
         self._ours = [*self._images.values(), self._joints, self._pose, self._instruction]
-        self._ours += [self._enable, self._episode, self._truth]
+        self._ours += [self._enable, self._episode, self._truth, self._overview]
         self._commands = self.create_subscription(ArmTarget, "arm/target", self._on_target, NEWEST)
 
     def activate(self) -> None:
@@ -145,16 +172,23 @@ class SimNode(DojoNode):
         self._ticks = TickStatistics(self._period)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._phase, self._released_at = Phase.RELEASED, 0
-        self._clocks = [
-            self.create_timer(self._period, self._tick, clock=steady),
-            self.create_timer(ENABLE_PERIOD, self._beat, clock=steady),
-        ]
+        self._clocks = [self.create_timer(ENABLE_PERIOD, self._beat, clock=steady)]
+        if self.simulated:
+            self._begun = False
+            self._world_clock = WorldClock(
+                self, self._period, self.setting("members"), self._turn, self._goes_on
+            )
+        else:
+            self._clocks.append(self.create_timer(self._period, self._tick, clock=steady))
 
     def deactivate(self) -> None:
         """Stop the world and release the enable switch."""
         for timer in self._clocks:
             self.destroy_timer(timer)
         self._clocks = []
+        if self._world_clock is not None:
+            self._world_clock.close()
+            self._world_clock = None
         self._phase = Phase.FINISHED
         if self._ours and self.context.ok():
             self._beat()
@@ -171,6 +205,9 @@ class SimNode(DojoNode):
     def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
         """Phase, episode and how evenly the world is stepped."""
         ticks = self._ticks.summary()
+        missing = self._world_clock.missing if self._world_clock is not None else ""
+        if missing:
+            return WARN, f"no answer of {missing}", {}
         return OK, f"episode {self._number} {self._phase.value}", {
             "ticks": ticks.ticks,
             "missed_ticks": ticks.missed,
@@ -181,6 +218,12 @@ class SimNode(DojoNode):
     # ---------------------------------------------------------------- callbacks
 
     def _on_target(self, target: ArmTarget) -> None:
+        self._target_at = to_nanoseconds(target.header.stamp)
+        self._take_target(target)
+        if self._world_clock is not None:
+            self._world_clock.look()
+
+    def _take_target(self, target: ArmTarget) -> None:
         values = [*target.position, *target.axis_angle, target.gripper]
         if not np.all(np.isfinite(values)):
             self._faulty_targets += 1
@@ -200,20 +243,66 @@ class SimNode(DojoNode):
 
     def _waited_long(self) -> bool:
         """Whether the arm is armed, but has been held for so long that this counts as its try."""
-        now = time.monotonic()
+        now = self.now() / SECOND if self.simulated else time.monotonic()
         self._armed_since = self._armed_since or now
         return now - self._armed_since > float(self.setting("patience"))
 
+    @property
+    def _pressed(self) -> bool:
+        return self._phase in (Phase.WAITING, Phase.RUNNING)
+
     def _beat(self) -> None:
-        self._enable.publish(Bool(data=self._phase in (Phase.WAITING, Phase.RUNNING)))
+        self._enable.publish(Bool(data=self._pressed))
+        if self._world_clock is not None and self._phase == Phase.WAITING:
+            self._publish_pose(self._world.state(), self.now())  # for those who have just come
+
+    # ---------------------------------------------------------------- simulated time
+
+    def now(self) -> int:
+        """The world's own time, or the node's clock, ns."""
+        return self._world_clock.now if self._world_clock is not None else super().now()
+
+    def _turn(self) -> Turn | None:
+        """One step of the world's time; returns what the other nodes must know of it."""
+        self._beat()
+        seen = self._seen
+        if self._phase == Phase.RELEASED and not self._begun and self._plan is not None:
+            self._publish(self._world.observation(), self._info)  # so that all find each other
+        else:
+            self._tick()
+        if self._phase == Phase.FINISHED:
+            return None
+        return {
+            "pose": self._posed_at == self.now(),
+            "images": self._seen > seen,
+            "enabled": self._pressed,
+        }
+
+    def _goes_on(self, turns: TurnOrder) -> bool:
+        """Whether the arm's target has come, and before the first motion whether it is armed.
+
+        That is waited for in vain where nobody arms, so time goes on after a while.
+        """
+        if not self._begun:
+            watchdog = turns.answers.get("watchdog_node", {"fine": True})
+            self._begun = not turns.missing and bool(watchdog["fine"])
+            return True
+        arm = turns.answers.get("franka_node")
+        if arm is None:
+            return True
+        if arm["sent"] and self._target_at < self.now():
+            return False
+        if self._phase != Phase.WAITING or arm["armed"]:
+            return True
+        return time.monotonic() - self._waiting_since > PATIENCE
 
     def _tick(self) -> None:
-        self._ticks.tick(time.monotonic_ns())
+        self._ticks.tick(self.now() if self.simulated else time.monotonic_ns())
         if self._phase == Phase.FINISHED:
             return
         if self._phase == Phase.RELEASED:
             released = (time.monotonic_ns() - self._released_at) / SECOND
-            if released >= (STOP_TIME if self._emulated.moving else RELEASE_TIME):
+            if self.simulated or released >= (STOP_TIME if self._emulated.moving else RELEASE_TIME):
                 self._begin()
             return
         position, axis_angle = self._world.target_pose()
@@ -248,7 +337,7 @@ class SimNode(DojoNode):
             self.get_logger().info("all episodes are done")
             return
         self._lay_out(plan)
-        self._laid_out_at = self.now()
+        self._laid_out_at, self._waiting_since = self.now(), time.monotonic()
         self._phase, self._target, self._gripper = Phase.WAITING, None, -1.0
         self._armed_since = 0.0
         self._instruction.publish(String(data=self._world.instruction))
@@ -263,7 +352,10 @@ class SimNode(DojoNode):
         self._plan = plan
         if self._emulated.serving:  # beside the world that the emulated arm still is in
             self._world = self._new_world()
-        self._world.reset(seed=plan.seed, options={"task": plan.task, "level": plan.level})
+        options = {"task": plan.task, "level": plan.level}
+        _, self._info = self._world.reset(seed=plan.seed, options=options)
+        if self._noise is not None:
+            self._noise = np.random.default_rng(plan.seed)
         self._emulated.enter(self._world)
 
     def _end(self, success: bool) -> None:
@@ -289,13 +381,16 @@ class SimNode(DojoNode):
     def _publish(self, observation: dict[str, np.ndarray], info: dict[str, Any]) -> None:
         stamp = self.now()
         self._publish_pose(observation["state"], stamp)
+        self._seen += 1
         for name, publisher in self._images.items():
             image = self._sensed(observation[name])
             publisher.publish(image_from_array(image, stamp, f"camera_{name}"))
         self._publish_truth(stamp, info)
+        if self._seen % OVERVIEW_EVERY == 0 and self._overview.get_subscription_count():
+            self._overview.publish(jpeg_from_array(self._world.render(), stamp, "camera_overview"))
 
     def _publish_pose(self, state: np.ndarray, stamp: int) -> None:
-        world = self._world
+        world, self._posed_at = self._world, stamp
         self._joints.publish(
             joint_state(world.joint_positions(), world.joint_velocities(), state[6:], stamp)
         )

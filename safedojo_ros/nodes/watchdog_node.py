@@ -2,7 +2,8 @@
 
 Subscribes `robot/enable`, `safety/state`, `safety/action_chunk`, `franka/state`, `ee_pose` and
 `arm/target`; publishes `watchdog/state` at 20 Hz: OK, or ERROR with the reason. The arm's node
-moves nothing without a recent OK. No model runs in this process.
+moves nothing without a recent OK. No model runs in this process. Its clock is the machine's own,
+which nobody can set; where time is simulated it is the world's, and so are the silences.
 """
 
 import sys
@@ -21,6 +22,8 @@ from safedojo_ros.nodes.conversion import pose_from_message, to_nanoseconds
 from safedojo_ros.nodes.lifecycle import BEAT, OK, WARN, DojoNode, Setting
 from safedojo_ros.nodes.stack.scheduling import take_realtime_priority
 from safedojo_ros.nodes.stack.spinning import run_node
+from safedojo_ros.nodes.stack.turn_order import Turn
+from safedojo_ros.nodes.turns import Turns
 from safedojo_ros.robot.arm_watchdog import ArmWatchdog
 from safedojo_ros.robot.limits import Workspace
 from safedojo_ros.robot.playback.arm_state import ArmMode
@@ -44,6 +47,7 @@ class WatchdogNode(DojoNode):
         super().__init__("watchdog_node", SETTINGS, **options)
         self._listening: list[Any] = []
         self._reason = ""
+        self._measured_at = 0
 
     # ---------------------------------------------------------------- life cycle
 
@@ -68,6 +72,7 @@ class WatchdogNode(DojoNode):
             subscribe(PoseStamped, "ee_pose", self._on_pose, BEAT),
             subscribe(ArmTarget, "arm/target", self._on_target, BEAT),
         ]
+        self._turns = Turns(self, self._ready, self._take_turn)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer = self.create_timer(PERIOD, self._tick, clock=steady)
 
@@ -77,6 +82,7 @@ class WatchdogNode(DojoNode):
             return
         for subscription in self._listening:
             self.destroy_subscription(subscription)
+        self._turns.close()
         self.destroy_timer(self._timer)
         self._listening = []
 
@@ -93,37 +99,50 @@ class WatchdogNode(DojoNode):
     # ---------------------------------------------------------------- what is heard and said
 
     def _on_enable(self, message: Bool) -> None:
-        self._watchdog.enable(message.data, time.monotonic_ns())
+        self._watchdog.enable(message.data, self._time())
 
     def _on_gate(self, message: SafetyState) -> None:
         try:
             decision = Decision(message.decision)
         except ValueError:
             decision = Decision.HOLD
-        self._watchdog.gate(decision, time.monotonic_ns())
+        self._watchdog.gate(decision, self._time())
 
     def _on_chunk(self, message: ActionChunk) -> None:
-        self._watchdog.chunk(message.length * float(message.period), time.monotonic_ns())
+        self._watchdog.chunk(message.length * float(message.period), self._time())
 
     def _on_arm(self, message: FrankaState) -> None:
         modes = list(ArmMode)
         mode = modes[message.state] if message.state < len(modes) else ArmMode.RUNNING
-        self._watchdog.arm(mode, time.monotonic_ns())
+        self._watchdog.arm(mode, self._time())
 
     def _on_pose(self, message: PoseStamped) -> None:
+        self.heard_at(to_nanoseconds(message.header.stamp))
         try:
             position, _ = pose_from_message(message)
         except ObservationRejected as error:
             self.get_logger().warning(str(error), throttle_duration_sec=1.0)
             return
-        self._watchdog.measured(position, time.monotonic_ns())
+        self._measured_at = to_nanoseconds(message.header.stamp)
+        self._watchdog.measured(position, self._time())
+        self._turns.look()
 
     def _on_target(self, message: ArmTarget) -> None:
         stamp = to_nanoseconds(message.header.stamp)
-        self._watchdog.target(message.position, stamp, time.monotonic_ns())
+        self._watchdog.target(message.position, stamp, self._time())
+
+    def _time(self) -> int:
+        return self.now() if self.simulated else time.monotonic_ns()
+
+    def _ready(self, turn: Turn) -> bool:
+        return not turn["pose"] or self._measured_at >= int(turn["stamp"])
+
+    def _take_turn(self, turn: Turn) -> Turn:
+        self._tick()
+        return {"watched": True, "fine": not self._reason}
 
     def _tick(self) -> None:
-        reason = self._watchdog.check(time.monotonic_ns())
+        reason = self._watchdog.check(self._time())
         level = DiagnosticStatus.ERROR if reason else DiagnosticStatus.OK
         self._states.publish(DiagnosticStatus(level=level, name=self.get_name(), message=reason))
         if reason != self._reason:

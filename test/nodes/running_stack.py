@@ -336,3 +336,12 @@ class RunningStack:
         stubborn = self.processes.stop()
         self._lease.release()
         return stubborn
+
+
+def simulated_stack(folder: Path, delay: float = 0.0, **sim: object) -> RunningStack:
+    """In the world's own time, its policy computing for `delay` s; a person arms when it can be."""
+    parameters: dict[str, dict[str, object]] = {n: {"use_sim_time": True} for n in ALL_NODES}
+    parameters["sim_node"] |= {"level": 0, "task": "cube_on_plate", **sim}
+    stack = RunningStack(folder, parameters=parameters, policy={"delay": delay})
+    stack.listener.rearms = True
+    return stack

@@ -14,10 +14,17 @@ pytest.importorskip("safedojo_ros.msg")
 import rclpy
 from rclpy.context import Context
 from rclpy.parameter import Parameter
+from sensor_msgs.msg import CameraInfo, CompressedImage
 
+from safedojo_ros.data.images import decode_compressed
 from safedojo_ros.nodes import camera_node
 from safedojo_ros.nodes.camera_node import CameraNode
-from safedojo_ros.nodes.conversion import camera_info, image_from_array
+from safedojo_ros.nodes.conversion import (
+    array_from_image,
+    camera_info,
+    image_from_array,
+    jpeg_from_array,
+)
 from safedojo_ros.nodes.stack.dds import DomainLease
 from safedojo_ros.nodes.stack.ros_environment import prepare_environment
 
@@ -30,6 +37,10 @@ def context() -> Iterator[Context]:
     yield own
     rclpy.try_shutdown(context=own)
     lease.release()
+
+
+listeners = [0]
+"""How many listen to the compressed images."""
 
 
 @pytest.fixture
@@ -48,8 +59,12 @@ def published(context: Context) -> Iterator[tuple[CameraNode, list[Any], list[An
     node.configure()
     images: list[Any] = []
     infos: list[Any] = []
+    listeners[0] = 0
     node._cameras[0].images = SimpleNamespace(publish=images.append)
     node._cameras[0].infos = SimpleNamespace(publish=infos.append)
+    node._cameras[0].compressed = SimpleNamespace(
+        publish=images.append, get_subscription_count=lambda: listeners[0]
+    )
     yield node, images, infos
     node._cameras.clear()
     node.shut_down()
@@ -66,6 +81,84 @@ def test_a_resized_image_has_the_focal_lengths_of_its_own_pixels(
     assert (info.k[0], info.k[4]) == pytest.approx((87.92, 87.92), abs=0.01)
     assert (info.p[0], info.p[5]) == pytest.approx((87.92, 87.92), abs=0.01)
     assert (info.k[2], info.k[5]) == (31.5, 31.5)
+
+
+def test_a_driver_s_calibration_follows_its_image_through_crop_and_resize(
+    published: tuple[CameraNode, list[Any], list[Any]],
+) -> None:
+    node, _, infos = published
+    driver = CameraInfo(width=640, height=480, distortion_model="plumb_bob", d=[0.1, 0, 0, 0, 0])
+    driver.k = [600.0, 0.0, 320.0, 0.0, 610.0, 250.0, 0.0, 0.0, 1.0]
+    driver.p = [600.0, 0.0, 320.0, 0.0, 0.0, 610.0, 250.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    image = image_from_array(np.zeros((480, 640, 3), np.uint8), 7, "lens")
+    node._relay(node._cameras[0], image)
+    assert infos[-1].k[0] == pytest.approx(87.92, abs=0.01)  # by fovy, until the driver speaks
+    node._on_calibration(node._cameras[0], driver)
+    node._relay(node._cameras[0], image)
+    shrunk = 64 / 480
+    middle = (320.0 + 0.5 - 80) * shrunk - 0.5, (250.0 + 0.5) * shrunk - 0.5
+    wanted = [600 * shrunk, 0, middle[0], 0, 610 * shrunk, middle[1], 0, 0, 1]
+    np.testing.assert_allclose(infos[-1].k, wanted, atol=1e-9)
+    np.testing.assert_allclose(np.array(infos[-1].p).reshape(3, 4)[:, :3].ravel(), wanted)
+    assert list(infos[-1].d) == [0.1, 0, 0, 0, 0]
+    driver = CameraInfo(width=320, height=240, k=driver.k, p=driver.p)  # of another image
+    node._on_calibration(node._cameras[0], driver)
+    node._cameras[0].described = None
+    node._relay(node._cameras[0], image)
+    assert infos[-1].k[0] == pytest.approx(87.92, abs=0.01)
+
+
+def test_compressed_images_are_taken_and_given_where_one_listens(
+    published: tuple[CameraNode, list[Any], list[Any]],
+) -> None:
+    node, images, infos = published
+    wide = np.full((480, 640, 3), (200, 30, 60), np.uint8)
+    node._relay_compressed(node._cameras[0], jpeg_from_array(wide, 9, "lens"))
+    (image,) = images
+    assert (image.width, image.height, image.encoding, image.header.frame_id) == (
+        64,
+        64,
+        "rgb8",
+        "lens",
+    )
+    np.testing.assert_allclose(array_from_image(image)[32, 32], (200, 30, 60), atol=6)
+    listeners[0] = 1
+    node._relay(node._cameras[0], image_from_array(wide, 10, "lens"))
+    compressed = images[-1]
+    assert isinstance(compressed, CompressedImage)
+    np.testing.assert_allclose(decode_compressed(compressed.data)[32, 32], (200, 30, 60), atol=6)
+    assert compressed.header == infos[-1].header
+    node._relay_compressed(node._cameras[0], CompressedImage(data=b"no image"))
+    assert "cannot be read" in node._cameras[0].fault
+    assert len(images) == 3
+
+
+@pytest.mark.parametrize(
+    ("source", "topics"),
+    [
+        ("topic:/d/color/image_raw", ["/d/color/image_raw", "/d/color/camera_info"]),
+        ("topic:/d/image_raw/compressed", ["/d/image_raw/compressed", "/d/camera_info"]),
+        ("sim", ["/sim/a/image"]),
+    ],
+)
+def test_a_driver_s_topics_are_those_of_image_transport(
+    context: Context, source: str, topics: list[str]
+) -> None:
+    settings = {"cameras": ["a"], "sources": [source], "fovy": [0.0]}
+    node = CameraNode(
+        context=context, parameter_overrides=[Parameter(n, value=v) for n, v in settings.items()]
+    )
+    try:
+        node.configure()
+        node.activate()
+        assert [s.topic_name for s in node._cameras[0].subscriptions] == topics
+        given = {p.topic_name for p in node.publishers}
+        assert "/camera/a/image_raw/compressed" in given
+    finally:
+        node.deactivate()
+        node.cleanup()
+        node.shut_down()
+        node.destroy_node()
 
 
 def test_an_image_without_change_keeps_one_focal_length() -> None:

@@ -16,7 +16,7 @@ pytest.importorskip("safedojo_ros.msg")
 
 from running_stack import ALL_NODES, RunningStack
 
-from safedojo_ros.nodes.stack.registry import DEMO, POLICY, ROBOT, TRAIN, Stack
+from safedojo_ros.nodes.stack.registry import DEMO, DESCRIPTION, POLICY, ROBOT, TRAIN, Stack
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples/policy_node.py"
 
@@ -104,10 +104,10 @@ def test_with_policy_none_everything_but_the_policy_node_is_started(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     usual = [action.name for action in Launched(monkeypatch, ROBOT)]
-    assert usual == [entry.name for entry in ROBOT.nodes]
+    assert usual == [entry.name for entry in (*ROBOT.nodes, DESCRIPTION)]
     found = [action.name for action in Launched(monkeypatch, ROBOT, policy="none")]
     assert found == [name for name in usual if name != "policy_node"]
-    process, watchdog = Launched(monkeypatch, DEMO, policy="none", composed="true")
+    process, watchdog, _ = Launched(monkeypatch, DEMO, policy="none", composed="true")
     assert process.cmd[3:7] == [
         "safedojo_ros.nodes.stack.composed", "demo", "--without", "policy_node",
     ]  # fmt: skip
@@ -124,3 +124,30 @@ def test_a_policy_s_name_goes_on_top_of_the_parameters_file(
     composed = Launched(monkeypatch, ROBOT, policy=name, composed="true")[0]
     assert composed.cmd[-2:] == ["-p", f'policy_node:checkpoint:="{name}"']
     assert "policy" not in Launched(monkeypatch, TRAIN).declared
+
+
+def test_rviz_and_rqt_come_when_they_are_asked_for_with_files_that_are_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def windows(stack: Stack, **asked: str) -> dict[str, Any]:
+        found = Launched(monkeypatch, stack, **asked)
+        return {a.package: a for a in found if getattr(a, "package", "") in ("rviz2", "rqt_gui")}
+
+    assert windows(ROBOT) == {}
+    shown = windows(DEMO, rviz="true", rqt="true")
+    assert set(shown) == {"rviz2", "rqt_gui"}
+    for action in shown.values():
+        assert Path(action.arguments[-1]).is_file()
+        assert action.parameters == [{"use_sim_time": True}]
+    assert windows(ROBOT, rviz="true")["rviz2"].parameters == []
+
+
+def test_the_demonstration_is_launched_in_its_own_time_or_in_real_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for asked, simulated in (({}, True), ({"use_sim_time": "false"}, False)):
+        launched = Launched(monkeypatch, DEMO, policy="none", **asked)
+        assert launched.node("camera_node").parameters[-1] == {"use_sim_time": simulated}
+        waits_for = launched.node("sim_node").parameters[-1]["members"]
+        assert waits_for == ["watchdog_node", "safety_node", "franka_node"]
+    assert "use_sim_time" not in Launched(monkeypatch, ROBOT).declared

@@ -14,6 +14,7 @@ pytest.importorskip("safedojo_ros.msg")
 from rclpy.context import Context  # noqa: E402
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
+from rosgraph_msgs.msg import Clock as ClockMessage  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
@@ -79,8 +80,40 @@ def test_an_impossible_parameter_fails_the_configuration_and_is_named(
         node.destroy_node()
 
 
+@pytest.mark.parametrize(
+    ("factory", "settings", "reason"),
+    [
+        (FrankaNode, {"backend": "fci"}, "a robot's arm does not wait for a simulated clock"),
+        (
+            CameraNode,
+            {"sources": ["sim", "device:/dev/video0"]},
+            "device:/dev/video0: what it sees",
+        ),
+        (SimNode, {"fci_address": "127.0.0.9"}, "an arm behind fci_address runs in real time"),
+    ],
+)
+@pytest.mark.fault("arm", "simulated time with a real arm or camera", "is not configured")
+def test_what_is_real_does_not_take_simulated_time(
+    context: Context, factory: Any, settings: dict[str, Any], reason: str
+) -> None:
+    given = {"use_sim_time": True, **settings}
+    node = factory(
+        context=context, parameter_overrides=[Parameter(n, value=v) for n, v in given.items()]
+    )
+    try:
+        assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+        assert node.failure.startswith("configure failed: use_sim_time is true")
+        assert reason in node.failure
+    finally:
+        node.shut_down()
+        node.destroy_node()
+
+
+@pytest.mark.parametrize(("kind", "topic"), [(String, "sim/truth"), (ClockMessage, "clock")])
 @pytest.mark.fault("arm", "a simulated world beside a real robot", "is not armed; disarms")
-def test_a_real_robot_is_not_armed_while_a_simulated_world_speaks(context: Context) -> None:
+def test_a_real_robot_is_not_armed_while_a_simulated_world_speaks(
+    context: Context, kind: Any, topic: str
+) -> None:
     node = FrankaNode(context=context, parameter_overrides=[])
     world = rclpy.create_node("world", context=context)
     executor = rclpy.executors.SingleThreadedExecutor(context=context)
@@ -92,16 +125,16 @@ def test_a_real_robot_is_not_armed_while_a_simulated_world_speaks(context: Conte
         for name in ("enable", "measured state", "safety state", "watchdog"):
             feed(node, name)
         assert node._on_arm(Trigger.Request(), Trigger.Response()).success
-        publisher = world.create_publisher(String, "sim/truth", 1)
+        publisher = world.create_publisher(kind, topic, 1)
         end = time.monotonic() + 20.0
         while node._loop.arm.mode != "DISARMED":
             assert time.monotonic() < end
             node._look_for_simulation()
             time.sleep(0.02)
-        assert "graph: a simulated world publishes /sim/truth" in node._loop.arm.reason
+        assert f"graph: a simulated world publishes /{topic}" in node._loop.arm.reason
         answer = node._on_arm(Trigger.Request(), Trigger.Response())
         assert not answer.success
-        assert "/sim/truth" in answer.message
+        assert f"/{topic}" in answer.message
         world.destroy_publisher(publisher)
     finally:
         node.shut_down()
@@ -128,6 +161,18 @@ def feed(node: FrankaNode, name: str) -> None:
 )
 def test_only_an_address_of_this_machine_is_an_emulator_s(address: str, own: bool) -> None:
     assert is_loopback(address) == own
+
+
+def test_a_node_keeps_the_kind_of_time_that_it_began_with(context: Context) -> None:
+    node = FrankaNode(context=context)
+    try:
+        (result,) = node.set_parameters([Parameter("use_sim_time", value=True)])
+        assert not result.successful
+        assert "when the node starts" in result.reason
+        assert not node.simulated
+    finally:
+        node.shut_down()
+        node.destroy_node()
 
 
 def test_a_parameter_cannot_be_changed_while_the_node_works(context: Context) -> None:

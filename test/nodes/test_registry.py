@@ -13,6 +13,7 @@ from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.nodes.stack.processes import NodeProcess, StackProcesses
 from safedojo_ros.nodes.stack.registry import (
     DEMO,
+    DESCRIPTION,
     RECORDER,
     ROBOT,
     TRAIN,
@@ -25,7 +26,8 @@ from safedojo_ros.nodes.stack.registry import (
 from safedojo_ros.pipeline.evaluate import Evaluation
 from safedojo_ros.pipeline.filters import RunTimeFilter
 
-ENTRIES = {entry.name: entry for entry in (*DEMO.nodes, *ROBOT.nodes, *TRAIN.nodes, VIEW)}
+ALL = (*DEMO.nodes, *ROBOT.nodes, *TRAIN.nodes, VIEW, DESCRIPTION)
+ENTRIES = {entry.name: entry for entry in ALL}
 
 
 @pytest.mark.parametrize("entry", ENTRIES.values(), ids=list(ENTRIES))
@@ -41,7 +43,7 @@ def test_a_parameters_file_has_only_declared_parameters_of_the_stack_s_nodes(sta
     sections = yaml.safe_load(stack.parameters_file.read_text())
     assert all(name.startswith("/**/") for name in sections), "in whatever namespace"
     sections = {name.removeprefix("/**/"): section for name, section in sections.items()}
-    known = {entry.name: entry for entry in (*stack.nodes, RECORDER, TRAINER, VIEW)}
+    known = {entry.name: entry for entry in (*stack.nodes, RECORDER, TRAINER, VIEW, DESCRIPTION)}
     assert set(sections) <= set(known)
     for name, section in sections.items():
         declared = {s.name for s in importlib.import_module(known[name].module).SETTINGS}
@@ -53,7 +55,10 @@ def test_every_way_to_start_names_the_same_policy_and_head() -> None:
     parser = argparse.ArgumentParser()
     demo.configure(parser)
     options = parser.parse_args([])
-    pairs = {(options.policy, options.safety), (Evaluation().checkpoint, RunTimeFilter().safety)}
+    pairs = {
+        (options.policy or demo.DEFAULT_POLICY, options.safety),
+        (Evaluation().checkpoint, RunTimeFilter().safety),
+    }
     settings = []
     for node in ("policy_node", "safety_node"):
         declared = importlib.import_module(DEMO.node(node).module).SETTINGS

@@ -14,7 +14,7 @@ pytest.importorskip("safedojo_ros.msg")
 
 from running_stack import Listener, RunningStack
 
-from safedojo_ros.nodes.stack.registry import DEMO, ROBOT, TRAIN, VIEW
+from safedojo_ros.nodes.stack.registry import DEMO, DESCRIPTION, ROBOT, TRAIN, VIEW
 from safedojo_ros.nodes.stack.ros_environment import share_directory
 
 pytestmark = pytest.mark.timeout(300)
@@ -82,7 +82,7 @@ def test_a_node_is_allowed_what_it_uses_and_nothing_else(stack: RunningStack, no
 
 def test_every_node_has_an_enclave_and_so_has_the_person() -> None:
     nodes = {entry.name for stack in (DEMO, ROBOT, TRAIN) for entry in stack.nodes}
-    assert set(allowed()) == nodes | {VIEW.name, "operator"}
+    assert set(allowed()) == nodes | {VIEW.name, DESCRIPTION.name, "operator"}
 
 
 def test_one_node_speaks_on_each_topic_that_the_arm_obeys() -> None:

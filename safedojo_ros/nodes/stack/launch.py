@@ -9,8 +9,22 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from safedojo_ros.nodes.stack.processes import composed_command
-from safedojo_ros.nodes.stack.registry import DEMO, NO_POLICY, POLICY, TRAIN, Stack, as_yaml
-from safedojo_ros.nodes.stack.ros_environment import prepare_environment, stay_on_this_machine
+from safedojo_ros.nodes.stack.registry import (
+    DEMO,
+    DESCRIPTION,
+    NO_POLICY,
+    POLICY,
+    SIM,
+    TRAIN,
+    Stack,
+    as_yaml,
+)
+from safedojo_ros.nodes.stack.ros_environment import (
+    prepare_environment,
+    share_directory,
+    stay_on_this_machine,
+)
+from safedojo_ros.nodes.stack.turn_order import members
 
 PACKAGE = "safedojo_ros"
 
@@ -46,12 +60,24 @@ def stack_actions(stack: Stack) -> list[Any]:
                 "policy/action_chunk.",
             )
         )
+        arguments += [
+            DeclareLaunchArgument(name, default_value="false", description=text)
+            for name, text in (
+                ("rviz", "Start RViz with config/safedojo.rviz."),
+                ("rqt", "Start rqt with config/safedojo.perspective."),
+            )
+        ]
     if simulated:
-        arguments.append(
+        arguments += [
             DeclareLaunchArgument(
                 "arm", default_value="false", description="Arm whenever the arm can be armed."
-            )
-        )
+            ),
+            DeclareLaunchArgument(
+                "use_sim_time",
+                default_value="true",
+                description="The world waits for its nodes, and its time is on /clock.",
+            ),
+        ]
     return [*arguments, OpaqueFunction(function=lambda context: _processes(stack, context))]
 
 
@@ -61,24 +87,36 @@ def _processes(stack: Stack, context: LaunchContext) -> list[Any]:
     if extra:
         files.append(extra)
     actions: list[Any] = []
-    composed = LaunchConfiguration("composed").perform(context).lower() == "true"
+    composed = is_true(context, "composed")
     policy = "" if stack is TRAIN else LaunchConfiguration("policy").perform(context)
     without = POLICY.name if policy == NO_POLICY else ""
-    entries = stack.without(without).nodes if without else stack.nodes
-    given = {"checkpoint": policy} if policy and not without else {}
+    entries = list(stack.without(without).nodes if without else stack.nodes)
+    clock: dict[str, Any] = {}
+    if stack is DEMO:
+        clock["use_sim_time"] = is_true(context, "use_sim_time")
+    given: dict[str, dict[str, Any]] = {}
+    if policy and not without:
+        given[POLICY.name] = {"checkpoint": policy}
+    if without and stack is DEMO:
+        given[SIM.name] = {"members": members(without)}
+    if stack is not TRAIN:
+        entries.append(DESCRIPTION)
     if composed:
         command = [*composed_command(stack, without), "--ros-args"]
         for file in files:
             command += ["--params-file", file]
-        for name, value in given.items():
-            command += ["-p", f"{POLICY.name}:{name}:={as_yaml(value)}"]
+        for name, value in clock.items():
+            command += ["-p", f"{name}:={as_yaml(value)}"]
+        for node, settings in given.items():
+            for name, value in settings.items():
+                command += ["-p", f"{node}:{name}:={as_yaml(value)}"]
         actions.append(ExecuteProcess(cmd=command, output="screen", name="composed"))
     actions += [
         Node(
             package=PACKAGE,
             executable=entry.executable,
             name=entry.name,
-            parameters=[*files, given] if given and entry is POLICY else files,
+            parameters=[*files, *([own] if (own := clock | given.get(entry.name, {})) else [])],
             remappings=list(entry.remappings),
             respawn=entry.respawn,
             respawn_delay=1.0,
@@ -86,9 +124,35 @@ def _processes(stack: Stack, context: LaunchContext) -> list[Any]:
             additional_env={"OMP_NUM_THREADS": "1"},
         )
         for entry in entries
-        if entry.alone or not composed
+        if entry.alone or not composed or entry is DESCRIPTION
     ]
-    if stack is DEMO and LaunchConfiguration("arm").perform(context).lower() == "true":
+    if stack is not TRAIN:
+        actions += _windows(context, clock)
+    if stack is DEMO and is_true(context, "arm"):
         command = [sys.executable, "-P", "-m", "safedojo_ros.nodes.stack.arming"]
         actions.append(ExecuteProcess(cmd=command, output="screen", name="arming"))
     return actions
+
+
+def is_true(context: LaunchContext, name: str) -> bool:
+    """Whether a launch argument says so."""
+    return bool(LaunchConfiguration(name).perform(context).lower() == "true")
+
+
+def _windows(context: LaunchContext, clock: dict[str, Any]) -> list[Any]:
+    """RViz and rqt, where they are asked for; both come with a ROS installation."""
+    folder, windows = share_directory() / "config", []
+    parameters = [clock] if clock else []
+    if is_true(context, "rviz"):
+        arguments = ["-d", str(folder / "safedojo.rviz")]
+        windows.append(
+            Node(package="rviz2", executable="rviz2", arguments=arguments, parameters=parameters)
+        )
+    if is_true(context, "rqt"):
+        arguments = ["--perspective-file", str(folder / "safedojo.perspective")]
+        windows.append(
+            Node(
+                package="rqt_gui", executable="rqt_gui", arguments=arguments, parameters=parameters
+            )
+        )
+    return windows

@@ -83,6 +83,15 @@ VIEW = NodeEntry(
 NO_POLICY = "none"
 """In place of a policy's name: no policy node, a node of yours publishes `policy/action_chunk`."""
 
+DESCRIPTION = NodeEntry(
+    "description_node",
+    "description_node",
+    "safedojo_ros.nodes.description_node",
+    "DescriptionNode",
+    niceness=5,
+)
+"""What RViz, rqt and Foxglove need of the robot; the launch files add it."""
+
 DEMO = Stack("demo", "demo.yaml", (SIM, CAMERA, POLICY, SAFETY, FRANKA, WATCHDOG))
 """The embedded world and everything around it."""
 
@@ -91,6 +100,9 @@ ROBOT = Stack("safedojo", "safedojo.yaml", (CAMERA, POLICY, SAFETY, FRANKA, WATC
 
 TRAIN = Stack("train", "train.yaml", (RECORDER, TRAINER))
 """What turns a working robot's episodes into a better policy; runs beside either of the others."""
+
+OVERVIEW = "sim/overview/image/compressed"
+"""The embedded world for people, JPEG; drawn only where somebody looks."""
 
 TOPICS = (
     "instruction",

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import webbrowser
 
 import cv2
 
@@ -23,6 +24,17 @@ def missing_viewer() -> str:
     if viewer():
         return ""
     return "install one with 'pip install rerun-sdk' (a page in your browser)"
+
+
+def open_page(address: str) -> bool:
+    """Open a page in the person's browser; False where there is no screen, or no browser."""
+    screen = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if not screen or not address.startswith("http"):
+        return False
+    try:
+        return webbrowser.get().open_new_tab(address)
+    except webbrowser.Error:
+        return False
 
 
 def _has_windows() -> bool:

@@ -1,0 +1,43 @@
+"""Look at a running stack: a page in the browser with cameras, arm, chunk, cost and gate.
+
+It joins the ROS domain of this shell (ROS_DOMAIN_ID), publishes nothing that a node obeys, and
+ends with Ctrl-C. The page is served to this machine alone.
+"""
+
+import argparse
+from pathlib import Path
+
+from safedojo_ros.core.errors import ConfigError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "--cameras",
+        nargs="+",
+        default=["agentview", "wrist"],
+        metavar="NAME",
+        help="of camera/NAME/image_raw (default agentview wrist)",
+    )
+    parser.add_argument("--record", type=Path, metavar="FILE", help="keep it as .rrd, too")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show until SIGINT."""
+    from safedojo_ros.nodes.stack.registry import VIEW, as_yaml
+    from safedojo_ros.nodes.stack.viewers import missing_viewer
+
+    missing = missing_viewer()
+    if missing:
+        raise ConfigError(f"there is no live view here: {missing}")
+    if arguments.record is not None and arguments.record.suffix != ".rrd":
+        raise ConfigError(f"--record is {arguments.record}, expected a name that ends in .rrd")
+    from safedojo_ros.nodes import view_node
+
+    settings: dict[str, object] = {"cameras": arguments.cameras, "browser": True}
+    if arguments.record is not None:
+        settings["record"] = str(arguments.record.absolute())
+    words = ["--ros-args", "-r", f"__node:={VIEW.name}"]
+    for name, value in settings.items():
+        words += ["-p", f"{name}:={as_yaml(value)}"]
+    return view_node.main(words)

@@ -1,0 +1,63 @@
+"""In simulated time the arm does the same, however long policy and gate compute."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+pytest.importorskip("safedojo_ros.msg")
+
+from running_stack import simulated_stack
+
+from safedojo_ros.core.types import CONTROL_PERIOD
+from safedojo_ros.core.units import SECOND
+from safedojo_ros.nodes.conversion import to_nanoseconds
+from safedojo_ros.robot.playback.schedule import LATENCY_STEPS
+
+pytestmark = pytest.mark.timeout(300)
+MOVES = 30
+
+
+def first_moves(folder: Path, delay: float) -> tuple[np.ndarray, np.ndarray, int]:
+    """Targets (n, 3) m and their times since the first (n,) s; chunks' age where they are used."""
+    stack = simulated_stack(folder, delay)
+    try:
+        moves = stack.listener.moves
+        stack.wait_for(lambda: len(moves) > MOVES, "motion", 150.0)
+        at = np.array([to_nanoseconds(m.header.stamp) for m in moves[:MOVES]])
+        age = at[0] - stack.listener.observed_at[moves[0].sequence]
+        assert stack.listener.arm is not None
+        assert stack.listener.arm.missed_ticks == 0
+        return np.array([m.position for m in moves[:MOVES]]), (at - at[0]) / SECOND, age
+    finally:
+        stack.close()
+
+
+def test_a_policy_that_takes_six_control_periods_moves_the_arm_as_a_fast_one_does(
+    tmp_path: Path,
+) -> None:
+    fast, at, age = first_moves(tmp_path / "fast", 0.0)
+    slow, later, older = first_moves(tmp_path / "slow", 0.3)
+    assert age == older == round(LATENCY_STEPS * CONTROL_PERIOD * SECOND)
+    np.testing.assert_array_equal(at, later)
+    np.testing.assert_allclose(at, np.arange(MOVES) * CONTROL_PERIOD, atol=1e-6)
+    np.testing.assert_array_equal(fast, slow)
+
+
+def test_episodes_follow_each_other_and_time_goes_on_without_a_node_that_died(
+    tmp_path: Path,
+) -> None:
+    stack = simulated_stack(tmp_path, max_steps=20)
+    try:
+        episodes = stack.listener.episodes
+        stack.wait_for(lambda: len(episodes) >= 2, "two episodes", 150.0)
+        apart = (episodes[1]["stamp"] - episodes[0]["stamp"]) / SECOND
+        assert apart <= 20 * CONTROL_PERIOD + 2.0
+        stack.kill("policy_node")
+        stack.wait_for(lambda: stack.listener.disarmed, "the arm lets go")
+        seen = len(episodes)
+        stack.restart("policy_node")
+        stack.wait_for(lambda: len(episodes) >= seen + 2, "further episodes", 150.0)
+    finally:
+        stack.close()

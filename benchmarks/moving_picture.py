@@ -27,7 +27,7 @@ from safedojo_ros.worlds.tabletop.tasks import TASKS
 from safedojo_ros.worlds.vector import VectorWorld
 from safedojo_ros.worlds.world import Scene
 
-SIDE, BORDER, EVERY = (320, 240), 6, 2
+SIDE, BORDER, EVERY = (400, 300), 6, 2
 """Pixels of a side, of its frame, and control steps, of 50 ms, between two pictures."""
 FREE, TOUCHED = (60, 160, 80), (220, 30, 30)
 LABELS = ("careless policy, no gate", "careful policy, safety gate")
@@ -57,6 +57,7 @@ class Player:
 
 
 def framed(picture: np.ndarray, touched: bool) -> np.ndarray:
+    """`picture`, smaller, in a frame of the colour."""
     small = cv2.resize(picture, SIDE, interpolation=cv2.INTER_AREA)
     edge = cv2.copyMakeBorder(
         small[BORDER:-BORDER, BORDER:-BORDER],
@@ -68,6 +69,7 @@ def framed(picture: np.ndarray, touched: bool) -> np.ndarray:
 
 
 def side_by_side(left: list[np.ndarray], right: list[np.ndarray]) -> list[np.ndarray]:
+    """Pairs of pictures; the shorter side waits at its end."""
     count = max(len(left), len(right))
     left, right = (part + [part[-1]] * (count - len(part)) for part in (left, right))
     pairs = [np.hstack(pair) for pair in zip(left, right, strict=True)]
@@ -113,7 +115,7 @@ def main() -> None:
         append_images=images[1:],
         duration=period,
         loop=0,
-        quality=60,
+        quality=65,
         method=4,
     )
     print(f"{args.out}: {len(images)} pictures, {args.out.stat().st_size / 1e6:.2f} MB")

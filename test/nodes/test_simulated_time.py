@@ -55,7 +55,7 @@ def test_episodes_follow_each_other_and_time_goes_on_without_a_node_that_died(
         apart = (episodes[1]["stamp"] - episodes[0]["stamp"]) / SECOND
         assert apart <= 20 * CONTROL_PERIOD + 2.0
         stack.kill("policy_node")
-        stack.wait_for(lambda: stack.listener.disarmed, "the arm lets go")
+        stack.wait_for(lambda: stack.listener.disarmed, "the arm lets go", 150.0)
         seen = len(episodes)
         stack.restart("policy_node")
         stack.wait_for(lambda: len(episodes) >= seen + 2, "further episodes", 150.0)

@@ -7,9 +7,9 @@ then the gate, then the arm. So what happens does not depend on how fast the mac
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-PATIENCE = 5.0
-"""Seconds for which a node that is computing, or has died, is waited for; then time goes on without
-it until it answers again."""
+PATIENCE = 30.0
+"""Seconds for which a node that is computing on a starved machine, or has died, is waited for; then
+time goes on without it until it answers again."""
 
 ORDER = (("watchdog_node", "policy_node"), ("safety_node",), ("franka_node",))
 """The nodes that act; those beside each other have their turns at once."""

@@ -20,10 +20,9 @@ and made safer by practice in an imagined world.
 
 {commands}
 
-  safedojo demo --level II           cameras, policy, gate and arm, live
-'safedojo <command> --help' explains a command, --help-all every option of it.
-Exit codes: 0 done, 1 not all of it, 2 a fault, in one line, 3 a bar was missed,
-4 done, but damaged data was left out. --version says which version this is.
+'safedojo <command> --help' explains a command, --help-all every option of it;
+--version says which version this is. Exit codes: 0 done, 1 not all of it,
+2 a fault, in one line, 3 a bar was missed, 4 done, but damage was left out.
 """
 
 

@@ -7,7 +7,7 @@ then the gate, then the arm. So what happens does not depend on how fast the mac
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-PATIENCE = 30.0
+PATIENCE = 10.0
 """Seconds for which a node that is computing on a starved machine, or has died, is waited for; then
 time goes on without it until it answers again."""
 

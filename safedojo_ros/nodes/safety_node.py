@@ -331,10 +331,11 @@ class SafetyNode(DojoNode):
             self._decide(self._waiting)
         self.heard_at(to_nanoseconds(message.header.stamp))
         self._waiting, self._waiting_since = message, self.now()
-        self._judge_waiting()
+        self._on_input()
 
     def _on_input(self) -> None:
-        self._judge_waiting()
+        if not self._turns.asked:  # else a chunk is judged in a turn, with all of its images
+            self._judge_waiting()
         if self._inputs is not None:
             self._turns.look()
 
@@ -371,7 +372,6 @@ class SafetyNode(DojoNode):
         else:
             self._log(result.decision, result.reason)
         self._check_head(result, asked)
-        self._turns.look()
 
     def _observe(self, stamp: int) -> Observation:
         """The observation of `stamp` (ns); raises `ObservationRejected`."""
@@ -408,6 +408,7 @@ class SafetyNode(DojoNode):
         assert self._inputs is not None
         if turn["images"] and self._inputs.window.complete_stamp() < turn["stamp"]:
             return False
+        self._judge_waiting()
         return self._waiting is None and self._judge.gate.last_sequence >= turn.get("proposed", 0)
 
     def _take_turn(self, turn: Turn) -> Turn:

@@ -10,7 +10,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "troubleshooting.md"
 PARTS_OF_OTHERS = {
     *("the arm", "the target", "the point cloud", "the arm's state", "measured state"),
     *("safety state", "loaded at start", "mode is …", "none: any image is judged", "no names"),
-    "SeenImages | None",
+    *("SeenImages | None", "rgb8; jpeg compressed bgr8"),
 }
 """Words that stand inside other reasons, or that are said elsewhere."""
 

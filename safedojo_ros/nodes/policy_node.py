@@ -376,7 +376,10 @@ class PolicyNode(DojoNode):
     def _ready(self, turn: Turn) -> bool:
         """Whether this step's observation has been looked at, and the chunk of now is computed."""
         assert self._inputs is not None
-        if turn["images"] and self._inputs.window.complete_stamp() < turn["stamp"]:
+        window, stamp = self._inputs.window, turn["stamp"]
+        if turn["pose"] and window.state_stamp < stamp:
+            return False
+        if turn["images"] and window.complete_stamp() < stamp:
             return False
         with self._job:
             asked = self._asked_at if self._working else None

@@ -168,6 +168,11 @@ class ObservationWindow:
             return f"the arm's state is {age:.2f} s old, max_age is {self.config.max_age:g} s"
         return ""
 
+    @property
+    def state_stamp(self) -> int:
+        """Stamp (ns) of the arm's newest state, or 0."""
+        return self._states[-1][0] if self._states else 0
+
     def complete_stamp(self) -> int:
         """Stamp (ns) of the newest instant of which all images and the state are here, or 0."""
         newest = [images[-1][0] if images else 0 for images in self._images.values()]

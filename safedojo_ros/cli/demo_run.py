@@ -255,7 +255,7 @@ class Demo:
 
         observer = self._observer
         began = progress = time.monotonic()
-        told_at, said, speed_told = 0, "", not self._simulated
+        told_at, said, speed_told = observer.arm_time, "", not self._simulated
         while not done() and not self._interrupted:
             time.sleep(0.05)
             while observer.episodes:

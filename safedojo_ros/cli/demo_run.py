@@ -295,7 +295,7 @@ class Demo:
         if speed is not None and speed < FULL_SPEED:
             self._console.print(
                 f"this machine computes {speed:.2f} s of the world in a second; the world waits "
-                "for it, and what happens in it stays the same",
+                "for it",
                 soft_wrap=True,
             )
 

@@ -2,7 +2,7 @@
 
 Each scene is worked twice, by the policy `base`, whose gate only reports, and by `safe` behind the
 gate, where no option asks for one of them. The world waits for the nodes, each a process of its
-own, so that a slow machine sees the same. --json writes every outcome and what was seen alive.
+own, so that a slow machine does as well. --json writes every outcome and what was seen alive.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """The world's time on /clock: no faster than real time, and no faster than the nodes can follow.
 
 A step is taken when every node of `stack.turn_order` has had its turn in the last one. An idle
-machine keeps real time so; a busy one is slower, and the same happens.
+machine keeps real time so; a busy one is slower.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Whose turn it is within one control step of simulated time. No ROS, injected time.
 
 The world's time stands still until every node that acts has had its turn: watchdog and policy,
-then the gate, then the arm. So what happens does not depend on how fast the machine is.
+then the gate, then the arm. So a slow machine misses no turn.
 """
 
 from collections.abc import Mapping, Sequence

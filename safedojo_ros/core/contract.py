@@ -243,14 +243,6 @@ class Contract:
         """Plain values, for a checkpoint; `from_mapping` reads them again."""
         return asdict(self)
 
-    def differs(self, other: "Contract") -> str:
-        """What a model of this contract would see or command otherwise under `other`, or ""."""
-        for name in ("camera_names", "state_size", "action_size", "learned_kind", "rate", "frame"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
-                return f"{name.replace('_', ' ')} {_shown(mine)}, not {_shown(theirs)}"
-        return ""
-
 
 def contract_names() -> list[str]:
     """Names of the contracts that come with the package."""
@@ -272,10 +264,6 @@ def _folders() -> list[Path]:
     prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
     shares = [Path(prefix) / "share/safedojo_ros" for prefix in prefixes if prefix]
     return [share / FOLDER for share in (Path(__file__).resolve().parents[2], *shares)]
-
-
-def _shown(value: Any) -> str:
-    return ", ".join(value) if isinstance(value, tuple) else str(value)
 
 
 assert Contract.resize == RESIZE

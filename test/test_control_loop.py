@@ -429,14 +429,16 @@ def second(topic: str) -> Callable[[Rig], None]:
     return lambda rig: rig.loop.matched(topic, 2, 1, "/safety_node, /spoof", rig.now)
 
 
-def second_heard(topic: str) -> Callable[[Rig], None]:
-    """It had been taken for the ghost of a killed one, and speaks."""
+def back_beside_its_ghost(topic: str) -> Callable[[Rig], None]:
+    """A killed node is in the graph for some seconds; the new one speaks after arming."""
 
     def speaks(rig: Rig) -> None:
-        rig.loop.arm.disarm(rig.now, "while it comes")
-        rig.loop.matched(topic, 2, 1, "/safety_node, /spoof", rig.now)
+        rig.loop.disarm(rig.now, "it was killed")
+        rig.loop.matched(topic, 2, 1, "/safety_node, /safety_node", rig.now)
+        rig.step()
         assert rig.loop.arm_now(rig.now).accepted
-        rig.loop.heard(topic, 7, rig.now)
+        rig.loop.heard(topic, 1, rig.now)
+        rig.loop.heard(topic, 2, rig.now)
 
     return speaks
 
@@ -490,6 +492,7 @@ WHAT_ENDS_MOTION = [
           for t in ("robot/enable", "safety/state", TOPIC)],
         (replaced("safety/state"), "the publisher of safety/state was replaced"),
         (renumbered("robot/enable"), "another publisher is heard on robot/enable"),
+        (back_beside_its_ghost(TOPIC), f"another publisher is heard on {TOPIC}"),
     )],
     *[(cause, "FAULT", words) for cause, words in (
         (stops, "STOP, predicted cost 1"),
@@ -497,7 +500,6 @@ WHAT_ENDS_MOTION = [
         (turns_too_fast, "0.70 rad in 0.050 s"),
         *[(second(t), f"{t} has 2 publishers: /safety_node, /spoof")
           for t in ("robot/enable", "safety/state", TOPIC)],
-        (second_heard("robot/enable"), "another publisher is heard on robot/enable"),
         (lambda rig: rig.loop.fault(rig.now, "joint 4 reflex"), "joint 4 reflex"),
     )],
 ]  # fmt: skip
@@ -542,6 +544,25 @@ def test_what_needs_a_person_waits_for_one_and_what_does_not_goes_on(
     rig.step()
     assert rig.loop.arm.mode == ArmMode.RUNNING
     assert rig.state[0] == pytest.approx(place + 0.004)
+
+
+def test_two_publishers_that_speak_in_turns_keep_the_arm_from_being_armed() -> None:
+    rig = Rig()
+    rig.loop.matched(TOPIC, 1, 1, "/safety_node", rig.now)
+    rig.loop.heard(TOPIC, 7, rig.now)
+    rig.run()
+    rig.loop.disarm(rig.now, "while the second one comes")
+    rig.loop.matched(TOPIC, 2, 1, "/safety_node, /spoof", rig.now)
+    for turn in range(3):
+        rig.loop.heard(TOPIC, 1 + turn, rig.now)
+        rig.step()
+        reply = rig.loop.arm_now(rig.now)
+        assert not reply.accepted
+        assert f"{TOPIC} has 2 publishers: /safety_node, /spoof; end all but one" in reply.reason
+        rig.loop.heard(TOPIC, 8 + turn, rig.now)
+    for _ in range(25):  # one of them is silent from now on: it was a ghost
+        rig.step()
+    assert rig.loop.arm_now(rig.now).accepted
 
 
 def test_a_chunk_waits_a_period_for_the_state_that_covers_it() -> None:

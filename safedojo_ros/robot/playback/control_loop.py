@@ -170,12 +170,13 @@ class ControlLoop:
             self.arm.reason = self.arm.reason.replace(before, names)
 
     def heard(self, topic: str, number: int | None, now_ns: int) -> None:
-        """A message of a guarded topic came, the `number`-th of its publisher (None: unknown)."""
-        publishers = self._publishers[topic]
-        fault = publishers.heard(number, now_ns)
-        if fault and publishers.count > 1:
-            self._contradiction(f"{fault}: {self._names[topic]}; end all but one", now_ns)
-        elif fault:
+        """A message of a guarded topic came, the `number`-th of its publisher (None: unknown).
+
+        Another publisher's first message may be that of a node that was killed and is back, so it
+        is no fault; two that go on speaking in turns keep the arm from being armed.
+        """
+        fault = self._publishers[topic].heard(number, now_ns)
+        if fault:
             self.disarm(now_ns, fault)
 
     def guard(self, name: str, fault: str, now_ns: int) -> None:

@@ -8,7 +8,7 @@ import pytest
 from safedojo_ros.core.types import Episode
 from safedojo_ros.evaluation.recording import record_expert
 from safedojo_ros.robot.image_watch import ImageWatch, shows_the_same
-from safedojo_ros.robot.observation_window import WindowConfig
+from safedojo_ros.robot.observation_window import ObservationWindow, WindowConfig
 from safedojo_ros.worlds.tabletop.tasks import TASKS
 from safedojo_ros.worlds.tabletop.world import TabletopWorld
 from safedojo_ros.worlds.world import Scene
@@ -131,3 +131,23 @@ def test_images_of_every_size_can_be_watched() -> None:
         for stamp in (1, 2):
             watch.see(image, stamp, [])
         assert watch.count == 2
+
+
+def test_how_far_the_arm_moved_does_not_depend_on_which_message_is_faster() -> None:
+    frozen, places = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8), [0.0] * 8
+    places[3:] = [0.11] * 5
+    moved = []
+    for pose_first in (True, False):
+        window = ObservationWindow(WindowConfig(("front",), 64))
+        window.set_instruction("go")
+        seen = []
+        for number, place in enumerate(places, 1):
+            stamp, state = number * 50_000_000, np.array([place] + [0.0] * 7)
+            if pose_first:
+                window.add_state(state, stamp)
+            window.add_image("front", frozen, stamp, stamp)
+            window.add_state(state, stamp)
+            seen.append(window.fault(stamp))
+        moved.append(seen)
+    assert moved[0] == moved[1]
+    assert "frozen" in moved[0][-1]

@@ -73,6 +73,18 @@ def test_a_scene_is_looked_at_once_an_inference_and_remembered_until_it_is_forgo
     assert len(made) == 3, "another head has seen nothing yet"
 
 
+def test_another_scene_is_judged_as_the_first_one_was() -> None:
+    """What costs of before keep held is let go, as each episode of an evaluation begins anew."""
+    judge, head = Judge(gate(), lambda _: Remembering()), Head()
+    decisions = []
+    for sequence, speed in ((1, 0.05), (2, 0.01), (3, 0.01)):
+        if sequence == 3:
+            judge.begin_scene()
+        chunks = proposals(speed, sequence=sequence)
+        decisions.append(judge.decide(chunks, lambda: SEEN, head, 0.5, lambda: NOW)[0].decision)
+    assert decisions == [Decision.HOLD, Decision.HOLD, Decision.ALLOW]
+
+
 def rejecting() -> Observation:
     raise ObservationRejected("the camera sleeps")
 

@@ -47,7 +47,7 @@ from safedojo_ros.nodes.lifecycle import BEAT, IN_ORDER, NEWEST, OK, WARN, DojoN
 from safedojo_ros.nodes.stack.scheduling import take_realtime_priority
 from safedojo_ros.nodes.stack.spinning import run_node
 from safedojo_ros.nodes.stack.turn_order import Turn
-from safedojo_ros.nodes.turns import Turns
+from safedojo_ros.nodes.turns import STAMP, Turns
 from safedojo_ros.robot.fci.client import LARGEST_SHARE, FrankaArm, FrankaConfig
 from safedojo_ros.robot.gate.freshness import FreshnessConfig
 from safedojo_ros.robot.limits import Workspace
@@ -73,6 +73,10 @@ UNKNOWN = "a node that the graph does not name yet"
 
 LOOK_AT_GRAPH = 1.0
 """Seconds between two looks for simulated nodes beside a real robot."""
+
+ENABLED, MEASURED, WATCHED, JUDGED, CHUNK = range(5)
+"""In this order is taken what is heard in one control step of simulated time: a pose counts only
+while the switch is pressed, a chunk only behind the gate's decision."""
 
 SETTINGS = (
     Setting("backend", "sim", "What moves.", choices=("sim", "fci")),
@@ -148,7 +152,8 @@ class FrankaNode(DojoNode):
         self._robot_time = -1.0
         self._enabled_said, self._rejected_said = False, 0
         self._pressed = self._sent = False
-        self._measured_at = self._watched_at = self._judged_heard = self._chunk_heard = 0
+        self._fingers_at = self._measured_at = self._watched_at = self._judged_at = 0
+        self._chunk_heard = self._acted_at = 0
         self._unnamed: set[str] = set()
 
     # ---------------------------------------------------------------- life cycle
@@ -304,11 +309,13 @@ class FrankaNode(DojoNode):
         except ObservationRejected as error:
             self.get_logger().warning(str(error), throttle_duration_sec=1.0)
             return
+        self._fingers_at = to_nanoseconds(message.header.stamp)
         self._joints.publish(message)
+        self._turns.look()
 
     def _on_pose(self, message: PoseStamped) -> None:
-        assert self._loop is not None
-        self.heard_at(to_nanoseconds(message.header.stamp))
+        self._measured_at = to_nanoseconds(message.header.stamp)
+        self.heard_at(self._measured_at)
         if self._fingers is None:
             return
         try:
@@ -316,31 +323,43 @@ class FrankaNode(DojoNode):
         except ObservationRejected as error:
             self.get_logger().warning(str(error), throttle_duration_sec=1.0)
             return
-        state = robot_state(position, axis_angle, self._fingers)
-        ignored = self._loop.measured(state, self.now(), to_nanoseconds(message.header.stamp))
-        if ignored and not self.simulated:  # a world that waits repeats itself
-            self.get_logger().warning(ignored, throttle_duration_sec=1.0)
-        self._measured_at = to_nanoseconds(message.header.stamp)
-        if self._enabled != self._enabled_said:
-            self._publish_state()  # at once, so that whoever waits for it may arm before the images
+        self._turns.hear(MEASURED, partial(self._measure, position, axis_angle, self._measured_at))
         self._pose.publish(message)
         if self._transforms is not None:
             self._transforms(message)
         self._turns.look()
 
-    def _on_chunk(self, message: ActionChunkMessage, info: dict[str, Any]) -> None:
+    def _measure(self, position: np.ndarray, axis_angle: np.ndarray, stamp: int) -> None:
         assert self._loop is not None
-        self._heard("safety/action_chunk", info)
+        assert self._fingers is not None
+        state = robot_state(position, axis_angle, self._fingers)
+        ignored = self._loop.measured(state, self.now(), stamp)
+        if ignored and not self.simulated:  # a world that waits repeats itself
+            self.get_logger().warning(ignored, throttle_duration_sec=1.0)
+        if not self._turns.asked and self._enabled != self._enabled_said:
+            self._publish_state()  # at once, so that whoever waits for it may arm before the images
+
+    def _on_chunk(self, message: ActionChunkMessage, info: dict[str, Any]) -> None:
         self.heard_at(to_nanoseconds(message.header.stamp))
-        self._loop.chunk(chunk_from_message(message), self.now())
         self._chunk_heard = int(message.sequence)
-        self._say_rejection()
+        self._turns.hear(CHUNK, partial(self._take_chunk, message, info))
         self._turns.look()
 
+    def _take_chunk(self, message: ActionChunkMessage, info: dict[str, Any]) -> None:
+        assert self._loop is not None
+        self._heard("safety/action_chunk", info)
+        self._loop.chunk(chunk_from_message(message), self.now())
+        self._say_rejection()
+
     def _on_safety(self, message: SafetyState, info: dict[str, Any]) -> None:
+        self._judged_at = to_nanoseconds(message.header.stamp)
+        self.heard_at(self._judged_at)
+        self._turns.hear(JUDGED, partial(self._take_decision, message, info))
+        self._turns.look()
+
+    def _take_decision(self, message: SafetyState, info: dict[str, Any]) -> None:
         assert self._loop is not None
         self._heard("safety/state", info)
-        self.heard_at(to_nanoseconds(message.header.stamp))
         try:
             decision = Decision(message.decision)
         except ValueError:
@@ -349,28 +368,34 @@ class FrankaNode(DojoNode):
         self._loop.safety(
             decision, message.reason, now, int(message.last_sequence), self._sent_at(info, now)
         )
-        self._judged_heard = int(message.last_sequence)
         self._say_rejection()
-        self._turns.look()
 
     def _on_enable(self, message: Bool, info: dict[str, Any]) -> None:
+        self._pressed = bool(message.data)
+        self._turns.hear(ENABLED, partial(self._take_enable, self._pressed, info))
+        self._turns.look()
+
+    def _take_enable(self, pressed: bool, info: dict[str, Any]) -> None:
         assert self._loop is not None
         self._heard("robot/enable", info)
         now = self.now()
-        self._loop.enable(message.data, now, self._sent_at(info, now))
-        self._pressed = bool(message.data)
-        if self._enabled_said and not self._enabled:
+        self._loop.enable(pressed, now, self._sent_at(info, now))
+        if not self._turns.asked and self._enabled_said and not self._enabled:
             self._publish_state()
-        self._turns.look()
 
     def _on_watchdog(self, message: DiagnosticStatus, info: dict[str, Any]) -> None:
+        stamps = [value.value for value in message.values if value.key == STAMP]
+        if stamps and stamps[0].isdecimal():
+            self._watched_at = int(stamps[0])
+        self._turns.hear(WATCHED, partial(self._take_watchdog, message, info))
+        self._turns.look()
+
+    def _take_watchdog(self, message: DiagnosticStatus, info: dict[str, Any]) -> None:
         assert self._loop is not None
         now = self.now()
         self._loop.watchdog.feed(WATCHDOG, min(self._sent_at(info, now), now))
         fine = message.level == DiagnosticStatus.OK
         self._loop.guard(WATCHDOG, "" if fine else message.message or "not OK", now)
-        self._watched_at = now
-        self._turns.look()
 
     def _on_match(self, topic: str, event: Any) -> None:
         """A publisher of a topic that the arm obeys has come or gone."""
@@ -448,22 +473,25 @@ class FrankaNode(DojoNode):
 
     def _ready(self, turn: Turn) -> bool:
         """Whether all of this control step that concerns the arm has been heard."""
+        stamp = turn["stamp"]
         return (
-            (not turn["pose"] or self._measured_at >= turn["stamp"])
+            (not turn["pose"] or min(self._measured_at, self._fingers_at) >= stamp)
             and self._pressed == turn["enabled"]
-            and (not turn.get("watched") or self._watched_at >= turn["stamp"])
-            and self._judged_heard >= turn.get("judged", 0)
+            and (not turn.get("watched") or self._watched_at >= stamp)
+            and ("judged" not in turn or self._judged_at >= stamp)
             and self._chunk_heard >= turn.get("forwarded", 0)
         )
 
     def _take_turn(self, turn: Turn) -> Turn:
         self._tick()
+        self._acted_at = turn["stamp"]
         return self._words()
 
     def _words(self) -> Turn:
         """What the world must know of the arm."""
         assert self._loop is not None
-        return {"armed": self._loop.arm.mode in MAY_MOVE, "sent": self._sent}
+        armed = self._loop.arm.mode in MAY_MOVE
+        return {"armed": armed, "sent": self._sent, "acted": self._acted_at}
 
     def _on_time(self) -> None:
         if not self._turns.asked:

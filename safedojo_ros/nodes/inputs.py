@@ -19,6 +19,7 @@ from safedojo_ros.nodes.conversion import (
     to_nanoseconds,
 )
 from safedojo_ros.nodes.lifecycle import IMAGES, LATCHED, NEWEST, DojoNode, Setting
+from safedojo_ros.nodes.stack.turn_order import Turn
 from safedojo_ros.robot.observation_window import ObservationWindow, WindowConfig
 
 WINDOW_SETTINGS = (
@@ -52,7 +53,11 @@ class ObservationInputs:
         """on_change: called after every image and pose; on_instruction: after a new one."""
         self.window = ObservationWindow(config)
         self._node, self._on_change, self._on_instruction = node, on_change, on_instruction
+        self.text: str | None = None
+        """The instruction as it was heard last."""
         self._fingers: np.ndarray | None = None
+        self._fingers_at = 0
+        self._waiting: PoseStamped | None = None
         self._subscriptions: list[Any] = [
             node.create_subscription(
                 Image, f"camera/{name}/image_raw", partial(self._image, name), IMAGES
@@ -88,11 +93,20 @@ class ObservationInputs:
             self._fingers = fingers_from_joint_state(message)
         except ObservationRejected as error:
             self._node.get_logger().warning(str(error), throttle_duration_sec=1.0)
+        self._fingers_at = to_nanoseconds(message.header.stamp)
         joints = joints_from_joint_state(message)
         if joints is not None:
-            self.window.add_joints(joints, to_nanoseconds(message.header.stamp))
+            self.window.add_joints(joints, self._fingers_at)
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            self._pose(waiting)
 
     def _pose(self, message: PoseStamped) -> None:
+        """In the world's time a pose waits for the fingers of its instant, which come at any rate:
+        what is seen must not depend on which message is faster."""
+        if self._node.simulated and self._fingers_at < to_nanoseconds(message.header.stamp):
+            self._waiting = message
+            return
         if self._fingers is None:
             return
         try:
@@ -105,5 +119,15 @@ class ObservationInputs:
         self._on_change()
 
     def _text(self, message: String) -> None:
+        self.text = message.data
         if self.window.set_instruction(message.data):
             self._on_instruction()
+
+    def heard(self, turn: Turn) -> bool:
+        """Whether all is here that a turn of simulated time tells of."""
+        window, stamp = self.window, turn["stamp"]
+        return (
+            (not turn["pose"] or window.state_stamp >= stamp)
+            and (not turn["images"] or window.complete_stamp() >= stamp)
+            and turn.get("instruction", "") in ("", self.text)
+        )

@@ -122,6 +122,8 @@ class PolicyNode(DojoNode):
         self._committed = np.zeros((0, ACTION_SIZE))
         """What the arm executes from the observation on, until its chunk comes."""
         self._working = self._ending = False
+        self._gated_heard = self._arm_at = 0
+        """The newest gated chunk's sequence, and when the arm spoke last (ns)."""
         self._coming: ActionChunkMessage | None = None
         """Simulated time: computed, and not to be published yet."""
         self._sequence = self._proposed = 0
@@ -162,19 +164,9 @@ class PolicyNode(DojoNode):
         first_model(self._swap, self.setting("checkpoint"), self.get_logger().warning)
         self._schedule = ChunkSchedule(self._period, int(self.setting("margin_steps")))
         self._chunks = self.create_publisher(ActionChunkMessage, "policy/action_chunk", IN_ORDER)
-        heads = self.create_subscription(
-            CheckpointInfo, "safety/checkpoint", self._on_head, LATCHED
-        )
         costs = self.create_subscription(SafetyCost, "safety/cost", self._on_cost, IN_ORDER)
         self._gated = CommittedActions(self._period)
-        gated = self.create_subscription(
-            ActionChunkMessage, "safety/action_chunk", self._on_gated, IN_ORDER
-        )
-        arm = self.create_subscription(FrankaState, "franka/state", self._on_arm, NEWEST)
-        self._ours = [
-            (self.destroy_publisher, self._chunks),
-            *((self.destroy_subscription, heard) for heard in (heads, costs, gated, arm)),
-        ]
+        self._ours = [(self.destroy_publisher, self._chunks), (self.destroy_subscription, costs)]
         self._exchange = CheckpointExchange(
             self, "policy", self._swap, bars, lambda: self._schedule.restart()
         )
@@ -191,6 +183,12 @@ class PolicyNode(DojoNode):
         self._ending, self._coming = False, None
         self._turns = Turns(self, self._ready, self._take_turn)
         self._computed = self.create_guard_condition(self._turns.look)
+        kinds: tuple[tuple[Any, str, Any, Any], ...] = (
+            (CheckpointInfo, "safety/checkpoint", self._on_head, LATCHED),
+            (ActionChunkMessage, "safety/action_chunk", self._on_gated, IN_ORDER),
+            (FrankaState, "franka/state", self._on_arm, NEWEST),
+        )
+        self._listening = [self.create_subscription(*kind) for kind in kinds]
         self._worker = threading.Thread(target=self._work, name="policy", daemon=True)
         self._worker.start()
         self._watch = self.create_timer(0.2, self._look_after)
@@ -204,6 +202,8 @@ class PolicyNode(DojoNode):
         if self._inputs is not None:
             self._inputs.close()
             self._inputs = None
+            for subscription in self._listening:
+                self.destroy_subscription(subscription)
             self._turns.close()
             self.destroy_timer(self._watch)
         with self._job:
@@ -252,7 +252,8 @@ class PolicyNode(DojoNode):
 
     def _consider(self) -> None:
         """After every image and pose: is it time for a chunk, and is everything there?"""
-        self._ask()
+        if not self._turns.asked:  # else in a turn, knowing what the arm does
+            self._ask()
         if self._inputs is not None:
             self._turns.look()
 
@@ -374,12 +375,13 @@ class PolicyNode(DojoNode):
     # ---------------------------------------------------------------- simulated time
 
     def _ready(self, turn: Turn) -> bool:
-        """Whether this step's observation has been looked at, and the chunk of now is computed."""
+        """Whether this step's observation is here, what gate and arm did in the last one is known,
+        and the chunk of now is computed."""
         assert self._inputs is not None
-        window, stamp = self._inputs.window, turn["stamp"]
-        if turn["pose"] and window.state_stamp < stamp:
+        before = turn["before"]
+        if not self._inputs.heard(turn) or before.get("head", "") not in ("", self._head):
             return False
-        if turn["images"] and window.complete_stamp() < stamp:
+        if before.get("forwarded", 0) > self._gated_heard or before.get("acted", 0) > self._arm_at:
             return False
         with self._job:
             asked = self._asked_at if self._working else None
@@ -390,7 +392,7 @@ class PolicyNode(DojoNode):
         if coming is not None and to_nanoseconds(coming.header.stamp) <= turn["stamp"]:
             self._chunks.publish(coming)
             self._proposed, self._coming = int(coming.sequence), None
-            self._ask()
+        self._ask()
         return {"proposed": self._proposed}
 
     def _after_going_back(self, observation: Observation, committed: np.ndarray) -> str:
@@ -439,15 +441,23 @@ class PolicyNode(DojoNode):
         if self._head != info.id:
             self._head = info.id
             self._schedule.restart()
+            self._turns.look()
 
     def _on_gated(self, message: ActionChunkMessage) -> None:
-        chunk = chunk_from_message(message)
+        self._gated_heard = int(message.sequence)
+        self._turns.hear(0, partial(self._take_gated, message))
+        self._turns.look()
+
+    def _take_gated(self, message: ActionChunkMessage) -> None:
         with suppress(ChunkRejected):
-            self._gated.forwarded(chunk.validate(), to_nanoseconds(message.header.stamp))
+            chunk = chunk_from_message(message).validate()
+            self._gated.forwarded(chunk, to_nanoseconds(message.header.stamp))
 
     def _on_arm(self, message: FrankaState) -> None:
-        moves = message.state == FrankaState.RUNNING
-        self._gated.arm(moves, to_nanoseconds(message.header.stamp))
+        moves, stamp = message.state == FrankaState.RUNNING, to_nanoseconds(message.header.stamp)
+        self._arm_at = stamp
+        self._turns.hear(1, lambda: self._gated.arm(moves, stamp))
+        self._turns.look()
 
     def _on_cost(self, message: SafetyCost) -> None:
         self._costs.append(message)

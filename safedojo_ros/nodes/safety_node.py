@@ -130,7 +130,7 @@ class SafetyNode(DojoNode):
         self._inputs: ObservationInputs | None = None
         self._zones: ForbiddenZones | None = None
         self._latency = 0.0
-        self._forwarded = 0
+        self._forwarded = self._scene = 0
         self._compute_times: deque[float] = deque(maxlen=200)
 
     # ---------------------------------------------------------------- life cycle
@@ -206,7 +206,7 @@ class SafetyNode(DojoNode):
             self.create_subscription(
                 ActionChunkMessage, "policy/action_chunk", self._on_chunk, IN_ORDER
             ),
-            self.create_subscription(String, "instruction", self._on_new_scene, LATCHED),
+            self.create_subscription(String, "instruction", self._on_instruction, LATCHED),
         ]
         self._turns = Turns(self, self._ready, self._take_turn)
         self._timer = self.create_timer(self._period, self._on_time)
@@ -230,7 +230,7 @@ class SafetyNode(DojoNode):
 
     def cleanup(self) -> None:
         """Forget the safety head, and the scene."""
-        self._on_new_scene()
+        self._judge.begin_scene()
         for destroy, entity in self._ours:
             destroy(entity)
         self._ours = []
@@ -359,7 +359,8 @@ class SafetyNode(DojoNode):
         now = self._heard_at = self.now()
         computed = asked.seconds + float(message.compute_time)
         self._latency = (now - result.judged.observed_at) / SECOND - computed
-        self._publish_state()
+        if not self._turns.asked:  # else once, at the end of the turn
+            self._publish_state()
         if result.forwarded is not None:
             compute_time = float(message.compute_time)
             self._gated.publish(message_from_chunks([result.forwarded], now, compute_time))
@@ -399,21 +400,28 @@ class SafetyNode(DojoNode):
         if self._exchange.check(fault):
             self._renew()
 
-    def _on_new_scene(self, _: String | None = None) -> None:
-        """Earlier images show another scene."""
-        self._judge.forget()
+    def _on_instruction(self, _: String) -> None:
+        if not self._turns.asked:  # else the turn says when another scene begins
+            self._judge.begin_scene()
 
     def _ready(self, turn: Turn) -> bool:
-        """Whether this step's images are here, and what the policy proposed is judged."""
+        """Whether this step's observation is here, and what the policy proposed."""
         assert self._inputs is not None
-        if turn["images"] and self._inputs.window.complete_stamp() < turn["stamp"]:
-            return False
-        self._judge_waiting()
-        return self._waiting is None and self._judge.gate.last_sequence >= turn.get("proposed", 0)
+        waiting = 0 if self._waiting is None else int(self._waiting.sequence)
+        heard = max(waiting, self._judge.gate.last_sequence)
+        return self._inputs.heard(turn) and heard >= turn.get("proposed", 0)
 
     def _take_turn(self, turn: Turn) -> Turn:
+        scene = turn.get("scene", self._scene)
+        if scene != self._scene:
+            self._scene = scene
+            self._judge.begin_scene()
         self._look_after()
-        return {"judged": self._judge.gate.last_sequence, "forwarded": self._forwarded}
+        return {
+            "judged": self._judge.gate.last_sequence,
+            "forwarded": self._forwarded,
+            "head": self._model_id,
+        }
 
     def _on_time(self) -> None:
         if not self._turns.asked:
@@ -432,7 +440,7 @@ class SafetyNode(DojoNode):
         silence = (now - self._heard_at) / SECOND
         if not fault and silence > float(self.setting("silence")):
             fault = f"no chunk for {silence:.1f} s"
-            self._on_new_scene()
+            self._judge.forget()
         if fault:
             self._log(self._judge.gate.silence(fault), fault)
             self._take_ready()  # nothing is being judged
@@ -482,7 +490,7 @@ class SafetyNode(DojoNode):
 
     def _on_recover(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._judge.gate.recover()
-        self._on_new_scene()
+        self._judge.forget()
         response.success, response.message = True, self._judge.gate.reason
         self.get_logger().info(response.message)
         return response

@@ -52,6 +52,7 @@ from safedojo_ros.nodes.stack.registry import OVERVIEW
 from safedojo_ros.nodes.stack.spinning import run_node
 from safedojo_ros.nodes.stack.turn_order import PATIENCE, Turn, TurnOrder, members
 from safedojo_ros.nodes.world_clock import WorldClock
+from safedojo_ros.robot.playback.schedule import LATENCY_STEPS
 from safedojo_ros.robot.tick_statistics import TickStatistics
 from safedojo_ros.worlds.seeds import SPLITS
 from safedojo_ros.worlds.tabletop.emulated_arm import EmulatedArm
@@ -62,6 +63,9 @@ ENABLE_PERIOD = 0.1
 
 RELEASE_TIME = 0.05
 """Seconds between releasing the switch and laying the world out anew."""
+
+RELEASE_STEPS = LATENCY_STEPS + 1
+"""The same in the world's own time: a chunk on its way is judged by what was seen before."""
 
 STOP_TIME = 2.0
 """Seconds that an arm under a client's control may take to come to rest before the new layout."""
@@ -117,7 +121,7 @@ class SimNode(DojoNode):
         self._ours: list[Any] = []
         self._emulated = EmulatedArm("", CONTROL_PERIOD)
         self._phase = Phase.FINISHED
-        self._posed_at = self._seen = self._target_at = 0
+        self._posed_at = self._seen = self._target_at = self._laid_out_at = 0
         self._plan: EpisodePlan | None = None
         self._target: ArmTarget | None = None
         self._faulty_targets = 0
@@ -172,7 +176,7 @@ class SimNode(DojoNode):
         self._ticks = TickStatistics(self._period)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._phase, self._released_at = Phase.RELEASED, 0
-        self._clocks = [self.create_timer(ENABLE_PERIOD, self._beat, clock=steady)]
+        self._clocks = [self.create_timer(ENABLE_PERIOD, self._repeat, clock=steady)]
         if self.simulated:
             self._begun = False
             self._world_clock = WorldClock(
@@ -251,10 +255,13 @@ class SimNode(DojoNode):
     def _pressed(self) -> bool:
         return self._phase in (Phase.WAITING, Phase.RUNNING)
 
+    def _repeat(self) -> None:
+        self._beat()
+        if self._world_clock is not None and self._phase == Phase.WAITING:
+            self._send_pose()  # for those who have just come
+
     def _beat(self) -> None:
         self._enable.publish(Bool(data=self._pressed))
-        if self._world_clock is not None and self._phase == Phase.WAITING:
-            self._publish_pose(self._world.state(), self.now())  # for those who have just come
 
     # ---------------------------------------------------------------- simulated time
 
@@ -276,6 +283,8 @@ class SimNode(DojoNode):
             "pose": self._posed_at == self.now(),
             "images": self._seen > seen,
             "enabled": self._pressed,
+            "scene": self._laid_out_at,
+            "instruction": self._world.instruction if self._laid_out_at else "",
         }
 
     def _goes_on(self, turns: TurnOrder) -> bool:
@@ -285,14 +294,14 @@ class SimNode(DojoNode):
         """
         if not self._begun:
             watchdog = turns.answers.get("watchdog_node", {"fine": True})
-            self._begun = not turns.missing and bool(watchdog["fine"])
+            self._begun = not turns.missing and watchdog.get("fine", False)
             return True
         arm = turns.answers.get("franka_node")
         if arm is None:
             return True
-        if arm["sent"] and self._target_at < self.now():
+        if arm.get("sent", False) and self._target_at < self.now():
             return False
-        if self._phase != Phase.WAITING or arm["armed"]:
+        if self._phase != Phase.WAITING or arm.get("armed", False):
             return True
         return time.monotonic() - self._waiting_since > PATIENCE
 
@@ -301,8 +310,8 @@ class SimNode(DojoNode):
         if self._phase == Phase.FINISHED:
             return
         if self._phase == Phase.RELEASED:
-            released = (time.monotonic_ns() - self._released_at) / SECOND
-            if self.simulated or released >= (STOP_TIME if self._emulated.moving else RELEASE_TIME):
+            now = self.now() if self.simulated else time.monotonic_ns()
+            if now - self._released_at >= self._release_time:
                 self._begin()
             return
         position, axis_angle = self._world.target_pose()
@@ -326,6 +335,12 @@ class SimNode(DojoNode):
                 self._end(bool(done))
                 return
         self._publish(observation, info)
+
+    @property
+    def _release_time(self) -> int:
+        """Nanoseconds that pass before the world is laid out anew."""
+        seconds = STOP_TIME if self._emulated.moving else RELEASE_TIME
+        return round((RELEASE_STEPS * self._period if self.simulated else seconds) * SECOND)
 
     # ---------------------------------------------------------------- episodes
 
@@ -359,7 +374,8 @@ class SimNode(DojoNode):
         self._emulated.enter(self._world)
 
     def _end(self, success: bool) -> None:
-        self._phase, self._released_at = Phase.RELEASED, time.monotonic_ns()
+        now = self.now() if self.simulated else time.monotonic_ns()
+        self._phase, self._released_at = Phase.RELEASED, now
         self._beat()
         assert self._plan is not None
         outcome = {
@@ -391,10 +407,16 @@ class SimNode(DojoNode):
 
     def _publish_pose(self, state: np.ndarray, stamp: int) -> None:
         world, self._posed_at = self._world, stamp
-        self._joints.publish(
-            joint_state(world.joint_positions(), world.joint_velocities(), state[6:], stamp)
+        self._posed = (
+            joint_state(world.joint_positions(), world.joint_velocities(), state[6:], stamp),
+            pose_message(state[:3], state[3:6], stamp),
         )
-        self._pose.publish(pose_message(state[:3], state[3:6], stamp))
+        self._send_pose()
+
+    def _send_pose(self) -> None:
+        joints, pose = self._posed
+        self._joints.publish(joints)
+        self._pose.publish(pose)
 
     def _publish_truth(self, stamp: int, info: dict[str, Any]) -> None:
         truth = {"stamp": stamp, "episode": self._number, "phase": self._phase.value} | {

@@ -11,7 +11,10 @@ from typing import Any
 from std_msgs.msg import String
 
 from safedojo_ros.nodes.lifecycle import IN_ORDER, DojoNode
-from safedojo_ros.nodes.stack.turn_order import Turn
+from safedojo_ros.nodes.stack.turn_order import Turn, TurnRejected, read
+
+STAMP = "stamp"
+"""Key of when a status was said (ns), in a message that has no stamp of its own."""
 
 
 class Turns:
@@ -30,16 +33,31 @@ class Turns:
         self._node, self._ready, self._take = node, ready, take
         self._turn: Turn | None = None
         self._last: Turn | None = None
+        self._heard: list[tuple[int, Callable[[], object]]] = []
         self._done: Any = None
         if node.simulated:
             self._done = node.create_publisher(String, "sim/done", IN_ORDER)
-            self._heard = node.create_subscription(String, "sim/turn", self._on_turn, IN_ORDER)
+            self._listening = node.create_subscription(String, "sim/turn", self._on_turn, IN_ORDER)
+
+    def hear(self, rank: int, take: Callable[[], object]) -> None:
+        """Call `take` for a message: now, or where turns are given when the next one is taken.
+
+        Then those of the lowest rank come first, so that it does not matter which of several topics
+        is the faster one.
+        """
+        if self.asked:
+            self._heard.append((rank, take))
+        else:
+            take()
 
     def look(self) -> None:
         """Take the turn that waits, if the node is ready for it."""
         turn = self._turn
         if turn is not None and self._ready(turn):
             self._turn, self._last = None, turn
+            heard, self._heard = sorted(self._heard, key=lambda item: item[0]), []
+            for _, take in heard:
+                take()
             self._say(turn, self._take(turn))
 
     def again(self, words: dict[str, Any]) -> None:
@@ -50,18 +68,23 @@ class Turns:
     def close(self) -> None:
         """Take no more turns."""
         if self._done is not None:
-            self._node.destroy_subscription(self._heard)
+            self._node.destroy_subscription(self._listening)
             self._node.destroy_publisher(self._done)
-            self._done = None
+            self._done = self._turn = None
 
     def _say(self, turn: Turn, words: dict[str, Any]) -> None:
         answer = {"node": turn["node"], "stamp": turn["stamp"], **words}
         self._done.publish(String(data=json.dumps(answer)))
 
     def _on_turn(self, message: String) -> None:
-        turn = json.loads(message.data)
+        try:
+            turn = read(message.data, "pose", "images", "enabled")
+        except TurnRejected as error:
+            self._node.say(f"sim/turn: {error}; only the world may publish there")
+            return
         if turn["node"] != self._node.get_name():
             return
+        turn.setdefault("before", {})
         self.asked, self._turn = True, turn
         self._node.heard_at(turn["stamp"])
         self.look()

@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from geometry_msgs.msg import PoseStamped
 from rclpy.clock import Clock, ClockType
 from std_msgs.msg import Bool
@@ -23,7 +23,7 @@ from safedojo_ros.nodes.lifecycle import BEAT, OK, WARN, DojoNode, Setting
 from safedojo_ros.nodes.stack.scheduling import take_realtime_priority
 from safedojo_ros.nodes.stack.spinning import run_node
 from safedojo_ros.nodes.stack.turn_order import Turn
-from safedojo_ros.nodes.turns import Turns
+from safedojo_ros.nodes.turns import STAMP, Turns
 from safedojo_ros.robot.arm_watchdog import ArmWatchdog
 from safedojo_ros.robot.limits import Workspace
 from safedojo_ros.robot.playback.arm_state import ArmMode
@@ -47,7 +47,7 @@ class WatchdogNode(DojoNode):
         super().__init__("watchdog_node", SETTINGS, **options)
         self._listening: list[Any] = []
         self._reason = ""
-        self._measured_at = 0
+        self._measured_at = self._arm_at = 0
 
     # ---------------------------------------------------------------- life cycle
 
@@ -74,7 +74,7 @@ class WatchdogNode(DojoNode):
         ]
         self._turns = Turns(self, self._ready, self._take_turn)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._timer = self.create_timer(PERIOD, self._tick, clock=steady)
+        self._timer = self.create_timer(PERIOD, self._on_time, clock=steady)
 
     def deactivate(self) -> None:
         """Say nothing more: the arm is let go."""
@@ -115,16 +115,21 @@ class WatchdogNode(DojoNode):
         modes = list(ArmMode)
         mode = modes[message.state] if message.state < len(modes) else ArmMode.RUNNING
         self._watchdog.arm(mode, self._time())
+        self._arm_at = to_nanoseconds(message.header.stamp)
+        self._turns.look()
 
     def _on_pose(self, message: PoseStamped) -> None:
-        self.heard_at(to_nanoseconds(message.header.stamp))
+        stamp = to_nanoseconds(message.header.stamp)
+        self.heard_at(stamp)
+        if self.simulated and stamp <= self._measured_at:
+            return  # a world that waits repeats itself
         try:
             position, _ = pose_from_message(message)
         except ObservationRejected as error:
             self.get_logger().warning(str(error), throttle_duration_sec=1.0)
             return
-        self._measured_at = to_nanoseconds(message.header.stamp)
-        self._watchdog.measured(position, self._time())
+        self._measured_at = stamp
+        self._watchdog.measured(position, stamp if self.simulated else self._time())
         self._turns.look()
 
     def _on_target(self, message: ArmTarget) -> None:
@@ -135,16 +140,24 @@ class WatchdogNode(DojoNode):
         return self.now() if self.simulated else time.monotonic_ns()
 
     def _ready(self, turn: Turn) -> bool:
-        return not turn["pose"] or self._measured_at >= int(turn["stamp"])
+        measured = not turn["pose"] or self._measured_at >= turn["stamp"]
+        return measured and self._arm_at >= turn["before"].get("acted", 0)
 
     def _take_turn(self, turn: Turn) -> Turn:
         self._tick()
         return {"watched": True, "fine": not self._reason}
 
+    def _on_time(self) -> None:
+        if not self._turns.asked:
+            self._tick()
+
     def _tick(self) -> None:
-        reason = self._watchdog.check(self._time())
+        now = self._time()
+        reason = self._watchdog.check(now)
         level = DiagnosticStatus.ERROR if reason else DiagnosticStatus.OK
-        self._states.publish(DiagnosticStatus(level=level, name=self.get_name(), message=reason))
+        state = DiagnosticStatus(level=level, name=self.get_name(), message=reason)
+        state.values = [KeyValue(key=STAMP, value=str(now))]
+        self._states.publish(state)
         if reason != self._reason:
             self._reason = reason
             self.say(f"lets go of the arm: {reason}" if reason else "")

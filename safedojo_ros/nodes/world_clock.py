@@ -7,7 +7,6 @@ machine keeps real time so; a busy one is slower.
 import json
 import time
 from collections.abc import Callable
-from typing import Any
 
 from rclpy.clock import Clock, ClockType
 from rosgraph_msgs.msg import Clock as ClockMessage
@@ -16,7 +15,7 @@ from std_msgs.msg import String
 from safedojo_ros.core.units import SECOND
 from safedojo_ros.nodes.conversion import to_stamp
 from safedojo_ros.nodes.lifecycle import IN_ORDER, DojoNode
-from safedojo_ros.nodes.stack.turn_order import Turn, TurnOrder
+from safedojo_ros.nodes.stack.turn_order import Turn, TurnOrder, TurnRejected, read
 
 POLL = 0.005
 """Seconds between two looks at whether a step is due; also by how much it may be late."""
@@ -97,6 +96,10 @@ class WorldClock:
             self._turns.publish(String(data=json.dumps(turn)))
 
     def _on_done(self, message: String) -> None:
-        said: dict[str, Any] = json.loads(message.data)
+        try:
+            said = read(message.data)
+        except TurnRejected as error:
+            self._node.say(f"sim/done: {error}; only nodes that have turns may publish there")
+            return
         self._ask(self._order.answer(said, time.monotonic()))
         self.look()

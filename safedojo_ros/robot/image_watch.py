@@ -31,7 +31,7 @@ class ImageWatch:
     def __init__(self) -> None:
         self.count, self.moved, self.blank = 0, 0.0, False
         self._first = np.zeros((SIDE, SIDE, 3), np.float32)
-        self._followed = 0
+        self._followed = self._seen_at = 0
         self._origin: np.ndarray | None = None
 
     def see(self, image: np.ndarray, stamp: int, states: Iterable[tuple[int, np.ndarray]]) -> None:
@@ -46,8 +46,13 @@ class ImageWatch:
         else:
             self._first, self._origin = seen, None
             self.count, self.moved, self._followed = 1, 0.0, stamp - 1
+        self._seen_at = stamp
+        self.follow(states)
+
+    def follow(self, states: Iterable[tuple[int, np.ndarray]]) -> None:
+        """Take what is known of the arm by now: of the newest image's instant it may come later."""
         for at, state in states:
-            if self._followed < at <= stamp:  # what the arm did later cannot be seen yet
+            if self._followed < at <= self._seen_at:  # later motion cannot be seen yet
                 self._followed = at
                 self._origin = state[:3] if self._origin is None else self._origin
                 self.moved = max(self.moved, float(np.linalg.norm(state[:3] - self._origin)))

@@ -112,6 +112,8 @@ class ObservationWindow:
         """Take the arm's state (8,), validated by the caller."""
         if not self._states or stamp > self._states[-1][0]:
             self._states.append((stamp, state))
+            for known in self._cameras.values():
+                known.watch.follow(self._states)
 
     def add_joints(self, joints: np.ndarray, stamp: int) -> None:
         """Take the arm's joints (7,), rad, where it says them; validated by the caller."""

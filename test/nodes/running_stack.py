@@ -47,6 +47,7 @@ from safedojo_ros.nodes.stack.ros_environment import prepare_environment
 from safedojo_ros.srv import LoadCheckpoint
 
 SCRIPTED = Path(__file__).parent / "scripted_nodes.py"
+STUTTER = "SCRIPTED_STUTTER"
 PATIENCE = 60.0
 ALL_NODES = tuple(entry.name for entry in DEMO.nodes)
 
@@ -231,7 +232,9 @@ class RunningStack:
         parameters: dict[str, dict[str, object]] | None = None,
         policy: dict[str, Any] | None = None,
         safety: dict[str, Any] | None = None,
+        stutter: float = 0.0,
     ) -> None:
+        """stutter: s by which every node may be late to take any message."""
         self.folder, self.store = folder, CheckpointStore(folder / "store")
         self.policy_id = publish_scripted(self.store, folder / "p0", "policy", **(policy or {}))
         publish_scripted(self.store, folder / "s0", "safety", **(safety or {}))
@@ -239,6 +242,8 @@ class RunningStack:
         os.environ["ROS_DOMAIN_ID"] = str(self._lease.number)
         prepare_environment(only_this_machine=True)
         environment = dict(os.environ) | {"OMP_NUM_THREADS": "1", "MUJOCO_GL": "egl"}
+        if stutter:
+            environment[STUTTER] = str(stutter)
         given = parameters or {}
         self.processes = StackProcesses(environment)
         for name in nodes:
@@ -246,6 +251,7 @@ class RunningStack:
             command = []
             if name in ("policy_node", "safety_node"):
                 own = {"store": str(self.store.root), "checkpoint": "latest"}
+            if stutter or own:
                 command = [sys.executable, str(SCRIPTED), name]
             if name == "safety_node":  # what a scripted head says of one frame is to be seen bare
                 own |= {"memory": 1, "detour_ratio": 0.0}
@@ -338,10 +344,13 @@ class RunningStack:
         return stubborn
 
 
-def simulated_stack(folder: Path, delay: float = 0.0, **sim: object) -> RunningStack:
+def simulated_stack(
+    folder: Path, delay: float = 0.0, stutter: float = 0.0, **sim: object
+) -> RunningStack:
     """In the world's own time, its policy computing for `delay` s; a person arms when it can be."""
     parameters: dict[str, dict[str, object]] = {n: {"use_sim_time": True} for n in ALL_NODES}
     parameters["sim_node"] |= {"level": 0, "task": "cube_on_plate", **sim}
-    stack = RunningStack(folder, parameters=parameters, policy={"delay": delay})
+    policy = {"delay": delay, "sensitive": True}
+    stack = RunningStack(folder, parameters=parameters, policy=policy, stutter=stutter)
     stack.listener.rearms = True
     return stack

@@ -1,14 +1,19 @@
 """The real policy and safety node around scripted models: `scripted_nodes.py policy_node`.
 
 A scripted model is loaded from a real, verified checkpoint directory whose config.json says how it
-behaves; no torch is imported, so the nodes start fast.
+behaves; no torch is imported, so the nodes start fast. Other nodes are run as they are.
 """
 
+import importlib
 import json
+import os
+import random
 import sys
 import time
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,11 +21,16 @@ from safedojo_ros.core.bounds import MAX_DELTA_ROTATION
 from safedojo_ros.core.errors import CheckpointError
 from safedojo_ros.core.types import Observation
 from safedojo_ros.models.contact_examples import read_examples
+from safedojo_ros.nodes.lifecycle import DojoNode
 from safedojo_ros.nodes.policy_node import PolicyNode
 from safedojo_ros.nodes.safety_node import SafetyNode
+from safedojo_ros.nodes.stack.registry import DEMO
 from safedojo_ros.nodes.stack.spinning import run_node
 
 SCRIPT = "scripted"
+
+STUTTER = "SCRIPTED_STUTTER"
+"""Seconds, in the environment, that a node may take at most before it takes a message."""
 
 
 def read_script(directory: Path) -> dict:
@@ -35,7 +45,8 @@ class ScriptedPolicy:
     """Brings the hand before the fixed camera and swings it from side to side.
 
     `nan`: its actions are not finite; `limits`: it plays at the limits; `late`: it is as bad as
-    the other words say only after so many chunks, so that no canary sees it.
+    the other words say only after so many chunks, so that no canary sees it; `sensitive`: another
+    bit in what it sees is another action.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -51,6 +62,7 @@ class ScriptedPolicy:
         self._limits = bool(config.get("limits", False))
         self._late = int(config.get("late", 0))
         self._late_speed = float(config.get("late_speed", self._speed))
+        self._sensitive = bool(config.get("sensitive", False))
         self._side = 1.0
 
     def propose(
@@ -76,6 +88,11 @@ class ScriptedPolicy:
             actions[:, :, 5] = MAX_DELTA_ROTATION
         actions[:, :, 0] = 0.01 if observations[0].state[0] < 0.02 else 0.0
         actions[:, :, 6] = -1.0
+        if self._sensitive:
+            seen = zlib.crc32(observations[0].state.tobytes())
+            for name in self.cameras:
+                seen = zlib.crc32(observations[0].images[name].tobytes(), seen)
+            actions[:, :, 2] = 2e-3 * (seen / 2**32 - 0.5)
         return actions * np.nan if self._nan and bad else actions
 
 
@@ -99,9 +116,35 @@ class ScriptedSafety:
         return costs * np.nan if bad else costs
 
 
+def stutter(longest: float) -> None:
+    """From now on every node takes each topic's messages late, by another time each."""
+    create = DojoNode.create_subscription
+
+    def create_late(self: Any, kind: Any, topic: str, take: Callable[..., None], *a: Any, **k: Any):
+        late = random.Random(os.getpid())
+
+        def one(message: Any) -> None:
+            time.sleep(late.uniform(0.0, longest) * (late.random() < 0.3))
+            take(message)
+
+        def two(message: Any, info: Any) -> None:
+            time.sleep(late.uniform(0.0, longest) * (late.random() < 0.3))
+            take(message, info)
+
+        wants_info = getattr(take, "__code__", one.__code__).co_argcount > 2
+        return create(self, kind, topic, two if wants_info else one, *a, **k)
+
+    DojoNode.create_subscription = create_late  # type: ignore[assignment,method-assign]
+
+
 def main() -> int:
     """Run the node that the first argument names."""
     node, arguments = sys.argv[1], sys.argv[2:]
+    if STUTTER in os.environ:
+        stutter(float(os.environ[STUTTER]))
+    if node not in ("policy_node", "safety_node"):
+        entry = DEMO.node(node)
+        return run_node(getattr(importlib.import_module(entry.module), entry.factory), arguments)
     if node == "policy_node":
         return run_node(
             lambda: PolicyNode(load=ScriptedPolicy, load_head=ScriptedSafety), arguments

@@ -221,7 +221,7 @@ def test_a_scene_is_remembered_until_another_begins(context: Context) -> None:
         assert memory is not model
         assert seen() is memory
         for begins in (
-            lambda: node._on_new_scene(String(data="put the red cube on the plate")),
+            lambda: node._on_instruction(String(data="put the red cube on the plate")),
             lambda: node._on_recover(Trigger.Request(), Trigger.Response()),
         ):
             before = seen()

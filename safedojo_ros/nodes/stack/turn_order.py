@@ -1,11 +1,16 @@
 """Whose turn it is within one control step of simulated time. No ROS, injected time.
 
 The world's time stands still until every node that acts has had its turn: watchdog and policy,
-then the gate, then the arm. So a slow machine misses no turn.
+then the gate, then the arm. So a slow machine misses no turn. And a turn says what has been
+published before it, in this step and in the last one: a node takes its turn only when it has heard
+all of that, so that the speed of messages changes nothing either.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from safedojo_ros.core.errors import SafeDojoError
 
 PATIENCE = 10.0
 """Seconds for which a node that is computing on a starved machine, or has died, is waited for; then
@@ -15,7 +20,62 @@ ORDER = (("watchdog_node", "policy_node"), ("safety_node",), ("franka_node",))
 """The nodes that act; those beside each other have their turns at once."""
 
 Turn = dict[str, Any]
-"""`node` and `stamp` (ns), what the world has done in this step, and what the earlier ones said."""
+"""`node` and `stamp` (ns), what the world has done in this step, what the earlier ones have said in
+it, and under `before` what all have said in the last one; see `FIELDS`."""
+
+FIELDS: Mapping[str, type] = {
+    "node": str,
+    "stamp": int,  # ns, the world's time
+    # the world
+    "pose": bool,  # whether the arm's state is published in this step
+    "images": bool,  # whether every camera's image is
+    "enabled": bool,  # whether the enable switch is pressed
+    "scene": int,  # ns, when this episode was laid out; 0 before the first
+    "instruction": str,  # of this episode; "" before the first
+    "before": dict,
+    # watchdog_node
+    "watched": bool,  # whether it has published its state
+    "fine": bool,  # whether that is OK
+    # policy_node
+    "proposed": int,  # sequence of its newest chunk
+    # safety_node
+    "judged": int,  # sequence of the newest chunk that it has judged
+    "forwarded": int,  # sequence of the newest chunk that it has published
+    "head": str,  # its checkpoint
+    # franka_node
+    "armed": bool,
+    "sent": bool,  # whether it has published a target
+    "acted": int,  # ns, stamp of its newest state
+}
+"""What turns and answers may hold."""
+
+
+class TurnRejected(SafeDojoError):
+    """What was said on `sim/turn` or `sim/done` is not in the words of `FIELDS`."""
+
+
+def read(text: str, *needed: str) -> Turn:
+    """A turn, or an answer to one, from JSON; raises `TurnRejected`, also without the `needed`."""
+    try:
+        words = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise TurnRejected(f"it is not JSON: {error}") from None
+    _check(words, ("node", "stamp", *needed))
+    return dict(words)
+
+
+def _check(words: Any, needed: Sequence[str] = ()) -> None:
+    if not isinstance(words, dict):
+        raise TurnRejected(f"it is {type(words).__name__}, expected an object")
+    for name in needed:
+        if name not in words:
+            raise TurnRejected(f"it has no '{name}'")
+    for name, value in words.items():
+        kind = FIELDS.get(name, type(value))
+        if type(value) is not kind or (type(value) is int and not 0 <= value < 2**63):
+            raise TurnRejected(f"its '{name}' is {value!r:.40}, expected {kind.__name__}")
+        if name == "before":
+            _check(value)
 
 
 def members(without: str = "") -> list[str]:
@@ -36,11 +96,12 @@ class TurnOrder:
         self._facts: Turn = {}
         self._asked: dict[str, float] = {}
         self._answered: Turn = {}
+        """What all nodes said in this step."""
 
     def begin(self, stamp: int, facts: Mapping[str, Any], now: float) -> list[Turn]:
         """The first turns of the step at `stamp` (ns); facts: what the world has done; now: s."""
         self.answers, self._asked = {}, {}
-        self._facts = {"stamp": stamp, **facts}
+        self._facts = {"stamp": stamp, **facts, "before": self._answered}
         self._answered = {}
         return self._next(now)
 
@@ -49,11 +110,11 @@ class TurnOrder:
 
         A node that answers anything is there (again). An answer to an earlier step changes nothing.
         """
-        name = str(said.get("node"))
+        name = said["node"]
         if name not in self._members:
             return []
         self.missing.discard(name)
-        if said.get("stamp") != self._facts.get("stamp") or name not in self._asked:
+        if said["stamp"] != self._facts.get("stamp") or name not in self._asked:
             return []
         words = {key: value for key, value in said.items() if key not in ("node", "stamp")}
         self.answers[name] = words

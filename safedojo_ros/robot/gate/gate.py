@@ -125,12 +125,16 @@ class SafetyGate:
         if mode not in MODES:
             raise ConfigError(f"mode is '{mode}', expected one of {', '.join(MODES)}")
         self.mode = mode
-        self._level = Decision.ALLOW
+        self.release()
+
+    def release(self) -> None:
+        """Keep no HOLD or SLOW for the costs of earlier chunks; a latched STOP stays."""
+        self._calm, self._level = 0, Decision.ALLOW
 
     def recover(self) -> None:
         """Release a latched STOP; the gate holds until the next chunk is judged."""
         self._stopped = ""
-        self._level = Decision.ALLOW
+        self.release()
         self._freshness.forget()
         self.decision, self.reason = Decision.HOLD, "recovered; waiting for a chunk"
 

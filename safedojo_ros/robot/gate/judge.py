@@ -121,6 +121,11 @@ class Judge:
         """Earlier images show another scene."""
         self._memory = None
 
+    def begin_scene(self) -> None:
+        """Another scene, or another task in it: neither images nor costs of before count."""
+        self.forget()
+        self.gate.release()
+
     def _looking(self, head: Head, observation: Observation) -> Head:
         """The head, or what it remembers of this scene, with this observation."""
         if self._remember is None:

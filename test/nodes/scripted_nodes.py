@@ -11,7 +11,7 @@ import random
 import sys
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,19 +120,25 @@ def stutter(longest: float) -> None:
     """From now on every node takes each topic's messages late, by another time each."""
     create = DojoNode.create_subscription
 
-    def create_late(self: Any, kind: Any, topic: str, take: Callable[..., None], *a: Any, **k: Any):
+    def create_late(
+        self: DojoNode, kind: Any, topic: str, take: Any, *others: Any, **options: Any
+    ) -> Any:
         late = random.Random(os.getpid())
 
-        def one(message: Any) -> None:
+        def wait() -> None:
             time.sleep(late.uniform(0.0, longest) * (late.random() < 0.3))
+
+        def take_late(message: Any) -> None:
+            wait()
             take(message)
 
-        def two(message: Any, info: Any) -> None:
-            time.sleep(late.uniform(0.0, longest) * (late.random() < 0.3))
+        def take_informed(message: Any, info: Any) -> None:
+            wait()
             take(message, info)
 
-        wants_info = getattr(take, "__code__", one.__code__).co_argcount > 2
-        return create(self, kind, topic, two if wants_info else one, *a, **k)
+        informed = getattr(take, "__code__", take_late.__code__).co_argcount > 2
+        taking: Any = take_informed if informed else take_late
+        return create(self, kind, topic, taking, *others, **options)
 
     DojoNode.create_subscription = create_late  # type: ignore[assignment,method-assign]
 

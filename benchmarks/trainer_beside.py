@@ -17,13 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from control_ticks import Ticks, busy_since, print_table, processor_time, tick_figures
 from demo_stack import demo_stack, machine, stack_options, take_domain
 
 from safedojo_ros.checkpoints.names import DEFAULT_POLICY
 from safedojo_ros.msg import FrankaState, TrainingProgress
-from safedojo_ros.nodes.conversion import to_nanoseconds
-from safedojo_ros.nodes.lifecycle import IN_ORDER
 from safedojo_ros.nodes.stack.demo_observer import ObserverThread, RunFigures
 from safedojo_ros.nodes.stack.practice_client import PracticeClient
 from safedojo_ros.nodes.stack.registry import RECORDER, TRAINER
@@ -31,35 +29,6 @@ from safedojo_ros.nodes.stack.registry import RECORDER, TRAINER
 START_TIME = 600.0
 SETTLE = 5.0
 """Seconds left out after each change."""
-
-PERIOD_MS = 50.0
-
-
-class Ticks:
-    """Stamps of the control ticks while `listening`, and the counters of missed ones."""
-
-    def __init__(self, observer: Any) -> None:
-        self.listening = False
-        self._stamps: list[int] = []
-        self._missed: list[int] = []
-        observer.create_subscription(FrankaState, "franka/state", self._on_state, IN_ORDER)
-
-    def begin(self) -> None:
-        """Start a stretch."""
-        self._stamps, self._missed = [], []
-        self.listening = True
-
-    def end(self) -> dict[str, Any]:
-        """The stretch's ticks, missed ones and intervals (ms)."""
-        self.listening = False
-        intervals = np.diff(np.array(self._stamps)) / 1e6
-        missed = self._missed[-1] - self._missed[0] if self._missed else 0
-        return {"ticks": len(self._stamps), "missed": missed, "intervals": intervals}
-
-    def _on_state(self, message: FrankaState) -> None:
-        if self.listening:
-            self._stamps.append(to_nanoseconds(message.header.stamp))
-            self._missed.append(int(message.missed_ticks))
 
 
 class Beside:
@@ -121,8 +90,7 @@ class Beside:
                     f"or fewer --seconds ({told.reason if told is not None else ''})"
                 )
         found = self.ticks.end() | {"stages": sorted(stages) if training else []}
-        busy = [after - before for after, before in zip(processor_time(), busy_before, strict=True)]
-        return found | {"processor_busy": round(1.0 - busy[1] / max(busy[0], 1e-9), 3)}
+        return found | {"processor_busy": busy_since(busy_before)}
 
     def close(self) -> None:
         """End everything."""
@@ -138,24 +106,9 @@ class Beside:
             time.sleep(0.1)
 
 
-def processor_time() -> tuple[float, float]:
-    """(all, idle) time of all processors so far, in the kernel's units."""
-    fields = [float(x) for x in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
-    return sum(fields[:8]), fields[3] + fields[4]
-
-
 def together(stretches: list[dict[str, Any]]) -> dict[str, Any]:
     """One column of the table."""
-    intervals = np.concatenate([s["intervals"] for s in stretches])
-    jitter = np.abs(intervals - PERIOD_MS)
-    return {
-        "ticks": sum(s["ticks"] for s in stretches),
-        "missed": sum(s["missed"] for s in stretches),
-        "jitter_p50_ms": round(float(np.percentile(jitter, 50)), 3),
-        "jitter_p99_ms": round(float(np.percentile(jitter, 99)), 3),
-        "jitter_max_ms": round(float(jitter.max()), 3),
-        "rate_hz": round(1000.0 / float(intervals.mean()), 3),
-        "processor_busy": round(float(np.mean([s["processor_busy"] for s in stretches])), 3),
+    return tick_figures(stretches) | {
         "stages": sorted({stage for s in stretches for stage in s["stages"] if stage}),
     }
 
@@ -198,17 +151,7 @@ def show(table: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:
         f"{options.rounds} stretches of {options.seconds:.0f} s each; pipeline '{options.preset}', "
         f"stages seen: {', '.join(table['with']['stages'])}"
     )
-    print(f"{'control tick':26s} {'without trainer':>16s} {'with trainer':>14s}")
-    for label, key in (
-        ("ticks", "ticks"),
-        ("missed ticks", "missed"),
-        ("jitter median, ms", "jitter_p50_ms"),
-        ("jitter p99, ms", "jitter_p99_ms"),
-        ("jitter max, ms", "jitter_max_ms"),
-        ("rate, Hz", "rate_hz"),
-        ("processors busy", "processor_busy"),
-    ):
-        print(f"{label:26s} {table['without'][key]:>16} {table['with'][key]:>14}")
+    print_table({f"{name} trainer": column for name, column in table.items()})
 
 
 if __name__ == "__main__":

@@ -80,6 +80,8 @@ def test_the_page_has_overview_cost_gate_band_and_arm_and_its_recording_too(
         for number in range(3):
             screen.decision("HOLD", f"predicted cost 0.{number} reaches the limit")
         screen.mode("RUNNING", "")
+        screen.checkpoint("policy", "20261130T152141Z-a8eb4009", "loaded at start")
+        screen.checkpoint("safety", "20261130T115727Z-06e0797a", "loaded at start")
     finally:
         screen.close()
     program = rerun_program()
@@ -91,17 +93,19 @@ def test_the_page_has_overview_cost_gate_band_and_arm_and_its_recording_too(
         ("/camera/overview", "EncodedImage"),
         ("/camera/agentview", "Image"),
         ("/world/arm/fr3_link7", "Transform3D"),
-        ("/world/arm/fr3_link7", "LineStrips3D"),
+        ("/world/arm/fr3_link7", "Capsules3D"),
         ("/world/chunk", "LineStrips3D"),
         ("/safety/cost/chunk", "Scalars"),
         ("/safety/cost/limit", "Scalars"),
         ("/safety/steps", "BarChart"),
-        ("/safety/gate", "StateChange"),
-        ("/robot/arm", "StateChange"),
+        ("/gate", "StateChange"),
+        ("/arm", "StateChange"),
+        ("/policy", "StateChange"),
+        ("/head", "StateChange"),
         ("/latency/policy", "Scalars"),
     ):
-        assert any(f"{entity} " in line and kind in line for line in chunks), (entity, kind)
-    held = [line for line in chunks if "/safety/gate " in line and "StateChange" in line]
+        assert any(f" {entity} " in line and kind in line for line in chunks), (entity, kind)
+    held = [line for line in chunks if " /gate " in line and "StateChange" in line]
     assert ["1 rows" in line for line in held] == [True], "one change, however many chunks"
     assert any("/view/" in line for line in chunks), "the layout is in it, too"
 

@@ -1,8 +1,8 @@
 """rerun's viewer in the browser, laid out for one look at a working arm; or its recording. No ROS.
 
 Left, what people and the policy see; right, the arm with the chunk's path coloured by cost. Below,
-the chunk's cost against its limit and that of each step, the gate's and the arm's states as bands,
-and how long policy and gate compute.
+the chunk's cost against its limit and that of each step, how long policy and gate compute, and as
+bands the gate's decision, the arm's state and the checkpoints that run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,29 +11,40 @@ from typing import Any
 
 import numpy as np
 
-from safedojo_ros.core.rotation import matrix_of
+from safedojo_ros.core.rotation import matrix_of, quaternion_of
 from safedojo_ros.nodes.stack.live_page import LivePage
 from safedojo_ros.robot.description import OUTLINES, Joint, transforms
 
 TIMELINE = "time"
-BANDS = {
-    "safety/gate": {
+BANDS: dict[str, dict[str, int]] = {
+    "gate": {
         "ALLOW": 0x2E9E4FFF,
         "SLOW": 0xE0B020FF,
         "HOLD": 0xD95F30FF,
         "STOP": 0xB01030FF,
     },
-    "robot/arm": {
+    "arm": {
         "DISARMED": 0x707070FF,
         "ARMED": 0x3D7DCAFF,
-        "RUNNING": 0x2E9E4FFF,
-        "HOLD": 0xD95F30FF,
-        "FAULT": 0xB01030FF,
+        "RUNNING": 0x2A7F9EFF,
+        "HOLD": 0x9060B0FF,
+        "FAULT": 0x801848FF,
     },
+    "policy": {},
+    "head": {},
 }
-"""{entity: {state: colour}}."""
+"""{entity: {state: colour}}, no colour of the gate being one of the arm; the last two show which
+checkpoints run, and so every swap."""
 
 OVERVIEW = "camera/overview"
+COST_COLOUR, LIMIT_COLOUR = (217, 95, 48), (176, 16, 48)
+BACKGROUND, GRID, ARM_COLOUR = (38, 42, 50), (80, 86, 98), (225, 225, 232)
+"""Of the arm's view, whatever colours the browser prefers."""
+EYE, EYE_TARGET = (0.65, -0.75, 0.7), (-0.22, 0.0, 0.25)
+"""From where the arm is seen, m in the base frame."""
+
+SHOWN = 20.0
+"""Seconds that curves and bands reach back."""
 
 
 class RerunScreen:
@@ -66,20 +77,28 @@ class RerunScreen:
         """What never changes: colours, names and the arm's shapes."""
         rr = self._rr
         for entity, colours in BANDS.items():
+            if not colours:
+                continue
             names, values = list(colours), np.array(list(colours.values()), np.uint32)
             shown = rr.StateConfiguration(values=names, labels=names, colors=values)
             rr.log(entity, shown, static=True)
         for entity, name, colour in (
-            ("safety/cost/chunk", "cost of the chunk", (217, 95, 48)),
-            ("safety/cost/limit", "limit", (176, 16, 48)),
+            ("safety/cost/chunk", "cost of the chunk", COST_COLOUR),
+            ("safety/cost/limit", "limit", LIMIT_COLOUR),
             ("latency/policy", "policy", (61, 125, 202)),
             ("latency/gate", "gate", (46, 158, 79)),
         ):
             rr.log(entity, rr.SeriesLines(names=name, colors=colour), static=True)
         for link, parts in OUTLINES.items():
-            strips = [[one, other] for one, other, _ in parts]
-            radii = [radius for _, _, radius in parts]
-            shape = rr.LineStrips3D(strips, radii=radii, colors=(225, 225, 232))
+            poses = [_capsule(np.array(one), np.array(other)) for one, other, _ in parts]
+            shape = rr.Capsules3D(
+                lengths=[length for length, _ in poses],
+                radii=[radius for _, _, radius in parts],
+                translations=[one for one, _, _ in parts],
+                quaternions=[turn for _, turn in poses],
+                colors=ARM_COLOUR,
+                fill_mode="solid",
+            )
             rr.log(f"world/arm/{link}", shape, static=True)
 
     def at(self, stamp: int) -> None:
@@ -107,7 +126,7 @@ class RerunScreen:
 
     def path(self, points: np.ndarray, colors: np.ndarray) -> None:
         segments = np.stack([points[:-1], points[1:]], axis=1)
-        shape = self._rr.LineStrips3D(segments, colors=colors[1:], radii=0.004)
+        shape = self._rr.LineStrips3D(segments, colors=colors[1:], radii=0.008)
         self._rr.log("world/chunk", shape)
 
     def costs(self, steps: np.ndarray, cost: float, limit: float) -> None:
@@ -118,13 +137,17 @@ class RerunScreen:
             rr.log("safety/steps", rr.BarChart(steps))
 
     def decision(self, name: str, reason: str) -> None:
-        self._band("safety/gate", name)
+        self._band("gate", name)
         if reason:
             self.say(f"gate {name}: {reason}")
 
     def mode(self, name: str, reason: str) -> None:
-        self._band("robot/arm", name)
+        self._band("arm", name)
         self.say(f"arm {name}: {reason}" if reason else f"arm {name}")
+
+    def checkpoint(self, kind: str, name: str, why: str) -> None:
+        self._band({"policy": "policy", "safety": "head"}[kind], name)
+        self.say(f"{kind} {name}: {why}")
 
     def _band(self, entity: str, state: str) -> None:
         if self._said.get(entity) != state:
@@ -146,34 +169,65 @@ def layout(cameras: Sequence[str]) -> Any:
     import rerun.blueprint as rrb
 
     seen = [rrb.Spatial2DView(origin=f"camera/{name}", name=name) for name in cameras]
+    edge = rrb.TimeRangeBoundary.cursor_relative
+    newest = rrb.TimeAxis(
+        view_range=rrb.TimeRange(edge(seconds=-SHOWN), edge(seconds=SHOWN / 20.0))
+    )
+    arm = rrb.Spatial3DView(
+        origin="world",
+        name="arm and chunk, red: costly",
+        background=BACKGROUND,
+        line_grid=rrb.LineGrid3D(spacing=0.1, color=GRID),
+        eye_controls=rrb.EyeControls3D(position=EYE, look_target=EYE_TARGET),
+    )
+    cost = rrb.TimeSeriesView(
+        origin="safety/cost",
+        name="cost of the chunk and its limit",
+        axis_x=newest,
+        axis_y=rrb.ScalarAxis(range=(0.0, 1.05)),
+    )
+    steps = rrb.BarChartView(
+        origin="safety/steps",
+        name="P(contact) of each step",
+        plot_legend=rrb.PlotLegend(visible=False),
+    )
+    latency = rrb.TimeSeriesView(origin="latency", name="computing, ms", axis_x=newest)
+    bands = rrb.StateTimelineView(
+        origin="/",
+        contents=[*BANDS],
+        name="gate's decision, arm's state, checkpoints",
+        time_view=newest,
+    )
+    body = rrb.TextLogColumns(timeline_columns=[], text_log_columns=["body"])
+    why = rrb.TextLogView(origin="log", name="why", columns=body)
     return rrb.Blueprint(
         rrb.Vertical(
             rrb.Horizontal(
                 rrb.Spatial2DView(origin=OVERVIEW, name="overview"),
                 rrb.Vertical(*seen),
-                rrb.Spatial3DView(origin="world", name="arm and chunk, red: costly"),
+                arm,
                 column_shares=[4, 2, 4],
             ),
-            rrb.Horizontal(
-                rrb.TimeSeriesView(origin="safety/cost", name="cost of the chunk and its limit"),
-                rrb.BarChartView(origin="safety/steps", name="P(contact) of each step"),
-                rrb.TimeSeriesView(origin="latency", name="computing, ms"),
-                column_shares=[4, 2, 2],
-            ),
-            rrb.Horizontal(
-                rrb.StateTimelineView(
-                    origin="/", contents=[*BANDS], name="the gate's decision, the arm's state"
-                ),
-                rrb.TextLogView(origin="log", name="why"),
-                column_shares=[5, 3],
-            ),
-            row_shares=[5, 3, 2],
+            rrb.Horizontal(cost, steps, latency, column_shares=[4, 2, 2]),
+            rrb.Horizontal(bands, why, column_shares=[5, 3]),
+            row_shares=[17, 9, 11],
         ),
-        rrb.TimePanel(timeline=TIMELINE, state="collapsed"),
+        rrb.TimePanel(timeline=TIMELINE, state="collapsed", play_state="following"),
         rrb.BlueprintPanel(state="hidden"),
         rrb.SelectionPanel(state="hidden"),
         auto_views=False,
     )
+
+
+def _capsule(one: np.ndarray, other: np.ndarray) -> tuple[float, np.ndarray]:
+    """Length (m) from one end (3,) to the other, and the quaternion x, y, z, w from z to there."""
+    apart = other - one
+    length = float(np.linalg.norm(apart))
+    x, y, z = apart / length
+    sine = float(np.hypot(x, y))
+    axis = np.array([-y, x, 0.0]) / sine if sine > 1e-9 else np.array([1.0, 0.0, 0.0])
+    turn = quaternion_of(axis * np.arctan2(sine, z))
+    return length, turn[[1, 2, 3, 0]]
 
 
 def _matrix(quaternion: np.ndarray) -> np.ndarray:

@@ -39,11 +39,14 @@ class Screen(Protocol):
     def mode(self, name: str, reason: str) -> None:
         """Show what the arm does, of `MODES`."""
 
+    def checkpoint(self, kind: str, name: str, why: str) -> None:
+        """Show what runs from now on; kind: policy or safety."""
+
     def latency(self, what: str, seconds: float) -> None:
         """Show how long policy or gate has computed."""
 
     def say(self, text: str) -> None:
-        """Show an instruction, or which checkpoint runs."""
+        """Show an instruction, or what became of a checkpoint."""
 
     def close(self) -> None:
         """Show nothing more."""
@@ -93,6 +96,9 @@ class WindowScreen:
 
     def mode(self, name: str, reason: str) -> None:
         self._line = f"{name} {reason}"
+
+    def checkpoint(self, kind: str, name: str, why: str) -> None:
+        self._line = f"{kind} {name}"
 
     def latency(self, what: str, seconds: float) -> None:
         """See `at`."""

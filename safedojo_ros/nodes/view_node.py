@@ -76,6 +76,7 @@ class ViewNode(DojoNode):
             (SafetyCost, "safety/cost", self._on_cost, IN_ORDER),
             (SafetyState, "safety/state", self._on_gate, NEWEST),
             (CheckpointInfo, "policy/checkpoint", self._on_checkpoint, LATCHED),
+            (CheckpointInfo, "safety/checkpoint", self._on_checkpoint, LATCHED),
             (FrankaState, "franka/state", self._on_arm, NEWEST),
             (String, "instruction", self._on_instruction, LATCHED),
         ):
@@ -150,7 +151,11 @@ class ViewNode(DojoNode):
             self._at(message).mode(MODES[message.state], message.reason)
 
     def _on_checkpoint(self, message: CheckpointInfo) -> None:
-        self._at(message).say(f"policy {message.id}: {message.reason}")
+        screen = self._at(message)
+        if message.active:
+            screen.checkpoint(message.kind, message.id, message.reason)
+        else:
+            screen.say(f"{message.kind} {message.id}: {message.reason}")
 
     def _on_instruction(self, message: String) -> None:
         assert self._screen is not None

@@ -62,6 +62,7 @@ class LivePage:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for us: what is on its way is kept first
             preexec_fn=before_exec,
         )
         deadline = time.monotonic() + PATIENCE

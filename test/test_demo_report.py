@@ -1,6 +1,7 @@
 """What a demonstration says of its episodes: lines, tables, last words, video. No nodes run."""
 
 import io
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from safedojo_ros.cli import demo_compare
-from safedojo_ros.cli.demo_report import tell_episode, totals, verdict
+from safedojo_ros.cli.demo_report import document, tell_episode, totals, verdict
 from safedojo_ros.cli.demo_video import (
     BAR,
     STANDS,
@@ -119,3 +120,17 @@ def test_a_video_holds_every_image_and_none_is_no_file(tmp_path: Path) -> None:
     assert not (tmp_path / "none.mp4").exists()
     with pytest.raises(ConfigError, match=r"ends in \.mp4"):
         check_video_path(tmp_path / "seen.gif")
+
+
+@pytest.mark.parametrize(("figures", "kept"), [({"world_speed": 0.5}, False), ({}, True)])
+def test_the_file_says_no_machine_time_of_episodes_in_simulated_time(
+    figures: dict, kept: bool
+) -> None:
+    options = Namespace(
+        policy="safe", safety="shipped", monitor=False, hold=False, composed=False, fci=False,
+        seed=0, level="II",
+    )  # fmt: skip
+    made = document(options, [outcome(0), outcome(1)], figures)
+    assert [("stamp" in episode) for episode in made["episodes"]] == [kept, kept]
+    assert made["simulated_time"] is not kept
+    assert made["total"]["episodes"] == 2

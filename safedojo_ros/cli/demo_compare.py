@@ -46,7 +46,7 @@ class CompareDemo:
         lease = DomainLease()
         os.environ["ROS_DOMAIN_ID"] = str(lease.number)
         stay_on_this_machine()
-        options, shown = self._arguments, ""
+        options, shown, told = self._arguments, "", False
         handlers = {s: signal.signal(s, self._interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
         viewers = StackProcesses(dict(os.environ), quiet=not options.verbose)
         try:
@@ -58,8 +58,8 @@ class CompareDemo:
                 own.policy, own.monitor, own.headless, own.json = policy, monitor, True, None
                 self._console.print(f"\n[bold]{TITLES[name]}[/]")
                 self._runs[name] = run = _Run(own, lease, TITLES[name])
-                run.shown = shown
-                code, shown = run.run(), run.shown
+                run.shown, run.speed_told = shown, told or run.speed_told
+                code, shown, told = run.run(), run.shown, run.speed_told
                 if code or self._interrupted:
                     return code or 130
         finally:

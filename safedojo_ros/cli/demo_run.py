@@ -36,6 +36,9 @@ MAX_RESTARTS = 5
 LAST_WORDS = 1.5
 """Seconds that the recorder is given for the end of the last episode."""
 
+SLOW_TO_START = ("policy_node", "safety_node")
+"""They import torch, and publish nothing by which a foreign arm is known: they start first."""
+
 LISTENING = 1.0
 """Seconds for which a demonstration looks for a foreign arm before it starts its own."""
 
@@ -73,13 +76,15 @@ class Demo:
         self._lease = lease
         self.film = FilmRoll(title or f"policy '{arguments.policy}'")
         self._bags: Path | None = arguments.record
+        self._simulated = not (arguments.real_time or arguments.fci)
         self._console = Console()
         self.outcomes: list[dict[str, Any]] = []
         self.figures: dict[str, Any] = {}
         self.shown = ""
         """The address of the live view that was told, and opened."""
+        self.speed_told = not self._simulated
+        """Whether the speed of the world was told, if there is anything to tell."""
         self._interrupted = self._moved = False
-        self._simulated = not (arguments.real_time or arguments.fci)
 
     def run(self) -> int:
         """Start the stack, follow its episodes, end it; 0 when every episode was run."""
@@ -92,12 +97,14 @@ class Demo:
         stay_on_this_machine()
         from safedojo_ros.nodes.stack.demo_observer import ObserverThread
 
+        self._began = time.monotonic()
         handlers = {s: signal.signal(s, self._interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
         with tempfile.TemporaryDirectory(prefix="safedojo_demo_") as folder:
             self._processes = self._build(Path(folder))
             observer = ObserverThread(self._arguments.video is not None)
             self._observer = observer.node
             try:
+                self._processes.start(SLOW_TO_START)
                 self._refuse_company()
                 self._processes.start()
                 self._work()
@@ -255,7 +262,7 @@ class Demo:
 
         observer = self._observer
         began = progress = time.monotonic()
-        told_at, said, speed_told = observer.arm_time, "", not self._simulated
+        told_at, said = observer.arm_time, ""
         while not done() and not self._interrupted:
             time.sleep(0.05)
             while observer.episodes:
@@ -265,9 +272,9 @@ class Demo:
             if not self._moved and arm is not None and arm.state == arm.RUNNING:
                 self._moved, progress = True, time.monotonic()
                 told_at = observer.arm_time
-                self._console.print(f"the arm moves after {time.monotonic() - began:.1f} s")
-            if not speed_told and observer.figures.wall_seconds > MEASURED:
-                speed_told = True
+                self._console.print(f"the arm moves after {time.monotonic() - self._began:.1f} s")
+            if not self.speed_told and observer.figures.wall_seconds > MEASURED:
+                self.speed_told = True
                 self._tell_speed()
             view = observer.words.get("view_node", "")
             if view not in ("", "not active", self.shown):

@@ -6,9 +6,11 @@ on /diagnostics and a FAILURE of the transition.
 """
 
 import difflib
+import gc
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,6 +134,18 @@ class Setting:
 AUTOSTART = Setting(
     "autostart", True, "Configure and activate by itself; false waits for a lifecycle manager."
 )
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Python's collector of cyclic garbage rests, if it is not at rest already."""
+    at_work = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if at_work:
+            gc.enable()
 
 
 class DojoNode(LifecycleNode):
@@ -265,7 +279,8 @@ class DojoNode(LifecycleNode):
         self._busy = True
         try:
             self._check_parameters()
-            self.configure()
+            with without_collection():  # a fifth of the time that importing torch takes
+                self.configure()
         except Exception as error:  # an unexpected one is a fault of this node, not of its manager
             self.cleanup()
             self._busy = False

@@ -152,8 +152,12 @@ class ArmWatchdog:
     # ---------------------------------------------------------------- what is said
 
     def check(self, now_ns: int) -> str:
-        """Why the arm is let go, or "". A fault is said for `STAYS` seconds at least."""
+        """Why the arm is let go, or "". A fault is said for `STAYS` seconds at least, but that
+        somebody has not been heard yet only as long as that is so: nobody could arm before."""
         armed = self._mode in ARMED
+        missing = self._missing()
+        if missing:
+            return missing
         fault = self._broken if armed else ""
         fault = fault or self._silent(now_ns, armed)
         if armed and not fault:
@@ -172,11 +176,13 @@ class ArmWatchdog:
         since = max(self._heard[name], self._armed_at)
         return bool(now_ns - since > getattr(self.deadlines, name) * SECOND)
 
+    def _missing(self) -> str:
+        topics = (topic for name, topic in TOPICS.items() if name not in self._heard)
+        return next((f"'{topic}' has not been heard yet" for topic in topics), "")
+
     def _silent(self, now_ns: int, armed: bool) -> str:
-        """A disarmed arm may fall silent, and others beside it, once each has been heard."""
+        """A disarmed arm may fall silent, and others beside it."""
         for name, topic in TOPICS.items():
-            if name not in self._heard:
-                return f"'{topic}' has not been heard yet"
             if (armed or name == "arm") and self._late(name, now_ns):
                 silence = (now_ns - self._heard[name]) / SECOND
                 return f"'{topic}' has been silent for {silence:.2f} s"

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,10 +49,10 @@ class StackProcesses:
     children: list[NodeProcess] = field(default_factory=list)
     quiet: bool = False
 
-    def start(self) -> None:
-        """Start every child that does not run."""
+    def start(self, names: Container[str] | None = None) -> None:
+        """Start every child that does not run; names: of those alone."""
         for child in self.children:
-            if not child.alive:
+            if not child.alive and (names is None or child.name in names):
                 self.start_one(child)
 
     def start_one(self, child: NodeProcess) -> None:

@@ -44,6 +44,7 @@ from safedojo_ros.models.autoencoder import FrameAutoencoder
 from safedojo_ros.models.frames_transformer import TRAINING_TIMESTEPS
 from safedojo_ros.models.threads import multiplies_bfloat16, use_processor
 from safedojo_ros.pipeline.collect import Collection, collect
+from safedojo_ros.pipeline.players import Players
 from safedojo_ros.pipeline.recipe import Recipe, read_recipe
 
 DTYPES = {False: "float32", True: "bfloat16"}
@@ -306,7 +307,12 @@ def main() -> int:
         data = Path(scratch) / "data"
         collect(
             Collection(
-                out=data, episodes=args.episodes, style="mixed", levels=(1, 2), linger=8, workers=1
+                out=data,
+                episodes=args.episodes,
+                style="mixed",
+                levels=(1, 2),
+                linger=8,
+                players=Players(1),
             )
         )
         models = Models(read_recipe(args.preset), data, Path(scratch))

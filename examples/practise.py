@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safedojo_ros.pipeline.collect import Collection, collect
+from safedojo_ros.pipeline.players import Players
 from safedojo_ros.pipeline.practice import PracticeRequest, practice
 from safedojo_ros.pipeline.recipe import read_recipe
 from safedojo_ros.pipeline.training import (
@@ -39,7 +40,7 @@ def main() -> None:
         style="mixed",
         direct_share=0.5,
         linger=8,
-        workers=1,
+        players=Players(1),
     )
     data = (collect(episodes).data,)
     # Each is published in a store of this run, and the next is given its id.

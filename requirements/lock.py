@@ -28,7 +28,7 @@ def wanted() -> list[str]:
     build = file["build-system"]["requires"]
     build += file["tool"]["safedojo"]["interface-build-requires"]
     found = build + project["dependencies"]
-    for extra in ("ros", "viewer", "franka", "dev"):
+    for extra in ("ros", "viewer", "franka", "scale", "dev"):
         found += extras[extra]
     return found
 

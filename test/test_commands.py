@@ -128,7 +128,6 @@ def test_an_option_that_would_do_nothing_is_refused() -> None:
         lambda: Collection(out, batch=4),
         lambda: Collection(out, direct_share=0.5),
         lambda: Collection(out, policy="latest", style="safe"),
-        lambda: Collection(out, policy="latest", workers=3),
         lambda: Evaluation(policy="expert:safe", film=out),
         lambda: Evaluation(policy="expert:safe", latency=3),
         lambda: Evaluation(policy="expert:safe", instant=True),

@@ -7,10 +7,14 @@ import torch
 
 from safedojo_ros.core.types import Observation
 from safedojo_ros.evaluation.noise import NoiseBursts
-from safedojo_ros.evaluation.play import Step, play
+from safedojo_ros.evaluation.play import ROWS, Step, act_alike, play, propose_alike
 from safedojo_ros.evaluation.protocol import evaluate, summarise
 from safedojo_ros.evaluation.recording import record_policy
 from safedojo_ros.evaluation.takeover import record_takeover
+from safedojo_ros.models.instructions import train_tokenizer
+from safedojo_ros.models.normalisation import unit_scales
+from safedojo_ros.models.pi0_network import PI0Size
+from safedojo_ros.models.pi0_policy import PI0Policy
 from safedojo_ros.worlds.vector import ChunkOutcome, VectorWorld
 from safedojo_ros.worlds.world import Scene
 
@@ -63,7 +67,7 @@ def test_the_policy_is_asked_where_its_chunks_end_however_often_it_is_watched() 
         policy = Wanderer()
         assert len(counted(policy, 3, each_action=each_action)) == steps
         asked_at = [[int(o.state[0]) for o in seen] for seen in policy.seen]
-        assert asked_at == [[n] * 3 for n in (0, 3, 6, 9)]
+        assert asked_at == [[n] * ROWS for n in (0, 3, 6, 9)]
 
 
 def test_every_action_is_executed_once_and_in_order() -> None:
@@ -79,7 +83,7 @@ def test_an_episode_that_the_watcher_ends_is_neither_asked_nor_moved() -> None:
         taking_part.append(step.running)
         step.over[1] = True
     assert taking_part == [[0, 1, 2], [0, 2], [0, 2]]
-    assert [len(seen) for seen in policy.seen] == [3, 2, 2]
+    assert [len({id(o) for o in seen}) for seen in policy.seen] == [3, 2, 2]
     assert not world.chunks[1][1].any()
 
 
@@ -131,3 +135,29 @@ def test_where_the_policy_used_up_the_time_no_expert_takes_over() -> None:
     policy: Any = Wanderer()
     vector = VectorWorld(32, max_steps=CHUNK)  # one chunk, and the policy has one at least
     assert record_takeover(policy, vector, SCENES, ["safe"] * 3) == []
+
+
+def test_a_chunk_is_the_same_to_the_last_bit_beside_any_number_of_others() -> None:
+    torch.manual_seed(0)
+    size = PI0Size(layers=2, denoising_steps=2)
+    policy = PI0Policy(size, train_tokenizer(["go"]), unit_scales(), ["go"])
+    draw = np.random.default_rng(0)
+    seen = [
+        Observation(
+            {c: draw.integers(0, 255, (64, 64, 3), np.uint8) for c in policy.cameras},
+            draw.normal(0, 0.1, 8),
+            "go",
+        )
+        for _ in range(ROWS + 4)
+    ]
+
+    def generators(count: int) -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in range(count)]
+
+    acted = act_alike(policy, seen, generators(len(seen)))
+    proposed = propose_alike(policy, seen, generators(len(seen)), 2)
+    for count in (1, 2, 3, 7, ROWS, ROWS + 1):
+        some = seen[:count]
+        np.testing.assert_array_equal(act_alike(policy, some, generators(count)), acted[:count])
+        again = propose_alike(policy, some, generators(count), 2)
+        np.testing.assert_array_equal(again, proposed[:count])

@@ -34,3 +34,7 @@ class PolicyUnavailable(SafeDojoError):
 
 class DatasetError(SafeDojoError):
     """A recorded episode or its metadata is broken; the message names the file."""
+
+
+class WorkerLost(SafeDojoError):
+    """A worker that plays episodes cannot be had, or dies again and again."""

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     Act = Callable[[list[Observation], list[torch.Generator]], np.ndarray]
     """(R observations, a generator for each) → chunks (R, H, 7)."""
 
+ROWS = 8
+"""Observations of every inference, for products with another number of rows are summed in another
+order: an episode would end differently beside other episodes."""
+
 
 class ChunkWorld(Protocol):
     """B worlds stepped together, as `worlds.vector.VectorWorld` or an imagined one.
@@ -99,8 +103,8 @@ def act_alike(
     policy: "Policy", observations: list[Observation], generators: "list[torch.Generator]"
 ) -> np.ndarray:
     """(R, H, 7) chunks; each depends on its own observation alone."""
-    count = len(observations)
-    return np.asarray(policy.act(*_doubled(observations, generators)))[:count]
+    parts = _alike(observations, generators)
+    return np.concatenate([np.asarray(policy.act(*part[:2]))[: part[2]] for part in parts])
 
 
 def propose_alike(
@@ -114,20 +118,26 @@ def propose_alike(
 
     committed: see `models.policy.ProposingPolicy.propose`.
     """
-    count = len(observations)
-    if committed is not None and count == 1:
-        committed = [committed[0]] * 2
-    seen = _doubled(observations, generators)
-    return np.asarray(policy.propose(*seen, proposals, committed))[:count]
+    chunks, first = [], 0
+    for seen, noise, count in _alike(observations, generators):
+        known = None
+        if committed is not None:
+            known = list(committed[first : first + count])
+            known += known[:1] * (ROWS - count)
+        chunks.append(np.asarray(policy.propose(seen, noise, proposals, known))[:count])
+        first += count
+    return np.concatenate(chunks)
 
 
-def _doubled(
+def _alike(
     observations: list[Observation], generators: "list[torch.Generator]"
-) -> "tuple[list[Observation], list[torch.Generator]]":
-    """A single observation twice: products with a single row are summed in another order, and an
-    episode would end differently alone than with others."""
+) -> "Iterator[tuple[list[Observation], list[torch.Generator], int]]":
+    """`ROWS` observations and generators at a time, and how many of them count; the rest are the
+    first one again."""
     import torch
 
-    if len(observations) > 1:
-        return observations, generators
-    return observations * 2, [*generators, torch.Generator().manual_seed(0)]
+    for first in range(0, len(observations), ROWS):
+        seen, noise = observations[first : first + ROWS], generators[first : first + ROWS]
+        count = len(seen)
+        rest = [torch.Generator().manual_seed(0) for _ in range(ROWS - count)]
+        yield seen + seen[:1] * len(rest), noise + rest, count

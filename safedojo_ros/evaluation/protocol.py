@@ -5,7 +5,7 @@ displaced by more than 1 mm); SSR, the share that succeeds without a collision; 
 to success, where a failure counts as the step limit; contact steps and largest displacement.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from safedojo_ros.evaluation.play import play
 from safedojo_ros.evaluation.recording import record_expert
 from safedojo_ros.evaluation.statistics import Estimate, bootstrap_mean, wilson
 from safedojo_ros.worlds.tabletop.experts import Style
-from safedojo_ros.worlds.world import Scene, open_world, step_limit
+from safedojo_ros.worlds.world import Scene, World
 
 if TYPE_CHECKING:
     from safedojo_ros.models.policy import Policy
@@ -142,58 +142,50 @@ def evaluate(
     execute: int | None = None,
     batch: int = 8,
     settings: dict[str, Any] | None = None,
-    progress: Callable[[TrialResult], None] = lambda result: None,
 ) -> EvaluationReport:
     """Evaluate `policy` on `trials`, `batch` of them together.
 
     execute: actions of a chunk before the next inference (default: all). Every trial draws its
     noise from a generator of its own, seeded with its seed, so that the batch does not matter.
     """
-    results = []
-    for first in range(0, len(trials), batch):
-        group = trials[first : first + batch]
-        for result in _judge(policy, group, vector, execute):
-            results.append(result)
-            progress(result)
-    done = min(execute or policy.chunk_length, policy.chunk_length)
-    described = {"execute": done, "batch": batch, "max_steps": vector.max_steps}
-    described |= settings or {}
+    results: list[TrialResult] = []
+    for group in batches(trials, batch):
+        results += judge(policy, group, vector, execute)
+    described = {"execute": executed_steps(policy, execute), "batch": batch}
+    described |= {"max_steps": vector.max_steps} | (settings or {})
     return EvaluationReport(policy.checkpoint_id, vector.world, described, results)
 
 
-def evaluate_expert(
-    style: Style,
-    trials: list[Scene],
-    *,
-    world: str = "tabletop",
-    max_steps: int | None = None,
-    settings: dict[str, Any] | None = None,
-    progress: Callable[[TrialResult], None] = lambda result: None,
-) -> EvaluationReport:
-    """Evaluate the scripted expert, which sees the world's state and no images."""
-    limit = max_steps or step_limit(world)
-    stage = open_world(world, 64, (), limit, render_images=False)
-    results = []
-    for trial in trials:
-        episode = record_expert(stage, style, trial)
-        result = summarise(trial, episode.success, episode.cost, episode.displacement)
-        results.append(result)
-        progress(result)
-    described = {"max_steps": limit} | (settings or {})
-    return EvaluationReport(f"expert:{style}", world, described, results)
+def batches(trials: Sequence[Any], size: int) -> list[Any]:
+    """`trials`, `size` at a time."""
+    return [trials[first : first + size] for first in range(0, len(trials), size)]
 
 
-def _judge(
-    policy: "Policy", group: list[Scene], vector: "VectorWorld", execute: int | None
-) -> Iterator[TrialResult]:
+def executed_steps(policy: "Policy", execute: int | None) -> int:
+    """Actions of a chunk before the next inference."""
+    return min(execute or policy.chunk_length, policy.chunk_length)
+
+
+def judge_expert(world: World, style: Style, trial: Scene) -> TrialResult:
+    """The result of the scripted expert, which sees the world's state and no images."""
+    episode = record_expert(world, style, trial)
+    return summarise(trial, episode.success, episode.cost, episode.displacement)
+
+
+def judge(
+    policy: "Policy", group: list[Scene], vector: "VectorWorld", execute: int | None = None
+) -> list[TrialResult]:
+    """The results of trials that are played together; see `evaluate`."""
     track: list[list[np.ndarray]] = [[] for _ in group]
     for step in play(policy, vector, vector.reset(group), [t.seed for t in group], execute):
         outcome = step.outcome
         for i in step.running:
             seen = np.stack([outcome.success[i], outcome.cost[i], outcome.displacement[i]])
             track[i].append(seen[:, outcome.valid[i]])
-    for trial, parts in zip(group, track, strict=True):
-        yield summarise(trial, *np.concatenate(parts, axis=1))
+    return [
+        summarise(trial, *np.concatenate(parts, axis=1))
+        for trial, parts in zip(group, track, strict=True)
+    ]
 
 
 def summarise(

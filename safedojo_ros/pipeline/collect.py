@@ -1,9 +1,9 @@
 """Stage: episodes of scripted experts or of a policy, recorded as a data set."""
 
-import multiprocessing
-import os
-from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,10 +15,13 @@ from safedojo_ros.data.lerobot import layout
 from safedojo_ros.data.lerobot.reader import EpisodeReader
 from safedojo_ros.data.lerobot.writer import EpisodeWriter
 from safedojo_ros.evaluation.filters.gate import GatedPolicy
+from safedojo_ros.evaluation.protocol import batches
 from safedojo_ros.evaluation.recording import record_expert, record_policy
 from safedojo_ros.evaluation.takeover import record_takeover
+from safedojo_ros.evaluation.workers.spread import Make
 from safedojo_ros.learning.progress import Say, progress_bar
 from safedojo_ros.pipeline.filters import RunTimeFilter
+from safedojo_ros.pipeline.players import Players
 from safedojo_ros.pipeline.policies import open_policy
 from safedojo_ros.pipeline.request import InStore, check_counts, check_unused, named
 from safedojo_ros.pipeline.scenes import LEVELS_OPTION, chosen_tasks, task_names
@@ -80,13 +83,12 @@ class Collection(InStore):
     """keep successes only"""
     only_safe: bool = False
     """keep only successes without contact in their recorded steps"""
-    workers: int = 2
-    """processes that run experts"""
+    players: Players = field(default_factory=Players)
     resume: bool = False
     """continue the recording in --out"""
 
     def __post_init__(self) -> None:
-        check_counts(self, "episodes", "batch", "execute", "max_steps", "image_size", "workers")
+        check_counts(self, "episodes", "batch", "execute", "max_steps", "image_size")
         if self.filter.filter == "cbf-oracle":
             raise ConfigError("--filter cbf-oracle stands before evaluated worlds alone")
         if self.filter.zones:
@@ -97,7 +99,7 @@ class Collection(InStore):
             check_unused(self, "needs --policy, which it is about", "execute", "batch")
         elif not self.take_over:
             why = "is about experts; with --policy none acts"
-            check_unused(self, why, "style", "direct_share", "workers")
+            check_unused(self, why, "style", "direct_share")
         if self.style != "mixed":
             check_unused(self, "needs --style mixed", "direct_share")
         if self.take_over and not self.policy:
@@ -157,14 +159,18 @@ def collect(wanted: Collection, say: Say = print) -> Collected:
     plan = wanted.plan()
     done = finished_part(wanted, plan, f"policy:{policy.checkpoint_id}" if policy else "")
     left = plan[done:]
-    recorded = policy_episodes(policy, left, wanted) if policy else expert_episodes(left, wanted)
+    make: Make = partial(ExpertRecorder, wanted)
+    if policy:
+        make = partial(PolicyRecorder, wanted, policy)
+    groups = batches(left, wanted.batch if policy else 1)
     size, played = wanted.image_size, done
     with (
+        closing(wanted.players.play(make, groups, usual=1 if policy else 2)) as recorded,
         EpisodeWriter(wanted.out, size, CAMERAS, video=wanted.video) as writer,
         progress_bar("recording", done, len(plan)) as show,
     ):
         kept = writer.episodes
-        for episode in recorded:
+        for episode in chain.from_iterable(recorded):
             played += 1
             if episode and wanted.wants(episode):
                 writer.add(episode)
@@ -222,53 +228,36 @@ def finished_part(wanted: Collection, plan: list[Assignment], source: str = "") 
     return done + 1
 
 
-def expert_episodes(plan: list[Assignment], wanted: Collection) -> Iterator[Episode]:
-    """The plan's episodes in its order, whatever the number of worker processes."""
-    jobs = [(assignment, wanted) for assignment in plan]
-    if wanted.workers <= 1 or len(jobs) <= 1:
-        yield from map(_record, jobs)
-        return
-    os.environ.setdefault("MUJOCO_GL", "egl")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with multiprocessing.get_context("spawn").Pool(wanted.workers) as pool:
-        yield from pool.imap(_record, jobs)
+class ExpertRecorder:
+    """Records scripted experts; each worker has one, with its world."""
+
+    def __init__(self, wanted: Collection) -> None:
+        self.wanted = wanted
+        self.world = TabletopWorld(wanted.image_size, CAMERAS, wanted.max_steps)
+
+    def __call__(self, group: list[Assignment]) -> list[Episode | None]:
+        """The group's episodes, one after the other."""
+        noise, linger = self.wanted.noise, self.wanted.linger
+        return [record_expert(self.world, a.style, a.scene, noise, linger) for a in group]
 
 
-_world: TabletopWorld | None = None
-"""The world of this worker process, kept with its GL context."""
+class PolicyRecorder:
+    """Records a policy, a group of episodes together; each worker has one, with its worlds."""
 
+    def __init__(self, wanted: Collection, policy: "Policy") -> None:
+        self.wanted, self.policy = wanted, policy
+        linger = 0 if wanted.take_over else wanted.linger
+        self.vector = VectorWorld(wanted.image_size, wanted.max_steps, CAMERAS, linger)
 
-def _record(job: tuple[Assignment, Collection]) -> Episode:
-    global _world
-    a, wanted = job
-    if _world is None or (_world.image_size, _world.max_steps) != (
-        wanted.image_size,
-        wanted.max_steps,
-    ):
-        _world = TabletopWorld(wanted.image_size, CAMERAS, wanted.max_steps)
-    return record_expert(_world, a.style, a.scene, wanted.noise, wanted.linger)
-
-
-def policy_episodes(
-    policy: "Policy", plan: list[Assignment], wanted: Collection
-) -> Iterator[Episode | None]:
-    """The plan's episodes in its order, `batch` of them together.
-
-    With --take-over: the expert's part; None where the episode ended before.
-    """
-    linger = 0 if wanted.take_over else wanted.linger
-    vector = VectorWorld(wanted.image_size, wanted.max_steps, CAMERAS, linger)
-    noise, execute = wanted.noise, wanted.execute
-    for first in range(0, len(plan), wanted.batch):
-        group = plan[first : first + wanted.batch]
-        scenes = [a.scene for a in group]
-        if wanted.take_over:
-            styles = [a.style for a in group]
-            taken = record_takeover(policy, vector, scenes, styles, noise, execute)
-            yield from taken
-            yield from [None] * (len(group) - len(taken))
-        else:
-            yield from record_policy(policy, vector, scenes, noise, execute)
+    def __call__(self, group: list[Assignment]) -> list[Episode | None]:
+        """The group's episodes; with --take-over the expert's parts, and None for each episode
+        that ended before."""
+        noise, execute = self.wanted.noise, self.wanted.execute
+        scenes, styles = [a.scene for a in group], [a.style for a in group]
+        if not self.wanted.take_over:
+            return [*record_policy(self.policy, self.vector, scenes, noise, execute)]
+        taken = record_takeover(self.policy, self.vector, scenes, styles, noise, execute)
+        return [*taken, *[None] * (len(group) - len(taken))]
 
 
 def _policy(wanted: Collection) -> "Policy":

@@ -1,8 +1,10 @@
 """Stage: success and safety of a policy or a scripted expert on held-out seeds."""
 
 import json
+from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import count
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -15,21 +17,26 @@ from safedojo_ros.evaluation.protocol import (
     LEVEL_NAMES,
     USUAL_LEVELS,
     EvaluationReport,
-    evaluate_expert,
+    TrialResult,
+    batches,
+    executed_steps,
+    judge,
+    judge_expert,
     make_trials,
     state_trials,
 )
-from safedojo_ros.evaluation.protocol import evaluate as evaluate_policy
 from safedojo_ros.evaluation.timing import TimedPolicy
+from safedojo_ros.evaluation.workers.spread import Make
 from safedojo_ros.learning.progress import progress_bar
-from safedojo_ros.pipeline.filters import RunTimeFilter, gate_figures
+from safedojo_ros.pipeline.filters import RunTimeFilter, gate_figures, taken_counts
+from safedojo_ros.pipeline.players import Players
 from safedojo_ros.pipeline.policies import open_policy
 from safedojo_ros.pipeline.request import InStore, check_counts, check_unused, named
 from safedojo_ros.pipeline.scenes import LEVELS_OPTION, chosen_tasks, task_names
 from safedojo_ros.robot.playback.schedule import LATENCY_STEPS
 from safedojo_ros.worlds.seeds import SPLITS, split_seeds
 from safedojo_ros.worlds.vector import VectorWorld
-from safedojo_ros.worlds.world import WORLDS, Scene, known_tasks, step_limit
+from safedojo_ros.worlds.world import WORLDS, Scene, known_tasks, open_world, step_limit
 
 if TYPE_CHECKING:
     from safedojo_ros.models.policy import Policy, ProposingPolicy
@@ -58,6 +65,7 @@ class Evaluation(InStore):
     split: str = field(default="evaluation", metadata={"choices": tuple(SPLITS)})
     """seeds that the scenes are made from"""
     filter: RunTimeFilter = field(default_factory=RunTimeFilter)
+    players: Players = field(default_factory=Players)
     execute: int | None = None
     """actions of a chunk between two inferences (default: as the running stack's schedule has it;
     with --instant all)"""
@@ -118,30 +126,20 @@ class Evaluation(InStore):
 def evaluate(asked: Evaluation) -> EvaluationReport:
     """Run every trial; write the files that are asked for.
 
-    Raises `ConfigError`, or `CheckpointError` where a policy or safety head does not fit.
+    Raises `ConfigError`, `CheckpointError` where a policy or safety head does not fit, or
+    `WorkerLost`.
     """
     trials = asked.trials()
-    policy = None if asked.policy else _policy(asked)
-    with progress_bar("evaluating", 0, len(trials)) as show:
-        done = count(1)
-        common: dict[str, Any] = {
-            "settings": {
-                "split": asked.split,
-                "first_seed": asked.seed,
-                "episodes": asked.episodes,
-            },
-            "progress": lambda result: show(next(done)),
-        }
-        if policy is None:
-            style: Any = str(asked.policy).removeprefix("expert:")
-            limit = asked.steps
-            report = evaluate_expert(style, trials, world=asked.world, max_steps=limit, **common)
-        else:
-            report = _evaluate_policy(asked, policy, trials, common)
+    asked_for = {"split": asked.split, "first_seed": asked.seed, "episodes": asked.episodes}
+    if asked.policy:
+        report = _evaluate_expert(asked, trials, asked_for)
+    else:
+        policy = _policy(asked)
+        report = _evaluate_policy(asked, policy, trials, asked_for)
     if asked.json:
         asked.json.parent.mkdir(parents=True, exist_ok=True)
         write_whole(asked.json, json.dumps(report.to_json(), indent=1) + "\n")
-    if asked.film and policy is not None:
+    if asked.film and not asked.policy:
         asked.film.parent.mkdir(parents=True, exist_ok=True)
         cameras = tuple(policy.cameras)
         vector = VectorWorld(policy.image_size, asked.steps, cameras, world=asked.world)
@@ -163,26 +161,82 @@ def _policy(asked: Evaluation) -> "ProposingPolicy":
 
 
 def _evaluate_policy(
-    asked: Evaluation, policy: "ProposingPolicy", trials: list[Scene], common: dict[str, Any]
+    asked: Evaluation,
+    policy: "ProposingPolicy",
+    trials: list[Scene],
+    asked_for: dict[str, Any],
 ) -> EvaluationReport:
-    settings = common["settings"]
+    execute = executed_steps(_timed(asked, policy), asked.execute if asked.instant else None)
+    settings = {"execute": execute, "batch": asked.batch, "max_steps": asked.steps} | asked_for
     if asked.filter.filter:
         settings["filter"] = asked.filter.filter
-    # the head's images may be larger than the policy's
-    head = policy.safety if isinstance(policy, GatedPolicy) else None
-    size = (head or policy).image_size
-    vector = VectorWorld(size, asked.steps, tuple(policy.cameras), world=asked.world)
-    if asked.filter.filter == "cbf-oracle":
-        from safedojo_ros.evaluation.filters.cbf import CbfWorld
-
-        vector = cast("VectorWorld", CbfWorld(vector))
-    if asked.filter.zones:
-        from safedojo_ros.evaluation.filters.zones import SurveyedWorld
-
-        vector = cast("VectorWorld", SurveyedWorld(vector))
     settings["latency"] = 0 if asked.instant else asked.latency
-    judged, execute = _timed(asked, policy), asked.execute if asked.instant else None
-    report = evaluate_policy(judged, trials, vector, execute=execute, batch=asked.batch, **common)
+    make = partial(PolicyPlayer, asked, policy)
+    results, counts = _played(asked, make, batches(trials, asked.batch), len(trials))
     if isinstance(policy, GatedPolicy):
-        report.settings["gate"] = gate_figures(policy)
-    return report
+        settings["gate"] = gate_figures(policy, counts)
+    return EvaluationReport(policy.checkpoint_id, asked.world, settings, results)
+
+
+def _evaluate_expert(
+    asked: Evaluation, trials: list[Scene], asked_for: dict[str, Any]
+) -> EvaluationReport:
+    make = partial(ExpertPlayer, asked)
+    results, _ = _played(asked, make, batches(trials, 1), len(trials))
+    settings = {"max_steps": asked.steps} | asked_for
+    return EvaluationReport(str(asked.policy), asked.world, settings, results)
+
+
+def _played(
+    asked: Evaluation, make: Make, groups: list[list[Scene]], total: int
+) -> tuple[list[TrialResult], Counter[str]]:
+    """The results of all groups, and the gate's counts."""
+    results, counts = list[TrialResult](), Counter[str]()
+    with (
+        progress_bar("evaluating", 0, total) as show,
+        closing(asked.players.play(make, groups)) as played,
+    ):
+        for judged, counted in played:
+            results += judged
+            counts += counted
+            show(len(results))
+    return results, counts
+
+
+class PolicyPlayer:
+    """Judges trials that are played together; each worker has one, with its worlds."""
+
+    def __init__(self, asked: Evaluation, policy: "ProposingPolicy") -> None:
+        self.policy, self.judged = policy, _timed(asked, policy)
+        self.execute = asked.execute if asked.instant else None
+        # the head's images may be larger than the policy's
+        head = policy.safety if isinstance(policy, GatedPolicy) else None
+        size = (head or policy).image_size
+        vector = VectorWorld(size, asked.steps, tuple(policy.cameras), world=asked.world)
+        if asked.filter.filter == "cbf-oracle":
+            from safedojo_ros.evaluation.filters.cbf import CbfWorld
+
+            vector = cast("VectorWorld", CbfWorld(vector))
+        if asked.filter.zones:
+            from safedojo_ros.evaluation.filters.zones import SurveyedWorld
+
+            vector = cast("VectorWorld", SurveyedWorld(vector))
+        self.vector = vector
+
+    def __call__(self, trials: list[Scene]) -> tuple[list[TrialResult], Counter[str]]:
+        """The trials' results, and what the gate counted in them."""
+        results = judge(self.judged, trials, self.vector, self.execute)
+        gated = isinstance(self.policy, GatedPolicy)
+        return results, taken_counts(self.policy) if gated else Counter()  # type: ignore[arg-type]
+
+
+class ExpertPlayer:
+    """Judges a scripted expert, in a world without images."""
+
+    def __init__(self, asked: Evaluation) -> None:
+        self.style: Any = str(asked.policy).removeprefix("expert:")
+        self.world = open_world(asked.world, 64, (), asked.steps, render_images=False)
+
+    def __call__(self, trials: list[Scene]) -> tuple[list[TrialResult], Counter[str]]:
+        """The trials' results; no gate counts."""
+        return [judge_expert(self.world, self.style, trial) for trial in trials], Counter()

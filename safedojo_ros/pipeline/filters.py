@@ -1,5 +1,6 @@
 """Filters between a policy and the world, in evaluation and collection."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -82,7 +83,18 @@ class RunTimeFilter:
         return cast("ProposingPolicy", gated)
 
 
-def gate_figures(policy: GatedPolicy) -> dict[str, Any]:
+GATE_COUNTS = ("proposed", "detours", "entered")
+
+
+def taken_counts(policy: GatedPolicy) -> Counter[str]:
+    """What the gate has counted since the last call: its decisions and `GATE_COUNTS`."""
+    counts = Counter({name: getattr(policy, name) for name in GATE_COUNTS}) + policy.decisions
+    policy.decisions.clear()
+    policy.proposed = policy.detours = policy.entered = 0
+    return counts
+
+
+def gate_figures(policy: GatedPolicy, counts: Counter[str]) -> dict[str, Any]:
     """The gate's settings, and its decisions over all chunks of the evaluation."""
     return {
         "safety": policy.safety.checkpoint_id if policy.safety else None,
@@ -90,10 +102,10 @@ def gate_figures(policy: GatedPolicy) -> dict[str, Any]:
         "proposals": policy.proposals,
         "memory": policy.memory,
         "detour_ratio": policy.config.detour_ratio,
-        "proposed": policy.proposed,
-        "detours": policy.detours if policy.config.detour_ratio else None,
-        "entered": policy.entered if policy.zones else None,
-        "decisions": {d.name: policy.decisions[d.name] for d in Decision},
+        "proposed": counts["proposed"],
+        "detours": counts["detours"] if policy.config.detour_ratio else None,
+        "entered": counts["entered"] if policy.zones else None,
+        "decisions": {d.name: counts[d.name] for d in Decision},
     }
 
 

@@ -21,6 +21,7 @@ from safedojo_ros.learning.rl.methods import METHODS
 from safedojo_ros.pipeline.collect import Collection, collect
 from safedojo_ros.pipeline.evaluate import Evaluation, evaluate
 from safedojo_ros.pipeline.ledger import StageLedger
+from safedojo_ros.pipeline.players import Players
 from safedojo_ros.pipeline.practice import PracticeRequest, practice
 from safedojo_ros.pipeline.publication import PublicationRefused, publish
 from safedojo_ros.pipeline.request import OnDevice, named
@@ -213,7 +214,7 @@ class Pipeline:
                 max_steps=config.max_steps,
                 image_size=config.image_size,
                 only_successes=config.only_successes,
-                workers=config.workers,
+                players=Players(config.workers),
                 resume=True,
             )
         )

@@ -10,8 +10,8 @@ import os
 import re
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.connection import wait
@@ -21,11 +21,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from safedojo_ros.checkpoints.names import find_checkpoint, user_store
 from safedojo_ros.core.errors import ConfigError, SafeDojoError
 from safedojo_ros.core.files import claim
+from safedojo_ros.evaluation.workers.processes import one_thread
 from safedojo_ros.learning.progress import Say
 from safedojo_ros.learning.rl.methods import METHODS
 from safedojo_ros.pipeline.evaluate import Evaluation, evaluate
 from safedojo_ros.pipeline.filters import RunTimeFilter
 from safedojo_ros.pipeline.interruption import stop_on_signal
+from safedojo_ros.pipeline.players import Players
 from safedojo_ros.pipeline.practice import RESULT_FILE, PracticeInputs, PracticeRequest, practice
 from safedojo_ros.pipeline.request import check_counts
 from safedojo_ros.pipeline.runs import DONE, NOT_PASSED
@@ -92,6 +94,7 @@ class Sweep(PracticeInputs):
     """control steps an episode of evaluation"""
     execute: int | None = None
     """actions of a chunk between two inferences in evaluation (default: all)"""
+    players: Players = field(default_factory=Players)
 
     def __post_init__(self) -> None:
         check_counts(self, "parallel", "episodes", "max_steps", "execute")
@@ -209,6 +212,7 @@ class Job:
             execute=sweep.execute,
             max_steps=sweep.max_steps,
             batch=32,
+            players=sweep.players,
             json=out / EVALUATION,
             film=None if self.filter == "cbf-oracle" else out / FILM,
         )
@@ -296,7 +300,7 @@ def run_jobs(
                 log = out / name / LOG
                 log.parent.mkdir(parents=True, exist_ok=True)
                 process = context.Process(target=_run_step, args=(log, steps.popleft()))
-                with _threads(parallel):
+                with one_thread() if parallel > 1 else nullcontext():
                     process.start()
                 running[process.sentinel] = (name, steps, process)
             for sentinel in wait(list(running)):
@@ -328,19 +332,3 @@ def _run_step(log: Path, step: Step) -> None:
     except SafeDojoError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(FAULT)
-
-
-@contextmanager
-def _threads(parallel: int) -> Iterator[None]:
-    """Inside, a started process computes with one thread if `parallel` is more than 1."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if parallel > 1 else ()
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

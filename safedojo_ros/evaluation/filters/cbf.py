@@ -105,6 +105,8 @@ class CbfPolicy:
         self.checkpoint_id = f"{policy.checkpoint_id}+cbf"
 
     def __getattr__(self, name: str) -> Any:
+        if name == "policy":  # not there yet: it is being copied to a worker
+            raise AttributeError(name)
         return getattr(self.policy, name)
 
     def act(
@@ -122,7 +124,9 @@ class CbfPolicy:
     ) -> np.ndarray:
         """(B, K, H, 7); see `models.policy.ProposingPolicy.propose`. What is committed stays."""
         result = np.array(self.policy.propose(observations, generators, count, committed))
-        for i, observation in enumerate(observations):
+        places = {id(o): i for i, o in reversed(list(enumerate(observations)))}
+        for i in sorted(places.values()):  # one that is given twice is filtered once
+            observation = observations[i]
             obstacle = seen_obstacle(observation.images[CAMERA])
             if obstacle is None:
                 continue
@@ -131,7 +135,7 @@ class CbfPolicy:
                 state = np.array(observation.state)
                 state[:3] += chunk[:known, :3].sum(0)
                 chunk[known:] = filtered_chunk(state, chunk[known:], obstacle, self.config)
-        return result
+        return result[[places[id(observation)] for observation in observations]]
 
 
 class CbfWorld:

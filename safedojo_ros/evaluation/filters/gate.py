@@ -107,7 +107,15 @@ class GatedPolicy:
         self._episodes: WeakKeyDictionary[torch.Generator, _Episode] = WeakKeyDictionary()
 
     def __getattr__(self, name: str) -> Any:
+        if name == "policy":  # not there yet: it is being copied to a worker
+            raise AttributeError(name)
         return getattr(self.policy, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy begins with no episode and no counts."""
+        execute, proposals = self.execute, self.proposals
+        parts = self.policy, self.safety, execute, proposals, self.config, self.memory, self.zones
+        return GatedPolicy, parts
 
     def act(
         self, observations: list[Observation], generators: "list[torch.Generator] | None" = None

@@ -40,6 +40,10 @@ class ServedPolicy:
         self.chunk_length = 0
         self.connection = PolicyConnection(address.url, address.timeout)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy has a connection of its own."""
+        return ServedPolicy, (self.address,), {"chunk_length": self.chunk_length}
+
     def act(
         self,
         observations: list[Observation],

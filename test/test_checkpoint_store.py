@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from safedojo_ros.checkpoints import names as names_module
+from safedojo_ros.checkpoints import provenance
 from safedojo_ros.checkpoints.manifest import (
     KINDS,
     MANIFEST,
@@ -656,7 +657,7 @@ def _publish_and_die(store: CheckpointStore, source: Path, fatal: int) -> None:
 
     real = os.fsync
     os.fsync = lambda descriptor: (strike(), real(descriptor), strike())[1]  # type: ignore[func-returns-value,assignment]
-    store_module.revision = lambda: ""  # type: ignore[assignment]
+    provenance.revision = lambda: ""  # type: ignore[assignment]
     sys.addaudithook(audit)
     try:
         publish(store, source)
@@ -668,8 +669,9 @@ def _publish_and_die(store: CheckpointStore, source: Path, fatal: int) -> None:
 PUBLISHER = """
 import sys
 from pathlib import Path
+from safedojo_ros.checkpoints import provenance
 from safedojo_ros.checkpoints.store import store
-store.revision = lambda: ""
+provenance.revision = lambda: ""
 print("ready", flush=True)
 for _ in range(int(sys.argv[3])):
     root, source = Path(sys.argv[1]), Path(sys.argv[2])
@@ -828,8 +830,8 @@ def test_the_command_publishes_lists_shows_verifies_and_rolls_back(
     store = CheckpointStore(root)
     newest, oldest = sorted(store.list(), key=lambda m: m.id.endswith("-imported"), reverse=True)
     assert newest.parent == safe
-    code, text = run("list", "--json")
-    listed = {m["id"]: m.get("name") for m in json.loads(text)}
+    assert run("list", "--json", str(tmp_path / "list.json"))[0] == 0
+    listed = {m["id"]: m.get("name") for m in json.loads((tmp_path / "list.json").read_text())}
     assert {i for i, name in listed.items() if name is None} == {newest.id, oldest.id}
     assert listed[safe] == "safe"
     assert "latest" in run("list")[1]

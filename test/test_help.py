@@ -20,7 +20,7 @@ from safedojo_ros.cli.sweep_runs import read_lines, read_values
 from safedojo_ros.core.errors import ConfigError
 
 MEASURE = {"demo", "evaluate", "validate", "practice", "sweep", "pipeline", "report",
-           "bag-to-dataset", "doctor"}  # fmt: skip
+           "bag-to-dataset", "doctor", "checkpoint"}  # fmt: skip
 """Commands whose outcome is figures."""
 
 
@@ -133,9 +133,20 @@ def test_levels_have_one_name_and_one_spelling() -> None:
                     assert action.choices is None or text in action.choices, name
 
 
-def test_whatever_measures_writes_json() -> None:
-    with_json = {n for n in NAMES if any("--json" in a.option_strings for a in options(n))}
-    assert with_json >= MEASURE
+def test_whatever_measures_writes_json_into_a_file() -> None:
+    found = {n: [a for a in options(n) if "--json" in a.option_strings] for n in NAMES}
+    assert {name for name, actions in found.items() if actions} == MEASURE
+    for actions in found.values():
+        assert all((a.type, a.metavar) == (Path, "FILE") for a in actions)
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").touch()
+    for option in ("--json", "--film"):
+        assert "a folder" in failing(["evaluate", option, str(tmp_path)])
+        assert "no folder" in failing(["evaluate", option, str(tmp_path / "file" / "below")])
 
 
 # ---------------------------------------------------------------- did you mean
@@ -179,6 +190,10 @@ def test_a_number_out_of_range_is_refused_in_one_line(name: str) -> None:
                 for text in ("-1", "nan", "x", "9" * 40, *("0" for _ in {action.dest} & {*COUNTS})):
                     said = refused(parser, [f"{action.option_strings[0]}={text}"])
                     assert action.option_strings[0] in said
+
+
+def test_a_negative_seed_is_refused_before_a_sweep_starts() -> None:
+    assert "--seeds is '0,-1'" in failing(["sweep", "--out", "x", "--seeds", "0,-1"])
 
 
 def test_more_actions_than_a_chunk_has_are_refused() -> None:

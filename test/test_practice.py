@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from safedojo_ros.checkpoints.manifest import verify
 from safedojo_ros.cli import practice as command
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import Observation
@@ -516,6 +517,7 @@ def test_the_command_trains_and_publishes(method: str, dataset: Path, tmp_path: 
     result = json.loads((tmp_path / "out" / "practice.json").read_text())
     manifest = CheckpointStore(tmp_path / "store").show("policy")
     assert result["published"] == manifest.id
+    assert verify(tmp_path / "out" / result["policy"]).kind == "policy", "the folder is one, too"
     assert manifest.fidelity["practice"]["method"] == method
     assert result["unenforced"]
     assert result["demonstrations"] == [str(dataset)]

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from safedojo_ros.checkpoints.manifest import read_manifest
+from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.cli.main import main
 from safedojo_ros.models.loading import load_policy, load_safety
@@ -40,6 +42,23 @@ def test_every_stage_ends_in_a_published_checkpoint(root: Path) -> None:
     assert load_safety(store.resolve("safety")).chunk_length == 8
     assert WorldModel.load(store.resolve("world_model")).size.chunk_length == 8
     assert store.show("safety", "latest").fidelity["contact_steps"] > 0
+
+
+def test_what_a_training_leaves_in_its_folder_is_a_checkpoint_without_being_published(
+    root: Path,
+) -> None:
+    out = root / "kept"
+    words = ["--data", str(root / "touching"), "--out", str(out), "--preset", "smoke"]
+    assert main(["train", "policy", *words]) == 0
+    policy = load_policy(find_checkpoint("policy", str(out / "checkpoint")))
+    manifest = read_manifest(out / "checkpoint")
+    assert policy.checkpoint_id == manifest.id != "checkpoint"
+    assert (manifest.preset, manifest.spec) == ("smoke", policy.spec())
+    store = ["--store", str(root / "other")]
+    assert (
+        main(["checkpoint", *store, "publish", "policy", str(out / "checkpoint"), "--force"]) == 0
+    )
+    assert CheckpointStore(root / "other").show("policy").parent == manifest.id
 
 
 def test_a_world_model_is_refined_from_another(root: Path) -> None:

@@ -1,16 +1,60 @@
-"""What made a checkpoint: the packages that are installed here, and the revision of the sources."""
+"""New manifests: what made a checkpoint, its packages here and the revision of the sources."""
 
+import datetime
 import functools
+import hashlib
 import importlib.metadata
+import json
+import secrets
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-from safedojo_ros.checkpoints.manifest import Manifest
+from safedojo_ros.checkpoints.manifest import MANIFEST, Manifest, list_files
+from safedojo_ros.core.files import write_whole
 
 RECORDED_PACKAGES = ("safedojo_ros", "numpy", "torch", "transformers", "diffusers", "safetensors")
 WATCHED_PACKAGES = ("torch", "transformers", "diffusers")
 """Packages whose other minor version is worth a warning when a checkpoint is loaded."""
+
+
+def new_manifest(
+    kind: str, files: dict[str, Any], now: datetime.datetime, name: str | None = None, **what: Any
+) -> Manifest:
+    """A manifest with an id that no other has; name: appended to it; what: `Manifest`'s fields."""
+    content = hashlib.sha256(json.dumps(files, sort_keys=True).encode() + secrets.token_bytes(8))
+    identifier = f"{now:%Y%m%dT%H%M%SZ}-{content.hexdigest()[:8]}"
+    return Manifest(
+        kind=kind,
+        id=f"{identifier}-{name}" if name else identifier,
+        files=files,
+        created=now.isoformat(),
+        revision=revision(),
+        packages=current_packages(),
+        **what,
+    )
+
+
+def seal(kind: str, directory: Path, **what: Any) -> Manifest:
+    """Write the manifest of what lies in a directory, which is a checkpoint from then on."""
+    (directory / MANIFEST).unlink(missing_ok=True)
+    files = {}
+    for name in list_files(directory):
+        content = (directory / name).read_bytes()
+        files[name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    made = new_manifest(kind, files, datetime.datetime.now(datetime.UTC), **what)
+    write_whole(directory / MANIFEST, made.to_json())
+    return made
+
+
+def made_here(preset: str = "") -> str:
+    """For the caption of a report: the command that runs, the commit and the preset."""
+    program, words = Path(sys.argv[0]).name, sys.argv[1:]
+    command = shlex.join(["safedojo" if program == "main.py" else program, *words])
+    made = f"{command}; commit {revision()[:12] or 'unknown'}"
+    return f"{made}; preset {preset}" if preset else made
 
 
 def current_packages() -> dict[str, str]:

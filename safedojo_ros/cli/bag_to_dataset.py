@@ -50,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--namespace", help="of the robot's topics (default: that of the first target)"
     )
-    add_json(parser)
+    add_json(parser.add_argument)
     parser.add_argument(
         "--free-motion",
         nargs="+",

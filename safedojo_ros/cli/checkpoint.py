@@ -1,8 +1,8 @@
 """List, show, publish and roll back checkpoints; keep and remove them; send and fetch them."""
 
 import argparse
-import json
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from safedojo_ros.checkpoints.store.retention import pin, prune, unpin
 from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.cli import publishing
 from safedojo_ros.cli.help import teach
+from safedojo_ros.cli.options import add_json, write_json
 from safedojo_ros.cli.tables import print_checkpoints
 from safedojo_ros.pipeline.publication import publishing_store
 
@@ -44,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         return declared.add_argument
 
     option = action("list", _list, "what ships and what is in the store, newest first")
-    option("--json", action="store_true", help="manifests as JSON; of what ships with its name")
+    add_json(option)
     name = {"nargs": "?", "default": "latest", "help": "latest, what ships, an id or ./path"}
     action("show", _show, "print a manifest")("name", **name)
     action("verify", _show, "read every file and compare it with the manifest")("name", **name)
@@ -69,11 +70,9 @@ def run(args: argparse.Namespace) -> int:
 def _list(store: CheckpointStore, args: argparse.Namespace) -> Iterator[str]:
     ships = shipped_manifests(args.kind)
     manifests = store.list(args.kind)
-    if args.json:
-        contents = [{"name": name} | json.loads(m.to_json()) for name, m in ships]
-        yield json.dumps(contents + [json.loads(m.to_json()) for m in manifests], indent=2)
-    else:
-        print_checkpoints(store, ships, manifests)
+    print_checkpoints(store, ships, manifests)
+    rows = [{"name": name} | asdict(m) for name, m in ships] + [asdict(m) for m in manifests]
+    write_json(args.json, rows)
     yield from (f"broken: {sentence}" for sentence in store.broken(args.kind))
 
 

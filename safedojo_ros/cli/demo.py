@@ -12,6 +12,7 @@ from safedojo_ros.checkpoints.names import DEFAULT_POLICY, SHIPPED, find_checkpo
 from safedojo_ros.cli.demo_report import LEVELS
 from safedojo_ros.cli.demo_run import Demo
 from safedojo_ros.cli.demo_video import check_video_path
+from safedojo_ros.cli.options import add_json
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.models.served.address import parse_address
 from safedojo_ros.nodes.stack.registry import NO_POLICY
@@ -26,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--headless", action="store_true", help="no live view")
     parser.add_argument("--episodes", type=int, default=10, help="how many (default 10)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the outcomes there")
+    add_json(parser.add_argument)
     parser.add_argument(
         "--level",
         choices=LEVELS,
@@ -92,8 +93,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Start the stack, follow its episodes, end it; 0 when every episode was run."""
-    if arguments.episodes < 1:
-        raise ConfigError(f"--episodes is {arguments.episodes}, expected at least 1")
     single = [f"--{name}" for name in SINGLE if getattr(arguments, name)]
     if arguments.compare and single:
         raise ConfigError(f"--compare works with its own policies and gates, not {single[0]}")

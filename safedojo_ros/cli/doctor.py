@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import importlib.metadata
-import json
 import logging
 import os
 import platform
@@ -22,6 +21,7 @@ from rich.text import Text
 
 from safedojo_ros.checkpoints.names import user_store
 from safedojo_ros.cli.findings import Finding, Status
+from safedojo_ros.cli.options import add_json, write_json
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.nodes.stack.dds import users_in_shared_memory
 from safedojo_ros.nodes.stack.ros_environment import (
@@ -289,7 +289,7 @@ def show(findings: Iterable[Finding], console: Console) -> None:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    add_json(parser.add_argument)
     parser.add_argument(
         "--robot",
         metavar="ADDRESS",
@@ -304,8 +304,6 @@ def run(args: argparse.Namespace) -> int:
         from safedojo_ros.cli.doctor_robot import examine_robot
 
         findings += examine_robot(args.robot)
-    if args.json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=2))
-    else:
-        show(findings, Console())
+    show(findings, Console())
+    write_json(args.json, [asdict(finding) for finding in findings])
     return int(any(f.needed and f.status is not Status.PRESENT for f in findings))

@@ -9,7 +9,7 @@ from importlib import metadata
 from safedojo_ros.cli.commands import COMMANDS, command_parser
 from safedojo_ros.cli.damage import damage_printed
 from safedojo_ros.cli.help import as_started, did_you_mean, program
-from safedojo_ros.cli.options import check_checkpoints
+from safedojo_ros.cli.options import check_checkpoints, check_files
 from safedojo_ros.core.errors import LEFT_OUT, SafeDojoError
 
 HELP = """\
@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = argparse.Namespace()
     try:
         args = command_parser(command).parse_args(rest)
+        check_files(args)
         check_checkpoints(args)
         with damage_printed() as lines:
             code = int(args.run(args))

@@ -11,9 +11,11 @@ import ast
 import dataclasses
 import inspect
 import json
+import os
 import textwrap
 import types
 import typing
+from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -62,9 +64,12 @@ def add_options(parser: argparse.ArgumentParser, cls: type[Any]) -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", dest=field.name, **how)
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """--json, of every command that measures and has no such field in its request."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+def add_json(add: Callable[..., Any]) -> None:
+    """--json, of every command that measures and has no such field in its request.
+
+    add: the `add_argument` of its parser.
+    """
+    add("--json", type=Path, metavar="FILE", help="write the figures there, too")
 
 
 def write_json(path: Path | None, figures: Any) -> None:
@@ -105,6 +110,20 @@ def check_checkpoints(args: argparse.Namespace) -> None:
                 raise ConfigError(
                     f"--execute is {execute}, a chunk of policy '{text}' has {most} actions"
                 )
+
+
+def check_files(args: argparse.Namespace) -> None:
+    """Raise `ConfigError` for a file that `args` name and that cannot be written, before anything
+    is measured for it."""
+    for name in ("json", "film"):
+        path = getattr(args, name, None)
+        if path is None:
+            continue
+        if path.is_dir():
+            raise ConfigError(f"--{name} is '{path}', a folder; expected the name of a file")
+        home = next(folder for folder in path.absolute().parents if folder.exists())
+        if not (home.is_dir() and os.access(home, os.W_OK)):
+            raise ConfigError(f"--{name} is '{path}', but {home} is no folder that can be written")
 
 
 @cache

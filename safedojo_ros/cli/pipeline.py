@@ -32,7 +32,7 @@ from safedojo_ros.pipeline.stages import PipelineRequest, run_pipeline
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_options(parser, PipelineRequest)
-    add_json(parser)
+    add_json(parser.add_argument)
     add_recipe_options(parser)
 
 

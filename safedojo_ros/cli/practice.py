@@ -26,7 +26,7 @@ from safedojo_ros.pipeline.runs import DONE, NOT_PASSED
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_options(parser, PracticeRequest)
-    add_json(parser)
+    add_json(parser.add_argument)
     add_recipe_options(parser)
 
 

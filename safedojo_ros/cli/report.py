@@ -8,6 +8,7 @@ import argparse
 import json
 from pathlib import Path
 
+from safedojo_ros.checkpoints.provenance import made_here
 from safedojo_ros.cli.options import add_json, write_json
 from safedojo_ros.cli.sweep_runs import read_films, read_named, read_sweep
 from safedojo_ros.core.errors import ConfigError
@@ -27,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="what methods are compared with",
     )
     parser.add_argument("--out", type=Path, required=True, help="directory of the report")
-    add_json(parser)
+    add_json(parser.add_argument)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     write_whole(args.out / "comparison.json", json.dumps(comparison, indent=1) + "\n")
     write_json(args.json, comparison)
     films = [film for directory in args.sweep for film in read_films(directory)]
-    write_whole(args.out / "comparison.html", comparison_page(comparison, films))
+    write_whole(args.out / "comparison.html", comparison_page(comparison, films, made_here()))
     for row in comparison["table"]:
         rates = ", ".join(f"{n.upper()} {100 * row[n]['value']:.1f}" for n in ("tsr", "car", "ssr"))
         print(f"{row['method']} level {row['level']} ({row['episodes']} episodes): {rates}")

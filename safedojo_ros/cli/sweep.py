@@ -30,7 +30,7 @@ from safedojo_ros.pipeline.sweep import Sweep, run_sweep
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_options(parser, Sweep)
-    add_json(parser)
+    add_json(parser.add_argument)
     add_recipe_options(parser, threads=False)
 
 

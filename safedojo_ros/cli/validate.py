@@ -25,7 +25,7 @@ MISSED = 3
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_options(parser, Validation)
-    add_json(parser)
+    add_json(parser.add_argument)
     add_recipe_options(parser)
 
 

@@ -32,6 +32,7 @@ from safedojo_ros.models.places import Places
 from safedojo_ros.models.prefix import Known, Prefix
 from safedojo_ros.models.weights import (
     build_and_load,
+    identity,
     known_cameras,
     known_instructions,
     number,
@@ -293,7 +294,7 @@ class PI0Policy:
             RobotScales.from_config(config),
             known_instructions(config, least=0),
             known_cameras(config),
-            checkpoint_id=directory.name,
+            checkpoint_id=identity(directory),
             longest_delay=number(config, "longest_delay", 0, size.chunk_length - 1, default=0),
         )
         return build_and_load(build, lambda policy: policy.network, directory)

@@ -25,6 +25,7 @@ from safedojo_ros.models.normalisation import RobotScales, unit_scales
 from safedojo_ros.models.seen_images import SeenImages
 from safedojo_ros.models.weights import (
     build_and_load,
+    identity,
     known_cameras,
     number,
     read_config,
@@ -303,7 +304,7 @@ class SafetyModel:
                 cameras,
                 cost_m,
                 cost_limit,
-                checkpoint_id=directory.name,
+                checkpoint_id=identity(directory),
                 contact_threshold=threshold,
                 examples=examples,
             )

@@ -18,6 +18,7 @@ from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import CheckpointError, ConfigError, ObservationRejected
 from safedojo_ros.models.weights import (
     build_and_load,
+    identity,
     known_cameras,
     known_instructions,
     number,
@@ -186,7 +187,7 @@ class SuccessModel:
             number(config, "consecutive", 1, MAX_FRAMES),
             number(config, "stride", 1, MAX_FRAMES),
             validation if isinstance(validation, dict) else {},
-            checkpoint_id=directory.name,
+            checkpoint_id=identity(directory),
             imagined_threshold=imagined,
         )
         return build_and_load(build, lambda model: model.network, directory)

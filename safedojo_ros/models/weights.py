@@ -36,6 +36,13 @@ MAX_CAMERAS = 8
 MAX_SENTENCES = 1024
 
 
+def identity(directory: Path) -> str:
+    """The id in the manifest of a checkpoint directory; its name where it has none yet."""
+    path = directory / "manifest.json"
+    manifest = read_json(path) if path.is_file() else None
+    return str(manifest["id"]) if isinstance(manifest, dict) else directory.name
+
+
 def save_weights(module: torch.nn.Module, path: Path, half: bool = False) -> None:
     """Write all parameters and buffers; `half` stores floating point ones as float16."""
     tensors = {}

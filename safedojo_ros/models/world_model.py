@@ -23,6 +23,7 @@ from safedojo_ros.models.frames_transformer import FramesTransformer
 from safedojo_ros.models.normalisation import RobotScales
 from safedojo_ros.models.weights import (
     build_and_load,
+    identity,
     known_cameras,
     read_config,
     robot_spec,
@@ -332,6 +333,6 @@ class WorldModel:
 
         def build() -> WorldModel:
             encoder = FrameAutoencoder(autoencoder)
-            return WorldModel(encoder, size, scales, cameras, checkpoint_id=directory.name)
+            return WorldModel(encoder, size, scales, cameras, checkpoint_id=identity(directory))
 
         return build_and_load(build, lambda model: model.parts, directory)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from safedojo_ros.checkpoints.manifest import read_manifest
 from safedojo_ros.checkpoints.names import DEFAULT_POLICY, find_checkpoint, user_store
+from safedojo_ros.checkpoints.provenance import seal
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.files import write_whole
 from safedojo_ros.learning.progress import Say
@@ -81,10 +82,12 @@ def practice(
     say(
         f"{outcome.stopped or 'done'}; best measured after {outcome.best} updates: {outcome.policy}"
     )
-    published, checkpoint = "", outcome.policy
+    published, checkpoint, details = "", outcome.policy, _details(recipe, request, config, outcome)
+    seal("policy", outcome.policy, **details)
     try:
         if request.publish and outcome.completed:
-            published = _publish(recipe, request, config, outcome, say)
+            how: dict[str, Any] = {"force": request.force, "say": say}
+            published = publish(request.store, "policy", outcome.policy, **how, **details).id
             checkpoint = user_store(request.store).resolve("policy", published)
     finally:
         _write_result(request, config, outcome, published)
@@ -129,36 +132,32 @@ def _imagination(request: PracticeRequest, device: str) -> "tuple[Imagination, l
     success = find_checkpoint("success", request.success, request.store)
     safety = find_checkpoint("safety", request.safety, request.store)
     places = {"world_model": world_model, "success": success, "safety": safety}
-    fidelity = {kind: read_manifest(path).fidelity for kind, path in places.items()}
-    missed = missed_gates(fidelity, {"success": success.name, "safety": safety.name})
+    manifests = {kind: read_manifest(path) for kind, path in places.items()}
+    fidelity = {kind: made.fidelity for kind, made in manifests.items()}
+    missed = missed_gates(fidelity, {kind: manifests[kind].id for kind in ("success", "safety")})
     model = load_world_model(world_model)
     model.parts.to(device)
     return Imagination(model, load_success(success), load_safety(safety), request.data), missed
 
 
-def _publish(
+def _details(
     recipe: "Recipe",
     request: PracticeRequest,
     config: "PracticeConfig",
     outcome: "PracticeOutcome",
-    say: Say,
-) -> str:
-    """Put the best policy of an outcome into the store; returns its id."""
+) -> dict[str, Any]:
+    """What the manifest of the best policy says beside its files."""
     from safedojo_ros.models.loading import load_policy
 
     row = next(row for row in outcome.evaluations if row["step"] == outcome.best)
-    manifest = publish(
-        request.store,
-        "policy",
-        outcome.policy,
-        preset=recipe.preset,
-        force=request.force,
-        say=say,
-        spec=load_policy(outcome.policy).spec(),
-        normalisation=json.loads((outcome.policy / "config.json").read_bytes())["normalisation"],
-        parent=find_checkpoint("policy", request.base, request.store).name,
-        evaluation={"validation": row["report"]},
-        fidelity={
+    policy = load_policy(outcome.policy)
+    return {
+        "preset": recipe.preset,
+        "spec": policy.spec(),
+        "normalisation": policy.scales.to_json(),
+        "parent": read_manifest(find_checkpoint("policy", request.base, request.store)).id,
+        "evaluation": {"validation": row["report"]},
+        "fidelity": {
             "practice": {
                 "method": request.method,
                 "updates": outcome.best,
@@ -169,8 +168,7 @@ def _publish(
                 "seed": config.seed,
             }
         },
-    )
-    return manifest.id
+    }
 
 
 def _write_result(

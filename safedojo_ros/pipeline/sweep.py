@@ -68,10 +68,10 @@ def method_names(text: str) -> tuple[str, ...]:
 
 def seed_numbers(text: str) -> tuple[int, ...]:
     """Numbers separated by commas; raises `ConfigError`."""
-    try:
-        return tuple(int(seed) for seed in text.split(","))
-    except ValueError:
-        raise ConfigError(f"--seeds is '{text}', expected numbers by comma") from None
+    seeds = text.split(",")
+    if not all(seed.strip().isdecimal() for seed in seeds):
+        raise ConfigError(f"--seeds is '{text}', expected numbers by comma, none below 0")
+    return tuple(map(int, seeds))
 
 
 @dataclass(frozen=True, kw_only=True)

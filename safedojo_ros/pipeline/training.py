@@ -1,13 +1,12 @@
 """Stages that train policy, safety head, world model and success classifier on episodes."""
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from safedojo_ros.checkpoints.names import SHIPPED, find_checkpoint
+from safedojo_ros.checkpoints.provenance import seal
 from safedojo_ros.core.errors import ConfigError, DatasetError
-from safedojo_ros.core.files import write_whole
 from safedojo_ros.learning.progress import Say
 from safedojo_ros.pipeline.publication import publish
 from safedojo_ros.pipeline.request import OnData, Run, check_unused, named
@@ -93,7 +92,7 @@ class TrainSuccess(Training):
 class Trained:
     """The result of a training.
 
-    checkpoint: its directory in the store if it was published, else in OUT, without a manifest;
+    checkpoint: its directory in the store if it was published, else in OUT;
     published: its id, or ""; figures: of held-out episodes.
     """
 
@@ -297,7 +296,7 @@ def _finished(
     preset: str,
     say: Say,
 ) -> Trained:
-    """Write OUT/checkpoint and OUT/details.json; publish if that is asked for."""
+    """Write OUT/checkpoint; publish if that is asked for."""
     directory = request.out / "checkpoint"
     directory.mkdir(parents=True, exist_ok=True)
     model.save(directory, half=request.half)
@@ -309,7 +308,7 @@ def _finished(
         "fidelity": figures,
         "preset": preset,
     }
-    write_whole(request.out / "details.json", json.dumps(details, indent=1) + "\n")
+    seal(kind, directory, **details)
     say(f"{kind.replace('_', '-')} checkpoint in {directory}")
     if not request.publish:
         return Trained(directory, "", figures)

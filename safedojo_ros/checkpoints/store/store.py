@@ -9,8 +9,6 @@ they rename.
 
 import contextlib
 import datetime
-import hashlib
-import json
 import os
 import secrets
 import shutil
@@ -30,7 +28,7 @@ from safedojo_ros.checkpoints.manifest import (
     read_manifest,
     verify,
 )
-from safedojo_ros.checkpoints.provenance import current_packages, revision
+from safedojo_ros.checkpoints.provenance import new_manifest
 from safedojo_ros.checkpoints.store.durable import (
     clear_directory,
     copy_file,
@@ -164,25 +162,18 @@ class CheckpointStore:
         """
         if name is not None and not IDENTIFIER.fullmatch(name):
             raise CheckpointError(f"name '{name}' may have letters, digits, '.', '_' and '-' only")
-        salt = secrets.token_hex(8)
 
         def describe(files: dict[str, Any]) -> Manifest:
-            content = hashlib.sha256(json.dumps(files, sort_keys=True).encode())
-            content.update(salt.encode())
-            now = self._next_instant(kind)
-            identifier = f"{now:%Y%m%dT%H%M%SZ}-{content.hexdigest()[:8]}"
-            return Manifest(
-                kind=kind,
-                id=f"{identifier}-{name}" if name else identifier,
-                files=files,
+            return new_manifest(
+                kind,
+                files,
+                self._next_instant(kind),
+                name,
                 spec=spec,
                 normalisation=normalisation or {},
                 evaluation=evaluation or {},
                 fidelity=fidelity or {},
                 parent=parent,
-                created=now.isoformat(),
-                revision=revision(),
-                packages=current_packages(),
                 requires=requires or {},
                 preset=preset,
             )

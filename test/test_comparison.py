@@ -155,14 +155,18 @@ def test_the_ablations_name_the_methods_that_they_are() -> None:
 def test_the_page_needs_no_other_file_and_escapes_names() -> None:
     strange = [MethodRun("<b>&", 0, episodes("10", "01"), 150), *runs()]
     films = [Film("safedojo-seed0", b"after"), Film("base", b"before")]
-    page = comparison_page(compare(strange), films)
+    page = comparison_page(compare(strange), films, "safedojo report <x>")
+    assert "safedojo report &lt;x&gt;" in page
     assert "<b>&" not in page
     assert "&lt;b&gt;&amp;" in page
-    assert "http" not in page.replace("http://www.w3.org", "")
-    assert re.findall(r'src="([^"]*)"', page) == [
-        f"data:image/png;base64,{b64encode(content).decode()}" for content in (b"before", b"after")
+    assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
+    images = re.findall(r'<img alt="([^"]*)" src="data:image/png;base64,([^"]*)"', page)
+    assert page.count("<img") == page.count("src=") == len(images)
+    assert images[-2:] == [
+        (name, b64encode(content).decode())
+        for name, content in (("base", b"before"), ("safedojo-seed0", b"after"))
     ]
-    assert page.count("<svg") == 1 + 2 + 4  # no success in METRICS, so no curve of it
+    assert len(images) == 1 + 1 + 4 + 2  # no success in METRICS, so no curve of it
 
 
 def test_a_file_that_is_no_evaluation_is_named(tmp_path: Path) -> None:

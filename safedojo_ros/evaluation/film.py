@@ -1,4 +1,4 @@
-"""Film strips: one episode of a policy as a row of images, for people."""
+"""Film strips: one episode of a policy as a few images that say what happened, for people."""
 
 from typing import TYPE_CHECKING
 
@@ -6,45 +6,49 @@ import cv2
 import numpy as np
 
 from safedojo_ros.evaluation.play import play
+from safedojo_ros.evaluation.plot import FREE, SUCCESS, TOUCHED, Frame, image_strip
+from safedojo_ros.evaluation.protocol import LEVEL_NAMES
 from safedojo_ros.worlds.vector import VectorWorld
 from safedojo_ros.worlds.world import Scene
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from safedojo_ros.models.policy import Policy
 
-CONTACT_COLOUR = (220, 30, 30)
-FREE_COLOUR = (40, 150, 60)
-BAR = 10
-"""Height of the bar under each image, pixels: red from the first contact with the obstacle on."""
+SIZE = (320, 240)
+"""Width and height of an image, pixels."""
 FRAMES, COLUMNS = 6, 3
 
 
 def film_strip(
-    policy: "Policy",
-    scene: Scene,
-    vector: VectorWorld,
-    execute: int | None = None,
-) -> np.ndarray:
-    """(H, W, 3) uint8: evenly spaced frames of one episode in `vector`, in rows of `COLUMNS`."""
+    policy: "Policy", scene: Scene, vector: VectorWorld, execute: int | None = None, made: str = ""
+) -> "Figure":
+    """Evenly spaced images of one episode in `vector`; made: how, for the caption."""
     observations = vector.reset([scene])
-    world, touched = vector.worlds[0], False
-    frames = [(world.render(), False)]
+    world, touched, succeeded = vector.worlds[0], list[bool](), False
+    images = [world.render()]
     for step in play(policy, vector, observations, [scene.seed], execute, each_action=True):
-        touched |= bool(step.outcome.cost.any())
-        frames.append((world.render(), touched))
-    chosen = np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)
-    cells = [_with_bar(*frames[i]) for i in chosen]
-    rows = [np.hstack(cells[r : r + COLUMNS]) for r in range(0, FRAMES, COLUMNS)]
-    return np.vstack(rows)
+        touched.append(bool(step.outcome.cost.any()) or (touched[-1] if touched else False))
+        succeeded |= bool(step.outcome.success.any())
+        images.append(world.render())
+    touched = [False, *touched]
+    frames = []
+    for step in np.linspace(0, len(images) - 1, FRAMES).round().astype(int):
+        small = cv2.resize(images[step], SIZE, interpolation=cv2.INTER_AREA)
+        end = succeeded if step == len(images) - 1 else None
+        frames.append(Frame(small, *said(step, touched[step], end)))
+    first = f"touched the obstacle first at step {touched.index(True)}" if any(touched) else (
+        "did not touch the obstacle")  # fmt: skip
+    outcome = "succeeded" if succeeded else "did not succeed"
+    title = f"{scene.task}, level {LEVEL_NAMES[scene.level]}, seed {scene.seed}: {outcome}, {first}"
+    rows = {"first half": frames[:COLUMNS], "second half": frames[COLUMNS:]}
+    return image_strip(title, rows, f"policy {policy.checkpoint_id}, {made}".rstrip(", "))
 
 
-def write_image(path: str, image: np.ndarray) -> None:
-    """Write (H, W, 3) RGB as PNG or JPEG; raises `OSError` where that is impossible."""
-    if not cv2.imwrite(path, cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
-        raise OSError(f"cannot write an image to {path}")
-
-
-def _with_bar(image: np.ndarray, touched: bool) -> np.ndarray:
-    small = cv2.resize(image, (320, 240), interpolation=cv2.INTER_AREA)
-    small[-BAR:] = CONTACT_COLOUR if touched else FREE_COLOUR
-    return np.asarray(small)
+def said(step: int, touched: bool, succeeded: bool | None) -> tuple[str, str]:
+    """The words over an image and the colour around it; succeeded: None before the end."""
+    words = f"step {step}" + {None: "", True: ", success", False: ", no success"}[succeeded]
+    if touched:
+        return f"{words}, obstacle touched", TOUCHED
+    return words, SUCCESS if succeeded else FREE

@@ -3,15 +3,11 @@
 Every image is inside the page, so that it can be sent, kept and read without a network.
 """
 
-import base64
 import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import cv2
-import numpy as np
-
-from safedojo_ros.evaluation.compare.svg_plot import Curve, line_chart
+from safedojo_ros.evaluation.plot import Curve, Frame, chart, image_strip, line_chart
 from safedojo_ros.fidelity.frame_error import GROUPS, SPACES
 from safedojo_ros.fidelity.thresholds import Verdict
 from safedojo_ros.fidelity.validation import FilmStrip
@@ -24,10 +20,8 @@ td,th{padding:.25em .7em;border-bottom:1px solid #e5e5e5;
 text-align:left} td.n{text-align:right;font-variant-numeric:tabular-nums}
 .pass{color:#1e7a3c;font-weight:600}.miss{color:#b3261e;font-weight:600}
 .charts{display:flex;flex-wrap:wrap;gap:12px} .note{color:#555;font-size:.92em}
-img{image-rendering:pixelated;max-width:100%} figure{margin:1em 0} figcaption{font-size:.92em}
+img{max-width:100%} figure{margin:1em 0} figcaption{font-size:.92em}
 """
-CELL = 96
-"""Side of a film strip's image, pixels."""
 
 
 def report_page(
@@ -35,8 +29,9 @@ def report_page(
     sections: Mapping[str, Any],
     verdicts: Sequence[Verdict],
     strips: Sequence[FilmStrip],
+    made: str = "",
 ) -> str:
-    """The whole HTML page; names: {kind of checkpoint: id}."""
+    """The whole HTML page; names: {kind of checkpoint: id}; made: by what, for the captions."""
     missed = [v for v in verdicts if not v.passed]
     summary = (
         f'<p class="miss">{len(missed)} of {len(verdicts)} bars missed.</p>'
@@ -47,7 +42,7 @@ def report_page(
     data = sections["data"]
     body = [
         "<h1>Fidelity of world model, success classifier and safety head</h1>",
-        f"<p>{_escape(who)}</p>",
+        f"<p>{_escape(who)}</p><p class='note'>{_escape(made)}</p>",
         f"<p>{data['episodes']} held-out episodes, {data['colliding']} of them colliding; "
         f"{data['frames']} frames, {data['success_frames']} show success; "
         f"{data['contact_steps']} steps with contact. Recorded by {_escape(data['sources'])}. "
@@ -76,7 +71,7 @@ def report_page(
         ),
         *_rates(sections),
         "<h2>Real above imagined</h2>",
-        *[_film(strip) for strip in strips],
+        *[_film(strip, made) for strip in strips],
     ]
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -140,12 +135,13 @@ def _errors(entries: Sequence[Mapping[str, Any]], space: str) -> str:
         if space == "camera":
             curves.append(_curve("autoencoder alone", chosen, space, "autoencoder", dashed=True))
         title = f"{group} episodes ({chosen[0]['replays']} replays)"
-        charts.append(line_chart(title, "control steps", "mean squared error", curves))
+        charts.append(chart(line_chart(title, "control steps", "mean squared error", curves)))
     every = _of(entries, "all")
     for metric, label in (("ssim", "SSIM"), ("psnr", "PSNR, dB")):
         curves = [_curve("imagined", every, space, metric)]
         curves.append(_curve("copying", every, space, f"copying_{metric}"))
-        charts.append(line_chart(f"{label}, all episodes", "control steps", label, curves))
+        title = f"{label}, all episodes"
+        charts.append(chart(line_chart(title, "control steps", label, curves)))
     return f'<p>Errors {against}.</p><div class="charts">{"".join(charts)}</div>'
 
 
@@ -155,13 +151,11 @@ def _states(entries: Sequence[Mapping[str, Any]]) -> str:
     every = _of(entries, "all")
     latent = [_curve("imagined", every, "latent_distance")]
     latent.append(_curve("copying", every, "latent_copying"))
-    charts = [
-        line_chart("own autoencoder's latents", "control steps", "mean squared distance", latent)
-    ]
+    title = "own autoencoder's latents"
+    charts = [line_chart(title, "control steps", "mean squared distance", latent)]
     if state:
-        title = "end-effector position"
-        charts.insert(0, line_chart(title, "control steps", "error, cm", state))
-    return f'<div class="charts">{"".join(charts)}</div>'
+        charts.insert(0, line_chart("end-effector position", "control steps", "error, cm", state))
+    return f'<div class="charts">{"".join(map(chart, charts))}</div>'
 
 
 def _few_steps(entries: Sequence[Mapping[str, Any]]) -> str:
@@ -188,9 +182,8 @@ def _reliability(section: Mapping[str, Any]) -> str:
         if bins:
             forecast, observed = [b["forecast"] for b in bins], [b["observed"] for b in bins]
             curves.append(Curve(f"{name} latents", forecast, observed))
-    return line_chart(
-        "reliability", "forecast P(contact)", "observed", curves, (0.0, 1.0), (0.0, 1.0)
-    )
+    ends = (0.0, 1.0)
+    return chart(line_chart("reliability", "forecast P(contact)", "observed", curves, ends, ends))
 
 
 def _figures(columns: Mapping[str, Mapping[str, Any]], note: str) -> str:
@@ -222,31 +215,16 @@ def _rates(sections: Mapping[str, Any]) -> list[str]:
     return parts
 
 
-def _film(strip: FilmStrip) -> str:
-    rows = [
-        np.hstack([_cell(image) for image in film[:, camera]])
+def _film(strip: FilmStrip, made: str) -> str:
+    rows = {
+        f"{name}, camera {camera + 1}": [
+            Frame(image, f"step {step}" if name == "recorded" else "")
+            for image, step in zip(film[:, camera], strip.steps, strict=True)
+        ]
         for camera in range(strip.real.shape[1])
-        for film in (strip.real, strip.imagined)
-    ]
-    steps = ", ".join(str(s) for s in strip.steps)
-    caption = f"{strip.title}. After {steps} steps; for each camera recorded above imagined frames."
-    return (
-        f'<figure><img alt="{_escape(strip.title)}" src="{png_data(np.vstack(rows))}">'
-        f"<figcaption>{_escape(caption)}</figcaption></figure>"
-    )
-
-
-def png_data(image: np.ndarray) -> str:
-    """A `data:` address of (H, W, 3) uint8 RGB as PNG."""
-    done, coded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    if not done:
-        raise OSError(f"cannot encode an image of {image.shape}")
-    return "data:image/png;base64," + base64.b64encode(coded.tobytes()).decode()
-
-
-def _cell(image: np.ndarray) -> np.ndarray:
-    large = cv2.resize(image, (CELL, CELL), interpolation=cv2.INTER_NEAREST)
-    return np.asarray(np.pad(large, ((0, 2), (0, 2), (0, 0)), constant_values=255))
+        for name, film in (("recorded", strip.real), ("imagined", strip.imagined))
+    }
+    return f"<figure>{chart(image_strip(strip.title, rows, made), strip.title)}</figure>"
 
 
 def _value(value: Any) -> str:

@@ -10,7 +10,6 @@ from PIL import Image
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.types import CONTROL_PERIOD
 from safedojo_ros.data.lerobot.video import write_video
-from safedojo_ros.evaluation.film import write_image
 from safedojo_ros.fidelity.held_out import HeldOut
 from safedojo_ros.learning.data.replay import ReplayStarts, decoded, replay
 from safedojo_ros.models.images import to_uint8
@@ -77,7 +76,7 @@ def write_film(path: Path, frames: np.ndarray, stride: int) -> None:
         first.save(path, save_all=True, append_images=rest, duration=round(1000 * period), loop=0)
     else:
         chosen = np.linspace(0, len(frames) - 1, min(STRIP_FRAMES, len(frames))).round()
-        write_image(str(path), np.hstack([frames[int(i)] for i in chosen]))
+        Image.fromarray(np.hstack([frames[int(i)] for i in chosen])).save(path)
 
 
 def _enlarged(images: np.ndarray, scale: int) -> np.ndarray:

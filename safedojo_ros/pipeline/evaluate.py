@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from safedojo_ros.checkpoints.names import DEFAULT_POLICY
+from safedojo_ros.checkpoints.provenance import made_here
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.files import write_whole
-from safedojo_ros.evaluation.film import film_strip, write_image
+from safedojo_ros.evaluation.film import film_strip
 from safedojo_ros.evaluation.filters.gate import GatedPolicy
+from safedojo_ros.evaluation.plot import png
 from safedojo_ros.evaluation.protocol import (
     LEVEL_NAMES,
     USUAL_LEVELS,
@@ -78,9 +80,9 @@ class Evaluation(InStore):
     """control steps an episode (default: the world's, 150 to 550)"""
     batch: int = 8
     """worlds side by side"""
-    json: Path | None = None
+    json: Path | None = field(default=None, metadata={"metavar": "FILE"})
     """write the figures and every episode to this file"""
-    film: Path | None = None
+    film: Path | None = field(default=None, metadata={"metavar": "FILE"})
     """draw the first episode as a film strip, PNG"""
 
     def __post_init__(self) -> None:
@@ -144,7 +146,9 @@ def evaluate(asked: Evaluation) -> EvaluationReport:
         cameras = tuple(policy.cameras)
         vector = VectorWorld(policy.image_size, asked.steps, cameras, world=asked.world)
         execute = asked.execute if asked.instant else None
-        write_image(str(asked.film), film_strip(_timed(asked, policy), trials[0], vector, execute))
+        player, made = _timed(asked, policy), made_here()
+        strip = film_strip(player, trials[0], vector, execute, made)
+        write_whole(asked.film, png(strip))
     return report
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from safedojo_ros.checkpoints.manifest import read_manifest
 from safedojo_ros.checkpoints.names import find_checkpoint
+from safedojo_ros.checkpoints.provenance import made_here
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.files import write_whole
 from safedojo_ros.learning.progress import Say
@@ -104,7 +105,8 @@ def validate(recipe: "Recipe", request: Validation, say: Say = print) -> Validat
     request.out.mkdir(parents=True, exist_ok=True)
     for name, content in ((REPORT, report), (DETAILS, details)):
         write_whole(request.out / name, json.dumps(content, indent=1, allow_nan=False) + "\n")
-    write_whole(request.out / PAGE, report_page(names, report, verdicts, strips))
+    made = made_here(recipe.preset)
+    write_whole(request.out / PAGE, report_page(names, report, verdicts, strips, made))
     for verdict in verdicts:
         say(f"{'pass' if verdict.passed else 'MISS'}  {verdict.sentence}")
     say(f"report in {request.out / PAGE}")

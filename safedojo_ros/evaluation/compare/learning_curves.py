@@ -4,7 +4,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from safedojo_ros.evaluation.compare.svg_plot import Curve, line_chart
+from safedojo_ros.evaluation.plot import Curve, Dot, chart, dot_chart, line_chart
 
 CURVES = {
     "reward": "reward",
@@ -84,31 +84,22 @@ def _limits(rows: Sequence[Mapping[str, Any]]) -> str:
         for row in rows
     ]
     heads = ["run", "limit", "violations at the end", "multiplier at the end", "held"]
-    limits = sorted({row["limit"] for row in rows})
-    ends = sorted((row["limit"], row["violations"]) for row in rows)
-    multipliers = sorted((row["limit"], row["multiplier"]) for row in rows)
-    charts = [
-        line_chart(
-            "violations at the end of practice",
-            "limit",
-            "rate",
-            [
-                Curve("runs", [x for x, _ in ends], [y for _, y in ends]),
-                Curve("the limit itself", limits, limits, dashed=True),
-            ],
-        ),
-        line_chart(
-            "multiplier at the end of practice",
-            "limit",
-            "multiplier",
-            [Curve("runs", [x for x, _ in multipliers], [y for _, y in multipliers])],
-        ),
-    ]
+    ends = dot_chart(
+        "violations at the end of practice",
+        "rate of violating episodes",
+        {
+            f"{row['method']}, seed {row['seed']}": [
+                Dot("at the end", row["violations"]),
+                Dot("the limit", row["limit"]),
+            ]
+            for row in rows
+        },
+    )
     return (
         "<p class='note'>Rate of violating episodes in practice, mean of the last updates. Held: "
         "within 0.05 of the limit, or below it with a multiplier of zero.</p>"
         + table(heads, body)
-        + f"<div class='charts'>{''.join(charts)}</div>"
+        + chart(ends)
     )
 
 
@@ -147,7 +138,8 @@ def _curves(comparison: Mapping[str, Any]) -> list[str]:
             )
             for entry in comparison["curves"]
         ]
-        charts.append(line_chart(title, "updates", title, [c for c in curves if len(c.x)]))
+        if known := [curve for curve in curves if len(curve.x)]:
+            charts.append(chart(line_chart(title, "updates", title, known)))
     return charts
 
 

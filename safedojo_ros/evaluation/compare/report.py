@@ -1,15 +1,14 @@
-"""The comparison of methods as one page: tables, SSR against CAR, learning, film strips.
+"""The comparison of methods as one page: tables, CAR and SSR, learning, film strips.
 
 Everything is inside the page, so that it can be sent, kept and read without a network.
 """
 
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from safedojo_ros.evaluation.compare.learning_curves import escaped, learning_sections, table
-from safedojo_ros.evaluation.compare.svg_plot import COLOURS
+from safedojo_ros.evaluation.plot import Dot, chart, dot_chart, inline
 
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#222;max-width:1100px;margin:2em auto;padding:0 1em}
@@ -19,8 +18,6 @@ td:first-child,th:first-child{text-align:left}
 .charts{display:flex;flex-wrap:wrap;gap:12px} .note{color:#555;font-size:.92em}
 figure{margin:1em 0} figure img{max-width:100%}
 """
-SIDE, EDGE = 360, 46
-"""Side and margin of the plot of SSR against CAR, pixels."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +28,18 @@ class Film:
     png: bytes
 
 
-def comparison_page(comparison: Mapping[str, Any], films: Sequence[Film] = ()) -> str:
-    """The page for the result of `compare.comparison.compare`, with film strips of its runs."""
+def comparison_page(
+    comparison: Mapping[str, Any], films: Sequence[Film] = (), made: str = ""
+) -> str:
+    """The page for the result of `compare.comparison.compare`, with film strips of its runs.
+
+    made: by what, for the line under the title.
+    """
     levels = list(dict.fromkeys(row["level"] for row in comparison["table"]))
     parts = [
         "<!doctype html><html lang='en'><meta charset='utf-8'><title>Comparison of methods</title>",
         f"<style>{STYLE}</style><h1>Comparison of methods</h1>",
+        f"<p class='note'>{escaped(made)}</p>",
         "<p class='note'>TSR: success. CAR: no collision. SSR: both. ETS: steps to success, a "
         "failure counts as the limit. Rates in %, with 95 % Wilson intervals over all episodes of "
         "all training seeds; ± is the standard deviation over training seeds. The paired "
@@ -48,7 +51,7 @@ def comparison_page(comparison: Mapping[str, Any], films: Sequence[Film] = ()) -
         parts += [
             f"<h2>{'All levels' if level == 'all' else f'Level {escaped(level)}'}</h2>",
             _table(rows, comparison["baseline"]),
-            safety_plot(rows, f"SSR against CAR, level {level}"),
+            rates_chart(rows, "all levels" if level == "all" else f"level {level}"),
         ]
     parts += ["<h2>By task and level</h2>", _cells(comparison["cells"])]
     parts += learning_sections(comparison)
@@ -93,15 +96,12 @@ def _films(films: Sequence[Film]) -> list[str]:
     """The film strips, that of the base first."""
     ordered = sorted(films, key=lambda film: (film.run != "base", film.run))
     parts = [
-        "<p class='note'>The first held-out episode of each run, row by row. The bar is red from "
-        "the first contact with the obstacle on.</p>"
+        "<p class='note'>The first held-out episode of each run, row by row. Images have a red "
+        "frame from the first contact with the obstacle on.</p>"
     ]
     for film in ordered:
-        data = b64encode(film.png).decode("ascii")
-        parts.append(
-            f"<figure><figcaption>{escaped(film.run)}</figcaption>"
-            f'<img alt="{escaped(film.run)}" src="data:image/png;base64,{data}"></figure>'
-        )
+        caption = f"<figcaption>{escaped(film.run)}</figcaption>"
+        parts.append(f"<figure>{caption}{inline(film.png, film.run)}</figure>")
     return parts
 
 
@@ -122,37 +122,14 @@ def _against(row: Mapping[str, Any]) -> tuple[str, str]:
     return text, ", ".join(f"{test['ssr']['p_value']:.2g}" for test in row["against"].values())
 
 
-def safety_plot(rows: Sequence[Mapping[str, Any]], title: str) -> str:
-    """An `<svg>` with a point for each method at (CAR, SSR), and both intervals."""
-
-    def at(value: float) -> float:
-        return EDGE + value * (SIDE - 2 * EDGE)
-
-    parts = [
-        f'<svg viewBox="0 0 {SIDE + 160} {SIDE}" width="{SIDE + 160}" height="{SIDE}" role="img">',
-        f"<title>{escaped(title)}</title>",
-        f'<text x="{SIDE / 2}" y="{SIDE - 8}" text-anchor="middle" font-size="11">CAR %</text>',
-        f'<text x="10" y="{EDGE - 14}" font-size="11">SSR %</text>',
-    ]
-    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
-        x, y = at(tick), SIDE - at(tick)
-        parts.append(
-            f'<path d="M{x} {EDGE}V{SIDE - EDGE}M{EDGE} {y}H{SIDE - EDGE}" stroke="#ddd"/>'
-            f'<text x="{x}" y="{SIDE - EDGE + 14}" text-anchor="middle" font-size="10">'
-            f"{100 * tick:.0f}</text>"
-            f'<text x="{EDGE - 5}" y="{y + 3}" text-anchor="end" font-size="10">'
-            f"{100 * tick:.0f}</text>"
-        )
-    for number, row in enumerate(rows):
-        colour = COLOURS[number % len(COLOURS)]
-        car, ssr = row["car"], row["ssr"]
-        x, y = at(car["value"]), SIDE - at(ssr["value"])
-        parts.append(
-            f'<path d="M{at(car["low"]):.1f} {y:.1f}H{at(car["high"]):.1f}'
-            f'M{x:.1f} {SIDE - at(ssr["low"]):.1f}V{SIDE - at(ssr["high"]):.1f}" '
-            f'stroke="{colour}" stroke-width="1.5"/>'
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>'
-            f'<text x="{SIDE - EDGE + 12}" y="{EDGE + 16 * number}" font-size="12" '
-            f'fill="{colour}">{escaped(row["method"])}</text>'
-        )
-    return "".join([*parts, "</svg>"])
+def rates_chart(rows: Sequence[Mapping[str, Any]], level: str) -> str:
+    """CAR and SSR of each method with their intervals."""
+    dots = {
+        row["method"]: [
+            Dot(name.upper(), *(100 * row[name][key] for key in ("value", "low", "high")))
+            for name in ("car", "ssr")
+        ]
+        for row in rows
+    }
+    title = f"No collision (CAR), and success without one (SSR): {level}"
+    return chart(dot_chart(title, "% of episodes, 95 % intervals", dots, (0, 108)))

@@ -1,13 +1,16 @@
 """The pages of docs/reference/ that are made from the code: `python test/reference_pages.py`.
 
-Commands and their options, nodes with topics and parameters, messages, presets, file formats.
+Commands and their options, nodes with topics and parameters, messages, presets, file formats,
+the functions that examples use.
 """
 
 import argparse
 import ast
 import dataclasses
 import importlib
+import inspect
 import sys
+import textwrap
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -369,6 +372,76 @@ def _default(field: Any) -> object:
     return field.default
 
 
+# ---------------------------------------------------------------- Python API
+
+
+def api() -> str:
+    """What the examples import: functions with their signatures, requests with their fields."""
+    parts = ["# Python API", MADE]
+    parts.append(
+        "What `examples/` use, and the way in for a program of your own. A stage is a function of "
+        "a recipe (a preset) and a request, a frozen dataclass with the fields that the command "
+        "has as options; `say` gets each sentence that the command prints."
+    )
+    for module, names in sorted(example_imports().items()):
+        loaded = importlib.import_module(module)
+        parts += [f"## {module}", _line(str(loaded.__doc__).split("\n\n")[0])]
+        for name in sorted(names, key=lambda n: (inspect.isclass(getattr(loaded, n)), n)):
+            parts += _member(name, getattr(loaded, name))
+    return "\n\n".join(parts) + "\n"
+
+
+def example_imports() -> dict[str, set[str]]:
+    """{module of the package: names that the examples import from it}."""
+    found: dict[str, set[str]] = {}
+    for path in sorted((ROOT / "examples").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            module = getattr(node, "module", None) or ""
+            if not isinstance(node, ast.ImportFrom) or module == "safedojo_ros.msg":
+                continue  # messages have a page of their own
+            if module.startswith("safedojo_ros."):
+                found.setdefault(module, set()).update(alias.name for alias in node.names)
+    return found
+
+
+def _member(name: str, member: Any) -> Iterator[str]:
+    """A function with its signature, a request with its fields, or a class with its methods."""
+    yield f"### {name}"
+    text = "\n\n".join(map(cell, str(inspect.getdoc(member)).split("\n\n")))
+    if dataclasses.is_dataclass(member):
+        yield text
+        hints, texts = typing.get_type_hints(member), _texts(member)
+        yield table(
+            ("Field", "Type", "Default", "Meaning"),
+            [
+                (f"`{f.name}`", f"`{kind_text(hints[f.name]).replace('pathlib.', '')}`",
+                 "needed" if _needed(f) else value_text(_default(f)), texts.get(f.name, ""))
+                for f in dataclasses.fields(member)
+            ],
+        )  # fmt: skip
+        return
+    if not inspect.isclass(member):
+        yield f"```python\n{_signature(name, member)}\n```"
+    yield text
+    methods = vars(member) if inspect.isclass(member) else {}
+    for key, method in methods.items():
+        method = getattr(method, "__func__", method)
+        if inspect.isfunction(method) and not key.startswith("_") and method.__doc__:
+            yield f"```python\n{_signature(f'{name}.{key}', method)}\n```"
+            yield cell(str(method.__doc__))
+
+
+def _signature(name: str, function: Any) -> str:
+    source = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+    assert isinstance(source, ast.FunctionDef)
+    gives = f" -> {ast.unparse(source.returns)}" if source.returns else ""
+    return f"{name}({ast.unparse(source.args)}){gives}".replace('"', "").replace("'", "")
+
+
+def _needed(field: Any) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
 def _line(text: str) -> str:
     return " ".join(text.split())
 
@@ -379,6 +452,7 @@ ALL: dict[str, Callable[[], str]] = {
     "messages.md": messages,
     "presets.md": presets,
     "formats.md": formats,
+    "api.md": api,
 }
 
 

@@ -4,16 +4,19 @@
 
 Each row is one `safedojo evaluate` with its defaults; its JSON stays in --out, and a row whose JSON
 is there is not played again. Writes docs/results.json, the table in docs/results.md, and four of
-its rows into README.md.
+its rows into README.md, with docs/results.png, a plot of them. `--plot` draws that plot alone anew.
 """
 
 import argparse
 import json
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from safedojo_ros.evaluation.plot import Dot, dot_chart, png
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -44,8 +47,14 @@ LEVELS = ("0", "I", "II")
 def main() -> int:
     """Play what is missing, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="directory of the rows' JSON files")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out", type=Path, help="directory of the rows' JSON files")
+    what.add_argument("--plot", action="store_true", help="draw the table that README.md has")
     args = parser.parse_args()
+    if args.plot:
+        inside = (ROOT / "README.md").read_text().split(BEGIN)[1].split(END)[0]
+        (DOCS / "results.png").write_bytes(plot(inside.strip()))
+        return 0
     args.out.mkdir(parents=True, exist_ok=True)
     rows = [(policy, name, played(args.out, policy, name)) for policy, name in ROWS]
     summary = {
@@ -58,7 +67,9 @@ def main() -> int:
     }
     (DOCS / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
     write_table(DOCS / "results.md", table(rows))
-    write_table(ROOT / "README.md", table([row for row in rows if row[:2] in README_ROWS]))
+    shown = table([row for row in rows if row[:2] in README_ROWS])
+    write_table(ROOT / "README.md", shown)
+    (DOCS / "results.png").write_bytes(plot(shown))
     print(table(rows))
     return 0
 
@@ -99,6 +110,21 @@ def table(rows: list[tuple[str, str, dict[str, Any]]]) -> str:
             cells.append(f"{last['value'] * 100:.0f} % ({interval})")
         lines.append(f"| `{policy}`, {FILTERS[name]} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def plot(text: str) -> bytes:
+    """A PNG of what a table says at Levels I and II: CAR, and SSR with its interval."""
+    found: dict[str, dict[str, list[Dot]]] = {"I": {}, "II": {}}
+    for line in text.splitlines()[2:]:
+        name, _, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        for level, rates, ssr in zip(found, cells[::2], cells[1::2], strict=True):
+            car = int(rates.split("/")[1].rstrip(" %"))
+            value, low, high = map(int, re.findall(r"\d+", ssr))
+            row = f"Level {level}: {name.replace('`', '')}"
+            found[level][row] = [Dot("CAR: no collision", car),
+                                 Dot("SSR: success without one", value, low, high)]  # fmt: skip
+    title = "200 episodes a level, 95 % intervals of SSR"
+    return png(dot_chart(title, "% of episodes", found["I"] | found["II"], (0, 105)))
 
 
 def processor() -> str:

@@ -5,6 +5,7 @@ when the test is killed.
 """
 
 import base64
+import fcntl
 import json
 import os
 import select
@@ -48,13 +49,19 @@ class Browser:
         theirs, self._questions = os.pipe()
         self._answers, also_theirs = os.pipe()
         words = [f"--window-size={size[0]},{size[1]}", f"--user-data-dir={self._folder.name}"]
-        moved = f'exec "$0" "$@" 3<&{theirs} 4>&{also_theirs}'
+
+        def before_exec() -> None:  # it reads from 3 and writes to 4
+            above = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (theirs, also_theirs)]
+            for number, end in zip((3, 4), above, strict=True):
+                os.dup2(end, number)
+
         self._process = subprocess.Popen(
-            ["sh", "-c", moved, program, *FLAGS, *words, address],
+            [program, *FLAGS, *words, address],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            pass_fds=(theirs, also_theirs),
+            close_fds=False,
+            preexec_fn=before_exec,
         )
         os.close(theirs)
         os.close(also_theirs)
@@ -70,13 +77,13 @@ class Browser:
     def _page(self) -> str:
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
-            for target in self.ask("Target.getTargets")["targetInfos"]:
+            for target in self.ask("Target.getTargets").get("targetInfos", []):
                 if target["type"] == "page":
                     return str(target["targetId"])
         raise AssertionError("the browser has no page")
 
     def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """One question of the DevTools protocol and its answer."""
+        """One question of the DevTools protocol and its answer, {} where it has none yet."""
         self._number += 1
         question = {"id": self._number, "method": method, "params": parameters}
         if self._session:
@@ -86,8 +93,7 @@ class Browser:
         while True:
             answer = self._next(end)
             if answer.get("id") == self._number:
-                assert "result" in answer, answer
-                return dict(answer["result"])
+                return dict(answer.get("result", {}))
 
     def _next(self, end: float) -> dict[str, Any]:
         while b"\0" not in self._heard:
@@ -101,7 +107,11 @@ class Browser:
 
     def picture(self) -> np.ndarray:
         """(H, W, 3) uint8 RGB of what a person would see now."""
-        coded = base64.b64decode(self.ask("Page.captureScreenshot", format="png")["data"])
+        end, taken = time.monotonic() + PATIENCE, dict[str, Any]()
+        while "data" not in taken:  # a page that is just being opened has none
+            assert time.monotonic() < end, f"no picture within {PATIENCE:.0f} s"
+            taken = self.ask("Page.captureScreenshot", format="png")
+        coded = base64.b64decode(taken["data"])
         image = cv2.imdecode(np.frombuffer(coded, np.uint8), cv2.IMREAD_COLOR)
         assert image is not None
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

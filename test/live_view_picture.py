@@ -54,7 +54,7 @@ def _has_an_arm(part: np.ndarray) -> bool:
 
 def _columns(part: np.ndarray, colour: tuple[int, ...]) -> int:
     """In how many columns of pixels a colour is."""
-    return int(_near(part, colour).any(axis=0).sum())
+    return int(_near(part, colour, 32).any(axis=0).sum())  # thin, so blended with its ground
 
 
 def _has_a_decision(part: np.ndarray) -> bool:
@@ -67,6 +67,6 @@ def _drawn(code: int) -> tuple[int, ...]:
     return tuple(round(255 - (255 - level) * BAND_OPACITY) for level in levels)
 
 
-def _near(part: np.ndarray, colour: tuple[int, ...]) -> np.ndarray:
+def _near(part: np.ndarray, colour: tuple[int, ...], within: int = 16) -> np.ndarray:
     distance: np.ndarray = np.abs(part.astype(np.int64) - colour).max(axis=2)
-    return distance < 16
+    return distance < within

@@ -67,7 +67,9 @@ def test_the_page_has_overview_cost_gate_band_and_arm_and_its_recording_too(
 ) -> None:
     """Read from the recording: the layout names entities, and each has been logged."""
     record, moment = tmp_path / "run.rrd", 1_796_000_000_000_000_000
-    screen = RerunScreen(arm_joints("base", (-0.45, 0.0, 0.0)), ("agentview", "wrist"), record)
+    screen = RerunScreen(
+        arm_joints("base", (-0.45, 0.0, 0.0)), ("agentview", "wrist"), record, True, True
+    )
     try:
         screen.at(moment)
         _, coded = cv2.imencode(".jpg", np.zeros((48, 64, 3), np.uint8))
@@ -80,6 +82,8 @@ def test_the_page_has_overview_cost_gate_band_and_arm_and_its_recording_too(
         for number in range(3):
             screen.decision("HOLD", f"predicted cost 0.{number} reaches the limit")
         screen.mode("RUNNING", "")
+        screen.success(0.4, 0.9)
+        screen.imagined(np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64, 3), np.uint8))
         screen.checkpoint("policy", "20261130T152141Z-a8eb4009", "loaded at start")
         screen.checkpoint("safety", "20261130T115727Z-06e0797a", "loaded at start")
     finally:
@@ -103,6 +107,9 @@ def test_the_page_has_overview_cost_gate_band_and_arm_and_its_recording_too(
         ("/policy", "StateChange"),
         ("/head", "StateChange"),
         ("/latency/policy", "Scalars"),
+        ("/success/probability", "Scalars"),
+        ("/success/threshold", "Scalars"),
+        ("/imagined", "Image"),
     ):
         assert any(f" {entity} " in line and kind in line for line in chunks), (entity, kind)
     held = [line for line in chunks if " /gate " in line and "StateChange" in line]

@@ -19,6 +19,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="of camera/NAME/image_raw (default agentview wrist)",
     )
+    parser.add_argument("--success", metavar="NAME", help="show its P(success): a classifier")
+    parser.add_argument(
+        "--world-model", metavar="NAME", help="show what it imagined of a chunk beside what came"
+    )
+    parser.set_defaults(checkpoints={"success": "success", "world_model": "world_model"})
     parser.add_argument("--record", type=Path, metavar="FILE", help="keep it as .rrd, too")
 
 
@@ -35,6 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
     from safedojo_ros.nodes import view_node
 
     settings: dict[str, object] = {"cameras": arguments.cameras, "browser": True}
+    for name in ("success", "world_model"):
+        if getattr(arguments, name) is not None:
+            settings[name] = getattr(arguments, name)
     if arguments.record is not None:
         settings["record"] = str(arguments.record.absolute())
     words = ["--ros-args", "-r", f"__node:={VIEW.name}"]

@@ -51,9 +51,15 @@ class RerunScreen:
     """Serves the page for this machine alone, and keeps a recording where one is wanted."""
 
     def __init__(
-        self, joints: Sequence[Joint], cameras: Sequence[str], record: Path | None = None
+        self,
+        joints: Sequence[Joint],
+        cameras: Sequence[str],
+        record: Path | None = None,
+        success: bool = False,
+        imagined: bool = False,
     ) -> None:
-        """joints: of the arm that is drawn; record: an .rrd file, beside the page."""
+        """joints: of the arm that is drawn; record: an .rrd file, beside the page; success and
+        imagined: whether there is something to show of them."""
         import rerun as rr
 
         self._rr, self._joints = rr, list(joints)
@@ -66,7 +72,7 @@ class RerunScreen:
             record.parent.mkdir(parents=True, exist_ok=True)
             sinks.append(rr.FileSink(str(record)))
         rr.set_sinks(*sinks)
-        rr.send_blueprint(layout(cameras))
+        rr.send_blueprint(layout(cameras, success, imagined))
         self._still()
 
     def close(self) -> None:
@@ -87,8 +93,10 @@ class RerunScreen:
             ("safety/cost/limit", "limit", LIMIT_COLOUR),
             ("latency/policy", "policy", (61, 125, 202)),
             ("latency/gate", "gate", (46, 158, 79)),
+            ("success/probability", "P(success)", (46, 158, 79)),
+            ("success/threshold", "threshold", (112, 112, 112)),
         ):
-            rr.log(entity, rr.SeriesLines(names=name, colors=colour), static=True)
+            rr.log(entity, rr.SeriesLines(names=name, colors=colour, widths=2.0), static=True)
         for link, parts in OUTLINES.items():
             poses = [_capsule(np.array(one), np.array(other)) for one, other, _ in parts]
             shape = rr.Capsules3D(
@@ -157,6 +165,13 @@ class RerunScreen:
     def latency(self, what: str, seconds: float) -> None:
         self._rr.log(f"latency/{what}", self._rr.Scalars(seconds * 1e3))
 
+    def success(self, probability: float, threshold: float) -> None:
+        self._rr.log("success/probability", self._rr.Scalars(probability))
+        self._rr.log("success/threshold", self._rr.Scalars(threshold))
+
+    def imagined(self, real: np.ndarray, imagined: np.ndarray) -> None:
+        self._rr.log("imagined", self._rr.Image(np.hstack([real, imagined])))
+
     def say(self, text: str) -> None:
         kind = "".join(c for c in text if not c.isdigit())
         if self._said.get("log") != kind:  # a chunk after another is held for the same reason
@@ -164,12 +179,15 @@ class RerunScreen:
             self._rr.log("log", self._rr.TextLog(text))
 
 
-def layout(cameras: Sequence[str]) -> Any:
-    """The page: readable on a screen of 1280 x 800."""
+def layout(cameras: Sequence[str], success: bool = False, imagined: bool = False) -> Any:
+    """The page: readable on a screen of 1280 x 800. success, imagined: with views of them."""
     import rerun.blueprint as rrb
 
     seen = [rrb.Spatial2DView(origin=f"camera/{name}", name=name) for name in cameras]
     edge = rrb.TimeRangeBoundary.cursor_relative
+    if imagined:
+        name = "a chunk ahead: real | imagined"
+        seen = [rrb.Spatial2DView(origin="imagined", name=name), rrb.Tabs(*seen)]
     newest = rrb.TimeAxis(
         view_range=rrb.TimeRange(edge(seconds=-SHOWN), edge(seconds=SHOWN / 20.0))
     )
@@ -198,6 +216,16 @@ def layout(cameras: Sequence[str]) -> Any:
         name="gate's decision, arm's state, checkpoints",
         time_view=newest,
     )
+    curves = [cost]
+    if success:
+        curves.append(
+            rrb.TimeSeriesView(
+                origin="success",
+                name="P(success)",
+                axis_x=newest,
+                axis_y=rrb.ScalarAxis(range=(0.0, 1.05)),
+            )
+        )
     body = rrb.TextLogColumns(timeline_columns=[], text_log_columns=["body"])
     why = rrb.TextLogView(origin="log", name="why", columns=body)
     return rrb.Blueprint(
@@ -208,7 +236,7 @@ def layout(cameras: Sequence[str]) -> Any:
                 arm,
                 column_shares=[4, 2, 4],
             ),
-            rrb.Horizontal(cost, steps, latency, column_shares=[4, 2, 2]),
+            rrb.Horizontal(rrb.Horizontal(*curves), steps, latency, column_shares=[4, 2, 2]),
             rrb.Horizontal(bands, why, column_shares=[5, 3]),
             row_shares=[17, 9, 11],
         ),

@@ -45,6 +45,12 @@ class Screen(Protocol):
     def latency(self, what: str, seconds: float) -> None:
         """Show how long policy or gate has computed."""
 
+    def success(self, probability: float, threshold: float) -> None:
+        """Show P(success) of what is seen, and from where on it counts as done."""
+
+    def imagined(self, real: np.ndarray, imagined: np.ndarray) -> None:
+        """Show an image (H, W, 3) uint8 beside what was imagined for its instant."""
+
     def say(self, text: str) -> None:
         """Show an instruction, or what became of a checkpoint."""
 
@@ -102,6 +108,12 @@ class WindowScreen:
 
     def latency(self, what: str, seconds: float) -> None:
         """See `at`."""
+
+    def success(self, probability: float, threshold: float) -> None:
+        self._line = f"P(success) {probability:.2f}, done from {threshold:.2f} on"
+
+    def imagined(self, real: np.ndarray, imagined: np.ndarray) -> None:
+        self.image("imagined", imagined)
 
     def say(self, text: str) -> None:
         self._line = text

@@ -5,24 +5,36 @@ In the browser through rerun where it is installed, else in a window of OpenCV.
 
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import cv2
 import numpy as np
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 from visualization_msgs.msg import MarkerArray
 
-from safedojo_ros.core.errors import ConfigError, ObservationRejected
+from safedojo_ros.checkpoints.names import find_checkpoint
+from safedojo_ros.core.errors import ChunkRejected, ConfigError, ObservationRejected
 from safedojo_ros.core.files import expand_home
+from safedojo_ros.core.types import Observation
 from safedojo_ros.msg import ActionChunk, CheckpointInfo, FrankaState, SafetyCost, SafetyState
-from safedojo_ros.nodes.conversion import BASE_FRAME, array_from_image, to_nanoseconds
+from safedojo_ros.nodes.conversion import (
+    BASE_FRAME,
+    array_from_image,
+    chunk_from_message,
+    to_nanoseconds,
+)
+from safedojo_ros.nodes.inputs import WINDOW_SETTINGS, ObservationInputs, window_config
 from safedojo_ros.nodes.lifecycle import IMAGES, IN_ORDER, LATCHED, NEWEST, OK, DojoNode, Setting
+from safedojo_ros.nodes.model_loading import limited
 from safedojo_ros.nodes.rerun_screen import RerunScreen
 from safedojo_ros.nodes.screen import DECISIONS, MODES, Screen, WindowScreen
 from safedojo_ros.nodes.stack.registry import OVERVIEW
 from safedojo_ros.nodes.stack.spinning import run_node
 from safedojo_ros.nodes.stack.viewers import missing_viewer, open_page, viewer
+from safedojo_ros.nodes.view_models import Imagined, ViewModels
 from safedojo_ros.robot.description import arm_joints
 
 SETTINGS = (
@@ -31,7 +43,15 @@ SETTINGS = (
     Setting("robot_base", [-0.45, 0.0, 0.0], "The arm's foot in the base frame (x, y, z in m)."),
     Setting("browser", False, "Open the page in a browser, where there is a screen."),
     Setting("record", "", "Keep what is shown in this .rrd file, too; empty: no."),
+    Setting("success", "", "Success classifier: shipped, latest, an id, a directory; empty: none."),
+    Setting("threads", 1, "Threads of each model.", 1, 64),
+    Setting("world_model", "", "World model, named in the same way; empty: none."),
+    *WINDOW_SETTINGS,
 )
+
+
+ASKING = 0.25
+"""Seconds between two questions to the success classifier."""
 
 
 class ViewNode(DojoNode):
@@ -43,16 +63,22 @@ class ViewNode(DojoNode):
         self._listening: list[Any] = []
         self._shown: dict[str, float] = {}
         self._mode = -1
+        self._models: ViewModels | None = None
+        self._inputs: ObservationInputs | None = None
 
     def configure(self) -> None:
         """Open the screen."""
         if missing_viewer():
             raise ConfigError(missing_viewer())
         record = str(self.setting("record"))
+        success, world = self._load("success"), self._load("world_model")
+        if success is not None or world is not None:
+            self._models = ViewModels(success, world, self.get_logger().warning)
         if viewer() == "rerun":
             joints = arm_joints(BASE_FRAME, self.corner("robot_base"))
             path = expand_home(record) if record else None
-            self._screen = RerunScreen(joints, self.setting("cameras"), path)
+            shown = success is not None, world is not None
+            self._screen = RerunScreen(joints, self.setting("cameras"), path, *shown)
         elif record:
             raise ConfigError("a recording needs rerun; 'pip install rerun-sdk' brings it")
         else:
@@ -81,15 +107,24 @@ class ViewNode(DojoNode):
             (String, "instruction", self._on_instruction, LATCHED),
         ):
             self._listening.append(self.create_subscription(kind, topic, take, qos))
+        if self._models is not None:
+            self._observe()
 
     def deactivate(self) -> None:
         """Stop listening."""
         for subscription in self._listening:
             self.destroy_subscription(subscription)
         self._listening = []
+        if self._inputs is not None:
+            self._inputs.close()
+            self._inputs = None
+            self.destroy_timer(self._asking)
 
     def cleanup(self) -> None:
-        """Close the screen."""
+        """Close the screen, and forget the models."""
+        if self._models is not None:
+            self._models.close()
+            self._models = None
         screen, self._screen = self._screen, None
         if screen is not None:
             screen.close()
@@ -160,6 +195,75 @@ class ViewNode(DojoNode):
     def _on_instruction(self, message: String) -> None:
         assert self._screen is not None
         self._screen.say(f"instruction: {message.data}")
+
+    # ---------------------------------------------------------------- what models say of it
+
+    def _load(self, kind: str) -> Any:
+        """The model that the parameter `kind` names, or None."""
+        name = str(self.setting(kind))
+        if not name:
+            return None
+        from safedojo_ros.models.loading import load_success, load_world_model
+
+        load = limited(self, {"success": load_success, "world_model": load_world_model}[kind])
+        return load(find_checkpoint(kind, name))
+
+    def _observe(self) -> None:
+        """Collect what the models look at."""
+        assert self._models is not None
+        cameras, side = self._models.sees
+        self._scene: Observation | None = None
+        self._ahead: list[Imagined] = []
+        self._inputs = ObservationInputs(
+            self, window_config(self, cameras, side), on_instruction=self._forget_scene
+        )
+        self._listening.append(
+            self.create_subscription(ActionChunk, "safety/action_chunk", self._on_gated, IN_ORDER)
+        )
+        self._asking = self.create_timer(ASKING, self._ask_models)
+
+    def _forget_scene(self) -> None:
+        self._scene, self._ahead = None, []
+
+    def _on_gated(self, message: ActionChunk) -> None:
+        """Imagine what the gate has let pass."""
+        assert self._models is not None
+        assert self._inputs is not None
+        window, world = self._inputs.window, self._models.world
+        with suppress(ObservationRejected, ChunkRejected):
+            chunk = chunk_from_message(message)
+            now = window.at(to_nanoseconds(message.observed_at))
+            self._scene = self._scene or now
+            if world is not None:
+                back = range(world.size.context - 2, -1, -1)
+                steps = [
+                    now.stamp - round(k * world.size.stride * chunk.period * 1e9) for k in back
+                ]
+                seen = [window.at(stamp) if window.knows(stamp) else now for stamp in steps]
+                self._models.imagine(self._scene, seen, chunk.actions, chunk.period)
+
+    def _ask_models(self) -> None:
+        """Ask anew, and show what has been answered."""
+        assert self._models is not None
+        assert self._inputs is not None
+        assert self._screen is not None
+        window, screen = self._inputs.window, self._screen
+        with suppress(ObservationRejected):
+            self._models.classify(window.at(window.complete_stamp()))
+        for answer in self._models.answers():
+            if isinstance(answer, Imagined):
+                self._ahead.append(answer)
+            else:
+                screen.at(answer.stamp)
+                screen.success(answer.probability, answer.threshold)
+        for answer in list(self._ahead):
+            if window.complete_stamp() >= answer.stamp:
+                self._ahead.remove(answer)
+                with suppress(ObservationRejected):
+                    camera, imagined = next(iter(answer.images.items()))
+                    real = window.at(answer.stamp).images[camera]
+                    screen.at(answer.stamp)
+                    screen.imagined(cv2.resize(real, imagined.shape[1::-1]), imagined)
 
 
 def main(arguments: list[str] | None = None) -> int:

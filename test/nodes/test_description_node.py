@@ -3,6 +3,8 @@
 import ast
 import importlib
 import json
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +35,13 @@ KINDS = {
     "rviz_default_plugins/Marker": "visualization_msgs/msg/Marker",
     "rviz_default_plugins/Image": "sensor_msgs/msg/Image",
 }
+MARKERS = ("visualization_msgs/msg/MarkerArray", "visualization_msgs/msg/Marker")
+FIXED: dict[str, dict[str, str]] = {
+    "rqt_runtime_monitor/RuntimeMonitor": {"/diagnostics": "diagnostic_msgs/msg/DiagnosticArray"},
+    "rqt_robot_monitor/RobotMonitor": {"/diagnostics_agg": "diagnostic_msgs/msg/DiagnosticArray"},
+    "rqt_reconfigure/Param": {},
+}
+"""{plugin of rqt: the topics that its own code names, with their types}."""
 
 
 @pytest.fixture(scope="module")
@@ -52,17 +61,63 @@ def types(stack: RunningStack) -> dict[str, list[str]]:
     return dict(stack.listener.get_topic_names_and_types())
 
 
-def test_every_topic_of_the_rviz_file_is_there_with_its_type(stack: RunningStack) -> None:
+def shown_by_rviz() -> dict[str, str]:
+    """{topic: type} of the .rviz file."""
     manager = yaml.safe_load((CONFIG / "safedojo.rviz").read_text())["Visualization Manager"]
+    assert manager["Global Options"]["Fixed Frame"] == "base"
     shown = {}
     for display in manager["Displays"]:
         topic = display.get("Topic") or display.get("Description Topic")
         if topic:
             shown[topic["Value"]] = KINDS[display["Class"]]
     assert len(shown) == 5
+    return shown
+
+
+def test_every_topic_of_the_rviz_file_is_there_with_its_type(stack: RunningStack) -> None:
+    shown = shown_by_rviz()
     stack.wait_for(lambda: shown.keys() <= types(stack).keys(), "every topic")
     assert {topic: types(stack)[topic] for topic in shown} == {t: [k] for t, k in shown.items()}
-    assert manager["Global Options"]["Fixed Frame"] == "base"
+
+
+@pytest.mark.skipif(
+    description_node.transform_message() is None,
+    reason="tf2_msgs is not installed; a ROS installation has it",
+)
+def test_the_transforms_that_rviz_shows_are_published(stack: RunningStack) -> None:
+    kind = ["tf2_msgs/msg/TFMessage"]
+    stack.wait_for(lambda: {"/tf", "/tf_static"} <= types(stack).keys(), "transforms")
+    assert types(stack)["/tf"] == types(stack)["/tf_static"] == kind
+
+
+def ros2(*words: str) -> str:
+    """What the public command line prints."""
+    done = subprocess.run(
+        ["ros2", *words], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(
+    shutil.which("ros2") is None,
+    reason="there is no ros2 command line; a ROS installation has it",
+)
+def test_the_ros2_command_line_finds_the_topics_and_reads_the_description(
+    stack: RunningStack,
+) -> None:
+    options = ("--no-daemon", "--spin-time", "5")
+    listed = dict(line.split(" ", 1) for line in ros2("topic", "list", "-t", *options).splitlines())
+    for topic, kind in shown_by_rviz().items():
+        assert listed.get(topic) == f"[{kind}]"
+    assert {"/description_node", "/safety_node", "/franka_node"} <= set(
+        ros2("node", "list", *options).split()
+    )
+    qos = ("--qos-durability", "transient_local", "--qos-reliability", "reliable")
+    words = ("topic", "echo", "--once", "--full-length", "--field", "data", *qos)
+    said = ros2(*words, "/robot_description", "std_msgs/msg/String")
+    assert '<robot name="fr3">' in said
+    assert said.count('type="revolute"') == 7
 
 
 def fields_exist(stack: RunningStack, topic: str, field: str) -> bool:
@@ -79,14 +134,27 @@ def test_what_rqt_and_foxglove_plot_is_there(stack: RunningStack) -> None:
     for path in ast.literal_eval(plot["topics"]["repr"]):
         assert fields_exist(stack, *path.rsplit("/", 1)), path
     image = plugins["plugin__rqt_image_view__ImageView__1"]["groups"]["plugin"]["keys"]
-    assert ast.literal_eval(image["topic"]["repr"]) in types(stack)
+    image_topic = ast.literal_eval(image["topic"]["repr"])
+    assert types(stack)[image_topic] == ["sensor_msgs/msg/Image"]
+    running = ast.literal_eval(groups["pluginmanager"]["keys"]["running-plugins"]["repr"])
+    assert running.keys() - FIXED.keys() == {"rqt_plot/Plot", "rqt_image_view/ImageView"}
+    for plugin in running.keys() & FIXED.keys():
+        for topic, kind in FIXED[plugin].items():
+            assert types(stack).get(topic) == [kind], plugin
     panels = json.loads((CONFIG / "foxglove.json").read_text())["configById"]
     for panel in panels.values():
         for path in panel.get("paths", []):
             assert fields_exist(stack, *path["value"].split(".")), path
-        topics = [*panel.get("topics", {}), *panel.get("imageMode", {}).values()]
-        topics += [layer["topic"] for layer in panel.get("layers", {}).values()]
-        assert set(topics) <= set(types(stack))
+        mode, layers = panel.get("imageMode", {}), panel.get("layers", {}).values()
+        wanted = dict.fromkeys(panel.get("topics", {}), MARKERS)
+        wanted |= {layer["topic"]: ("std_msgs/msg/String",) for layer in layers}
+        for key, kind in (("imageTopic", "Image"), ("calibrationTopic", "CameraInfo")):
+            if mode:
+                wanted[mode[key]] = (f"sensor_msgs/msg/{kind}",)
+        if "topicToRender" in panel:
+            wanted[panel["topicToRender"]] = ("diagnostic_msgs/msg/DiagnosticArray",)
+        for topic, kinds in wanted.items():
+            assert types(stack)[topic][0] in kinds, topic
 
 
 def test_the_frames_of_a_running_stack_are_one_tree(

@@ -10,6 +10,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -61,6 +62,7 @@ class Browser:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             close_fds=False,
+            start_new_session=True,
             preexec_fn=before_exec,
         )
         os.close(theirs)
@@ -123,7 +125,7 @@ class Browser:
         try:
             self._process.wait(20.0)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)  # its program may be a script around it
             self._process.wait()
         self._folder.cleanup()
 

@@ -183,7 +183,7 @@ def layout(cameras: Sequence[str], success: bool = False, imagined: bool = False
     """The page: readable on a screen of 1280 x 800. success, imagined: with views of them."""
     import rerun.blueprint as rrb
 
-    seen = [rrb.Spatial2DView(origin=f"camera/{name}", name=name) for name in cameras]
+    seen: list[Any] = [rrb.Spatial2DView(origin=f"camera/{name}", name=name) for name in cameras]
     edge = rrb.TimeRangeBoundary.cursor_relative
     if imagined:
         name = "a chunk ahead: real | imagined"

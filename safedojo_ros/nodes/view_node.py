@@ -5,6 +5,7 @@ In the browser through rerun where it is installed, else in a window of OpenCV.
 
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -19,6 +20,7 @@ from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.core.errors import ChunkRejected, ConfigError, ObservationRejected
 from safedojo_ros.core.files import expand_home
 from safedojo_ros.core.types import Observation
+from safedojo_ros.core.units import SECOND
 from safedojo_ros.msg import ActionChunk, CheckpointInfo, FrankaState, SafetyCost, SafetyState
 from safedojo_ros.nodes.conversion import (
     BASE_FRAME,
@@ -50,6 +52,8 @@ SETTINGS = (
 )
 
 
+SILENCE = 1.0
+"""Seconds without a chunk that was let pass, after which another scene begins."""
 ASKING = 0.25
 """Seconds between two questions to the success classifier."""
 
@@ -63,6 +67,10 @@ class ViewNode(DojoNode):
         self._listening: list[Any] = []
         self._shown: dict[str, float] = {}
         self._mode = -1
+        self._stamp = 0
+        """Of the newest message that has one, ns."""
+        self._early: list[Callable[[Screen], None]] = []
+        """What was heard before any message had a stamp."""
         self._models: ViewModels | None = None
         self._inputs: ObservationInputs | None = None
 
@@ -114,7 +122,8 @@ class ViewNode(DojoNode):
         """Stop listening."""
         for subscription in self._listening:
             self.destroy_subscription(subscription)
-        self._listening = []
+        self._listening, self._stamp = [], 0
+        self._early.clear()
         if self._inputs is not None:
             self._inputs.close()
             self._inputs = None
@@ -147,8 +156,25 @@ class ViewNode(DojoNode):
     def _at(self, message: Any) -> Screen:
         """The screen, at the time of a message."""
         assert self._screen is not None
-        self._screen.at(to_nanoseconds(message.header.stamp))
+        stamp = to_nanoseconds(message.header.stamp)
+        if stamp:
+            self._stamp = stamp
+            self._screen.at(stamp)
+            while self._early:
+                self._early.pop(0)(self._screen)
         return self._screen
+
+    def _show(self, message: Any, show: Callable[[Screen], None]) -> None:
+        """Show what may have no stamp, such as a latched word from before the world's clock began:
+        at the newest time that is known."""
+        stamp = message.header.stamp if hasattr(message, "header") else None
+        if stamp is not None and (stamp.sec or stamp.nanosec):
+            show(self._at(message))
+        elif self._stamp and self._screen is not None:
+            self._screen.at(self._stamp)
+            show(self._screen)
+        else:
+            self._early.append(show)
 
     def _on_overview(self, message: CompressedImage) -> None:
         self._at(message).jpeg("overview", bytes(message.data))
@@ -186,15 +212,15 @@ class ViewNode(DojoNode):
             self._at(message).mode(MODES[message.state], message.reason)
 
     def _on_checkpoint(self, message: CheckpointInfo) -> None:
-        screen = self._at(message)
+        kind, name, why = str(message.kind), str(message.id), str(message.reason)
         if message.active:
-            screen.checkpoint(message.kind, message.id, message.reason)
+            self._show(message, lambda screen: screen.checkpoint(kind, name, why))
         else:
-            screen.say(f"{message.kind} {message.id}: {message.reason}")
+            self._show(message, lambda screen: screen.say(f"{kind} {name}: {why}"))
 
     def _on_instruction(self, message: String) -> None:
-        assert self._screen is not None
-        self._screen.say(f"instruction: {message.data}")
+        text = f"instruction: {message.data}"
+        self._show(message, lambda screen: screen.say(text))
 
     # ---------------------------------------------------------------- what models say of it
 
@@ -213,6 +239,7 @@ class ViewNode(DojoNode):
         assert self._models is not None
         cameras, side = self._models.sees
         self._scene: Observation | None = None
+        self._passed = 0
         self._ahead: list[Imagined] = []
         self._inputs = ObservationInputs(
             self, window_config(self, cameras, side), on_instruction=self._forget_scene
@@ -233,11 +260,13 @@ class ViewNode(DojoNode):
         with suppress(ObservationRejected, ChunkRejected):
             chunk = chunk_from_message(message)
             now = window.at(to_nanoseconds(message.observed_at))
-            self._scene = self._scene or now
+            if abs(now.stamp - self._passed) > SILENCE * SECOND:
+                self._forget_scene()
+            self._scene, self._passed = self._scene or now, now.stamp
             if world is not None:
                 back = range(world.size.context - 2, -1, -1)
                 steps = [
-                    now.stamp - round(k * world.size.stride * chunk.period * 1e9) for k in back
+                    now.stamp - round(k * world.size.stride * chunk.period * SECOND) for k in back
                 ]
                 seen = [window.at(stamp) if window.knows(stamp) else now for stamp in steps]
                 self._models.imagine(self._scene, seen, chunk.actions, chunk.period)

@@ -146,7 +146,7 @@ def test_what_rqt_and_foxglove_plot_is_there(stack: RunningStack) -> None:
         for path in panel.get("paths", []):
             assert fields_exist(stack, *path["value"].split(".")), path
         mode, layers = panel.get("imageMode", {}), panel.get("layers", {}).values()
-        wanted = dict.fromkeys(panel.get("topics", {}), MARKERS)
+        wanted: dict[str, tuple[str, ...]] = dict.fromkeys(panel.get("topics", {}), MARKERS)
         wanted |= {layer["topic"]: ("std_msgs/msg/String",) for layer in layers}
         for key, kind in (("imageTopic", "Image"), ("calibrationTopic", "CameraInfo")):
             if mode:

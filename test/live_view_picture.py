@@ -41,7 +41,7 @@ def part_of(picture: np.ndarray, what: str) -> np.ndarray:
 def _has_a_scene(part: np.ndarray) -> bool:
     """A rendered scene has many shades, an empty view or a line of text a few."""
     shades = part.reshape(-1, 3).astype(np.int64) // 16 @ np.array([256, 16, 1])
-    return int((np.bincount(shades) > 40).sum()) >= 12
+    return int((np.bincount(shades) > 300).sum()) >= 12
 
 
 def _has_an_arm(part: np.ndarray) -> bool:

@@ -206,6 +206,24 @@ def _rates(sections: Mapping[str, Any]) -> list[str]:
     if "rates" in sections:
         parts.append("<h2>Imagined against measured rates</h2>")
         parts.append(_figures(sections["rates"], "the same scenes, imagined and simulated"))
+    if "within" in sections:
+        within = sections["within"]
+        parts.append("<h2>Several futures of one scene</h2>")
+        columns = {
+            f"{what}, {name}": within[name][what]
+            for what in ("violation", "success")
+            for name in ("imagined", "reconstructed", "nudged")
+        }
+        parts.append(
+            _figures(
+                columns,
+                f"{within['futures']} futures of each of {within['scenes']} scenes, against the "
+                "simulator. reconstructed: true physics, images through the autoencoder; nudged: "
+                "true physics, every thing up to 1 mm aside. r: within a scene; pairs: of two "
+                "futures that differ, how often they are ordered alike; mixed: scenes that have "
+                "both kinds",
+            )
+        )
     if "ranking" in sections:
         parts.append("<h2>Ranking of checkpoints</h2>")
         ranking = dict(sections["ranking"])

@@ -14,13 +14,12 @@ class FidelityBars:
     A bar is lowered in a preset or by --set, where everybody sees it, never in the code.
     """
 
+    violation_r: float = 0.6
     mse_over_copying: float = 1.0
     copying_over_mse_8: float = 2.0
     permuted_over_mse_8: float = 1.5
     state_cm_8: float = 1.0
     state_cm_40: float = 3.0
-    success_f1_real: float = 0.95
-    success_f1_imagined: float = 0.9
     safety_auroc_true: float = 0.92
     safety_ece_true: float = 0.05
     safety_auroc_imagined: float = 0.85
@@ -31,13 +30,12 @@ class FidelityBars:
 
 
 METRICS = {
+    "violation_r": ("correlation of imagined and measured violations within a scene", True),
     "mse_over_copying": ("frame error over that of copying, worst horizon", False),
     "copying_over_mse_8": ("error of copying over the frame error, after 8 steps", True),
     "permuted_over_mse_8": ("frame error under permuted over true actions, after 8 steps", True),
     "state_cm_8": ("proprioception error after 8 steps, cm", False),
     "state_cm_40": ("proprioception error after 40 steps, cm", False),
-    "success_f1_real": ("F1 of the success classifier on real frames", True),
-    "success_f1_imagined": ("F1 of the success classifier on imagined frames", True),
     "safety_auroc_true": ("AUROC of the safety head on true latents", True),
     "safety_ece_true": ("calibration error (ECE) of the safety head on true latents", False),
     "safety_auroc_imagined": ("AUROC of the safety head in imagination", True),
@@ -48,7 +46,7 @@ METRICS = {
 }
 """{metric: (description, whether more is better)}."""
 
-RATES = ("tsr_apart", "ssr_apart", "car_apart")
+RATES = ("violation_r", "tsr_apart", "ssr_apart", "car_apart")
 """Metrics that need rollouts of a policy."""
 
 
@@ -73,6 +71,10 @@ class ValidationConfig:
     """Wanted coverage of the conformal bound on the error, (0, 1)."""
     rate_episodes: int = 96
     """Episodes of a policy at each level, imagined and measured, at least 1."""
+    scenes: int = 48
+    """Scenes with an obstacle of which several futures are compared, at least 2."""
+    futures: int = 8
+    """Futures of each of them, imagined and measured, at least 2."""
     max_steps: int = 150
     """Control steps after which such an episode ends, at least 1; also for `train success`."""
     seed: int = 0
@@ -84,6 +86,7 @@ class ValidationConfig:
         for name in ("episodes", "replays", "ending_replays", "chunks", "seeds", "rate_episodes"):
             check_ranges(self, **{name: "[1, inf)"})
         check_ranges(self, max_steps="[1, inf)", seed="[0, inf)")
+        check_ranges(self, scenes="[2, inf)", futures="[2, inf)")
         check_ranges(self, false_alarms="(0, 1)", coverage="(0, 1)")
 
 

@@ -138,9 +138,10 @@ def bar_values(sections: Mapping[str, Any]) -> dict[str, float | None]:
             value = value.get(key) if isinstance(value, Mapping) else None
         return float(value) if isinstance(value, (int, float)) else None
 
-    values = frame_bars(sections["by_horizon"]) | {
-        "success_f1_real": at("success", "real", "f1", "value"),
-        "success_f1_imagined": at("success", "imagined", "f1", "value"),
+    values: dict[str, float | None] = {
+        "violation_r": at("within", "imagined", "violation", "r", "value")
+    }
+    values |= frame_bars(sections["by_horizon"]) | {
         "safety_auroc_true": at("safety", "true", "auroc", "value"),
         "safety_ece_true": at("safety", "true", "ece", "value"),
         "safety_auroc_imagined": at("safety", "imagined", "auroc", "value"),

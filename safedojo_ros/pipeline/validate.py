@@ -116,9 +116,10 @@ def validate(recipe: "Recipe", request: Validation, say: Say = print) -> Validat
 def _policy_sections(
     request: Validation, config: "ValidationConfig", world: "ImaginedWorld", say: Say
 ) -> dict[str, Any]:
-    """The sections "rates" (of `policy`) and "ranking" (of `policies`)."""
+    """The sections "rates" and "within" (of `policy`) and "ranking" (of `policies`)."""
     from safedojo_ros.evaluation.protocol import USUAL_LEVELS, make_trials
     from safedojo_ros.fidelity import imagined_rates
+    from safedojo_ros.fidelity.within_scenes import within_scenes
     from safedojo_ros.models.loading import load_policy
     from safedojo_ros.pipeline.scenes import tasks_of
     from safedojo_ros.worlds.seeds import split_seeds
@@ -127,8 +128,9 @@ def _policy_sections(
     for path in request.measured:
         policy_id, trials, real = imagined_rates.read_measured(path, config.max_steps)
         known[policy_id] = (trials, real)
+    tasks = tasks_of(world.success)
     seeds = split_seeds("validation", 0, config.rate_episodes)
-    fresh = make_trials(seeds, tasks_of(world.success), list(USUAL_LEVELS))
+    fresh = make_trials(seeds, tasks, list(USUAL_LEVELS))
     outcomes: dict[str, tuple[imagined_rates.Outcomes, imagined_rates.Outcomes]] = {}
 
     def run(name: str) -> str:
@@ -150,6 +152,11 @@ def _policy_sections(
         key = run(request.policy)
         sections["policy"] = key
         sections["rates"] = imagined_rates.rates_apart(*outcomes[key], config.seed)
+        say(f"policy {key}: several futures of a scene")
+        seeds = split_seeds("validation", config.rate_episodes, -(-config.scenes // 2))
+        scenes = make_trials(seeds, tasks, [1, 2])[: config.scenes]
+        policy = load_policy(find_checkpoint("policy", request.policy, request.store))
+        sections["within"] = within_scenes(policy, world, scenes, config.futures, config.seed)
     if request.policies:
         names = list(dict.fromkeys(run(name) for name in request.policies))
         imagined, measured = ([outcomes[name][side] for name in names] for side in (0, 1))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -50,15 +51,20 @@ class VectorWorld:
         self._done = np.zeros(0, dtype=bool)
         self._observations: list[Observation] = []
 
-    def reset(self, scenes: Sequence[Scene]) -> list[Observation]:
-        """Lay out one world for each scene."""
+    def reset(
+        self, scenes: Sequence[Scene], nudges: Sequence[int] | None = None
+    ) -> list[Observation]:
+        """Lay out one world for each scene; nudges: option "nudge" of each."""
         while len(self.worlds) < len(scenes):
             self.worlds.append(
                 open_world(self.world, self.image_size, self.cameras, self.max_steps, False)
             )
         del self.worlds[len(scenes) :]
-        for world, scene in zip(self.worlds, scenes, strict=True):
-            world.reset(seed=scene.seed, options={"task": scene.task, "level": scene.level})
+        for i, (world, scene) in enumerate(zip(self.worlds, scenes, strict=True)):
+            options: dict[str, Any] = {"task": scene.task, "level": scene.level}
+            if nudges is not None:
+                options["nudge"] = nudges[i]
+            world.reset(seed=scene.seed, options=options)
         self._done = np.zeros(len(scenes), dtype=bool)
         self._left = np.full(len(scenes), self.linger)
         self._observations = [observe(world) for world in self.worlds]

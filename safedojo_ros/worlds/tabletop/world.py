@@ -43,6 +43,9 @@ LEASH = 0.06
 """Farthest that the target may run ahead of the measured end-effector, metres."""
 
 SETTLE_SECONDS = 0.5
+NUDGE = 0.001
+"""How far a nudge moves a thing along x and along y at most, metres."""
+
 CARRIED_STEPS = 5
 """The target counts as carried (or pushed) so many control steps after a finger's last touch."""
 
@@ -53,10 +56,11 @@ class TabletopWorld(gymnasium.Env):
     """One world. Observation: {camera: (S, S, 3) uint8, "state": (8,) float32}; action: (7,).
 
     `reset(seed=..., options={"task": name, "level": 0|1|2|3})`; without a task or level one is
-    drawn from the seed (never 3, where the obstacle moves). `info` holds instruction, task, level,
-    cost (1.0 when robot or carried thing touched the obstacle in this step), contacts (how many
-    physics steps), displacement (m, L1, of the obstacle from its settled start, or from its path
-    where it moves) and success.
+    drawn from the seed (never 3, where the obstacle moves). With the option "nudge", a number, all
+    things stand up to `NUDGE` aside. `info` holds instruction, task, level, cost (1.0 when robot or
+    carried thing touched the obstacle in this step), contacts (how many physics steps),
+    displacement (m, L1, of the obstacle from its settled start, or from its path where it moves)
+    and success.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
@@ -104,8 +108,11 @@ class TabletopWorld(gymnasium.Env):
         self._index_bodies()
         start = HOME_POSITION + rng.uniform(-1, 1, 3) * np.array([0.02, 0.03, 0.02])
         self._place_arm(start)
-        for thing, (x, y, yaw) in layout.poses.items():
-            self._place_thing(thing, x, y, yaw)
+        nudge = options.get("nudge")
+        aside = NUDGE * (nudge is not None)
+        nudges = np.random.default_rng(nudge).uniform(-aside, aside, (len(layout.poses), 2))
+        for (thing, (x, y, yaw)), (dx, dy) in zip(layout.poses.items(), nudges, strict=True):
+            self._place_thing(thing, x + dx, y + dy, yaw)
         mujoco.mj_forward(self.model, self.data)
         for _ in range(round(SETTLE_SECONDS / TIMESTEP)):
             mujoco.mj_step(self.model, self.data)

@@ -59,7 +59,9 @@ class ScriptedVector(VectorWorld):
     def __init__(self, script: dict[int, list[tuple[bool, float, float]]], max_steps: int) -> None:
         self.script, self.max_steps, self.world = script, max_steps, "tabletop"
 
-    def reset(self, scenes: Sequence[Scene]) -> list[Observation]:
+    def reset(
+        self, scenes: Sequence[Scene], nudges: Sequence[int] | None = None
+    ) -> list[Observation]:
         self.seeds, self.at = [scene.seed for scene in scenes], [0] * len(scenes)
         image = np.zeros((32, 32, 3), np.uint8)
         images = {"agentview": image, "wrist": image}
@@ -125,9 +127,11 @@ class WatchedVector(VectorWorld):
         super().__init__(image_size=32, max_steps=12)
         self.ends: dict[Scene, tuple[float, ...]] = {}
 
-    def reset(self, scenes: Sequence[Scene]) -> list[Observation]:
+    def reset(
+        self, scenes: Sequence[Scene], nudges: Sequence[int] | None = None
+    ) -> list[Observation]:
         self.scenes = scenes
-        return super().reset(scenes)
+        return super().reset(scenes, nudges)
 
     def step(self, chunks: np.ndarray, steps: int | None = None) -> ChunkOutcome:
         outcome = super().step(chunks, steps)

@@ -33,7 +33,7 @@ class PipelineConfig:
     rollouts: int = 1500
     """Episodes of the base policy that world model, success classifier and safety head are trained
     on, at least 1."""
-    rollout_levels: tuple[int, ...] = (1,)
+    rollout_levels: tuple[int, ...] = (1, 2)
     """Levels of rollouts and held-out rollouts, each 0 to 3."""
     rollout_noise: float = 0.01
     """Standard deviation of the noise bursts in rollouts, metres a step, 0 or more."""

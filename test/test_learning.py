@@ -15,6 +15,7 @@ from safedojo_ros.data.lerobot.frames import load_frames, open_all
 from safedojo_ros.data.lerobot.writer import EpisodeWriter
 from safedojo_ros.evaluation.forecasts import expected_calibration_error, rate_threshold
 from safedojo_ros.learning.data.contacts import (
+    SceneProbes,
     chunks_ahead,
     imagined_contacts,
     query_batch,
@@ -347,6 +348,40 @@ def test_an_image_is_shown_with_other_frames_of_its_episode(episodes: Path) -> N
     within = row - frames.begin[row] < untouched[:, None]
     assert within[untouched > 0, 1:].all()
     assert len(row[:, 1:].unique()) > 100
+
+
+def test_an_image_is_shown_with_probes_of_its_scene_while_its_obstacle_stands(
+    episodes: Path,
+) -> None:
+    autoencoder = FrameAutoencoder(AutoencoderSize(widths=(8, 8, 16, 16)))
+    config = SafetyConfig(size=SafetyHeadSize(width=8, hidden=64))
+    frames = recorded_contacts([episodes], new_safety_model(autoencoder, config, episodes))
+    generator = torch.Generator().manual_seed(0)
+    known = torch.arange(len(frames.episode))
+    assert frames.probes is None
+    assert query_batch([frames], [known], [50], 3, generator, probes=4)[1].shape == (50, 3, 8)
+    count = int(frames.episode.max()) + 1
+    number = torch.arange(count)
+    frames.probes = SceneProbes(
+        number[:, None].expand(-1, 8).float(),
+        torch.zeros(count, 8, 7),
+        torch.ones(count, 8),
+        number,
+        torch.ones(count, dtype=torch.int64),
+    )
+    latents, state, chunks, contact, exists = query_batch(
+        [frames], [known], [200], 3, generator, probes=4
+    )
+    assert state.shape == (200, 7, 8)
+    assert chunks.shape == (200, 7, 8, 7)
+    row = torch.cdist(state[:, :1], frames.state).argmin(-1)[:, 0]
+    episode = torch.from_numpy(frames.episode)[row]
+    assert torch.equal(state[:, 3:, 0], episode[:, None].expand(-1, 4).float())
+    assert (contact[:, 3:] == 1).all()
+    moved = frames.untouched[row] == 0
+    assert 0 < moved.sum() < 200
+    assert not exists[moved, 3:].any()
+    assert exists[~moved, 3:].all()
 
 
 def test_temperature_and_calibration_error_know_a_calibrated_forecast() -> None:

@@ -39,6 +39,9 @@ class SafetyConfig(FitConfig):
     queries: int = 4
     """Frames of the same episode whose chunks the head is asked about for each image, its own
     among them, at least 1."""
+    probes: int = 6
+    """Probes of its scene that it is asked about for each image besides, where the data sets have
+    any, 0 or more."""
     imagined_share: float = 0.4
     """Of a batch, where there are imagined states, [0, 1]."""
     replays: int = 2048
@@ -57,7 +60,7 @@ class SafetyConfig(FitConfig):
         super().__post_init__()
         for name in ("queries", "replays", "cost_m"):
             check_ranges(self, **{name: "[1, inf)"})
-        check_ranges(self, imagined_share="[0, 1]", chunks="[2, inf)")
+        check_ranges(self, probes="[0, inf)", imagined_share="[0, 1]", chunks="[2, inf)")
         check_ranges(self, held_out="(0, 1]", cost_limit="(0, 1)")
         check_ranges(self, cost_m=f"[1, {self.size.chunk_length}]")
 
@@ -91,7 +94,7 @@ def train_safety_head(
     counts = (config.batch_size - few, few)
 
     def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        batch = query_batch(sources, known, counts, config.queries, generator)
+        batch = query_batch(sources, known, counts, config.queries, generator, config.probes)
         latents, state, chunks, contact, exists = (part.to(device) for part in batch)
         each = torch.nn.functional.binary_cross_entropy_with_logits(
             head(latents.float(), state, chunks), contact, reduction="none"

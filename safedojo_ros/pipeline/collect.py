@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from safedojo_ros.core.errors import ConfigError, DatasetError
+from safedojo_ros.core.probes import Probes
 from safedojo_ros.core.types import Episode
 from safedojo_ros.data.lerobot import layout
+from safedojo_ros.data.lerobot.probes import write_probes
 from safedojo_ros.data.lerobot.reader import EpisodeReader
 from safedojo_ros.data.lerobot.writer import EpisodeWriter
 from safedojo_ros.evaluation.filters.gate import GatedPolicy
@@ -27,6 +29,7 @@ from safedojo_ros.pipeline.request import InStore, check_counts, check_unused, n
 from safedojo_ros.pipeline.scenes import LEVELS_OPTION, chosen_tasks, task_names
 from safedojo_ros.worlds.seeds import SPLITS, split_seeds
 from safedojo_ros.worlds.tabletop.experts import Style
+from safedojo_ros.worlds.tabletop.probes import probe_scene
 from safedojo_ros.worlds.tabletop.world import TabletopWorld
 from safedojo_ros.worlds.vector import VectorWorld
 from safedojo_ros.worlds.world import Scene
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     from safedojo_ros.models.safety_head import SafetyModel
 
 CAMERAS = ("agentview", "wrist")
+PROBE_STEPS = 8
+"""Control steps of a probe, as many as our policies' chunks have."""
 COLLECTION_PATH = "meta/collection.json"
 """File with the options of the recording, and how many episodes were dropped."""
 
@@ -79,6 +84,9 @@ class Collection(InStore):
     """side of the images, pixels; a policy sees them averaged down to its own"""
     video: bool = False
     """store images as mp4, not as PNG"""
+    probes: int = 0
+    """motions near the obstacle, tried in each kept scene without pictures and put back, that a
+    safety head learns from"""
     only_successes: bool = False
     """keep successes only"""
     only_safe: bool = False
@@ -108,6 +116,8 @@ class Collection(InStore):
             raise ConfigError("--take-over cannot be resumed; collect into a new --out")
         if not 0.0 <= self.direct_share <= 1.0:
             raise ConfigError(f"--direct-share is {self.direct_share}, expected 0 to 1")
+        if self.probes < 0:
+            raise ConfigError(f"--probes is {self.probes}, expected 0 or more")
         if self.linger < 0:
             raise ConfigError(f"--linger is {self.linger} control steps, expected 0 or more")
         if not 0.0 <= self.noise <= 0.05:
@@ -190,6 +200,8 @@ def collect(wanted: Collection, say: Say = print) -> Collected:
     }
     layout.write_json(wanted.out / COLLECTION_PATH, collection)
     reader = EpisodeReader(wanted.out)
+    if wanted.probes:
+        record_probes(reader, wanted)
     say(f"{len(reader)} episodes, {reader.frames} steps in {wanted.out}; dropped {played - kept}")
     return Collected(wanted.out, len(reader), sum(row.touched for row in reader.rows))
 
@@ -226,6 +238,32 @@ def finished_part(wanted: Collection, plan: list[Assignment], source: str = "") 
             )
         done = place
     return done + 1
+
+
+def record_probes(reader: EpisodeReader, wanted: Collection) -> None:
+    """Write the probes of all scenes with an obstacle beside the data set."""
+    rows = [row for row in reader.rows if row.level]
+    scenes = [Scene(row.seed, row.task, row.level) for row in rows]
+    made: list[Probes] = []
+    with (
+        closing(wanted.players.play(partial(Prober, wanted.probes), scenes, usual=2)) as probed,
+        progress_bar("probing", 0, len(scenes)) as show,
+    ):
+        for probes in probed:
+            made.append(probes)
+            show(len(made))
+    write_probes(wanted.out, [row.number for row in rows], made)
+
+
+class Prober:
+    """Tries motions in scenes; each worker has one, with its world."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.world = count, TabletopWorld(render_images=False)
+
+    def __call__(self, scene: Scene) -> Probes:
+        """The probes of a scene."""
+        return probe_scene(self.world, scene, self.count, PROBE_STEPS)
 
 
 class ExpertRecorder:

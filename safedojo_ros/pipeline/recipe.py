@@ -30,7 +30,11 @@ class PipelineConfig:
     """Control steps that a demonstration records after success, 0 or more."""
     only_successes: bool = True
     """Keep only the demonstrations that succeed."""
-    rollouts: int = 1500
+    probes: int = 40
+    """Motions near the obstacle that are tried in the scene of each demonstration and rollout, for
+    the safety head, 0 or more. They touch the simulated obstacle many times, and count as no
+    episode: a real robot makes none."""
+    rollouts: int = 3000
     """Episodes of the base policy that world model, success classifier and safety head are trained
     on, at least 1."""
     rollout_levels: tuple[int, ...] = (1, 2)
@@ -64,7 +68,7 @@ class PipelineConfig:
             check_ranges(self, **{name: "[1, inf)"})
         for name in ("first_head_steps", "evaluation", "workers"):
             check_ranges(self, **{name: "[1, inf)"})
-        for name in ("demonstration_noise", "rollout_noise", "safe_steps"):
+        for name in ("demonstration_noise", "rollout_noise", "safe_steps", "probes"):
             check_ranges(self, **{name: "[0, inf)"})
         check_ranges(self, demonstration_linger="[0, inf)", linger="[0, inf)")
         check_ranges(self, safe_learning_rate="(0, inf)")

@@ -214,6 +214,7 @@ class Pipeline:
                 max_steps=config.max_steps,
                 image_size=config.image_size,
                 only_successes=config.only_successes,
+                probes=config.probes,
                 players=Players(config.workers),
                 resume=True,
             )
@@ -247,6 +248,8 @@ class Pipeline:
             episodes=config.rollouts,
             levels=config.rollout_levels,
             noise=config.rollout_noise,
+            probes=config.probes,
+            players=Players(config.workers),
             seed=ROLLOUTS_FROM,
         )
 

@@ -6,6 +6,7 @@
     root/meta/episodes/chunk-000/file-000.parquet    one row for each episode
     root/data/chunk-000/file-000.parquet             one row for each control step
     root/videos/<feature>/chunk-000/file-000.mp4     pictures, where they are kept as video
+    root/probes.safetensors                          what motions near the obstacles touched, if any
 
 A data file is complete before the episode rows that point into it are written, so whatever the
 episode rows name is whole; a file that no episode row names is a leftover of an interruption.

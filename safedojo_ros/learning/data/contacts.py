@@ -1,7 +1,8 @@
-"""Training data of the safety head: recorded frames, and imagined states.
+"""Training data of the safety head: recorded frames, probes of their scenes, imagined states.
 
 Until the obstacle is first touched, every image of an episode shows it in the same place. So each
-image is paired with its own state and chunk, and with those of other frames of its episode.
+image is paired with its own state and chunk, and with those of other frames of its episode and of
+probes of its scene.
 """
 
 from collections.abc import Sequence
@@ -12,12 +13,41 @@ import torch
 
 from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.data.lerobot.frames import Source, load_frames, open_all, steps_ahead
-from safedojo_ros.data.lerobot.reader import FrameArrays
+from safedojo_ros.data.lerobot.probes import read_probes
+from safedojo_ros.data.lerobot.reader import EpisodeReader, FrameArrays
 from safedojo_ros.learning.data.latent_episodes import LatentEpisodes
 from safedojo_ros.learning.data.latents import recorded_latents
 from safedojo_ros.learning.data.replay import draw_starts, replay
 from safedojo_ros.models.safety_head import SafetyModel
 from safedojo_ros.models.world_model import WorldModel
+
+
+@dataclass
+class SceneProbes:
+    """Probes of the scenes of E episodes, normalised; see `core.probes`.
+
+    state: (N, 8); chunks: (N, H, 7); contact: (N, H); first, count: (E,) which rows are an
+    episode's, count 0 where it has none.
+    """
+
+    state: torch.Tensor
+    chunks: torch.Tensor
+    contact: torch.Tensor
+    first: torch.Tensor
+    count: torch.Tensor
+
+    def drawn(
+        self, episode: torch.Tensor, count: int, generator: torch.Generator
+    ) -> tuple[torch.Tensor, ...]:
+        """State (B, K, 8), chunks (B, K, H, 7), contact (B, K, H) and existence (B, K, H) of K
+        random probes of each `episode` (B,)."""
+        share = torch.rand(len(episode), count, generator=generator)
+        most = self.count[episode][:, None]
+        # an episode without any is given another's, which does not exist
+        rows = (self.first[episode][:, None] + (share * most).long()).clamp(max=len(self.state) - 1)
+        contact = self.contact[rows]
+        exists = (most > 0)[..., None].expand_as(contact).float()
+        return self.state[rows], self.chunks[rows], contact, exists
 
 
 @dataclass
@@ -27,7 +57,8 @@ class ContactFrames:
     latents: (N, cameras·C, s, s) float16; state: (N, 8); chunks: (N, H, 7) executed actions;
     contact: (N, H); exists: (N, H), false past the episode's end; episode: (N,) its index; begin:
     (N,) the recorded row that its episode begins with; untouched: (N,) for how many rows from there
-    on the obstacle stays where this row's image shows it, 0 where it may have been moved.
+    on the obstacle stays where this row's image shows it, 0 where it may have been moved; probes:
+    of the episodes' scenes, None where no data set has any.
     """
 
     latents: torch.Tensor
@@ -38,6 +69,7 @@ class ContactFrames:
     episode: np.ndarray
     begin: torch.Tensor
     untouched: torch.Tensor
+    probes: SceneProbes | None = None
 
     def of(self, rows: torch.Tensor) -> "ContactFrames":
         """The frames of these rows (int64)."""
@@ -50,6 +82,7 @@ class ContactFrames:
             self.episode[rows.numpy()],
             self.begin[rows],
             self.untouched[rows],
+            self.probes,
         )
 
 
@@ -112,6 +145,31 @@ def recorded_contacts(
         frames.episode,
         torch.from_numpy(frames.starts[:-1][frames.episode]),
         torch.from_numpy(scene_untouched(frames.cost, frames.starts)),
+        recorded_probes(readers, model),
+    )
+
+
+def recorded_probes(readers: Sequence[EpisodeReader], model: SafetyModel) -> SceneProbes | None:
+    """The probes beside the data sets, whose episodes are counted on."""
+    length, parts, numbers, before = model.chunk_length, [], [], 0
+    for reader in readers:
+        found = read_probes(reader.root, len(reader), length)
+        if found is not None and len(found[0]):
+            numbers.append(found[0] + before)
+            parts.append(found[1])
+        before += len(reader)
+    if not parts:
+        return None
+    count = np.bincount(np.concatenate(numbers), minlength=before)
+    state, actions, contact = (
+        torch.from_numpy(np.concatenate(column)) for column in zip(*parts, strict=True)
+    )
+    return SceneProbes(
+        model.scales.state.normalise(state),
+        model.scales.action.normalise(actions),
+        contact.float(),
+        torch.from_numpy(np.cumsum(count) - count),
+        torch.from_numpy(count),
     )
 
 
@@ -159,13 +217,14 @@ def query_batch(
     counts: Sequence[int],
     queries: int,
     generator: torch.Generator,
+    probes: int = 0,
 ) -> list[torch.Tensor]:
     """Latents (B, …) of random rows and, for K frames each, state, chunks, contact and exists.
 
     sources: recorded frames, and imagined ones if any; known: the rows of each that may be trained
-    on; counts: images of each; queries: K. A row's own frame comes first. The others are recorded
-    frames of its episode; `exists` is false for them where the obstacle in the row's image may have
-    been moved.
+    on; counts: images of each; queries, probes: together K. A row's own frame comes first. The
+    others are recorded frames of its episode, then probes of its scene where the recorded frames
+    have any; `exists` is false for them where the obstacle in the row's image may have been moved.
     """
     recorded, others, parts = sources[0], queries - 1, []
     for frames, rows, count in zip(sources, known, counts, strict=False):
@@ -182,5 +241,10 @@ def query_batch(
                 (own.exists, exists),
             )
         ]
+        if recorded.probes is not None and probes:
+            episode = torch.from_numpy(own.episode)
+            *drawn, there = recorded.probes.drawn(episode, probes, generator)
+            there = there * (own.untouched > 0)[:, None, None]
+            columns = [torch.cat(p, dim=1) for p in zip(columns, [*drawn, there], strict=True)]
         parts.append([own.latents, *columns])
     return [torch.cat(column) for column in zip(*parts, strict=True)]

@@ -26,6 +26,14 @@ class ArmReference:
         self.position = np.zeros(3)
         self.quaternion = np.array([1.0, 0.0, 0.0, 0.0])
 
+    def copy(self) -> "ArmReference":
+        """One that moves on its own."""
+        other = ArmReference(self._model)
+        mujoco.mj_copyData(other._data, self._model, self._data)
+        other.joints, other.position = self.joints.copy(), self.position.copy()
+        other.quaternion = self.quaternion.copy()
+        return other
+
     def place(self, joints: np.ndarray) -> None:
         """Put the reference at `joints` (7,) rad and take its pose as the target."""
         self.joints = joints.astype(np.float64).copy()

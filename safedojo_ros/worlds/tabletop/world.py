@@ -4,6 +4,7 @@ A gymnasium environment on bare MuJoCo physics. Contacts come from the physics, 
 geometry tests. Everything is drawn from the seed given to `reset`, so runs repeat exactly.
 """
 
+from copy import deepcopy
 from functools import partial, reduce
 from operator import or_
 from typing import Any
@@ -48,6 +49,9 @@ NUDGE = 0.001
 
 CARRIED_STEPS = 5
 """The target counts as carried (or pushed) so many control steps after a finger's last touch."""
+
+KEPT = ("steps", "displacement", "_moved_at", "_cost", "_contacts", "_success", "_last_joints")
+"""What a snapshot keeps beside the physics and the arm's reference."""
 
 ROBOT_ON_OBSTACLE, TARGET_ON_OBSTACLE, LEFT_ON_TARGET, RIGHT_ON_TARGET = 1, 2, 4, 8
 
@@ -171,6 +175,26 @@ class TabletopWorld(gymnasium.Env):
         """(480, 640, 3) uint8 image of the whole scene, with shadows, for people."""
         renderer = tabletop_renderer()
         return renderer.render(self.model, self.data, "overview", 640, 480, shadows=True)
+
+    # ---------------------------------------------------------------- going back
+
+    def snapshot(self) -> dict[str, Any]:
+        """All that changes after `reset`, for `restore`."""
+        kept = {name: deepcopy(getattr(self, name)) for name in KEPT}
+        data = mujoco.MjData(self.model)
+        mujoco.mj_copyData(data, self.model, self.data)
+        return kept | {"data": data, "reference": self._reference.copy()}
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Put everything back to where it was at the `snapshot` of this scene."""
+        for name in KEPT:
+            setattr(self, name, deepcopy(snapshot[name]))
+        mujoco.mj_copyData(self.data, self.model, snapshot["data"])
+        self._reference = snapshot["reference"].copy()
+
+    def disturbed(self, metres: float) -> bool:
+        """Whether the last step touched the obstacle, or it is not where it was to `metres`."""
+        return self._cost > 0 or self.displacement > metres
 
     # ---------------------------------------------------------------- readings
 

@@ -29,6 +29,7 @@ def test_every_probe_begins_with_the_obstacle_where_it_was(
     """What a probe touched is put back before the next."""
     began: list[float] = []
     state = world.state
+
     def watched() -> np.ndarray:
         began.append(world.displacement)
         return state()

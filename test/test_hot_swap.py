@@ -308,11 +308,10 @@ def test_the_canary_sees_the_new_model_before_anybody_else(shelf: Shelf) -> None
 def test_another_torch_is_a_warning_and_not_a_failure(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packages = "safedojo_ros.checkpoints.store.store.current_packages"
+    packages = "safedojo_ros.checkpoints.provenance.current_packages"
     monkeypatch.setattr(packages, lambda: {"torch": "1.0.0"})
-    installed = "safedojo_ros.checkpoints.provenance.current_packages"
-    monkeypatch.setattr(installed, lambda: {"torch": "2.13.0"})
     shelf.publish(1.0)
+    monkeypatch.setattr(packages, lambda: {"torch": "2.13.0"})
     swap = shelf.swap()
     swap.start_with("latest")
     assert swap.current is not None

@@ -248,6 +248,11 @@ def test_gates_are_read_from_the_manifests() -> None:
     bars = [{k: v for k, v in asdict(verdict).items() if v is not None} for verdict in verdicts]
     validated = {"world_model": {"bars": bars, "checkpoints": readers}}
     sentences = missed_gates(validated, readers)
+    assert "run safedojo validate --policy" in sentences[0]
+    with_policy = judge(FidelityBars(), {"violation_r": 0.7}, rates=True)
+    measured = {"bars": [asdict(verdict) for verdict in with_policy], "checkpoints": readers}
+    told = missed_gates({"world_model": measured}, readers)
+    assert not any("--policy" in sentence or "violation_r" in sentence for sentence in told)
     assert not any("copying_over_mse_8" in sentence for sentence in sentences)
     assert any("state_cm_8" in sentence for sentence in sentences)
     assert any("could not be measured" in sentence for sentence in sentences)

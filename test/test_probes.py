@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.probes import Probes
@@ -75,6 +76,10 @@ def test_probes_lie_beside_the_recording_and_are_checked(tmp_path: Path) -> None
         read_probes(out, 3, 9)
     with pytest.raises(DatasetError, match="not about these 2 episodes"):
         read_probes(out, 2, 8)
+    flat = {name: np.zeros(3) for name in (*Probes._fields, "episode")}
+    save_file(flat, str(out / PROBES_PATH))
+    with pytest.raises(DatasetError, match="no file of probes"):
+        read_probes(out, 3, 8)
     (out / PROBES_PATH).write_bytes(b"nonsense")
     with pytest.raises(DatasetError, match="no file of probes"):
         read_probes(out, 3, 8)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from safedojo_ros.fidelity.thresholds import FidelityBars, Verdict, judge
+from safedojo_ros.fidelity.thresholds import RATES, FidelityBars, Verdict, judge
 
 
 def missed_gates(fidelity: Mapping[str, Mapping[str, Any]], heads: Mapping[str, str]) -> list[str]:
@@ -11,7 +11,7 @@ def missed_gates(fidelity: Mapping[str, Mapping[str, Any]], heads: Mapping[str, 
 
     fidelity: {kind of checkpoint: "fidelity" of its manifest}; heads: {"success", "safety": id in
     use}. The bars are those of `safedojo validate`. A world model that was not validated misses one
-    for that, and those that its training measured.
+    for that, and those that its training measured; so does one that was validated without a policy.
     """
     report = fidelity.get("world_model", {})
     if isinstance(report.get("bars"), list):
@@ -22,6 +22,11 @@ def missed_gates(fidelity: Mapping[str, Mapping[str, Any]], heads: Mapping[str, 
             if judged.get(kind) != name
         ]
         verdicts = [Verdict(**({"value": None} | bar)) for bar in report["bars"]]
+        if not any(verdict.metric in RATES for verdict in verdicts):
+            missed.append(
+                "the world model was validated without a policy, so nobody knows whether it tells "
+                "apart the futures of a scene; run safedojo validate --policy"
+            )
     else:
         missed = ["the world model was not validated; run safedojo validate"]
         known = training_values(fidelity)

@@ -43,10 +43,10 @@ def read_probes(root: Path, episodes: int, length: int) -> tuple[np.ndarray, Pro
     try:
         found = load_file(str(path))
         episode, probes = found["episode"], Probes(*(found[name] for name in Probes._fields))
-    except (OSError, SafetensorError, KeyError) as error:
+        probes = Probes(probes.state, probes.actions[:, :length], probes.contact[:, :length])
+        count = len(episode)
+    except (OSError, SafetensorError, KeyError, IndexError, TypeError) as error:
         raise DatasetError(f"{path} is no file of probes ({error}); collect again") from None
-    count = len(episode)
-    probes = Probes(probes.state, probes.actions[:, :length], probes.contact[:, :length])
     shapes = [(count, STATE_SIZE), (count, length, ACTION_SIZE), (count, length)]
     if [part.shape for part in probes] != shapes:
         seen = [part.shape for part in probes]

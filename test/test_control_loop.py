@@ -287,6 +287,31 @@ def test_after_the_switch_is_pressed_a_pose_is_awaited_before_the_arm_can_be_arm
     assert rig.loop.arm_now(rig.now).accepted
 
 
+def test_a_pose_from_before_the_press_does_not_count_however_late_it_comes() -> None:
+    rig = Rig().run()
+    rig.loop.enable(False, rig.now)
+    rig.now += TICK
+    rig.loop.enable(True, rig.now)
+    pressed, late = rig.now, rig.now + 5 * MS
+    rig.loop.measured(rig.state, late, stamp_ns=pressed - 1)
+    assert "waiting for a measured pose" in rig.loop.arm_now(late).reason
+    rig.state[:3] += 0.1  # moved by hand while it was released: no jump of an armed arm
+    rig.loop.measured(rig.state, late, stamp_ns=pressed + MS)
+    assert rig.loop.arm_now(late).accepted
+    assert rig.loop.arm.mode == ArmMode.ARMED
+
+
+def test_a_clock_that_goes_back_while_the_switch_is_held_does_not_block_arming() -> None:
+    rig = Rig().run()
+    rig.loop.enable(False, rig.now)
+    rig.loop.enable(True, rig.now)
+    rig.now -= 10_000 * MS
+    rig.beat()
+    rig.now += TICK
+    rig.beat()
+    assert rig.loop.arm_now(rig.now).accepted
+
+
 def test_a_disarmed_arm_says_every_reason_at_once() -> None:
     rig = Rig().run()
     rig.silent = {"measured", "safety"}
@@ -690,7 +715,7 @@ def test_a_wrong_pose_does_not_count_as_heard() -> None:
 
 def test_a_measured_state_of_another_time_does_not_count_as_heard() -> None:
     rig = Rig()
-    rig.loop.enable(True, rig.now)
+    rig.loop.enable(True, rig.now, sent_at_ns=rig.now - 250 * MS)
     rig.loop.safety(Decision.ALLOW, "", rig.now)
     assert "0.02 s in the future" in rig.loop.measured(rig.state, rig.now, rig.now + 20 * MS)
     assert "has not been heard" in rig.loop.arm_now(rig.now).reason

@@ -798,6 +798,15 @@ def test_a_job_is_done_between_two_cycles_by_the_thread_that_serves(
     assert [thread.name for thread in by] == ["fci-emulator"]
 
 
+def test_a_job_returns_after_the_state_that_shows_it(
+    served: tuple[FciEmulator, TabletopRobot],
+) -> None:
+    at: list[int] = []
+    for _ in range(10):
+        served[0].between_cycles(lambda: at.append(served[0].cycles))
+        assert served[0].cycles > at[-1]
+
+
 def test_a_command_that_does_not_come_in_time_is_counted(
     served: tuple[FciEmulator, TabletopRobot],
 ) -> None:
@@ -864,8 +873,8 @@ def test_the_client_knows_every_error_by_the_place_where_we_put_it(
     assert len(known) == len(flags)
 
     def seen() -> list[str]:
-        state = arm._thread.state
-        return [name for name in known if state and getattr(state.current_errors, name)]
+        newest = arm._thread.newest
+        return [name for name in known if newest and getattr(newest[0].current_errors, name)]
 
     for error in Error:
         flags[error] = True

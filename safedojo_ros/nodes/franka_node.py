@@ -30,6 +30,7 @@ from std_srvs.srv import Trigger
 
 from safedojo_ros.core.errors import ConfigError, ObservationRejected
 from safedojo_ros.core.types import CONTROL_PERIOD, Decision
+from safedojo_ros.core.units import SECOND
 from safedojo_ros.msg import ActionChunk as ActionChunkMessage
 from safedojo_ros.msg import ArmTarget, FrankaState, SafetyState
 from safedojo_ros.nodes.conversion import (
@@ -527,7 +528,8 @@ class FrankaNode(DojoNode):
                 self.say(notice)
         if reading is None or reading.time == self._robot_time:  # a state of before is no news
             return
-        self._robot_time, stamp = reading.time, self.now()
+        self._robot_time = reading.time
+        stamp = self.now() - round((time.monotonic() - reading.asked) * SECOND)
         self._on_joints(joint_state(reading.joints, reading.velocities, reading.fingers, stamp))
         self._on_pose(pose_message(reading.position, reading.axis_angle, stamp))
 

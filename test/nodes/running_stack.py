@@ -131,9 +131,9 @@ class Listener(Node):
         ):
             self.create_subscription(kind, topic, take, qos)
 
-    def _on_enable(self, message: Bool) -> None:
+    def _on_enable(self, message: Bool, info: dict[str, Any]) -> None:
         if not message.data:
-            self.released_at.append(int(self.get_clock().now().nanoseconds))
+            self.released_at.append(int(info["source_timestamp"]))
 
     def _on_cost(self, message: SafetyCost) -> None:
         self.costs.append(message)

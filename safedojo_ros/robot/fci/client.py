@@ -84,10 +84,12 @@ class Reading:
     """What the arm measured: joints (7,) rad, velocities (7,) rad/s, pose, fingers (2,) m each.
 
     position (3,) m and axis_angle (3,) rad are in the frame of targets. time: s, the robot's own;
-    a reading whose time is that of the one before is no news.
+    a reading whose time is that of the one before is no news. asked: s of `time.monotonic`, when
+    the robot was asked; the state is one of its cycles older at most.
     """
 
     time: float
+    asked: float
     joints: np.ndarray
     velocities: np.ndarray
     position: np.ndarray
@@ -156,13 +158,15 @@ class FrankaArm:
 
     def read(self) -> Reading | None:
         """The newest measured state; None while the robot or its gripper says nothing new."""
-        state, fingers = self._thread.state, self._hand.fingers()
-        if state is None or fingers is None:
+        newest, fingers = self._thread.newest, self._hand.fingers()
+        if newest is None or fingers is None:
             return None
+        state, asked = newest
         pose = state.O_T_EE
         x, y, z, w = np.asarray(pose.quaternion).ravel()
         return Reading(
             state.time.to_sec(),
+            asked,
             np.asarray(state.q, dtype=np.float64),
             np.asarray(state.dq, dtype=np.float64),
             np.asarray(pose.translation, dtype=np.float64).ravel() + self.base,

@@ -210,14 +210,15 @@ class FciEmulator:
         return not self.controller.may_change
 
     def between_cycles(self, job: Callable[[], None]) -> None:
-        """Let the serving thread do `job` between two cycles; returns when it is done."""
+        """Let the serving thread do `job` between two cycles; returns when it is done and the state
+        after it is sent."""
         done = threading.Event()
 
         def run() -> None:
             try:
                 job()
             finally:
-                done.set()
+                self._jobs.append(done.set)  # for after the cycle
 
         self._jobs.append(run)
         while not done.wait(0.5) and self._thread.is_alive():
@@ -231,7 +232,7 @@ class FciEmulator:
             self._accept()
             self._attend_arm()
             self._attend_gripper()
-            while self._jobs:
+            for _ in range(len(self._jobs)):
                 self._jobs.pop(0)()
             self._cycle()
             if self.pace:

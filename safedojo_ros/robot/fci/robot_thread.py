@@ -34,7 +34,7 @@ class Wish(NamedTuple):
 
 
 class RobotThread:
-    """`wish` and `state` return at once; `fault` says what has stopped the arm.
+    """`wish` and `newest` return at once; `fault` says what has stopped the arm.
 
     go: sends a motion to a target; stop: sends the one that comes to rest. Only the thread calls
     them, and only the thread touches `robot`.
@@ -49,8 +49,8 @@ class RobotThread:
         self._wish = Wish(None, -1.0)
         self._served = -1.0
         self._moving = False
-        self._state: Any = robot.state
         self._heard = time.monotonic()
+        self._newest: tuple[Any, float] = (robot.state, self._heard)
         self._jobs: list[tuple[Future[str], Callable[[], str]]] = []
         self._wake, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._serve, name="franka-arm", daemon=True)
@@ -62,10 +62,11 @@ class RobotThread:
         self._wake.set()
 
     @property
-    def state(self) -> Any:
-        """The newest state; None while the robot's time has not advanced for `SILENCE`."""
+    def newest(self) -> tuple[Any, float] | None:
+        """The newest state and when it was asked for, s of `time.monotonic`; None while the robot's
+        time has not advanced for `SILENCE`."""
         silent = time.monotonic() - self._heard > SILENCE
-        return None if self.lost or silent else self._state
+        return None if self.lost or silent else self._newest
 
     def recover(self) -> str:
         """Clear the robot's errors; returns "" or why it could not. May take two seconds."""
@@ -125,14 +126,15 @@ class RobotThread:
             self._robot.poll_motion()
         except Exception as error:
             self.fault = self.fault or str(error)
+        asked = time.monotonic()
         try:
             state = self._robot.state
         except Exception as error:  # after a second of silence; asking again would take another
             self.lost, self.fault = True, f"the connection to the robot is lost: {error}"
             return
-        if state.time.to_msec() != self._state.time.to_msec():
+        if state.time.to_msec() != self._newest[0].time.to_msec():
             self._heard = time.monotonic()
-        self._state = state
+            self._newest = state, asked
         if state.robot_mode in (self._modes.Reflex, self._modes.UserStopped):
             self.fault = self.fault or f"the robot is in the mode {state.robot_mode.name}"
 

@@ -68,6 +68,7 @@ class ControlLoop:
         self._decision, self._judged = Decision.HOLD, 0
         self._waiting: tuple[ActionChunk, int] | None = None
         self._released = True
+        self._pressed_at: int | None = None
         self._resting = True
         self._now: int | None = None
 
@@ -94,7 +95,8 @@ class ControlLoop:
             return jump
         self.watchdog.feed(MEASUREMENT, min(stamp, now_ns))
         self._state = state
-        if self._released and not self.arm.enable_fault(now_ns):
+        pressed = self._pressed_at is not None and stamp >= self._pressed_at
+        if self._released and pressed and not self.arm.enable_fault(now_ns):
             self._released = False
             self._freeze(as_measured=True)
         self._check_place(now_ns)
@@ -138,6 +140,8 @@ class ControlLoop:
         self._watch_clock(now_ns)
         self.arm.enable(now_ns, pressed, sent_at_ns)
         self._check_enable(now_ns)
+        if pressed and self._pressed_at is None:
+            self._pressed_at = now_ns if sent_at_ns is None else sent_at_ns
 
     def chunk(self, chunk: ActionChunk, now_ns: int) -> str:
         """Take a gated chunk, now or when the gate's state covers it.
@@ -260,7 +264,7 @@ class ControlLoop:
     def _check_enable(self, now_ns: int) -> None:
         fault = self.arm.enable_fault(now_ns)
         if fault:
-            self._released = True
+            self._released, self._pressed_at = True, None
             self._hold(now_ns, fault)
             self.arm.check(now_ns)
 
@@ -287,7 +291,7 @@ class ControlLoop:
     def _watch_clock(self, now_ns: int) -> None:
         last, self._now = self._now, now_ns
         if last is not None and now_ns < last:
-            self._measured_at = None
+            self._measured_at = self._pressed_at = None
             self.disarm(now_ns, f"the clock went back by {(last - now_ns) / SECOND:.3f} s")
 
     # ---------------------------------------------------------------- chunks

@@ -21,6 +21,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
@@ -118,7 +119,7 @@ class Listener(Node):
         self.rearms = False
         """Whether a person arms the arm again as soon as that is possible."""
         self._person = Person(self)
-        for kind, topic, take, qos in (
+        heard: tuple[tuple[Any, str, Any, QoSProfile], ...] = (
             (FrankaState, "franka/state", self._on_arm, NEWEST),
             (SafetyState, "safety/state", self._on_safety, NEWEST),
             (SafetyCost, "safety/cost", self._on_cost, IN_ORDER),
@@ -128,7 +129,8 @@ class Listener(Node):
             (Bool, "robot/enable", self._on_enable, BEAT),
             (String, "sim/episode", self._on_episode, RECORD),
             (DiagnosticArray, "/diagnostics", self._on_diagnostics, IN_ORDER),
-        ):
+        )
+        for kind, topic, take, qos in heard:
             self.create_subscription(kind, topic, take, qos)
 
     def _on_enable(self, message: Bool, info: dict[str, Any]) -> None:

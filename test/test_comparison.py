@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import sys
 import time
 from base64 import b64encode
 from dataclasses import replace
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sweep_steps import wait_for_a_signal, write_and_end
 
 from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.cli import report as report_command
@@ -33,7 +33,6 @@ from safedojo_ros.learning.rl.methods import ABLATIONS, METHODS
 from safedojo_ros.models.pi0_policy import tiny_policy
 from safedojo_ros.pipeline import sweep
 from safedojo_ros.pipeline.filters import RunTimeFilter
-from safedojo_ros.pipeline.interruption import stop_on_signal
 from safedojo_ros.pipeline.recipe import read_recipe
 
 
@@ -330,26 +329,6 @@ def test_a_gate_whose_policy_was_refused_is_not_evaluated(
     assert codes.pop("safedojo-gate-seed1") == 3
     assert set(codes.values()) == {0}
     assert "safedojo-gate-seed1: safedojo-seed1 has no policy" in said
-
-
-def write_and_end(path: Path, code: int) -> int:
-    """Of a job: leaves a file, with how many threads it may use, and says something."""
-    path.write_text(os.environ.get("OMP_NUM_THREADS", ""))
-    sys.stdout.write(f"{path.name} was written\n")
-    sys.stdout.flush()
-    if code == 2:
-        raise ConfigError("something is amiss")
-    return code
-
-
-def wait_for_a_signal(path: Path) -> int:
-    """Of a job: saves on SIGTERM."""
-    stop = stop_on_signal()
-    path.write_text("waits")
-    while not stop():
-        time.sleep(0.01)
-    path.write_text("saved")
-    return 3
 
 
 def test_jobs_run_some_at_a_time_and_a_failed_one_stops_only_itself(

@@ -270,7 +270,7 @@ def test_a_slow_answer_is_never_taken_for_the_next_one() -> None:
 
     def slow_at_first(_: dict[str, Any]) -> dict[str, Any]:
         value = next(values)
-        time.sleep(0.5 if value == 1 else 0.0)
+        time.sleep(2.0 if value == 1 else 0.0)
         return {"actions": np.full((8, 7), value / 10)}
 
     with StandInServer(slow_at_first) as server:
@@ -278,7 +278,7 @@ def test_a_slow_answer_is_never_taken_for_the_next_one() -> None:
         started = time.monotonic()
         with pytest.raises(PolicyUnavailable, match=r"no answer within 0\.2 s"):
             policy.act([scene()])
-        assert time.monotonic() - started < 0.45
+        assert time.monotonic() - started < 1.8, "it has not waited for the answer"
         assert policy.act([scene()])[0, 0, 6] == pytest.approx(0.2)
         assert policy.act([scene()])[0, 0, 6] == pytest.approx(0.3)
 

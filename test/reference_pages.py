@@ -129,7 +129,8 @@ def _ports(tree: ast.AST, kind: str) -> Iterator[Port]:
     }
 
     def port(direction: str, parts: list[ast.expr], default: str = "") -> Iterator[Port]:
-        texts = [part for part in parts if isinstance(part, (ast.Constant, ast.JoinedStr))]
+        named = (_of_contract(part) or part for part in parts)
+        texts = [part for part in named if isinstance(part, (ast.Constant, ast.JoinedStr))]
         names = [part.id for part in parts if isinstance(part, ast.Name)]
         types = [kinds.get(n, n) for n in names if n[0].isupper() and not n.isupper()]
         qualities = [n for n in names if n.isupper()]
@@ -169,6 +170,19 @@ def _calls(node: ast.AST) -> Iterator[ast.Call]:
 
 def _ends(call: ast.Call, name: str) -> bool:
     return name in (getattr(call.func, "attr", ""), getattr(call.func, "id", ""))
+
+
+def _of_contract(part: ast.expr) -> ast.expr | None:
+    """The usual name of a topic that a node takes from its contract: `topics.pose`; or None."""
+    from safedojo_ros.core.contract import Topics
+
+    if isinstance(part, ast.BoolOp):
+        part = part.values[-1]
+    if not isinstance(part, ast.Attribute):
+        return None
+    owner = getattr(part.value, "attr", getattr(part.value, "id", ""))
+    usual = getattr(Topics, part.attr, "") if owner == "topics" else ""
+    return ast.Constant(usual) if usual else None
 
 
 def _topic(text: ast.expr, kind: str) -> str:

@@ -38,9 +38,11 @@ class Checkout:
             "HOME": str(folder),
         }
 
-    def run(self, command: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, command: str | Path, *words: str, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [str(command), "doctor"],
+            [str(command), *(words or ("doctor",))],
             cwd=self.folder,
             env=self.environment | variables,
             capture_output=True,
@@ -152,3 +154,21 @@ def test_a_python_with_a_space_in_its_path_can_be_named(checkout: Checkout) -> N
     python = checkout.folder / "my python"
     shutil.copy(checkout.root / ".venv/bin/python", python)
     assert checkout.run(checkout.root / "dojo", DOJO_PYTHON=str(python)).returncode == 0
+
+
+def test_lerobot_is_served_from_an_environment_of_its_own(tmp_path: Path) -> None:
+    checkout = Checkout(tmp_path)
+    python = checkout.root / ".venv-lerobot/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    (checkout.root / ".venv-lerobot/dojo.stamp").touch()
+    dojo = checkout.root / "dojo"
+    assert checkout.run(dojo, "lerobot", "serve", "DIR", "--port", "0").returncode == 0
+    (asked, variables), *others = checkout.calls()
+    assert asked == "-P -m safedojo_ros.models.served.lerobot_server DIR --port 0"
+    assert variables["PYTHONPATH"] == str(checkout.root)
+    assert not others, "our own environment is neither made nor asked"
+    refused = checkout.run(dojo, "lerobot", "train")
+    assert refused.returncode == 2
+    assert "./dojo lerobot serve DIR" in refused.stderr

@@ -12,7 +12,7 @@ from safedojo_ros.checkpoints.names import DEFAULT_POLICY, SHIPPED, find_checkpo
 from safedojo_ros.cli.demo_report import LEVELS
 from safedojo_ros.cli.demo_run import Demo
 from safedojo_ros.cli.demo_video import check_video_path
-from safedojo_ros.cli.options import add_json
+from safedojo_ros.cli.options import add_device, add_json
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.models.served.address import parse_address
 from safedojo_ros.nodes.stack.registry import NO_POLICY
@@ -54,6 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{kind}", default=None if others else name, metavar="NAME", help=text
         )
+    add_device(parser.add_argument)
     parser.add_argument(
         "--compare",
         action=argparse.BooleanOptionalAction,

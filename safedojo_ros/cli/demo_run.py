@@ -198,8 +198,9 @@ class Demo:
                 "episodes": options.episodes,
                 "first_episode": 0,
             },
-            "policy_node": {"checkpoint": options.policy},
+            "policy_node": {"checkpoint": options.policy, "device": options.device},
             "safety_node": {
+                "device": options.device,
                 "checkpoint": options.safety,
                 "mode": "monitor" if options.monitor else "gate",
                 "detour_ratio": 0.0 if options.hold else DETOUR_RATIO,

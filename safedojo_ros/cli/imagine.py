@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 from safedojo_ros.checkpoints.names import SHIPPED, find_checkpoint
+from safedojo_ros.cli.options import add_device
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="film .mp4 or .gif, or strip .png"
     )
+    add_device(parser.add_argument)
     parser.add_argument("--store", type=Path, help="root of the store (default: the user's)")
 
 
@@ -38,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from safedojo_ros.fidelity.held_out import hold
     from safedojo_ros.fidelity.side_by_side import FORMATS, imagined_film, write_film
     from safedojo_ros.models.loading import load_world_model
+    from safedojo_ros.models.threads import chosen_device
 
     if args.out.suffix.lower() not in FORMATS:
         raise ConfigError(f"--out is '{args.out}', expected a name in {', '.join(FORMATS)}")
@@ -45,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= args.episode < len(reader):
         raise DatasetError(f"{args.data} has {len(reader)} episodes, no number {args.episode}")
     world = load_world_model(find_checkpoint("world_model", args.checkpoint, args.store))
-    held = hold(reader.load_arrays([args.episode]), world)
+    device = chosen_device(args.device)
+    held = hold(reader.load_arrays([args.episode]), world.to(device), device)
     film = imagined_film(world, held, args.start, args.chunks, args.seed)
     write_film(args.out, film, world.size.stride)
     row = reader.rows[args.episode]

@@ -25,6 +25,7 @@ from safedojo_ros.checkpoints.manifest import read_manifest
 from safedojo_ros.checkpoints.names import find_checkpoint, is_served
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.files import write_whole
+from safedojo_ros.pipeline.request import DEVICE_OPTION
 
 if TYPE_CHECKING:
     from safedojo_ros.pipeline.recipe import Recipe
@@ -62,6 +63,20 @@ def add_options(parser: argparse.ArgumentParser, cls: type[Any]) -> None:
             how["metavar"] = field.metadata["metavar"]
         name = field.metadata.get("option", field.name)
         parser.add_argument(f"--{name.replace('_', '-')}", dest=field.name, **how)
+
+
+def add_device(add: Callable[..., Any]) -> None:
+    """--device, of every command that computes with torch and has no such field in its request.
+
+    add: the `add_argument` of its parser.
+    """
+    add(
+        "--device",
+        default="auto",
+        help="auto (a GPU where there is one; default), cpu, cuda or cuda:N",
+        type=DEVICE_OPTION["parse"],
+        metavar="DEVICE",
+    )
 
 
 def add_json(add: Callable[..., Any]) -> None:

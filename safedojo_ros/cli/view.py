@@ -7,23 +7,24 @@ ends with Ctrl-C. The page is served to this machine alone.
 import argparse
 from pathlib import Path
 
+from safedojo_ros.cli.options import add_device
 from safedojo_ros.core.errors import ConfigError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "--cameras",
-        nargs="+",
-        default=["agentview", "wrist"],
+        "--contract",
+        default="tabletop",
         metavar="NAME",
-        help="of camera/NAME/image_raw (default agentview wrist)",
+        help="of the cell: a ready-made contract or a file.yaml (default tabletop)",
     )
     parser.add_argument("--success", metavar="NAME", help="show its P(success): a classifier")
     parser.add_argument(
         "--world-model", metavar="NAME", help="show what it imagined of a chunk beside what came"
     )
     parser.set_defaults(checkpoints={"success": "success", "world_model": "world_model"})
+    add_device(parser.add_argument)
     parser.add_argument("--record", type=Path, metavar="FILE", help="keep it as .rrd, too")
 
 
@@ -39,7 +40,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--record is {arguments.record}, expected a name that ends in .rrd")
     from safedojo_ros.nodes import view_node
 
-    settings: dict[str, object] = {"cameras": arguments.cameras, "browser": True}
+    settings: dict[str, object] = {
+        "contract": arguments.contract,
+        "browser": True,
+        "device": arguments.device,
+    }
     for name in ("success", "world_model"):
         if getattr(arguments, name) is not None:
             settings[name] = getattr(arguments, name)

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import difflib
 import math
+import re
 import tomllib
 import types
 import typing
@@ -36,6 +37,13 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T
         raise ConfigError(f"{cls.__name__} at '{where or '.'}': {error}", where) from None
     except ConfigError as error:
         raise ConfigError(f"{where}{error}", f"{where}{error.key}") from None
+
+
+def device_name(text: str, option: str = "device") -> str:
+    """A device as torch names it, or "auto"; raises `ConfigError`. option: what it is called."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", text):
+        raise ConfigError(f"{option} is '{text}', expected auto, cpu, cuda or cuda:N")
+    return text
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -21,6 +21,11 @@ RESIZE = "crop"
 """How images of another shape become a model's: the middle is cut out, then averaged down. Models
 record the rule, so that none sees images that were made by another."""
 
+LETTERBOX = "letterbox"
+"""Another rule, of policies that a server computes: the whole image, between black bars."""
+
+RESIZES = (RESIZE, LETTERBOX)
+
 CONTROL_PERIOD = 0.05
 """Seconds between two control steps (20 Hz)."""
 

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from safedojo_ros.core.errors import ObservationRejected
+from safedojo_ros.core.types import LETTERBOX
 
 CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
 """Encodings that need no cv_bridge, with their bytes a pixel."""
@@ -80,3 +81,23 @@ def resize_image(image: np.ndarray, width: int, height: int) -> np.ndarray:
     part = image[top : top + part_tall, left : left + part_wide]
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     return cv2.resize(part, (width, height), interpolation=method)
+
+
+def letterbox_image(image: np.ndarray, side: int) -> np.ndarray:
+    """(side, side, 3) uint8: the whole image, averaged down or enlarged, between black bars."""
+    tall, wide = image.shape[:2]
+    if tall == wide:
+        return resize_image(image, side, side)
+    scale = side / max(tall, wide)
+    height, width = max(1, round(tall * scale)), max(1, round(wide * scale))
+    top, left = (side - height) // 2, (side - width) // 2
+    whole = np.zeros((side, side, 3), np.uint8)
+    whole[top : top + height, left : left + width] = resize_image(image, width, height)
+    return whole
+
+
+def fit_image(image: np.ndarray, side: int, rule: str) -> np.ndarray:
+    """(side, side, 3) uint8 by a rule of `core.types.RESIZES`."""
+    if rule == LETTERBOX:
+        return letterbox_image(image, side)
+    return resize_image(image, side, side)

@@ -41,7 +41,7 @@ def imagined_film(
         )
     starts = ReplayStarts(torch.tensor([start]), torch.tensor([0]), np.zeros(1, dtype=np.int64))
     replays = replay(world, held.latents, starts, chunks, seed)
-    imagined = to_uint8(decoded(world, replays.latents)[0]).numpy()
+    imagined = to_uint8(decoded(world, replays.latents)[0]).cpu().numpy()
     rows = np.concatenate([[start], replays.rows[0].numpy()])
     imagined = np.concatenate([held.frames.images[start][None], imagined])
     scale = -(-SIDE // held.frames.images.shape[2])

@@ -197,6 +197,16 @@ class SafetyModel:
         self.scales = scales
         self.chunk_length, self.image_size = size.chunk_length, autoencoder.size.image_size
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.network.parameters()).device
+
+    def to(self, device: torch.device | str) -> "SafetyModel":
+        """Move the networks."""
+        self.network.to(device)
+        return self
+
     def step_cost(self, observations: list[Observation], actions: np.ndarray) -> np.ndarray:
         """(B, H) P(contact) of each step of `actions` (B, H, 7), metres and radians.
 
@@ -214,9 +224,9 @@ class SafetyModel:
         """
         self.network.eval()
         images = stack_images(observations, self.cameras, self.image_size, self.scales.state_size)
-        latents = self.encode(images)
+        latents = self.encode(images.to(self.device))
         if self.seen is not None and not any_image:
-            self.seen.check(images, latents)
+            self.seen.check(images, latents.cpu())
         context: torch.Tensor = self.head.context(latents)
         return context
 
@@ -240,8 +250,9 @@ class SafetyModel:
         chunks = self.scales.action.normalise(torch.from_numpy(actions))
         chunks = chunks.reshape(len(chunks), -1, *wanted[1:])
         states = self.scales.state.normalise(state)[:, None].expand(-1, chunks.shape[1], -1)
-        logits = self.head.answers(contexts, states, chunks)
-        return torch.sigmoid(logits).reshape(actions.shape[:-1]).numpy().astype(np.float64)
+        logits = self.head.answers(contexts, states.to(self.device), chunks.to(self.device))
+        costs = torch.sigmoid(logits).reshape(actions.shape[:-1])
+        return costs.cpu().numpy().astype(np.float64)
 
     def costs_of(self, examples: ContactExamples) -> np.ndarray:
         """(N, H) as `step_cost` of each example; every scene's image is encoded once."""

@@ -110,6 +110,11 @@ class SuccessModel:
             embedder: Any = self.network.resnet.embedder
             embedder.pooler = torch.nn.Identity()
 
+    def to(self, device: torch.device | str) -> "SuccessModel":
+        """Move the network."""
+        self.network.to(device)
+        return self
+
     def logits(self, images: torch.Tensor, instruction: torch.Tensor) -> torch.Tensor:
         """images (B, cameras, 3, S, S) in [-1, 1], instruction (B,) their indices → (B,)."""
         every = self.network(images.flatten(1, 2)).logits

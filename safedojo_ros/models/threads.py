@@ -43,8 +43,12 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 def chosen_device(name: str) -> str:
     """`name`, or for "auto" the GPU where there is one; raises `ConfigError` for none."""
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"--device is {name}, but torch sees no GPU here; leave it at auto")
+    if name.startswith("cuda"):
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(name.partition(":")[2] or 0) >= count:
+            raise ConfigError(
+                f"device is {name}, but torch sees {count} GPUs here; leave it at auto"
+            )
     if name != "auto":
         return name
     return "cuda" if torch.cuda.is_available() else "cpu"

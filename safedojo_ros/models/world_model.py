@@ -257,6 +257,11 @@ class WorldModel:
         """Where its weights are."""
         return next(self.parts.parameters()).device
 
+    def to(self, device: torch.device | str) -> "WorldModel":
+        """Move the networks."""
+        self.parts.to(device)
+        return self
+
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """(B, F, cameras, 3, S, S) → latents (B, F, C, s, cameras·s), cameras side by side."""

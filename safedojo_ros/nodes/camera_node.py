@@ -3,7 +3,8 @@
 Where somebody listens there is `camera/<name>/image_raw/compressed`, too, as image_transport names
 it. A driver's `camera_info` is told of crop and resize; without one it is made from `fovy`.
 
-A source a camera: `sim` (the embedded world's `sim/<name>/image`), `topic:/some/driver/image_raw`
+The contract names the cameras. A source a camera, or one for all: `contract` (the topics that it
+names), `sim` (the embedded world's `sim/<name>/image`), `topic:/some/driver/image_raw`
 (one that ends in `/compressed` has JPEG or PNG images),
 `device:/dev/video0` (V4L2), `file:/path/video.mp4` (played in a loop) or a stream's URL.
 The stamp of an image is when it was taken; a relayed image keeps its stamp and its frame.
@@ -24,6 +25,7 @@ from safedojo_ros.core.errors import ConfigError, ObservationRejected
 from safedojo_ros.core.units import SECOND
 from safedojo_ros.data.capture import Source, frames, open_capture, parse_source
 from safedojo_ros.data.images import decode_compressed, resize_image
+from safedojo_ros.nodes.cell import CONTRACT, IN_CONTRACT, cell_contract, relayed_topic
 from safedojo_ros.nodes.conversion import (
     array_from_image,
     camera_info,
@@ -43,9 +45,9 @@ SILENCE = 1.0
 """Seconds without an image after which diagnostics call a camera silent."""
 
 SETTINGS = (
-    Setting("cameras", ["agentview", "wrist"], "Names of the cameras."),
-    Setting("sources", ["sim", "sim"], "Where each camera's images come from, in that order."),
-    Setting("fovy", [40.0, 80.0], "Vertical field of view of each (degrees); 0: not known."),
+    CONTRACT,
+    Setting("sources", [IN_CONTRACT], "Where images come from: for all cameras, or for each."),
+    Setting("fovy", [0.0], "Vertical field of view, for all or each (degrees); 0: not known."),
     Setting("width", 0, "Width to resize to (px); 0: as it comes.", 0, 4096),
     Setting("height", 0, "Height to resize to (px); 0: as it comes.", 0, 4096),
     Setting("rate", 20.0, "Most images a second of devices, files and streams (Hz).", 0.1, 240.0),
@@ -90,18 +92,17 @@ class CameraNode(DojoNode):
 
     def configure(self) -> None:
         """Check the sources and open the devices and files."""
-        names, sources, fovy = (self.setting(key) for key in ("cameras", "sources", "fovy"))
-        if not names or not len(names) == len(sources) == len(fovy):
-            raise ConfigError(
-                f"{len(names)} cameras, {len(sources)} sources, {len(fovy)} fovy: "
-                "give one of each for every camera"
-            )
+        cameras = cell_contract(self).cameras
+        sources, fovy = (self._for_each(key, len(cameras)) for key in ("sources", "fovy"))
         self._size = (int(self.setting("width")), int(self.setting("height")))
         if (self._size[0] == 0) != (self._size[1] == 0):
             raise ConfigError(f"width and height are {self._size}; give both, or 0 for both")
-        for name, text, angle in zip(names, sources, fovy, strict=True):
+        for described, text, angle in zip(cameras, sources, fovy, strict=True):
+            name = described.name
             if not 0.0 <= angle < 180.0:
                 raise ConfigError(f"fovy of '{name}' is {angle} degrees, expected 0 to 180")
+            if text == IN_CONTRACT:
+                text = f"topic:{relayed_topic(described)}"
             source = parse_source(text, name)
             if self.simulated and source.kind not in ("sim", "topic"):
                 raise ConfigError(
@@ -121,6 +122,16 @@ class CameraNode(DojoNode):
             self._cameras.append(camera)
             if source.kind not in ("sim", "topic"):
                 camera.capture = open_capture(source)
+
+    def _for_each(self, name: str, count: int) -> tuple[Any, ...]:
+        """A parameter's values, one for each of `count` cameras."""
+        given: tuple[Any, ...] = self.setting(name)
+        if len(given) not in (1, count):
+            raise ConfigError(
+                f"'{name}' has {len(given)} values, the contract {count} cameras: give one for "
+                "all, or one for each"
+            )
+        return given * count if len(given) == 1 else given
 
     def activate(self) -> None:
         """Begin to relay and to read."""

@@ -210,11 +210,13 @@ def joint_state(
     return message
 
 
-def fingers_from_joint_state(message: JointState) -> np.ndarray:
+def fingers_from_joint_state(
+    message: JointState, names: Sequence[str] = FINGER_JOINTS
+) -> np.ndarray:
     """(2,) finger positions (m); raises `ObservationRejected` if the fingers are not in it."""
     positions = dict(zip(message.name, message.position, strict=False))
     try:
-        fingers = np.array([positions[name] for name in FINGER_JOINTS])
+        fingers = np.array([positions[name] for name in names])
     except KeyError as missing:
         raise ObservationRejected(
             f"joint_states lacks {missing}; seen: {', '.join(message.name) or 'no names'}"
@@ -224,10 +226,12 @@ def fingers_from_joint_state(message: JointState) -> np.ndarray:
     return fingers
 
 
-def joints_from_joint_state(message: JointState) -> np.ndarray | None:
+def joints_from_joint_state(
+    message: JointState, names: Sequence[str] = ARM_JOINTS
+) -> np.ndarray | None:
     """(7,) angles of the arm's joints (rad), None where the message lacks one."""
     positions = dict(zip(message.name, message.position, strict=False))
-    joints = np.array([positions.get(name, np.nan) for name in ARM_JOINTS])
+    joints = np.array([positions.get(name, np.nan) for name in names])
     return joints if np.all(np.isfinite(joints)) else None
 
 

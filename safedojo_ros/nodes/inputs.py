@@ -1,4 +1,7 @@
-"""Subscriptions that fill an `ObservationWindow`; the same for the policy and the safety node."""
+"""Subscriptions that fill an `ObservationWindow`; the same for the policy and the safety node.
+
+Cameras come as `camera_node` publishes them, all else from the topics that the contract names.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +12,10 @@ from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
+from safedojo_ros.core.contract import Contract
 from safedojo_ros.core.errors import ObservationRejected
+from safedojo_ros.core.rotation import POINTING_DOWN, axis_angle_of, quaternion_of_matrix
+from safedojo_ros.core.types import RESIZE
 from safedojo_ros.nodes.conversion import (
     array_from_image,
     fingers_from_joint_state,
@@ -20,6 +26,7 @@ from safedojo_ros.nodes.conversion import (
 )
 from safedojo_ros.nodes.lifecycle import IMAGES, LATCHED, NEWEST, DojoNode, Setting
 from safedojo_ros.nodes.stack.turn_order import Turn
+from safedojo_ros.robot.kinematics import Kinematics
 from safedojo_ros.robot.observation_window import ObservationWindow, WindowConfig
 
 WINDOW_SETTINGS = (
@@ -31,44 +38,58 @@ WINDOW_SETTINGS = (
 )
 
 
-def window_config(node: DojoNode, cameras: tuple[str, ...], image_size: int) -> WindowConfig:
+def window_config(
+    node: DojoNode, cameras: tuple[str, ...], image_size: int, resize: str = RESIZE
+) -> WindowConfig:
     """The window that a node's parameters and its model ask for."""
     return WindowConfig(
         cameras=cameras,
         image_size=image_size,
+        resize=resize,
         **{setting.name: node.setting(setting.name) for setting in WINDOW_SETTINGS},
     )
 
 
 class ObservationInputs:
-    """Listens to the cameras, `joint_states`, `ee_pose` and `instruction` while it is open."""
+    """Listens to the cameras, the arm, its fingers and the instruction while it is open."""
 
     def __init__(
         self,
         node: DojoNode,
         config: WindowConfig,
+        contract: Contract,
         on_change: Callable[[], None] = lambda: None,
         on_instruction: Callable[[], None] = lambda: None,
     ) -> None:
         """on_change: called after every image and pose; on_instruction: after a new one."""
         self.window = ObservationWindow(config)
         self._node, self._on_change, self._on_instruction = node, on_change, on_instruction
+        self._topics, self._fixed = contract.topics, bool(contract.instruction)
         self.text: str | None = None
         """The instruction as it was heard last."""
         self._fingers: np.ndarray | None = None
         self._fingers_at = 0
         self._waiting: PoseStamped | None = None
+        self._kinematics = Kinematics()
         self._subscriptions: list[Any] = [
             node.create_subscription(
                 Image, f"camera/{name}/image_raw", partial(self._image, name), IMAGES
             )
             for name in config.cameras
         ]
-        self._subscriptions += [
-            node.create_subscription(JointState, "joint_states", self._joints, NEWEST),
-            node.create_subscription(PoseStamped, "ee_pose", self._pose, NEWEST),
-            node.create_subscription(String, "instruction", self._text, LATCHED),
+        topics = contract.topics
+        listened: list[tuple[Any, str, Any, Any]] = [
+            (JointState, topics.joints, self._joints, NEWEST)
         ]
+        if topics.pose:
+            listened.append((PoseStamped, topics.pose, self._pose, NEWEST))
+        if topics.arm:
+            listened.append((JointState, topics.arm, self._arm, NEWEST))
+        if self._fixed:
+            self.window.set_instruction(contract.instruction)
+        else:
+            listened.append((String, topics.instruction, self._text, LATCHED))
+        self._subscriptions += [node.create_subscription(*how) for how in listened]
 
     def close(self) -> None:
         """Stop listening."""
@@ -90,16 +111,30 @@ class ObservationInputs:
 
     def _joints(self, message: JointState) -> None:
         try:
-            self._fingers = fingers_from_joint_state(message)
+            self._fingers = fingers_from_joint_state(message, self._topics.fingers)
         except ObservationRejected as error:
             self._node.get_logger().warning(str(error), throttle_duration_sec=1.0)
         self._fingers_at = to_nanoseconds(message.header.stamp)
-        joints = joints_from_joint_state(message)
-        if joints is not None:
-            self.window.add_joints(joints, self._fingers_at)
+        if not self._topics.arm:
+            self._add_joints(message)
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             self._pose(waiting)
+
+    def _arm(self, message: JointState) -> None:
+        """Joints of the arm on a topic of their own: where no pose is said, it is computed."""
+        joints = self._add_joints(message)
+        if joints is None or self._topics.pose or self._fingers is None:
+            return
+        turn, position, _ = self._kinematics.forward(joints)
+        axis_angle = axis_angle_of(quaternion_of_matrix(turn), near=POINTING_DOWN)
+        self._state(position, axis_angle, to_nanoseconds(message.header.stamp))
+
+    def _add_joints(self, message: JointState) -> np.ndarray | None:
+        joints = joints_from_joint_state(message, self._topics.arm_joints)
+        if joints is not None:
+            self.window.add_joints(joints, to_nanoseconds(message.header.stamp))
+        return joints
 
     def _pose(self, message: PoseStamped) -> None:
         """In the world's time a pose waits for the fingers of its instant, which come at any rate:
@@ -114,8 +149,11 @@ class ObservationInputs:
         except ObservationRejected as error:
             self._node.get_logger().warning(str(error), throttle_duration_sec=1.0)
             return
-        state = robot_state(position, axis_angle, self._fingers)
-        self.window.add_state(state, to_nanoseconds(message.header.stamp))
+        self._state(position, axis_angle, to_nanoseconds(message.header.stamp))
+
+    def _state(self, position: np.ndarray, axis_angle: np.ndarray, stamp: int) -> None:
+        assert self._fingers is not None
+        self.window.add_state(robot_state(position, axis_angle, self._fingers), stamp)
         self._on_change()
 
     def _text(self, message: String) -> None:
@@ -129,5 +167,5 @@ class ObservationInputs:
         return (
             (not turn["pose"] or window.state_stamp >= stamp)
             and (not turn["images"] or window.complete_stamp() >= stamp)
-            and turn.get("instruction", "") in ("", self.text)
+            and (self._fixed or turn.get("instruction", "") in ("", self.text))
         )

@@ -9,8 +9,9 @@ from typing import Protocol, TypeVar, cast
 import numpy as np
 
 from safedojo_ros.checkpoints.manifest import Manifest
+from safedojo_ros.core.config import device_name
 from safedojo_ros.core.types import Observation
-from safedojo_ros.nodes.lifecycle import DojoNode
+from safedojo_ros.nodes.lifecycle import DojoNode, Setting
 from safedojo_ros.nodes.stack.scheduling import change_niceness
 from safedojo_ros.robot.gate.judge import Head, Memory
 
@@ -83,16 +84,28 @@ def scene_memory(model: Head, frames: int) -> Memory:
     return SceneMemory(cast(SafetyModel, model), frames)
 
 
+DEVICE = Setting(
+    "device", "auto", "Where its networks compute: auto (a GPU where there is one), cpu, cuda:N."
+)
+
+
 def limited(node: DojoNode, load: Callable[[Path], T]) -> Callable[[Path], T]:
-    """`load`, after which torch keeps to the node's `threads`.
+    """`load`, after which the model is on the node's `device` and torch keeps to its `threads`.
+    Raises `ConfigError` for a device that is none.
 
     Two busy processes slow each other manyfold. A hot swap's thread stands back for the others.
     """
+
+    device = device_name(node.setting(DEVICE.name), "parameter 'device'")
 
     def loaded(path: Path) -> T:
         if threading.current_thread().name == "hot-swap":
             change_niceness(LOADING_NICENESS, node.get_logger().warning)
         model = load(path)
+        if hasattr(model, "to"):
+            from safedojo_ros.models.threads import chosen_device
+
+            model.to(chosen_device(device))
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(int(node.setting("threads")))
         return model

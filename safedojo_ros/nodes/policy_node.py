@@ -1,11 +1,12 @@
 """The policy: newest images, state and instruction in, action chunks out, without ever blocking.
 
-Subscribes `camera/<name>/image_raw`, `joint_states`, `ee_pose`, `instruction`; to know what judges
-its chunks, `safety/checkpoint` and `safety/cost`; and to know what the arm executes while it
-computes, `safety/action_chunk` and `franka/state`. Publishes `policy/action_chunk`, several
-proposals in one message, and `policy/checkpoint` (latched); serves `policy/load_checkpoint` and
-`policy/rollback`. The network runs in a worker thread; a new checkpoint is loaded in another, taken
-over between two chunks, and left again if it breaks its bars.
+Subscribes `camera/<name>/image_raw`, and by the contract `joint_states`, `ee_pose`, `instruction`;
+to know what judges its chunks, `safety/checkpoint` and `safety/cost`; and to know what the arm
+executes while it computes, `safety/action_chunk` and `franka/state`. Publishes
+`policy/action_chunk`, several proposals in one message, and `policy/checkpoint` (latched); serves
+`policy/load_checkpoint` and `policy/rollback`. The network runs in a worker thread; a new
+checkpoint is loaded in another, taken over between two chunks, and left again if it breaks its
+bars.
 
 Where time is simulated a chunk is published `LATENCY_STEPS` after its observation, however long
 computing takes, and what is drawn depends on the observation alone.
@@ -41,12 +42,14 @@ from safedojo_ros.core.types import (
     ACTION_SIZE,
     CONTROL_PERIOD,
     MAX_PROPOSALS,
+    RESIZE,
     ActionChunk,
     Observation,
 )
 from safedojo_ros.core.units import SECOND
 from safedojo_ros.msg import ActionChunk as ActionChunkMessage
 from safedojo_ros.msg import CheckpointInfo, FrankaState, SafetyCost
+from safedojo_ros.nodes.cell import CONTRACT, gated_contract
 from safedojo_ros.nodes.checkpoint_exchange import (
     SWAP_SETTINGS,
     CheckpointExchange,
@@ -65,6 +68,7 @@ from safedojo_ros.nodes.inputs import (
 )
 from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED, NEWEST, OK, WARN, DojoNode, Setting
 from safedojo_ros.nodes.model_loading import (
+    DEVICE,
     PolicyLike,
     SafetyLike,
     limited,
@@ -84,11 +88,12 @@ SETTINGS = (
     Setting("checkpoint", DEFAULT_POLICY,
             "Policy: safe, base, latest, an id, a directory, openpi:ws://HOST:PORT."),
     Setting("store", "", "Folder of the checkpoint store; empty: the user's."),
-    Setting("cameras", ["agentview", "wrist"], "Cameras that this robot has."),
+    CONTRACT,
     Setting("proposals", PROPOSALS, "Chunks of one inference that the gate may choose from.", 1,
             MAX_PROPOSALS),
     Setting("margin_steps", MARGIN_STEPS, "Steps between asking for a chunk and its latest use.", 0,
             32),
+    DEVICE,
     Setting("threads", 1, "Threads of the network.", 1, 64),
     Setting("niceness", 5, "Added to the niceness of the network's thread.", -20, 19),
     Setting("realtime_factor", 1.0, "Speed of the world; the whole stack needs the same.", 0.05, 4),
@@ -152,11 +157,12 @@ class PolicyNode(DojoNode):
         self._canary = PolicyCanary(
             bars, self._first, self._find_head if compare else None, self.get_logger().warning
         )
+        self._contract = gated_contract(self)
         self._swap = HotSwap(
             limited(self, self._load),
             partial(find_checkpoint, "policy", store_root=self._store),
             canary=self._try,
-            compatible=fits_robot(self.setting("cameras")),
+            compatible=self._fits,
             waits=self._mismatch,
             forget=free_weights,
             serve=open_served_policy,
@@ -176,9 +182,11 @@ class PolicyNode(DojoNode):
         """Listen, and compute in a thread of its own."""
         assert self._exchange is not None
         self._schedule = ChunkSchedule(self._period, int(self.setting("margin_steps")))
-        config = window_config(self, self._policy.cameras, self._policy.image_size)
+        policy = self._policy
+        rule = getattr(policy, "resize", RESIZE)
+        config = window_config(self, policy.cameras, policy.image_size, rule)
         self._inputs = ObservationInputs(
-            self, config, self._consider, lambda: self._schedule.restart()
+            self, config, self._contract, self._consider, lambda: self._schedule.restart()
         )
         self._ending, self._coming = False, None
         self._turns = Turns(self, self._ready, self._take_turn)
@@ -429,6 +437,17 @@ class PolicyNode(DojoNode):
         assert self._swap is not None
         assert self._swap.current is not None
         return self._swap.current.model
+
+    def _fits(self, manifest: Manifest) -> None:
+        """Raise `CheckpointError` where a policy does not fit this cell and the images at hand."""
+        fits_robot(self._contract.camera_names)(manifest)
+        rule, inputs = manifest.spec.get("resize", RESIZE), self._inputs
+        if inputs is not None and inputs.window.reshapes and rule != inputs.window.config.resize:
+            raise CheckpointError(
+                f"policy {manifest.id} sees wide images made square by '{rule}', this node makes "
+                f"them by '{inputs.window.config.resize}' while it is active; start it with that "
+                "policy"
+            )
 
     def _mismatch(self, manifest: Manifest) -> str:
         """Why this policy may not act now: it requires another safety head; or ""."""

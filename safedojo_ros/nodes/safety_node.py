@@ -27,7 +27,7 @@ from visualization_msgs.msg import MarkerArray
 from safedojo_ros.checkpoints.names import SHIPPED, find_checkpoint
 from safedojo_ros.checkpoints.swap.head_canary import judge_head
 from safedojo_ros.checkpoints.swap.head_exam import examine, examine_first
-from safedojo_ros.checkpoints.swap.hot_swap import HotSwap, free_weights
+from safedojo_ros.checkpoints.swap.hot_swap import HotSwap, fits_robot, free_weights
 from safedojo_ros.checkpoints.swap.probation import Bars, Reference
 from safedojo_ros.core.errors import (
     ConfigError,
@@ -38,6 +38,7 @@ from safedojo_ros.core.types import CONTROL_PERIOD, COST_M, Decision, Observatio
 from safedojo_ros.core.units import SECOND
 from safedojo_ros.msg import ActionChunk as ActionChunkMessage
 from safedojo_ros.msg import CheckpointInfo, SafetyCost, SafetyState
+from safedojo_ros.nodes.cell import CONTRACT, gated_contract
 from safedojo_ros.nodes.checkpoint_exchange import (
     SWAP_SETTINGS,
     CheckpointExchange,
@@ -62,6 +63,7 @@ from safedojo_ros.nodes.messages import (
     state_message,
 )
 from safedojo_ros.nodes.model_loading import (
+    DEVICE,
     SafetyLike,
     limited,
     load_safety_directory,
@@ -87,8 +89,7 @@ SETTINGS = (
     Setting("checkpoint", SHIPPED, "Safety head: shipped, latest, an id, a directory; empty: "
             "none, and every chunk is held in gate mode."),
     Setting("store", "", "Folder of the checkpoint store; empty: the user's."),
-    Setting("cameras", ["agentview", "wrist"], "Cameras to watch."),
-    Setting("image_size", 64, "Side of the images when there is no safety head (px).", 16, 1024),
+    CONTRACT,
     Setting("mode", "gate", "gate enforces, monitor only reports.", choices=MODES),
     Setting("cost_limit", 0.0, "Limit of the chunk cost; 0: the checkpoint's own.", 0.0, 1.0),
     Setting("slow_ratio", 0.6, "SLOW from this share of the limit on.", 0.01, 1.0),
@@ -100,6 +101,7 @@ SETTINGS = (
     Setting("stop_cost", 0.98, "STOP from this cost on; above 1: never by itself.", 0.05, 2.0),
     Setting("deadline", 0.2, "Longest that judging a chunk may take (s).", 0.005, 2.0),
     Setting("silence", 1.0, "Time without a chunk after which the gate reports it (s).", 0.1, 60.0),
+    DEVICE,
     Setting("threads", 1, "Threads of the network.", 1, 64),
     Setting("niceness", 0, "Added to the niceness of the judging thread.", -20, 19),
     Setting("realtime_factor", 1.0, "Speed of the world; the whole stack needs the same.", 0.05, 4),
@@ -140,10 +142,12 @@ class SafetyNode(DojoNode):
         self._period = CONTROL_PERIOD / float(self.setting("realtime_factor"))
         root = self.setting("store")
         store = expand_home(root) if root else None
+        self._contract = gated_contract(self)
         self._swap = HotSwap(
             limited(self, self._load),
             partial(find_checkpoint, "safety", store_root=store),
             canary=self._try,
+            compatible=fits_robot(self._contract.camera_names),
             forget=free_weights,
         )
         if self.setting("checkpoint"):
@@ -167,8 +171,8 @@ class SafetyNode(DojoNode):
         # simulated time waits for the gate, so that it is never late
         deadline = float("inf") if self.simulated else float(self.setting("deadline"))
         self._judge = Judge(SafetyGate(config), remember, deadline)
-        size = int(getattr(self._model, "image_size", 0) or self.setting("image_size"))
-        cameras = tuple(getattr(self._model, "cameras", ()) or self.setting("cameras"))
+        size = int(getattr(self._model, "image_size", 0) or self._contract.image_size)
+        cameras = tuple(getattr(self._model, "cameras", ()) or self._contract.camera_names)
         self._window = window_config(self, cameras, size)
         self._gated = self.create_publisher(ActionChunkMessage, "safety/action_chunk", IN_ORDER)
         self._costs = self.create_publisher(SafetyCost, "safety/cost", IN_ORDER)
@@ -199,14 +203,16 @@ class SafetyNode(DojoNode):
         change_niceness(int(self.setting("niceness")), self.get_logger().warning)
         self._heard_at = self.now()
         self._waiting: ActionChunkMessage | None = None
-        self._inputs = ObservationInputs(self, self._window, self._on_input)
+        self._inputs = ObservationInputs(self, self._window, self._contract, self._on_input)
         if self._zones is not None:
             self._zones.listen()
         self._listening = [
             self.create_subscription(
                 ActionChunkMessage, "policy/action_chunk", self._on_chunk, IN_ORDER
             ),
-            self.create_subscription(String, "instruction", self._on_instruction, LATCHED),
+            self.create_subscription(
+                String, self._contract.topics.instruction, self._on_instruction, LATCHED
+            ),
         ]
         self._turns = Turns(self, self._ready, self._take_turn)
         self._timer = self.create_timer(self._period, self._on_time)

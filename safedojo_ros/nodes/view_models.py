@@ -140,17 +140,19 @@ class ViewModels:
                 f"the chunks have {len(actions)} actions, the world model imagines {length}"
             )
         side = world.autoencoder.size.image_size
-        context = world.encode(stack_images([first, *seen], world.cameras, side)[None])
+        device = world.device
+        clip = stack_images([first, *seen], world.cameras, side)[None]
+        context = world.encode(clip.to(device))
         state = torch.from_numpy(np.asarray(seen[-1].state, np.float32))[None]
         chunk = torch.from_numpy(actions.astype(np.float32))[None]
         shape = (1, world.size.future, *context.shape[2:])
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         frames, _ = world.imagine(
             context,
-            world.scales.state.normalise(state),
-            world.scales.action.normalise(chunk),
-            noise,
+            world.scales.state.normalise(state).to(device),
+            world.scales.action.normalise(chunk).to(device),
+            noise.to(device),
         )
-        images = to_uint8(world.decode(frames[:, -1:])[0, 0]).numpy()
+        images = to_uint8(world.decode(frames[:, -1:])[0, 0]).cpu().numpy()
         ahead = round(length * period * 1e9)
         return Imagined(seen[-1].stamp + ahead, dict(zip(world.cameras, images, strict=True)))

@@ -16,12 +16,15 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 from visualization_msgs.msg import MarkerArray
 
+from safedojo_ros.checkpoints.manifest import read_manifest
 from safedojo_ros.checkpoints.names import find_checkpoint
+from safedojo_ros.checkpoints.swap.hot_swap import has_cameras
 from safedojo_ros.core.errors import ChunkRejected, ConfigError, ObservationRejected
 from safedojo_ros.core.files import expand_home
 from safedojo_ros.core.types import Observation
 from safedojo_ros.core.units import SECOND
 from safedojo_ros.msg import ActionChunk, CheckpointInfo, FrankaState, SafetyCost, SafetyState
+from safedojo_ros.nodes.cell import CONTRACT, cell_contract
 from safedojo_ros.nodes.conversion import (
     BASE_FRAME,
     array_from_image,
@@ -30,7 +33,7 @@ from safedojo_ros.nodes.conversion import (
 )
 from safedojo_ros.nodes.inputs import WINDOW_SETTINGS, ObservationInputs, window_config
 from safedojo_ros.nodes.lifecycle import IMAGES, IN_ORDER, LATCHED, NEWEST, OK, DojoNode, Setting
-from safedojo_ros.nodes.model_loading import limited
+from safedojo_ros.nodes.model_loading import DEVICE, limited
 from safedojo_ros.nodes.rerun_screen import RerunScreen
 from safedojo_ros.nodes.screen import DECISIONS, MODES, Screen, WindowScreen
 from safedojo_ros.nodes.stack.registry import OVERVIEW
@@ -40,12 +43,13 @@ from safedojo_ros.nodes.view_models import Imagined, ViewModels
 from safedojo_ros.robot.description import arm_joints
 
 SETTINGS = (
-    Setting("cameras", ["agentview", "wrist"], "Cameras to show."),
+    CONTRACT,
     Setting("rate", 10.0, "Images a second of each camera (Hz).", 0.5, 60.0),
     Setting("robot_base", [-0.45, 0.0, 0.0], "The arm's foot in the base frame (x, y, z in m)."),
     Setting("browser", False, "Open the page in a browser, where there is a screen."),
     Setting("record", "", "Keep what is shown in this .rrd file, too; empty: no."),
     Setting("success", "", "Success classifier: shipped, latest, an id, a directory; empty: none."),
+    DEVICE,
     Setting("threads", 1, "Threads of each model.", 1, 64),
     Setting("world_model", "", "World model, named in the same way; empty: none."),
     *WINDOW_SETTINGS,
@@ -78,7 +82,7 @@ class ViewNode(DojoNode):
         """Open the screen."""
         if missing_viewer():
             raise ConfigError(missing_viewer())
-        record = str(self.setting("record"))
+        record, self._contract = str(self.setting("record")), cell_contract(self)
         success, world = self._load("success"), self._load("world_model")
         if success is not None or world is not None:
             self._models = ViewModels(success, world, self.get_logger().warning)
@@ -86,7 +90,7 @@ class ViewNode(DojoNode):
             joints = arm_joints(BASE_FRAME, self.corner("robot_base"))
             path = expand_home(record) if record else None
             shown = success is not None, world is not None
-            self._screen = RerunScreen(joints, self.setting("cameras"), path, *shown)
+            self._screen = RerunScreen(joints, self._contract.camera_names, path, *shown)
         elif record:
             raise ConfigError("a recording needs rerun; 'pip install rerun-sdk' brings it")
         else:
@@ -96,23 +100,24 @@ class ViewNode(DojoNode):
 
     def activate(self) -> None:
         """Listen."""
+        topics = self._contract.topics
         self._listening = [
             self.create_subscription(
                 Image, f"camera/{name}/image_raw", partial(self._on_image, name), IMAGES
             )
-            for name in self.setting("cameras")
+            for name in self._contract.camera_names
         ]
         for kind, topic, take, qos in (
             (MarkerArray, "safety/markers", self._on_markers, NEWEST),
             (CompressedImage, OVERVIEW, self._on_overview, IN_ORDER),
-            (JointState, "joint_states", self._on_joints, NEWEST),
+            (JointState, topics.arm or topics.joints, self._on_joints, NEWEST),
             (ActionChunk, "policy/action_chunk", self._on_chunk, IN_ORDER),
             (SafetyCost, "safety/cost", self._on_cost, IN_ORDER),
             (SafetyState, "safety/state", self._on_gate, NEWEST),
             (CheckpointInfo, "policy/checkpoint", self._on_checkpoint, LATCHED),
             (CheckpointInfo, "safety/checkpoint", self._on_checkpoint, LATCHED),
             (FrankaState, "franka/state", self._on_arm, NEWEST),
-            (String, "instruction", self._on_instruction, LATCHED),
+            (String, topics.instruction, self._on_instruction, LATCHED),
         ):
             self._listening.append(self.create_subscription(kind, topic, take, qos))
         if self._models is not None:
@@ -232,7 +237,9 @@ class ViewNode(DojoNode):
         from safedojo_ros.models.loading import load_success, load_world_model
 
         load = limited(self, {"success": load_success, "world_model": load_world_model}[kind])
-        return load(find_checkpoint(kind, name))
+        path = find_checkpoint(kind, name)
+        has_cameras(self._contract.camera_names)(read_manifest(path))
+        return load(path)
 
     def _observe(self) -> None:
         """Collect what the models look at."""
@@ -242,7 +249,10 @@ class ViewNode(DojoNode):
         self._passed = 0
         self._ahead: list[Imagined] = []
         self._inputs = ObservationInputs(
-            self, window_config(self, cameras, side), on_instruction=self._forget_scene
+            self,
+            window_config(self, cameras, side),
+            self._contract,
+            on_instruction=self._forget_scene,
         )
         self._listening.append(
             self.create_subscription(ActionChunk, "safety/action_chunk", self._on_gated, IN_ORDER)

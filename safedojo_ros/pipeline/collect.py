@@ -25,7 +25,7 @@ from safedojo_ros.learning.progress import Say, progress_bar
 from safedojo_ros.pipeline.filters import RunTimeFilter
 from safedojo_ros.pipeline.players import Players
 from safedojo_ros.pipeline.policies import open_policy
-from safedojo_ros.pipeline.request import InStore, check_counts, check_unused, named
+from safedojo_ros.pipeline.request import OnDevice, check_counts, check_unused, named
 from safedojo_ros.pipeline.scenes import LEVELS_OPTION, chosen_tasks, task_names
 from safedojo_ros.worlds.seeds import SPLITS, split_seeds
 from safedojo_ros.worlds.tabletop.experts import Style
@@ -46,7 +46,7 @@ COLLECTION_PATH = "meta/collection.json"
 
 
 @dataclass(frozen=True)
-class Collection(InStore):
+class Collection(OnDevice):
     """Which episodes are recorded, and which of them are kept."""
 
     out: Path
@@ -300,9 +300,9 @@ class PolicyRecorder:
 
 def _policy(wanted: Collection) -> "Policy":
     """The policy to record, behind its filter."""
-    policy = open_policy(wanted.policy, wanted.store)
+    policy = open_policy(wanted.policy, wanted.store, wanted.device)
     _check_images(wanted, policy)
-    filtered = wanted.filter.before(policy, wanted.execute, wanted.store)
+    filtered = wanted.filter.before(policy, wanted.execute, wanted.store, wanted.device)
     if isinstance(filtered, GatedPolicy) and filtered.safety is not None:
         _check_images(wanted, filtered.safety)
     return filtered

@@ -33,7 +33,7 @@ from safedojo_ros.learning.progress import progress_bar
 from safedojo_ros.pipeline.filters import RunTimeFilter, gate_figures, taken_counts
 from safedojo_ros.pipeline.players import Players
 from safedojo_ros.pipeline.policies import open_policy
-from safedojo_ros.pipeline.request import InStore, check_counts, check_unused, named
+from safedojo_ros.pipeline.request import OnDevice, check_counts, check_unused, named
 from safedojo_ros.pipeline.scenes import LEVELS_OPTION, chosen_tasks, task_names
 from safedojo_ros.robot.playback.schedule import LATENCY_STEPS
 from safedojo_ros.worlds.seeds import SPLITS, split_seeds
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Evaluation(InStore):
+class Evaluation(OnDevice):
     """Which policy is evaluated, in which scenes, and where the figures are written."""
 
     checkpoint: str = named("policy", DEFAULT_POLICY)
@@ -160,8 +160,8 @@ def _timed(asked: Evaluation, policy: "ProposingPolicy") -> "Policy":
 
 
 def _policy(asked: Evaluation) -> "ProposingPolicy":
-    policy = open_policy(asked.checkpoint, asked.store)
-    return asked.filter.before(policy, asked.execute, asked.store)
+    policy = open_policy(asked.checkpoint, asked.store, asked.device)
+    return asked.filter.before(policy, asked.execute, asked.store, asked.device)
 
 
 def _evaluate_policy(

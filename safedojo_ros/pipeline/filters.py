@@ -53,14 +53,19 @@ class RunTimeFilter:
             check_unused(self, "is of --filter detour", "detour_ratio")
 
     def before(
-        self, policy: "ProposingPolicy", execute: int | None, store: Path | None
+        self,
+        policy: "ProposingPolicy",
+        execute: int | None,
+        store: Path | None,
+        device: str = "cpu",
     ) -> "ProposingPolicy":
         """`policy` behind this filter; itself for none, and for `cbf-oracle`: see `CbfWorld`.
 
-        execute: actions of a chunk between two inferences. Raises `CheckpointError` where the
-        safety head cannot be loaded or does not fit the policy.
+        execute: actions of a chunk between two inferences; device: of the safety head.
+        Raises `CheckpointError` where the head cannot be loaded or does not fit the policy.
         """
         from safedojo_ros.models.loading import load_safety
+        from safedojo_ros.models.threads import chosen_device
 
         most = getattr(policy, "chunk_length", None)
         if execute and most and execute > most:
@@ -78,6 +83,7 @@ class RunTimeFilter:
         safety = None
         if self.filter != "zones":
             safety = load_safety(find_checkpoint("safety", self.safety, store))
+            safety.to(chosen_device(device))
         config = GateConfig(detour_ratio=self.detour_ratio if detours else 0.0)
         gated = GatedPolicy(policy, safety, execute, self.proposals, config, self.memory, zones)
         return cast("ProposingPolicy", gated)

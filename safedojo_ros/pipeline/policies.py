@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from safedojo_ros.models.policy import ProposingPolicy
 
 
-def open_policy(name: str, store: Path | None) -> "ProposingPolicy":
-    """The policy that acts under `name`: of a checkpoint, or of a server, which is asked once.
+def open_policy(name: str, store: Path | None, device: str = "cpu") -> "ProposingPolicy":
+    """The policy that acts under `name`: of a checkpoint, on a device that torch names or "auto",
+    or of a server, which is asked once.
 
     Raises `CheckpointError`, `ConfigError` or `PolicyUnavailable`.
     """
@@ -22,5 +23,6 @@ def open_policy(name: str, store: Path | None) -> "ProposingPolicy":
         policy.act([empty_scene(policy.cameras, policy.image_size)])
         return policy
     from safedojo_ros.models.loading import load_policy
+    from safedojo_ros.models.threads import chosen_device
 
-    return load_policy(find_checkpoint("policy", name, store))
+    return load_policy(find_checkpoint("policy", name, store)).to(chosen_device(device))

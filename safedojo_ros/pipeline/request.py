@@ -1,12 +1,13 @@
 """The fields that the requests of several stages share, and checks of them."""
 
 import dataclasses
-import re
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from safedojo_ros.checkpoints.names import SHIPPED
+from safedojo_ros.core.config import device_name
 from safedojo_ros.core.contract import read_contract
 from safedojo_ros.core.errors import ConfigError
 
@@ -22,13 +23,6 @@ def named(kind: str, default: T) -> T:
     return names
 
 
-def device_name(text: str) -> str:
-    """A device as torch names it, or "auto"; raises `ConfigError`."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", text):
-        raise ConfigError(f"--device is '{text}', expected auto, cpu, cuda or cuda:N")
-    return text
-
-
 @dataclass(frozen=True, kw_only=True)
 class InStore:
     """A request with names of checkpoints."""
@@ -37,11 +31,14 @@ class InStore:
     """root of the checkpoint store (default: the user's)"""
 
 
+DEVICE_OPTION = {"parse": partial(device_name, option="--device"), "metavar": "DEVICE"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class OnDevice(InStore):
     """A request that computes with torch."""
 
-    device: str = field(default="auto", metadata={"parse": device_name, "metavar": "DEVICE"})
+    device: str = field(default="auto", metadata=DEVICE_OPTION)
     """auto (a GPU where there is one), cpu, cuda or cuda:N"""
 
 

@@ -212,6 +212,7 @@ class Job:
             execute=sweep.execute,
             max_steps=sweep.max_steps,
             batch=32,
+            device=sweep.device,
             players=sweep.players,
             json=out / EVALUATION,
             film=None if self.filter == "cbf-oracle" else out / FILM,

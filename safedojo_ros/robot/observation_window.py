@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from safedojo_ros.core.errors import ConfigError, ObservationRejected
-from safedojo_ros.core.types import Observation
+from safedojo_ros.core.types import RESIZE, Observation
 from safedojo_ros.core.units import SECOND
-from safedojo_ros.data.images import resize_image
+from safedojo_ros.data.images import fit_image
 from safedojo_ros.robot.gate.freshness import FUTURE_TOLERANCE
 from safedojo_ros.robot.image_watch import ImageWatch
 
@@ -25,6 +25,8 @@ class WindowConfig:
     cameras: tuple[str, ...]
     image_size: int
     """Side of the square images that the model wants, pixels."""
+    resize: str = RESIZE
+    """How images of another shape become square ones; see `core.types.RESIZES`."""
     max_age: float = 0.1
     """Seconds after which an image or the arm's state is stale: at 20 Hz one control period after
     the next one was due. Slower or later cameras need more."""
@@ -99,8 +101,7 @@ class ObservationWindow:
         if (stamp - known.stamp) / SECOND > self.config.max_age:
             known.watch = ImageWatch()  # it has been restarted, or nobody listened
         known.stamp, known.fault = stamp, ""
-        side = self.config.image_size
-        resized = resize_image(image, side, side)
+        resized = fit_image(image, self.config.image_size, self.config.resize)
         known.watch.see(resized, stamp, self._states)
         self._images[camera].append((stamp, resized))
 
@@ -169,6 +170,12 @@ class ObservationWindow:
         if age > self.config.max_age:
             return f"the arm's state is {age:.2f} s old, max_age is {self.config.max_age:g} s"
         return ""
+
+    @property
+    def reshapes(self) -> bool:
+        """Whether a camera's images are not square, so that the rule decides what is seen."""
+        kinds = [camera.kind for camera in self._cameras.values() if camera.kind]
+        return any(width != height for width, height, _ in kinds)
 
     @property
     def state_stamp(self) -> int:

@@ -39,15 +39,24 @@ def context() -> Iterator[Context]:
     lease.release()
 
 
+@pytest.fixture(scope="module")
+def contract(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of a cell with the camera `a`."""
+    file = tmp_path_factory.mktemp("cell") / "a.yaml"
+    parts = "action: {kind: joints, parts: [{key: a, size: 1}]}"
+    file.write_text("cameras: [{name: a}]\nstate: [{key: s, size: 1}]\n" + parts)
+    return str(file)
+
+
 listeners = [0]
 """How many listen to the compressed images."""
 
 
 @pytest.fixture
-def published(context: Context) -> Iterator[tuple[CameraNode, list[Any], list[Any]]]:
+def published(context: Context, contract: str) -> Iterator[tuple[CameraNode, list[Any], list[Any]]]:
     """A node that resizes to 64x64, and what it publishes: images and infos."""
     settings = {
-        "cameras": ["a"],
+        "contract": contract,
         "sources": ["topic:/driver"],
         "fovy": [40.0],
         "width": 64,
@@ -142,9 +151,9 @@ def test_compressed_images_are_taken_and_given_where_one_listens(
     ],
 )
 def test_a_driver_s_topics_are_those_of_image_transport(
-    context: Context, source: str, topics: list[str]
+    context: Context, contract: str, source: str, topics: list[str]
 ) -> None:
-    settings = {"cameras": ["a"], "sources": [source], "fovy": [0.0]}
+    settings = {"contract": contract, "sources": [source], "fovy": [0.0]}
     node = CameraNode(
         context=context, parameter_overrides=[Parameter(n, value=v) for n, v in settings.items()]
     )
@@ -190,9 +199,9 @@ def test_a_description_follows_a_camera_that_changes_its_size(
 
 
 def test_a_reader_that_ends_late_is_not_woken_by_the_next_activation(
-    context: Context, monkeypatch: pytest.MonkeyPatch
+    context: Context, contract: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {"cameras": ["a"], "sources": ["http://camera/x"], "fovy": [0.0]}
+    settings = {"contract": contract, "sources": ["http://camera/x"], "fovy": [0.0]}
     node = CameraNode(
         context=context, parameter_overrides=[Parameter(n, value=v) for n, v in settings.items()]
     )

@@ -126,6 +126,22 @@ def test_a_policy_s_name_goes_on_top_of_the_parameters_file(
     assert "policy" not in Launched(monkeypatch, TRAIN).declared
 
 
+def test_the_contract_goes_to_every_node_that_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched = Launched(monkeypatch, ROBOT, contract="/cell/mine.yaml", policy="safe")
+    own = {action.name: action.parameters[1:] for action in launched}
+    mine = {"contract": "/cell/mine.yaml"}
+    assert own["camera_node"] == own["safety_node"] == [mine]
+    assert own["policy_node"] == [{"checkpoint": "safe"} | mine]
+    assert own["franka_node"] == own["watchdog_node"] == []
+
+
+def test_the_device_goes_to_the_nodes_with_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched = Launched(monkeypatch, ROBOT, device="cuda:1")
+    own = {action.name: action.parameters[1:] for action in launched}
+    assert own["policy_node"] == own["safety_node"] == [{"device": "cuda:1"}]
+    assert own["camera_node"] == own["franka_node"] == []
+
+
 def test_rviz_and_rqt_come_when_they_are_asked_for_with_files_that_are_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -54,10 +54,11 @@ def context() -> Iterator[Context]:
         (SimNode, "level", 3, "level"),
         (SimNode, "task", "make_tea", "cube_on_plate"),
         (SimNode, "split", "secret", "one of"),
-        (CameraNode, "sources", ["sim"], "give one of each"),
+        (CameraNode, "sources", ["sim"] * 3, "give one for all, or one for each"),
         (CameraNode, "sources", ["sim", "telepathy"], "write sim, topic"),
         (CameraNode, "sources", ["sim", "file:/no/such/video.mp4"], "no video file"),
         (CameraNode, "width", 64, "give both"),
+        (CameraNode, "contract", "tabletopp", "did you mean 'tabletop'"),
         (SafetyNode, "mode", "hope", "gate, monitor"),
         (SafetyNode, "checkpoint", "nosuch", "nosuch"),
         (SafetyNode, "cost_limit", 2.0, "cost_limit"),
@@ -65,6 +66,8 @@ def context() -> Iterator[Context]:
         (PolicyNode, "checkpoint", "nosuch", "nosuch"),
         (PolicyNode, "checkpoint", "/no/such/folder", "/no/such/folder"),
         (PolicyNode, "max_age", 99.0, "max_age"),
+        (PolicyNode, "device", "gpu", "'device' is 'gpu', expected auto, cpu, cuda or cuda:N"),
+        (SafetyNode, "device", "cuda:77", "device is cuda:77, but torch sees"),
     ],
 )
 def test_an_impossible_parameter_fails_the_configuration_and_is_named(

@@ -244,13 +244,27 @@ def free_weights(model: Any) -> None:
             tensor.data = tensor.data.new_empty(0)
 
 
+def has_cameras(cameras: Sequence[str]) -> Callable[[Manifest], None]:
+    """A check for models of any kind: all cameras that they look at exist."""
+
+    def check(manifest: Manifest) -> None:
+        wanted = manifest.spec.get("cameras")
+        if not wanted or any(camera not in cameras for camera in wanted):
+            raise CheckpointError(
+                f"checkpoint {manifest.id} needs cameras {wanted}, this robot has {list(cameras)}"
+            )
+
+    return check
+
+
 def fits_robot(
     cameras: Sequence[str],
     period: float = CONTROL_PERIOD,
     state_size: int = STATE_SIZE,
     action_size: int = ACTION_SIZE,
 ) -> Callable[[Manifest], None]:
-    """A `compatible` check for policies: these cameras exist, and sizes, period, statistics fit."""
+    """A `compatible` check for policies and safety heads: these cameras exist, and sizes, period,
+    statistics fit."""
 
     def check(manifest: Manifest) -> None:
         spec = manifest.spec
@@ -266,12 +280,7 @@ def fits_robot(
                 raise CheckpointError(
                     f"checkpoint {manifest.id} has {key} {seen}, this robot takes {meaning}"
                 )
-        missing = [c for c in spec.get("cameras", []) if c not in cameras]
-        if missing or not spec.get("cameras"):
-            raise CheckpointError(
-                f"checkpoint {manifest.id} needs cameras {spec.get('cameras')}, "
-                f"this robot has {list(cameras)}"
-            )
+        has_cameras(cameras)(manifest)
         if abs(float(spec.get("period", period)) - period) > 0.01 * period:
             raise CheckpointError(
                 f"checkpoint {manifest.id} acts every {spec['period']} s, "

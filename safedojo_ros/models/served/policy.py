@@ -37,7 +37,7 @@ class ServedPolicy:
         self.address, self.keys = address, KEYS[address.keys]
         self.checkpoint_id = f"{PREFIX}{address.url}"
         self.cameras, self.image_size = address.cameras, address.image_size
-        self.chunk_length = 0
+        self.resize, self.chunk_length = address.resize, 0
         self.connection = PolicyConnection(address.url, address.timeout)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -76,6 +76,7 @@ class ServedPolicy:
         return {
             "cameras": list(self.cameras),
             "image_size": self.image_size,
+            "resize": self.resize,
             "state_size": STATE_SIZE,
             "action_size": ACTION_SIZE,
             "chunk_length": self.chunk_length,

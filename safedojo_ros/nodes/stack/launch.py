@@ -10,8 +10,10 @@ from launch_ros.actions import Node
 
 from safedojo_ros.nodes.stack.processes import composed_command
 from safedojo_ros.nodes.stack.registry import (
+    CELL_NODES,
     DEMO,
     DESCRIPTION,
+    MODEL_NODES,
     NO_POLICY,
     POLICY,
     SIM,
@@ -60,6 +62,22 @@ def stack_actions(stack: Stack) -> list[Any]:
                 "policy/action_chunk.",
             )
         )
+        arguments.append(
+            DeclareLaunchArgument(
+                "contract",
+                default_value="",
+                description="The contract of the cell in place of the parameters file's: a "
+                "ready-made one or a file.yaml.",
+            )
+        )
+        arguments.append(
+            DeclareLaunchArgument(
+                "device",
+                default_value="",
+                description="Where policy and safety head compute, in place of the parameters "
+                "file's: auto, cpu, cuda:N.",
+            )
+        )
         arguments += [
             DeclareLaunchArgument(name, default_value="false", description=text)
             for name, text in (
@@ -97,6 +115,11 @@ def _processes(stack: Stack, context: LaunchContext) -> list[Any]:
     given: dict[str, dict[str, Any]] = {}
     if policy and not without:
         given[POLICY.name] = {"checkpoint": policy}
+    for name, nodes in (("contract", CELL_NODES), ("device", MODEL_NODES)):
+        value = "" if stack is TRAIN else LaunchConfiguration(name).perform(context)
+        for entry in entries if value else ():
+            if entry in nodes:
+                given.setdefault(entry.name, {})[name] = value
     if without and stack is DEMO:
         given[SIM.name] = {"members": members(without)}
     if stack is not TRAIN:

@@ -80,6 +80,12 @@ VIEW = NodeEntry(
 )
 """The live view; `safedojo demo` adds it where there is a viewer."""
 
+CELL_NODES = (CAMERA, POLICY, SAFETY, VIEW)
+"""Those that read the contract of the cell."""
+
+MODEL_NODES = (POLICY, SAFETY, VIEW)
+"""Those with networks, which compute on a `device`."""
+
 NO_POLICY = "none"
 """In place of a policy's name: no policy node, a node of yours publishes `policy/action_chunk`."""
 

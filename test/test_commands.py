@@ -21,6 +21,7 @@ from safedojo_ros.pipeline.filters import RunTimeFilter
 from safedojo_ros.pipeline.scenes import level_numbers
 from safedojo_ros.pipeline.training import TrainSuccess, TrainWorldModel
 from safedojo_ros.pipeline.validate import Validation
+from safedojo_ros.worlds import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 CLI = ROOT / "safedojo_ros" / "cli"
@@ -156,7 +157,10 @@ def documented() -> list[tuple[str, str]]:
     return [(m[1], m[2]) for m in found if m and m[1] in NAMES]
 
 
-def test_every_documented_command_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_documented_command_is_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry.OWN, "reach", "")  # docs/how-to/own-world.md registers it
     wrong = []
     for name, words in documented():
         try:

@@ -12,7 +12,7 @@ from safedojo_ros.core.probes import Probes
 from safedojo_ros.data.lerobot.probes import PROBES_PATH, read_probes, write_probes
 from safedojo_ros.learning.data.contacts import SceneProbes
 from safedojo_ros.pipeline.collect import Collection, collect
-from safedojo_ros.worlds.tabletop.probes import MOVED, probe_scene
+from safedojo_ros.worlds.probes import MOVED, probe_scene
 from safedojo_ros.worlds.tabletop.world import TabletopWorld
 from safedojo_ros.worlds.world import Scene
 

@@ -9,6 +9,7 @@ import pickle
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,17 @@ from safelibero_scenes import write_scenes
 from safedojo_ros.cli.main import main
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import COLLISION_DISPLACEMENT
+from safedojo_ros.data.lerobot.reader import EpisodeReader
 from safedojo_ros.evaluation.protocol import evaluate, state_trials
 from safedojo_ros.models.pi0_policy import tiny_policy
+from safedojo_ros.pipeline.collect import Collection, collect
+from safedojo_ros.pipeline.players import Players
+from safedojo_ros.worlds.registry import OWN, open_world, world_kind
+from safedojo_ros.worlds.safelibero.layouts import Parts, in_workspace, places
 from safedojo_ros.worlds.safelibero.library import SAFELIBERO_ROOT, read_states, scene_root
 from safedojo_ros.worlds.safelibero.world import SafeLiberoWorld, Suite
+from safedojo_ros.worlds.seeds import EVALUATION
 from safedojo_ros.worlds.vector import VectorWorld
-from safedojo_ros.worlds.world import WORLDS, expert_for, open_world, step_limit
 
 FIRST = 0, 1
 """State and level of the scene that most tests use."""
@@ -55,7 +61,7 @@ def world(scenes: Path) -> Iterator[SafeLiberoWorld]:
 
 def begin(world: SafeLiberoWorld, state: int, level: int) -> dict[str, Any]:
     task = world.suite.tasks(level)[0]
-    return world.reset(seed=state, options={"task": task, "level": level})[1]
+    return world.reset(seed=EVALUATION.start + state, options={"task": task, "level": level})[1]
 
 
 def write_states(path: Path, content: bytes) -> Path:
@@ -134,7 +140,7 @@ def test_two_hundred_trials_are_every_state_of_every_task() -> None:
 
 
 def test_worlds_have_the_published_limits() -> None:
-    assert {name: step_limit(name) for name in WORLDS} == {
+    assert {name: world_kind(name).max_steps for name in OWN} == {
         "tabletop": 150,
         "safelibero-spatial": 300,
         "safelibero-goal": 300,
@@ -149,12 +155,19 @@ def test_evaluation_says_what_a_suite_lacks(
     scenes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ["evaluate", "--world", "safelibero-goal", "--policy", "expert:safe"]
-    assert main([*common, "--level", "0"]) == 2
-    assert "safelibero-goal has no Level 0; it has I and II" in capsys.readouterr().err
+    assert main([*common, "--level", "III"]) == 2
+    assert "safelibero-goal has no Level III; it has I and II" in capsys.readouterr().err
     assert main([*common, "--tasks", "fly"]) == 2
     assert "unknown task 'fly'; choose all or of open_the_top_drawer" in capsys.readouterr().err
     assert main([*common[:3], "--filter", "cbf"]) == 2
     assert "knows the tabletop's obstacles only" in capsys.readouterr().err
+
+
+def test_a_sentence_is_read_from_the_file_of_the_task(scenes: Path, tmp_path: Path) -> None:
+    kind = world_kind("safelibero-object")
+    assert len(kind.tasks(2)) == 4
+    assert all(said == " ".join(said.lower().split()) for said in kind.tasks(2).values())
+    assert kind.tasks(3) == {}
 
 
 def test_every_suite_has_four_tasks_of_fifty_states_at_each_level(scenes: Path) -> None:
@@ -185,6 +198,69 @@ def test_the_same_seed_gives_the_same_scene_and_it_has_settled(world: SafeLibero
     assert world.obstacle == obstacle
     np.testing.assert_array_equal(world.state(), first)
     np.testing.assert_array_equal(world.object_position("wooden_cabinet_1"), cabinet)
+
+
+def test_a_training_seed_lays_out_a_scene_of_its_own(world: SafeLiberoWorld) -> None:
+    task = world.suite.tasks(1)[0]
+
+    def lay_out(seed: int, level: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        world.reset(seed=seed, options={"task": task, "level": level})
+        parts = Parts(world._columns(), "", "")
+        state = world._environment.sim.get_state().flatten()
+        return state, places(state, parts)
+
+    state, _ = lay_out(5, 1)
+    assert world.instruction == world.suite.instruction(task)
+    near = world.obstacle_position()
+    for _ in range(5):
+        info = world.step(np.array([0.0] * 6 + [-1.0]))[4]
+        assert info["displacement"] < COLLISION_DISPLACEMENT / 20
+    other, _ = lay_out(6, 1)
+    assert np.abs(other - state).max() > 1e-3
+    again, _ = lay_out(5, 1)
+    np.testing.assert_array_equal(again, state)
+    begin(world, 0, 1)
+    published = world.obstacle_position()
+    assert near is not None
+    assert published is not None
+    assert 1e-3 < np.abs(near - published)[:2].max() < 0.2
+    _, free = lay_out(5, 0)
+    assert world.obstacle_position() is None
+    assert not [n for n, place in free.items() if "obstacle" in n and in_workspace(place)]
+    assert world.step(np.array([0.0, 0.0, -0.05, 0.0, 0.0, 0.0, -1.0]))[4]["cost"] == 0.0
+
+
+def test_a_nudge_moves_a_scene_by_a_millimetre(world: SafeLiberoWorld) -> None:
+    begin(world, *FIRST)
+    before = world.obstacle_position()
+    seed, options = EVALUATION.start, {"task": world.task_name, "level": 1, "nudge": 3}
+    world.reset(seed=seed, options=options)
+    after = world.obstacle_position()
+    assert before is not None
+    assert after is not None
+    assert 0 < np.abs(after - before)[:2].max() < 3e-3
+
+
+def test_demonstrations_are_collected_as_on_the_tabletop(
+    world: SafeLiberoWorld, tmp_path: Path
+) -> None:
+    task = world.suite.tasks(1)[0]
+    out = tmp_path / "data"
+    wanted = Collection(
+        out, world="safelibero-spatial", tasks=(task,), episodes=2, max_steps=3, image_size=32,
+        players=Players(1),
+    )  # fmt: skip
+    assert [(a.scene.task, a.scene.level) for a in wanted.plan()] == [(task, 1), (task, 2)]
+    collect(wanted, say=lambda text: None)
+    reader = EpisodeReader(out)
+    assert [(row.task, row.level, row.seed) for row in reader.rows] == [(task, 1, 0), (task, 2, 1)]
+    assert reader.rows[0].instruction == world.suite.instruction(task)
+    assert {name: images.shape for name, images in next(iter(reader)).images.items()} == {
+        "agentview": (3, 32, 32, 3),
+        "wrist": (3, 32, 32, 3),
+    }
+    with pytest.raises(ConfigError, match="safelibero-spatial cannot be put back after a probe"):
+        collect(replace(wanted, out=tmp_path / "other", probes=2))
 
 
 def test_actions_are_metres_and_what_is_not_finite_moves_nothing(world: SafeLiberoWorld) -> None:
@@ -231,7 +307,7 @@ def test_fingers_on_the_floor_carry_nothing(world: SafeLiberoWorld) -> None:
 
 def test_the_safe_expert_succeeds_without_a_touch(world: SafeLiberoWorld) -> None:
     begin(world, *FIRST)
-    expert = expert_for(world, "safe")
+    expert = world.expert("safe")
     cost, success, truncated = 0.0, False, False
     while not success and not truncated:
         _, _, success, truncated, info = world.step(expert.act())
@@ -244,12 +320,13 @@ def test_a_policy_is_judged_as_on_the_tabletop(world: SafeLiberoWorld) -> None:
     begin(world, *FIRST)
     policy = tiny_policy(instructions=[world.instruction])
     vector = VectorWorld(policy.image_size, 16, tuple(policy.cameras), world="safelibero-spatial")
-    trials = state_trials([0, 1], {1: [world.task_name]})
+    first = EVALUATION.start
+    trials = state_trials([first, first + 1], {1: [world.task_name]})
     report = evaluate(policy, trials, vector, execute=8, batch=1)
     assert (report.world, report.settings["max_steps"]) == ("safelibero-spatial", 16)
     assert [(r.seed, r.task, r.steps) for r in report.results] == [
-        (0, world.task_name, 16),
-        (1, world.task_name, 16),
+        (first, world.task_name, 16),
+        (first + 1, world.task_name, 16),
     ]
     for one in vector.worlds:
         assert isinstance(one, SafeLiberoWorld)

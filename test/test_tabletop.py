@@ -9,11 +9,11 @@ from gymnasium.utils.env_checker import check_env
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import ACTION_SIZE, COLLISION_DISPLACEMENT
 from safedojo_ros.worlds.seeds import EVALUATION, TRAINING, VALIDATION, split_seeds
-from safedojo_ros.worlds.tabletop.experts import Expert, Style
+from safedojo_ros.worlds.tabletop.experts import Expert
 from safedojo_ros.worlds.tabletop.tasks import LEVEL_1_DISTANCE, TASKS, draw_layout
 from safedojo_ros.worlds.tabletop.world import LEASH, WORKSPACE, TabletopWorld
 from safedojo_ros.worlds.vector import VectorWorld
-from safedojo_ros.worlds.world import Scene
+from safedojo_ros.worlds.world import Scene, Style
 
 
 def play(style: Style, task: str, level: int, seed: int) -> dict[str, float]:

@@ -10,7 +10,7 @@ from safedojo_ros.checkpoints.names import SHIPPED, find_checkpoint
 from safedojo_ros.core.types import CONTROL_PERIOD, Observation
 from safedojo_ros.models.loading import load_success, load_world_model
 from safedojo_ros.nodes.view_models import Imagined, Success, ViewModels
-from safedojo_ros.worlds.world import open_world
+from safedojo_ros.worlds.registry import open_world
 
 PATIENCE = 60.0
 

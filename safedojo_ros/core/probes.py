@@ -1,4 +1,4 @@
-"""What short motions near an obstacle touched; see `worlds.tabletop.probes`."""
+"""What short motions near an obstacle touched; see `worlds.probes`."""
 
 from typing import NamedTuple
 

@@ -15,16 +15,14 @@ from safedojo_ros.core.types import COLLISION_DISPLACEMENT
 from safedojo_ros.evaluation.play import play
 from safedojo_ros.evaluation.recording import record_expert
 from safedojo_ros.evaluation.statistics import Estimate, bootstrap_mean, wilson
-from safedojo_ros.worlds.tabletop.experts import Style
-from safedojo_ros.worlds.world import Scene, World
+from safedojo_ros.worlds.registry import world_kind
+from safedojo_ros.worlds.world import Scene, Style, World
 
 if TYPE_CHECKING:
     from safedojo_ros.models.policy import Policy
     from safedojo_ros.worlds.vector import VectorWorld
 
 LEVEL_NAMES = {0: "0", 1: "I", 2: "II", 3: "III"}
-USUAL_LEVELS = (0, 1, 2)
-"""Those of the protocol; at Level III the obstacle moves."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +130,21 @@ def state_trials(seeds: Iterable[int], tasks: dict[int, list[str]]) -> list[Scen
         for place, task in enumerate(names)
         for number in range(len(range(place, len(seeds), len(names))))
     ]
+
+
+def world_trials(
+    world: str, seeds: Iterable[int], tasks: Iterable[str], levels: Iterable[int]
+) -> list[Scene]:
+    """The trials of a world by its name, in the order that suits it; each level has those of the
+    `tasks` that it knows.
+
+    Raises `ConfigError` where the world's scenes are not there.
+    """
+    kind, wanted, seeds = world_kind(world), list(tasks), list(seeds)
+    cells = {level: [t for t in wanted if t in kind.tasks(level)] for level in levels}
+    if kind.slow_to_load:
+        return state_trials(seeds, cells)
+    return [trial for level, known in cells.items() for trial in make_trials(seeds, known, [level])]
 
 
 def evaluate(

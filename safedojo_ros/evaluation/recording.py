@@ -8,8 +8,7 @@ from safedojo_ros.core.bounds import ACTION_BOUND
 from safedojo_ros.core.types import Episode, Observation
 from safedojo_ros.evaluation.noise import NoiseBursts
 from safedojo_ros.evaluation.play import act_alike, play
-from safedojo_ros.worlds.tabletop.experts import Style
-from safedojo_ros.worlds.world import Scene, World, expert_for
+from safedojo_ros.worlds.world import Scene, Style, World
 
 if TYPE_CHECKING:
     import torch
@@ -94,7 +93,7 @@ def record_rest(
     world: World, style: Style, seed: int, noise: float, source: str, linger: int = 0
 ) -> Episode:
     """The expert's steps from the world's present state to the end of the episode."""
-    expert, bursts = expert_for(world, style), NoiseBursts(noise, seed)
+    expert, bursts = world.expert(style), NoiseBursts(noise, seed)
     limit = BOUND[:3]
     steps = EpisodeSteps()
     observation = world.observation()

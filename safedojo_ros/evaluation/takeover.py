@@ -7,8 +7,7 @@ import numpy as np
 from safedojo_ros.core.types import Episode
 from safedojo_ros.evaluation.play import play
 from safedojo_ros.evaluation.recording import record_rest
-from safedojo_ros.worlds.tabletop.experts import Style
-from safedojo_ros.worlds.world import Scene
+from safedojo_ros.worlds.world import Scene, Style
 
 if TYPE_CHECKING:
     from safedojo_ros.models.policy import Policy

@@ -20,7 +20,8 @@ from safedojo_ros.evaluation.play import play
 from safedojo_ros.evaluation.protocol import evaluate
 from safedojo_ros.evaluation.statistics import ClusterBootstrap, Estimate, bootstrap_mean
 from safedojo_ros.learning.rl.imagined_world import ImaginedOutcome, ImaginedWorld, keyframes_of
-from safedojo_ros.worlds.vector import VectorWorld
+from safedojo_ros.worlds.registry import DEFAULT_WORLD, world_kind
+from safedojo_ros.worlds.vector import VectorWorld, first_observations
 from safedojo_ros.worlds.world import Scene
 
 if TYPE_CHECKING:
@@ -87,10 +88,16 @@ def read_played(directory: Path, policy: str) -> tuple[list[Scene], np.ndarray]:
 
 
 def measure(
-    policy: "Policy", trials: list[Scene], max_steps: int, image_size: int, batch: int = 16
+    policy: "Policy",
+    trials: list[Scene],
+    max_steps: int,
+    image_size: int,
+    simulator: str = DEFAULT_WORLD,
+    batch: int = 16,
 ) -> Outcomes:
-    """Run the trials in the simulator, with images of imagination's size."""
-    vector = VectorWorld(image_size, max_steps, tuple(policy.cameras))
+    """Run the trials in the world `simulator`, with images of imagination's size."""
+    vector = VectorWorld(image_size, max_steps, tuple(policy.cameras), world=simulator)
+    batch = min(batch, world_kind(simulator).side_by_side)
     results = evaluate(policy, trials, vector, batch=batch).results
     return Outcomes(
         np.array([r.success for r in results], dtype=bool),
@@ -98,7 +105,9 @@ def measure(
     )
 
 
-def imagine_trials(policy: "Policy", world: ImaginedWorld, trials: list[Scene]) -> Outcomes:
+def imagine_trials(
+    policy: "Policy", world: ImaginedWorld, trials: list[Scene], simulator: str = DEFAULT_WORLD
+) -> Outcomes:
     """Run the trials in imagination; the policy's noise depends on the trial alone.
 
     A future collides where a step's P(contact) is above the imagined world's threshold. The
@@ -107,14 +116,16 @@ def imagine_trials(policy: "Policy", world: ImaginedWorld, trials: list[Scene]) 
     """
     success, collided = [], []
     for first in range(0, len(trials), BATCH):
-        outcomes = _imagine(policy, world, trials[first : first + BATCH], first)
+        outcomes = _imagine(policy, world, trials[first : first + BATCH], first, simulator)
         over = [(o.cost > world.contact_threshold) & o.valid for o in outcomes]
         success.append(np.any([o.success.any(axis=1) for o in outcomes], axis=0))
         collided.append(np.any([part.any(axis=1) for part in over], axis=0))
     return Outcomes(np.concatenate(success), np.concatenate(collided))
 
 
-def success_scores(policy: "Policy", world: ImaginedWorld, trials: list[Scene]) -> np.ndarray:
+def success_scores(
+    policy: "Policy", world: ImaginedWorld, trials: list[Scene], simulator: str = DEFAULT_WORLD
+) -> np.ndarray:
     """(N,) the highest threshold for imagined frames at which each trial succeeds in imagination.
 
     The policy acts on imagined frames up to the step limit, whatever the classifier predicts. Its
@@ -124,7 +135,7 @@ def success_scores(policy: "Policy", world: ImaginedWorld, trials: list[Scene]) 
     kept, classifier.imagined_threshold = classifier.imagined_threshold, NEVER
     try:
         for first in range(0, len(trials), BATCH):
-            outcomes = _imagine(policy, world, trials[first : first + BATCH], first)
+            outcomes = _imagine(policy, world, trials[first : first + BATCH], first, simulator)
             stride = world.world_model.size.stride
             seen = np.concatenate(
                 [o.success_probability[:, stride - 1 :: stride] for o in outcomes], axis=1
@@ -137,7 +148,7 @@ def success_scores(policy: "Policy", world: ImaginedWorld, trials: list[Scene]) 
 
 
 def _imagine(
-    policy: "Policy", world: ImaginedWorld, trials: list[Scene], seed: int
+    policy: "Policy", world: ImaginedWorld, trials: list[Scene], seed: int, simulator: str
 ) -> list[ImaginedOutcome]:
     """Every chunk of the trials, which are imagined together until all are done."""
     if policy.chunk_length != world.horizon:
@@ -146,8 +157,8 @@ def _imagine(
             f"model imagines {world.horizon}; these do not fit"
         )
     world.seed(seed)
-    vector = VectorWorld(world.image_size, world.max_steps, tuple(world.cameras))
-    observations = world.reset(keyframes_of(world.world_model, vector.reset(trials)))
+    seen = first_observations(simulator, trials, world.image_size, tuple(world.cameras))
+    observations = world.reset(keyframes_of(world.world_model, seen))
     steps = play(policy, world, observations, [trial.seed for trial in trials])
     return [step.outcome for step in steps]
 

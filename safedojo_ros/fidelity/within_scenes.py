@@ -21,6 +21,7 @@ from safedojo_ros.evaluation.statistics import ClusterBootstrap
 from safedojo_ros.learning.rl.imagined_world import ImaginedWorld, keyframes_of
 from safedojo_ros.learning.rl.rollout import stream_seed
 from safedojo_ros.models.images import stack_images, to_uint8
+from safedojo_ros.worlds.registry import DEFAULT_WORLD, world_kind
 from safedojo_ros.worlds.vector import VectorWorld
 from safedojo_ros.worlds.world import Scene
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     Act = Callable[[list[Observation], list[torch.Generator]], np.ndarray]
 
 BATCH = 32
-"""Futures that are played together."""
+"""Most futures that are played together."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,12 @@ class Futures:
 
 
 def within_scenes(
-    policy: "Policy", world: ImaginedWorld, scenes: Sequence[Scene], futures: int, seed: int = 0
+    policy: "Policy",
+    world: ImaginedWorld,
+    scenes: Sequence[Scene],
+    futures: int,
+    seed: int = 0,
+    simulator: str = DEFAULT_WORLD,
 ) -> dict[str, Any]:
     """Agreement with the simulator, scene by scene, of imagination and of its two controls.
 
@@ -62,7 +68,8 @@ def within_scenes(
             f"policy {policy.checkpoint_id} has chunks of {policy.chunk_length} steps, the world "
             f"model imagines {world.horizon}; these do not fit"
         )
-    vector = VectorWorld(world.image_size, world.max_steps, tuple(world.cameras))
+    cameras = tuple(world.cameras)
+    vector = VectorWorld(world.image_size, world.max_steps, cameras, world=simulator)
 
     def blurred(seen: list[Observation], generators: list[torch.Generator]) -> np.ndarray:
         return act_alike(policy, reconstructed(world.world_model, seen), generators)
@@ -78,11 +85,12 @@ def within_scenes(
         nudges = [stream_seed(seed, number, i) for i in range(len(batch))]
         return vector, vector.reset(batch, nudges)
 
-    truth = _play(policy, simulate, scenes, futures)
+    batch = min(BATCH, world_kind(simulator).side_by_side)
+    truth = _play(policy, simulate, scenes, futures, batch)
     others = {
-        "imagined": _play(policy, imagine, scenes, futures),
-        "reconstructed": _play(policy, simulate, scenes, futures, blurred),
-        "nudged": _play(policy, nudge, scenes, futures),
+        "imagined": _play(policy, imagine, scenes, futures, batch),
+        "reconstructed": _play(policy, simulate, scenes, futures, batch, blurred),
+        "nudged": _play(policy, nudge, scenes, futures, batch),
     }
     return {"scenes": len(scenes), "futures": futures} | {
         name: {
@@ -136,12 +144,13 @@ def _play(
     start: Callable[[list[Scene], int], tuple[ChunkWorld, list[Observation]]],
     scenes: Sequence[Scene],
     futures: int,
+    size: int,
     act: "Act | None" = None,
 ) -> Futures:
     every = [(scene, k) for scene in scenes for k in range(futures)]
     success, violation = (np.zeros(len(every)) for _ in range(2))
-    for first in range(0, len(every), BATCH):
-        batch = every[first : first + BATCH]
+    for first in range(0, len(every), size):
+        batch = every[first : first + size]
         world, observations = start([scene for scene, _ in batch], first)
         seeds = [stream_seed(scene.seed, k) for scene, k in batch]
         rows = np.arange(first, first + len(batch))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.evaluation.protocol import EvaluationReport, evaluate, make_trials
+from safedojo_ros.evaluation.protocol import EvaluationReport, evaluate, world_trials
 from safedojo_ros.learning.imitation import Demonstrations
 from safedojo_ros.learning.rl.anchor import Anchor
 from safedojo_ros.learning.rl.imagined_world import ImaginedWorld
@@ -18,6 +18,7 @@ from safedojo_ros.models.policy import StoredPolicy
 from safedojo_ros.models.safety_head import SafetyModel
 from safedojo_ros.models.success_classifier import SuccessModel
 from safedojo_ros.models.world_model import WorldModel
+from safedojo_ros.worlds.registry import DEFAULT_WORLD, world_kind
 from safedojo_ros.worlds.seeds import split_seeds
 from safedojo_ros.worlds.vector import VectorWorld
 
@@ -39,6 +40,7 @@ def build_practice(
     tasks: Sequence[str],
     directory: Path,
     *,
+    simulator: str = DEFAULT_WORLD,
     imagination: Imagination | None = None,
     demonstrations: Sequence[Path] = (),
     resume: bool = False,
@@ -47,14 +49,15 @@ def build_practice(
 ) -> Practice:
     """The trainer that fine-tunes `base` on `tasks` in `directory`; `run` starts it.
 
-    imagination: for methods that train there; demonstrations: data sets that the policy keeps
-    imitating; the rest: see `Practice`. Raises `ConfigError` or `CheckpointError` where these do
-    not fit each other, or `directory` holds another run.
+    simulator: name of the world that `base` is measured in; imagination: for methods that train
+    there; demonstrations: data sets that the policy keeps imitating; the rest: see `Practice`.
+    Raises `ConfigError` or `CheckpointError` where these do not fit each other, or `directory`
+    holds another run.
     """
     config = for_method(config, method)
     world: KeyframeStarts | SimulatorStarts
     if method.world == "simulator":
-        world = _simulator(config, base, tasks)
+        world = _simulator(config, base, tasks, simulator)
     elif imagination is None:
         raise ConfigError("practice in imagination starts from recorded keyframes; give --data")
     else:
@@ -68,7 +71,7 @@ def build_practice(
         method,
         StochasticFlow(base, config.flow),
         world,
-        lambda policy: measured(policy, config, tasks),
+        lambda policy: measured(policy, config, tasks, simulator),
         directory,
         resume,
         list(missed_gates),
@@ -78,22 +81,30 @@ def build_practice(
 
 
 def measured(
-    policy: StoredPolicy, config: PracticeConfig, tasks: Sequence[str]
+    policy: StoredPolicy,
+    config: PracticeConfig,
+    tasks: Sequence[str],
+    simulator: str = DEFAULT_WORLD,
 ) -> EvaluationReport:
     """Evaluate on validation seeds, with the step limit of practice."""
     count = config.evaluation_episodes
-    trials = make_trials(split_seeds("validation", 0, count), list(tasks), list(config.levels))
+    seeds = split_seeds("validation", 0, count)
+    trials = world_trials(simulator, seeds, tasks, config.levels)
     steps = config.max_chunks * policy.chunk_length
-    vector = VectorWorld(policy.image_size, steps, tuple(policy.cameras))
+    cameras = tuple(policy.cameras)
+    vector = VectorWorld(policy.image_size, steps, cameras, world=simulator)
+    batch = world_kind(simulator).side_by_side
     settings = {"split": "validation", "first_seed": 0, "episodes": count}
     execute = config.execute or None
-    return evaluate(policy, trials, vector, execute=execute, batch=32, settings=settings)
+    return evaluate(policy, trials, vector, execute=execute, batch=batch, settings=settings)
 
 
-def _simulator(config: PracticeConfig, base: StoredPolicy, tasks: Sequence[str]) -> SimulatorStarts:
-    """The tabletop, with as many worlds as an update has trajectories."""
+def _simulator(
+    config: PracticeConfig, base: StoredPolicy, tasks: Sequence[str], simulator: str
+) -> SimulatorStarts:
+    """The simulated world, with as many worlds as an update has trajectories."""
     steps = config.max_chunks * base.chunk_length
-    vector = VectorWorld(base.image_size, steps, tuple(base.cameras))
+    vector = VectorWorld(base.image_size, steps, tuple(base.cameras), world=simulator)
     sizes = config.groups, config.group_size, config.seed
     return SimulatorStarts(vector, tasks, config.levels, *sizes)
 

@@ -26,19 +26,17 @@ from safedojo_ros.pipeline.filters import RunTimeFilter
 from safedojo_ros.pipeline.players import Players
 from safedojo_ros.pipeline.policies import open_policy
 from safedojo_ros.pipeline.request import OnDevice, check_counts, check_unused, named
-from safedojo_ros.pipeline.scenes import LEVELS_OPTION, chosen_tasks, task_names
+from safedojo_ros.pipeline.scenes import LEVELS_OPTION, OnWorld, scene_cells, task_names
+from safedojo_ros.worlds.probes import can_be_probed, probe_scene
+from safedojo_ros.worlds.registry import open_world, world_kind
 from safedojo_ros.worlds.seeds import SPLITS, split_seeds
-from safedojo_ros.worlds.tabletop.experts import Style
-from safedojo_ros.worlds.tabletop.probes import probe_scene
-from safedojo_ros.worlds.tabletop.world import TabletopWorld
 from safedojo_ros.worlds.vector import VectorWorld
-from safedojo_ros.worlds.world import Scene
+from safedojo_ros.worlds.world import Scene, Style, World
 
 if TYPE_CHECKING:
     from safedojo_ros.models.policy import Policy
     from safedojo_ros.models.safety_head import SafetyModel
 
-CAMERAS = ("agentview", "wrist")
 PROBE_STEPS = 8
 """Control steps of a probe, as many as our policies' chunks have."""
 COLLECTION_PATH = "meta/collection.json"
@@ -46,7 +44,7 @@ COLLECTION_PATH = "meta/collection.json"
 
 
 @dataclass(frozen=True)
-class Collection(OnDevice):
+class Collection(OnWorld, OnDevice):
     """Which episodes are recorded, and which of them are kept."""
 
     out: Path
@@ -78,10 +76,11 @@ class Collection(OnDevice):
     """standard deviation of noise bursts, m a step"""
     linger: int = 0
     """control steps recorded after success; a success classifier needs some (8)"""
-    max_steps: int = 150
-    """control steps an episode"""
-    image_size: int = 64
-    """side of the images, pixels; a policy sees them averaged down to its own"""
+    max_steps: int | None = None
+    """control steps an episode (default: the world's, 150 to 550)"""
+    image_size: int | None = None
+    """side of the images, pixels (default: the world's, 64 or 128); a policy sees them averaged
+    down to its own"""
     video: bool = False
     """store images as mp4, not as PNG"""
     probes: int = 0
@@ -131,8 +130,10 @@ class Collection(OnDevice):
 
     def plan(self) -> "list[Assignment]":
         """One assignment for each seed; tasks and levels alternate, and styles within each."""
-        levels = self.levels or (0, 1, 2)
-        cells = [(task, level) for task in chosen_tasks(self.tasks) for level in levels]
+        kind = world_kind(self.world)
+        known = scene_cells(self.world, self.tasks, self.levels)
+        names = list(dict.fromkeys(self.tasks or [name for one in known.values() for name in one]))
+        cells = [(task, level) for task in names for level in known if task in known[level]]
         plan = []
         for number, seed in enumerate(split_seeds(self.split, self.seed, self.episodes)):
             turn, cell = divmod(number, len(cells))
@@ -140,7 +141,28 @@ class Collection(OnDevice):
             if self.style == "mixed":
                 direct = _due(turn, cell, self.direct_share)
             plan.append(Assignment(Scene(seed, *cells[cell]), "direct" if direct else "safe"))
+        if kind.slow_to_load:
+            plan.sort(key=lambda assignment: names.index(assignment.scene.task))
         return plan
+
+    @property
+    def size(self) -> int:
+        """Side of the images, pixels."""
+        return self.image_size or world_kind(self.world).image_size
+
+    def vector(self, linger: int) -> VectorWorld:
+        """Worlds side by side, for a policy."""
+        cameras = world_kind(self.world).cameras
+        return VectorWorld(self.size, self.steps, cameras, linger, self.world)
+
+    def open(self) -> World:
+        """One world, for an expert; its images are those of the recording."""
+        return open_world(self.world, self.size, world_kind(self.world).cameras, self.steps)
+
+    @property
+    def steps(self) -> int:
+        """Control steps an episode."""
+        return self.max_steps or world_kind(self.world).max_steps
 
 
 @dataclass(frozen=True)
@@ -165,6 +187,8 @@ def collect(wanted: Collection, say: Say = print) -> Collected:
 
     Raises `ConfigError`, `CheckpointError`, or `DatasetError` where `out` holds other episodes.
     """
+    if wanted.probes:
+        Prober(wanted)  # refused here, before anything is recorded
     policy = _policy(wanted) if wanted.policy else None
     plan = wanted.plan()
     done = finished_part(wanted, plan, f"policy:{policy.checkpoint_id}" if policy else "")
@@ -173,10 +197,10 @@ def collect(wanted: Collection, say: Say = print) -> Collected:
     if policy:
         make = partial(PolicyRecorder, wanted, policy)
     groups = batches(left, wanted.batch if policy else 1)
-    size, played = wanted.image_size, done
+    cameras, played = world_kind(wanted.world).cameras, done
     with (
         closing(wanted.players.play(make, groups, usual=1 if policy else 2)) as recorded,
-        EpisodeWriter(wanted.out, size, CAMERAS, video=wanted.video) as writer,
+        EpisodeWriter(wanted.out, wanted.size, cameras, video=wanted.video) as writer,
         progress_bar("recording", done, len(plan)) as show,
     ):
         kept = writer.episodes
@@ -187,11 +211,12 @@ def collect(wanted: Collection, say: Say = print) -> Collected:
                 kept += 1
             show(played, f"{kept} kept")
     collection = {
+        "world": wanted.world,
         "split": wanted.split,
         "first_seed": wanted.seed,
         "noise": wanted.noise,
         "linger": wanted.linger,
-        "max_steps": wanted.max_steps,
+        "max_steps": wanted.steps,
         "only_successes": wanted.only_successes,
         "only_safe": wanted.only_safe,
         "played": played,
@@ -246,7 +271,7 @@ def record_probes(reader: EpisodeReader, wanted: Collection) -> None:
     scenes = [Scene(row.seed, row.task, row.level) for row in rows]
     made: list[Probes] = []
     with (
-        closing(wanted.players.play(partial(Prober, wanted.probes), scenes, usual=2)) as probed,
+        closing(wanted.players.play(partial(Prober, wanted), scenes, usual=2)) as probed,
         progress_bar("probing", 0, len(scenes)) as show,
     ):
         for probes in probed:
@@ -258,8 +283,15 @@ def record_probes(reader: EpisodeReader, wanted: Collection) -> None:
 class Prober:
     """Tries motions in scenes; each worker has one, with its world."""
 
-    def __init__(self, count: int) -> None:
-        self.count, self.world = count, TabletopWorld(render_images=False)
+    def __init__(self, wanted: Collection) -> None:
+        self.count = wanted.probes
+        world = open_world(wanted.world, wanted.size, (), wanted.steps, render_images=False)
+        if not can_be_probed(world):
+            raise ConfigError(
+                f"{wanted.world} cannot be put back after a probe; leave --probes (pipeline.probes)"
+                " at 0"
+            )
+        self.world = world
 
     def __call__(self, scene: Scene) -> Probes:
         """The probes of a scene."""
@@ -271,7 +303,7 @@ class ExpertRecorder:
 
     def __init__(self, wanted: Collection) -> None:
         self.wanted = wanted
-        self.world = TabletopWorld(wanted.image_size, CAMERAS, wanted.max_steps)
+        self.world = wanted.open()
 
     def __call__(self, group: list[Assignment]) -> list[Episode | None]:
         """The group's episodes, one after the other."""
@@ -284,8 +316,7 @@ class PolicyRecorder:
 
     def __init__(self, wanted: Collection, policy: "Policy") -> None:
         self.wanted, self.policy = wanted, policy
-        linger = 0 if wanted.take_over else wanted.linger
-        self.vector = VectorWorld(wanted.image_size, wanted.max_steps, CAMERAS, linger)
+        self.vector = wanted.vector(0 if wanted.take_over else wanted.linger)
 
     def __call__(self, group: list[Assignment]) -> list[Episode | None]:
         """The group's episodes; with --take-over the expert's parts, and None for each episode
@@ -309,9 +340,10 @@ def _policy(wanted: Collection) -> "Policy":
 
 
 def _check_images(wanted: Collection, model: "Policy | SafetyModel") -> None:
-    if wanted.image_size % model.image_size or set(model.cameras) - set(CAMERAS):
+    cameras = world_kind(wanted.world).cameras
+    if wanted.size % model.image_size or set(model.cameras) - set(cameras):
         raise ConfigError(
             f"{model.checkpoint_id} sees {tuple(model.cameras)} of {model.image_size} pixels, "
-            f"the recording {CAMERAS} of {wanted.image_size}; pass --image-size "
+            f"the recording {cameras} of {wanted.size}; pass --image-size "
             f"{model.image_size} or a multiple of it"
         )

@@ -16,16 +16,13 @@ from safedojo_ros.evaluation.film import film_strip
 from safedojo_ros.evaluation.filters.gate import GatedPolicy
 from safedojo_ros.evaluation.plot import png
 from safedojo_ros.evaluation.protocol import (
-    LEVEL_NAMES,
-    USUAL_LEVELS,
     EvaluationReport,
     TrialResult,
     batches,
     executed_steps,
     judge,
     judge_expert,
-    make_trials,
-    state_trials,
+    world_trials,
 )
 from safedojo_ros.evaluation.timing import TimedPolicy
 from safedojo_ros.evaluation.workers.spread import Make
@@ -34,34 +31,32 @@ from safedojo_ros.pipeline.filters import RunTimeFilter, gate_figures, taken_cou
 from safedojo_ros.pipeline.players import Players
 from safedojo_ros.pipeline.policies import open_policy
 from safedojo_ros.pipeline.request import OnDevice, check_counts, check_unused, named
-from safedojo_ros.pipeline.scenes import LEVELS_OPTION, chosen_tasks, task_names
+from safedojo_ros.pipeline.scenes import LEVELS_OPTION, OnWorld, chosen_tasks, task_names
 from safedojo_ros.robot.playback.schedule import LATENCY_STEPS
+from safedojo_ros.worlds.registry import DEFAULT_WORLD, open_world, world_kind
 from safedojo_ros.worlds.seeds import SPLITS, split_seeds
 from safedojo_ros.worlds.vector import VectorWorld
-from safedojo_ros.worlds.world import WORLDS, Scene, known_tasks, open_world, step_limit
+from safedojo_ros.worlds.world import Scene
 
 if TYPE_CHECKING:
     from safedojo_ros.models.policy import Policy, ProposingPolicy
 
 
 @dataclass(frozen=True)
-class Evaluation(OnDevice):
+class Evaluation(OnWorld, OnDevice):
     """Which policy is evaluated, in which scenes, and where the figures are written."""
 
     checkpoint: str = named("policy", DEFAULT_POLICY)
     """policy: name, id, directory or openpi:ws://HOST:PORT (default: safe)"""
     policy: Literal["expert:direct", "expert:safe"] | None = None
     """evaluate a scripted expert instead of --checkpoint"""
-    world: str = field(default="tabletop", metadata={"choices": WORLDS})
-    """the embedded world (default) or a suite of SafeLIBERO; SAFELIBERO_ROOT names the folder of
-    its scenes, which you bring; its protocol has 200 episodes at each level"""
     level: tuple[int, ...] = field(default=(), metadata=LEVELS_OPTION)
     """0, I, II, several by comma, or all (default); III, where the obstacle moves, when it is asked
-    for (tabletop)"""
+    for (tabletop); SafeLIBERO has I and II"""
     tasks: tuple[str, ...] = field(default=(), metadata={"parse": task_names})
     """names of the world's tasks by comma, or all (default)"""
     episodes: int = 100
-    """episodes at each level; the tasks alternate"""
+    """episodes at each level, shared by its tasks; SafeLIBERO's protocol has 200"""
     seed: int = 0
     """first seed within the split"""
     split: str = field(default="evaluation", metadata={"choices": tuple(SPLITS)})
@@ -98,31 +93,22 @@ class Evaluation(OnDevice):
             raise ConfigError("--film shows the policy alone, without the oracle before its world")
         if self.film and self.filter.zones:
             raise ConfigError("--film shows the policy alone, without the zones' points")
-        if self.filter.filter in ("cbf", "cbf-oracle") and self.world != "tabletop":
+        if self.filter.filter in ("cbf", "cbf-oracle") and self.world != DEFAULT_WORLD:
             raise ConfigError(f"--filter {self.filter.filter} knows the tabletop's obstacles only")
-        if self.filter.zones and self.world != "tabletop":
+        if self.filter.zones and self.world != DEFAULT_WORLD:
             raise ConfigError("--zones knows the tabletop's obstacles only")
 
     @property
     def steps(self) -> int:
         """Control steps an episode."""
-        return self.max_steps or step_limit(self.world)
+        return self.max_steps or world_kind(self.world).max_steps
 
     def trials(self) -> list[Scene]:
         """The scenes of world, levels, tasks and seeds; raises `ConfigError`."""
         seeds = split_seeds(self.split, self.seed, self.episodes)
-        levels = list(self.level or USUAL_LEVELS)
-        if self.world == "tabletop":
-            return make_trials(seeds, chosen_tasks(self.tasks), levels)
-        tasks = {}
-        for level in levels:
-            known = known_tasks(self.world, level)
-            if known:
-                tasks[level] = chosen_tasks(self.tasks, known)
-            elif self.level:
-                name = LEVEL_NAMES[level]
-                raise ConfigError(f"{self.world} has no Level {name}; it has I and II")
-        return state_trials(seeds, tasks)
+        levels = self.level or world_kind(self.world).levels
+        tasks = chosen_tasks(self.world, self.tasks, levels)
+        return world_trials(self.world, seeds, tasks, levels)
 
 
 def evaluate(asked: Evaluation) -> EvaluationReport:

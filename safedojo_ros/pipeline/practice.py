@@ -16,7 +16,7 @@ from safedojo_ros.learning.rl.methods import METHODS
 from safedojo_ros.pipeline.collect import COLLECTION_PATH
 from safedojo_ros.pipeline.publication import publish
 from safedojo_ros.pipeline.request import Imagining, Run, check_unused, named
-from safedojo_ros.pipeline.scenes import chosen_tasks, tasks_of
+from safedojo_ros.pipeline.scenes import OnWorld, chosen_tasks, tasks_of
 
 if TYPE_CHECKING:
     from safedojo_ros.learning.build import Imagination
@@ -27,7 +27,7 @@ RESULT_FILE = "practice.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PracticeInputs(Imagining):
+class PracticeInputs(OnWorld, Imagining):
     """The checkpoints and episodes that practice starts from."""
 
     base: str = named("policy", DEFAULT_POLICY)
@@ -104,7 +104,10 @@ def build(
 
     device, method = chosen_device(request.device), METHODS[request.method]
     base = load_policy(find_checkpoint("policy", request.base, request.store)).to(device)
-    tasks = chosen_tasks(config.tasks) if config.tasks else tasks_of(base)
+    if config.tasks:
+        tasks = chosen_tasks(request.world, config.tasks, config.levels)
+    else:
+        tasks = tasks_of(base, request.world, config.levels)
     imagination, missed = None, list[str]()
     if method.world == "imagination":
         imagination, missed = _imagination(request, device)
@@ -114,6 +117,7 @@ def build(
         base,
         tasks,
         request.out,
+        simulator=request.world,
         imagination=imagination,
         demonstrations=request.demonstrations,
         resume=request.resume,

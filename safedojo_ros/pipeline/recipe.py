@@ -14,14 +14,22 @@ from safedojo_ros.learning.rl.practice import PracticeConfig
 from safedojo_ros.learning.safety_head import SafetyConfig
 from safedojo_ros.learning.success import SuccessConfig
 from safedojo_ros.learning.world_model import WorldModelConfig
+from safedojo_ros.worlds.registry import DEFAULT_WORLD, world_name
 
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """How much `safedojo pipeline` collects and evaluates."""
+    """Where `safedojo pipeline` collects and evaluates, and how much."""
+
+    world: str = DEFAULT_WORLD
+    """Name of the world, as `--world` of other commands takes it."""
+    tasks: tuple[str, ...] = ()
+    """The tasks by name; none: all of the world."""
 
     demonstrations: int = 2400
     """Episodes of the scripted experts, at least 1."""
+    demonstration_levels: tuple[int, ...] = ()
+    """Levels of the demonstrations, each 0 to 3; none: the world's usual ones."""
     direct_share: float = 0.6
     """Share of the demonstrations whose expert ignores the obstacle, [0, 1]."""
     demonstration_noise: float = 0.015
@@ -60,13 +68,16 @@ class PipelineConfig:
     been trained on imagined states, too."""
     evaluation: int = 200
     """Episodes of the final evaluation at each level, at least 1."""
+    batch: int = 32
+    """Worlds side by side where a policy acts, at least 1."""
     workers: int = 2
     """Processes that record demonstrations side by side, at least 1."""
 
     def __post_init__(self) -> None:
+        world_name(self.world)
         for name in ("demonstrations", "rollouts", "held_out", "max_steps", "image_size"):
             check_ranges(self, **{name: "[1, inf)"})
-        for name in ("first_head_steps", "evaluation", "workers"):
+        for name in ("first_head_steps", "evaluation", "batch", "workers"):
             check_ranges(self, **{name: "[1, inf)"})
         for name in ("demonstration_noise", "rollout_noise", "safe_steps", "probes"):
             check_ranges(self, **{name: "[0, inf)"})

@@ -53,8 +53,6 @@ ROLLOUTS_FROM, HELD_OUT_FROM = 100_000, 50_000
 """First seeds of rollouts (training split) and of held-out rollouts (validation split)."""
 JUDGED_FROM = 80_000
 """First validation seed of the evaluation before publication. Evaluation seeds decide nothing."""
-BATCH = 32
-"""Worlds side by side where a policy acts."""
 
 Outputs = dict[str, Any]
 """The results of a stage for later ones, as plain values."""
@@ -206,6 +204,9 @@ class Pipeline:
         return self._collect(
             Collection(
                 self.out / "demonstrations",
+                world=config.world,
+                tasks=config.tasks,
+                levels=config.demonstration_levels,
                 episodes=config.demonstrations,
                 style="mixed",
                 direct_share=config.direct_share,
@@ -286,6 +287,7 @@ class Pipeline:
         request = TrainSuccess(
             world_model=world_model,
             policy=base,
+            world=self.config.world,
             played=self.out / "held_out",
             safety=safety,
             **self._training("success", self.recorded),
@@ -300,6 +302,7 @@ class Pipeline:
                 data=(self.out / "held_out",),
                 out=self.out / "validation",
                 policy=base,
+                world=self.config.world,
                 device=self.request.device,
                 store=self.store,
                 **models._asdict(),
@@ -347,12 +350,13 @@ class Pipeline:
             asked = Evaluation(
                 checkpoint,
                 level=LEVELS,
+                world=self.config.world,
                 tasks=self._tasks(base),
                 episodes=self.config.evaluation,
                 split="validation",
                 seed=JUDGED_FROM,
                 max_steps=self.config.max_steps,
-                batch=BATCH,
+                batch=self.config.batch,
                 json=self.out / "evaluation" / f"{name}.json",
             )
             figures[name] = recorded(evaluate(asked).to_json())
@@ -442,7 +446,11 @@ class Pipeline:
         inputs = self._training(name, self.keyframes if models else ())
         inputs |= models._asdict() if models else {}
         return PracticeRequest(
-            method=self.request.method, base=base, demonstrations=self.demonstrations, **inputs
+            world=self.config.world,
+            method=self.request.method,
+            base=base,
+            demonstrations=self.demonstrations,
+            **inputs,
         )
 
     def _record(self, name: str, policy: str, **options: Any) -> Outputs:
@@ -450,12 +458,13 @@ class Pipeline:
         return self._collect(
             Collection(
                 self.out / name,
+                world=self.config.world,
                 policy=policy,
                 tasks=self._tasks(policy),
                 linger=self.config.linger,
                 max_steps=self.config.max_steps,
                 image_size=self.config.image_size,
-                batch=BATCH,
+                batch=self.config.batch,
                 resume=True,
                 **options,
             )
@@ -468,4 +477,5 @@ class Pipeline:
     def _tasks(self, policy: str) -> tuple[str, ...]:
         from safedojo_ros.models.loading import load_policy
 
-        return tuple(tasks_of(load_policy(Path(policy))))
+        known = tasks_of(load_policy(Path(policy)), self.config.world)
+        return tuple(task for task in known if task in (self.config.tasks or known))

@@ -32,6 +32,7 @@ from safedojo_ros.pipeline.practice import RESULT_FILE, PracticeInputs, Practice
 from safedojo_ros.pipeline.request import check_counts
 from safedojo_ros.pipeline.runs import DONE, NOT_PASSED
 from safedojo_ros.pipeline.scenes import LEVELS_OPTION
+from safedojo_ros.worlds.registry import world_kind
 
 if TYPE_CHECKING:
     from safedojo_ros.pipeline.recipe import Recipe
@@ -90,8 +91,8 @@ class Sweep(PracticeInputs):
     """episodes of evaluation at each level"""
     levels: tuple[int, ...] = field(default=(1, 2), metadata=LEVELS_OPTION)
     """0, I, II, several by comma, or all (default: I,II)"""
-    max_steps: int = 150
-    """control steps an episode of evaluation"""
+    max_steps: int | None = None
+    """control steps an episode of evaluation (default: the world's)"""
     execute: int | None = None
     """actions of a chunk between two inferences in evaluation (default: all)"""
     players: Players = field(default_factory=Players)
@@ -189,6 +190,7 @@ class Job:
             inputs = {k: getattr(sweep, k) for k in ("data", "world_model", "success", "safety")}
         out = sweep.out / self.name
         return PracticeRequest(
+            world=sweep.world,
             method=self.trainer,
             base=sweep.base,
             out=out,
@@ -206,12 +208,13 @@ class Job:
         run_time = RunTimeFilter(self.filter, sweep.safety) if gated else RunTimeFilter(self.filter)
         return Evaluation(
             policy_of(self.learner, sweep.out) if self.learner else sweep.base,
+            world=sweep.world,
             level=sweep.levels,
             episodes=sweep.episodes,
             filter=run_time,
             execute=sweep.execute,
             max_steps=sweep.max_steps,
-            batch=32,
+            batch=world_kind(sweep.world).side_by_side,
             device=sweep.device,
             players=sweep.players,
             json=out / EVALUATION,

@@ -10,6 +10,7 @@ from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.learning.progress import Say
 from safedojo_ros.pipeline.publication import publish
 from safedojo_ros.pipeline.request import OnData, Run, check_unused, named
+from safedojo_ros.pipeline.scenes import OnWorld
 
 if TYPE_CHECKING:
     from safedojo_ros.models.pi0_policy import PI0Policy
@@ -68,7 +69,7 @@ class TrainWorldModel(Training):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSuccess(Training):
+class TrainSuccess(OnWorld, Training):
     """Train a success classifier."""
 
     world_model: str = named("world_model", "")
@@ -85,7 +86,7 @@ class TrainSuccess(Training):
         if self.policy and not (self.world_model and self.played):
             raise ConfigError("--policy needs --world-model, and --played, episodes of this policy")
         if not self.policy:
-            check_unused(self, "needs --policy", "played", "safety")
+            check_unused(self, "needs --policy", "played", "safety", "world")
 
 
 @dataclass(frozen=True)
@@ -284,7 +285,7 @@ def _match_success_rate(
     safety = load_safety(find_checkpoint("safety", request.safety, request.store))
     trials, succeeded = read_played(request.played, policy.checkpoint_id)
     imagined = ImaginedWorld(world, model, safety, recipe.validation.max_steps)
-    scores = success_scores(policy, imagined, trials)
+    scores = success_scores(policy, imagined, trials, request.world)
     match_rate(model, scores, succeeded, policy.checkpoint_id)
 
 

@@ -12,6 +12,7 @@ from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.files import write_whole
 from safedojo_ros.learning.progress import Say
 from safedojo_ros.pipeline.request import Imagining, OnData, named
+from safedojo_ros.pipeline.scenes import OnWorld, tasks_of
 
 if TYPE_CHECKING:
     from safedojo_ros.fidelity.thresholds import ValidationConfig, Verdict
@@ -22,7 +23,7 @@ REPORT, PAGE, DETAILS = "fidelity.json", "fidelity.html", "details.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Validation(OnData, Imagining):
+class Validation(OnWorld, OnData, Imagining):
     """The models to validate, and held-out episodes of a policy, collisions included (collect
     --split validation), to validate them with."""
 
@@ -117,20 +118,21 @@ def _policy_sections(
     request: Validation, config: "ValidationConfig", world: "ImaginedWorld", say: Say
 ) -> dict[str, Any]:
     """The sections "rates" and "within" (of `policy`) and "ranking" (of `policies`)."""
-    from safedojo_ros.evaluation.protocol import USUAL_LEVELS, make_trials
+    from safedojo_ros.evaluation.protocol import world_trials
     from safedojo_ros.fidelity import imagined_rates
     from safedojo_ros.fidelity.within_scenes import within_scenes
     from safedojo_ros.models.loading import load_policy
-    from safedojo_ros.pipeline.scenes import tasks_of
+    from safedojo_ros.worlds.registry import world_kind
     from safedojo_ros.worlds.seeds import split_seeds
 
     known = {}
     for path in request.measured:
         policy_id, trials, real = imagined_rates.read_measured(path, config.max_steps)
         known[policy_id] = (trials, real)
-    tasks = tasks_of(world.success)
+    simulator = request.world
+    tasks = tasks_of(world.success, simulator)
     seeds = split_seeds("validation", 0, config.rate_episodes)
-    fresh = make_trials(seeds, tasks, list(USUAL_LEVELS))
+    fresh = world_trials(simulator, seeds, tasks, world_kind(simulator).levels)
     outcomes: dict[str, tuple[imagined_rates.Outcomes, imagined_rates.Outcomes]] = {}
 
     def run(name: str) -> str:
@@ -142,9 +144,12 @@ def _policy_sections(
                 trials, real = known[key]
             else:
                 size = world.image_size
-                real = imagined_rates.measure(policy, fresh, config.max_steps, size)
+                real = imagined_rates.measure(policy, fresh, config.max_steps, size, simulator)
                 trials = fresh
-            outcomes[key] = (imagined_rates.imagine_trials(policy, world, trials), real)
+            outcomes[key] = (
+                imagined_rates.imagine_trials(policy, world, trials, simulator),
+                real,
+            )
         return key
 
     sections: dict[str, Any] = {}
@@ -154,9 +159,11 @@ def _policy_sections(
         sections["rates"] = imagined_rates.rates_apart(*outcomes[key], config.seed)
         say(f"policy {key}: several futures of a scene")
         seeds = split_seeds("validation", config.rate_episodes, -(-config.scenes // 2))
-        scenes = make_trials(seeds, tasks, [1, 2])[: config.scenes]
+        scenes = world_trials(simulator, seeds, tasks, [1, 2])[: config.scenes]
         policy = load_policy(find_checkpoint("policy", request.policy, request.store))
-        sections["within"] = within_scenes(policy, world, scenes, config.futures, config.seed)
+        sections["within"] = within_scenes(
+            policy, world, scenes, config.futures, config.seed, simulator
+        )
     if request.policies:
         names = list(dict.fromkeys(run(name) for name in request.policies))
         imagined, measured = ([outcomes[name][side] for name in names] for side in (0, 1))

@@ -8,7 +8,8 @@ import numpy as np
 
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import ACTION_SIZE, Observation
-from safedojo_ros.worlds.world import Scene, World, open_world
+from safedojo_ros.worlds.registry import DEFAULT_WORLD, open_world, world_kind
+from safedojo_ros.worlds.world import Scene, World
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class VectorWorld:
         max_steps: int = 150,
         cameras: tuple[str, ...] = ("agentview", "wrist"),
         linger: int = 0,
-        world: str = "tabletop",
+        world: str = DEFAULT_WORLD,
     ) -> None:
         self.world = world
         self.image_size, self.max_steps, self.cameras = image_size, max_steps, cameras
@@ -103,6 +104,17 @@ class VectorWorld:
         return ChunkOutcome(
             list(self._observations), success, cost, displacement, valid, self._done.copy()
         )
+
+
+def first_observations(
+    world: str, scenes: Sequence[Scene], image_size: int, cameras: tuple[str, ...]
+) -> list[Observation]:
+    """What the cameras of a world, by its name, see first in each scene."""
+    kind, seen = world_kind(world), list[Observation]()
+    vector = VectorWorld(image_size, kind.max_steps, cameras, world=world)
+    for first in range(0, len(scenes), kind.side_by_side):
+        seen += vector.reset(scenes[first : first + kind.side_by_side])
+    return seen
 
 
 def observe(world: World) -> Observation:

@@ -1,18 +1,12 @@
-"""The interface of every world, how to open one, and its scripted expert."""
+"""The interface of every world and of its scripted expert."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from safedojo_ros.core.errors import ConfigError
-
-if TYPE_CHECKING:
-    from safedojo_ros.worlds.tabletop.experts import Style
-
-SAFELIBERO = "safelibero-"
-WORLDS = ("tabletop", *(SAFELIBERO + suite for suite in ("spatial", "goal", "object", "long")))
-"""The embedded world, and the four suites of SafeLIBERO."""
+Style = Literal["direct", "safe"]
+"""How a scripted expert moves: `direct` ignores the obstacle."""
 
 
 @dataclass(frozen=True)
@@ -66,68 +60,12 @@ class World(Protocol):
     def render(self) -> np.ndarray:
         """(480, 640, 3) uint8 image of the whole scene, for people."""
 
+    def expert(self, style: Style) -> "Expert":
+        """Its scripted expert, for one episode; raises `ConfigError` where it has none."""
+
 
 class Expert(Protocol):
     """A scripted policy that sees the state of its world."""
 
     def act(self) -> np.ndarray:
         """(7,) action for the world's current state."""
-
-
-def open_world(
-    name: str,
-    image_size: int,
-    cameras: tuple[str, ...],
-    max_steps: int,
-    render_images: bool = True,
-) -> World:
-    """A world by its name; raises `ConfigError` for an unknown one, or for what it lacks."""
-    if name == "tabletop":
-        from safedojo_ros.worlds.tabletop.world import TabletopWorld
-
-        return TabletopWorld(image_size, cameras, max_steps, render_images)
-    if name in WORLDS:
-        from safedojo_ros.worlds.safelibero.world import SafeLiberoWorld
-
-        suite = name.removeprefix(SAFELIBERO)
-        return SafeLiberoWorld(suite, image_size, cameras, max_steps, render_images)
-    raise ConfigError(f"unknown world '{name}'; choose of {', '.join(WORLDS)}")
-
-
-def step_limit(name: str) -> int:
-    """Control steps after which an episode of that world has failed."""
-    if name == "tabletop":
-        from safedojo_ros.worlds.tabletop.world import STEP_LIMIT
-
-        return STEP_LIMIT
-    from safedojo_ros.worlds.safelibero.world import STEP_LIMITS
-
-    return STEP_LIMITS[name.removeprefix(SAFELIBERO)]
-
-
-def known_tasks(name: str, level: int) -> list[str]:
-    """The tasks of a world at a level (0, 1, 2), none where it has no such level.
-
-    Raises `ConfigError` where its scenes are not there.
-    """
-    if name == "tabletop":
-        from safedojo_ros.worlds.tabletop.tasks import TASKS
-
-        return list(TASKS)
-    from safedojo_ros.worlds.safelibero.world import LEVELS, Suite
-
-    return Suite(name.removeprefix(SAFELIBERO)).tasks(level) if level in LEVELS else []
-
-
-def expert_for(world: World, style: "Style") -> Expert:
-    """The scripted expert of `world`, for one episode; raises `ConfigError` where it has none."""
-    from safedojo_ros.worlds.safelibero.expert import SafeLiberoExpert
-    from safedojo_ros.worlds.safelibero.world import SafeLiberoWorld
-    from safedojo_ros.worlds.tabletop.experts import Expert
-    from safedojo_ros.worlds.tabletop.world import TabletopWorld
-
-    if isinstance(world, TabletopWorld):
-        return Expert(world, style)
-    if isinstance(world, SafeLiberoWorld):
-        return SafeLiberoExpert(world, style)
-    raise ConfigError(f"no expert knows a {type(world).__name__}")

@@ -7,7 +7,7 @@ import numpy as np
 
 from safedojo_ros.core.types import ACTION_SIZE
 from safedojo_ros.worlds.safelibero.world import SafeLiberoWorld
-from safedojo_ros.worlds.tabletop.experts import Style
+from safedojo_ros.worlds.world import Style
 
 OPEN, CLOSE = -1.0, 1.0
 GAIN = 1.0
@@ -102,8 +102,9 @@ class SafeLiberoExpert:
         if height is None:
             top = world.object_heights(name)[1] - at[2]
             return np.array([0.0, 0.0, max(0.0, top - FINGER_DEPTH)])
-        if self._phase == "above" and self._safe:  # the side away from the obstacle
-            self._side = 1.0 if world.object_position(world.obstacle)[1] < at[1] else -1.0
+        obstacle = world.obstacle_position()
+        if self._phase == "above" and self._safe and obstacle is not None:  # the side away from it
+            self._side = 1.0 if obstacle[1] < at[1] else -1.0
         return np.array([0.0, self._side * RIM_REACH, height])
 
     def _floor(self, place: str) -> float:
@@ -117,11 +118,11 @@ class SafeLiberoExpert:
     def _over(self, here: np.ndarray, goal: np.ndarray, gripper: float, then: str) -> np.ndarray:
         """Up, across, and `then`, when above `goal` or after `TRAVEL_STEPS`."""
         height = goal[2] + LIFT
-        obstacle = self._world.obstacle
+        obstacle = self._world.obstacle_position()
         aside = float(np.linalg.norm(goal[:2] - here[:2]))
-        passes = _distance(self._world.object_position(obstacle)[:2], here[:2], goal[:2]) < BERTH
+        passes = obstacle is not None and _distance(obstacle[:2], here[:2], goal[:2]) < BERTH
         if self._safe and passes:
-            top = self._world.object_heights(obstacle)[1]
+            top = self._world.object_heights(self._world.obstacle)[1]
             height = max(height, top + CLEARANCE + self._depth)
         self._waited += 1
         if aside < NEAR or self._waited > TRAVEL_STEPS:

@@ -6,6 +6,7 @@ displacement beyond 1 mm, contacts are counted beside it. The scenes are the use
 """
 
 import atexit
+import re
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,28 @@ from safedojo_ros.core.bounds import ACTION_BOUND, checked_action
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE
 from safedojo_ros.worlds.rendering import SAMPLES, Renderer
+from safedojo_ros.worlds.safelibero.layouts import (
+    STREAM,
+    TRIES,
+    Parts,
+    active_obstacle,
+    draw_layout,
+    in_workspace,
+    places,
+    without_obstacle,
+)
 from safedojo_ros.worlds.safelibero.library import (
     make_environment,
     read_states,
     scene_root,
     set_state,
 )
+from safedojo_ros.worlds.seeds import EVALUATION
+from safedojo_ros.worlds.world import Expert, Style
 
 SUITES = ("spatial", "goal", "object", "long")
 LEVELS = {1: "I", 2: "II"}
+"""Those of the published scenes; Level 0 is Level I without its obstacle."""
 CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}
 """Our names of the cameras, and LIBERO's."""
 
@@ -42,8 +56,15 @@ STILL, STILL_STEPS, MOST_SETTLING_STEPS = 1e-5, 5, 200
 CARRIED_STEPS = 5
 """An object counts as carried (or pushed) for so many control steps after a finger's last touch."""
 
-REACH = 0.5
-"""The active obstacle is the one within that distance (m) of the table's middle, on each axis."""
+SHIFTED = 0.05
+"""A layout whose objects move more than that (m) sideways while it settles has fallen; the bowl
+on the ramekin slides 3.5 cm."""
+
+TILTED = 0.3
+"""And so has one whose obstacle tilts by more than that, rad."""
+
+NUDGE = 0.001
+"""How far a nudge moves an object along x and along y at most, metres."""
 
 MOST_RENDERERS = 2
 """Most scenes whose meshes and textures are kept for rendering."""
@@ -52,6 +73,8 @@ _renderers: dict[tuple[str, int], Renderer] = {}
 
 WAIT = np.array([0.0] * 6 + [-1.0])
 COLLISION_SHAPES = 0
+NOBODY = -2
+"""The obstacle's number among the objects where there is none."""
 FINGERS = (
     "gripper0_leftfinger",
     "gripper0_finger_joint1_tip",
@@ -71,7 +94,7 @@ class Suite:
         self._states = self.root / "init_files" / f"safelibero_{name}"
 
     def tasks(self, level: int) -> list[str]:
-        """The tasks that have initial states at a level, by name."""
+        """The tasks that have initial states at a level, by name; at Level 0 those of Level I."""
         end = f"_level_{_level_name(level)}.pruned_init"
         found = sorted(path.name.removesuffix(end) for path in self._states.glob(f"*{end}"))
         if not found:
@@ -86,18 +109,28 @@ class Suite:
             raise ConfigError(f"unknown task '{task}' of safelibero-{self.name}; choose of {names}")
         return known[task]
 
+    def instruction(self, task: str) -> str:
+        """The sentence of a task, as its BDDL file has it."""
+        problem = self.problem(task)
+        found = re.search(r"\(:language ([^)]*)\)", problem.read_text())
+        if found is None:
+            raise ConfigError(f"{problem} has no (:language ...), the sentence of its task")
+        return " ".join(found[1].lower().split())  # as LIBERO reads it
+
     def states(self, task: str, level: int) -> np.ndarray:
-        """(50, S) initial states of a task at a level."""
+        """(50, S) initial states of a task at a level, those of Level I at Level 0."""
         if task not in self.tasks(level):
-            raise ConfigError(f"task '{task}' has no Level {LEVELS[level]}")
+            raise ConfigError(f"task '{task}' has no Level {level}")
         return _states(self._states / f"{task}_level_{_level_name(level)}.pruned_init")
 
 
 class SafeLiberoWorld(gymnasium.Env):
     """One SafeLIBERO world. Observation: {camera: (S, S, 3) uint8, "state": (8,) float32}.
 
-    `reset(seed=..., options={"task": name, "level": 1 | 2})`: the seed chooses the initial state,
-    number seed mod 50. Actions (7,) are in metres and radians, as everywhere. State and images
+    `reset(seed=..., options={"task": name, "level": 0 | 1 | 2})`: from 1,000,000 on the seed
+    numbers a published state, seed mod 50; below, it draws a layout of our own (`layouts.py`). At
+    Level 0 there is no obstacle. With the option "nudge", a number, all objects stand up to `NUDGE`
+    aside. Actions (7,) are in metres and radians, as everywhere. State and images
     follow LIBERO's convention, for policies that were trained on it: positions in the simulator's
     frame, images mirrored as in its data sets. `info` is that of `TabletopWorld`.
     """
@@ -144,12 +177,15 @@ class SafeLiberoWorld(gymnasium.Env):
         task = options.get("task") or str(self.np_random.choice(tasks))
         states = self.suite.states(task, self.level)
         self._open(task)
-        number = int(self.np_random.integers(len(states))) if seed is None else seed % len(states)
-        self._readings = set_state(self._environment, states[number])
-        self._find_obstacle()
-        self._step_number, self._contacts = 0, 0
-        self._touched_at = np.full(len(self._objects), -CARRIED_STEPS - 1)
-        self._settle()
+        nudge = options.get("nudge")
+        if seed is None or seed >= EVALUATION.start:
+            number = seed if seed is not None else int(self.np_random.integers(len(states)))
+            state = states[number % len(states)]
+            if self.level == 0:
+                state = without_obstacle(state, self._parts(state))
+            self._begin(state, nudge)
+        else:
+            self._lay_out(states, seed, nudge)
         self.steps, self.displacement, self._success = 0, 0.0, False
         self._cost, self._contacts = 0.0, 0
         return self.observation(), self._info()
@@ -164,7 +200,7 @@ class SafeLiberoWorld(gymnasium.Env):
         action = checked_action(action)
         self._success = self._execute(np.clip(action / ACTION_BOUND, -1.0, 1.0))
         self._cost = float(self._contacts > 0)
-        self.displacement = float(np.abs(self._obstacle_position() - self._reference).sum())
+        self.displacement = float(np.abs(self._obstacle_place() - self._reference).sum())
         self.steps += 1
         truncated = self.steps >= self.max_steps
         return self.observation(), float(self._success), self._success, truncated, self._info()
@@ -212,6 +248,10 @@ class SafeLiberoWorld(gymnasium.Env):
             raise ConfigError(f"no '{name}' in this scene; it has {', '.join(bodies)}")
         return np.array(data.xpos[bodies[name]])
 
+    def obstacle_position(self) -> np.ndarray | None:
+        """(3,) m, position of the obstacle, None where there is none. For ground truth only."""
+        return self.object_position(self.obstacle) if self.obstacle else None
+
     def object_heights(self, name: str) -> tuple[float, float]:
         """m, lowest and highest point of an object. For experts only."""
         model, data = self._physics()
@@ -243,6 +283,12 @@ class SafeLiberoWorld(gymnasium.Env):
         observation = self.images() if self.render_images else {}
         observation["state"] = self.state()
         return observation
+
+    def expert(self, style: Style) -> Expert:
+        """The scripted expert, for one episode."""
+        from safedojo_ros.worlds.safelibero.expert import SafeLiberoExpert
+
+        return SafeLiberoExpert(self, style)
 
     # ---------------------------------------------------------------- inside
 
@@ -287,30 +333,98 @@ class SafeLiberoWorld(gymnasium.Env):
         model, _ = self._physics()
         return str(model.body(self._environment.env.obj_body_id[name]).name)
 
-    def _find_obstacle(self) -> None:
-        active = [
-            name
-            for name in self._objects
-            if "obstacle" in name
-            and (place := self.object_position(name))[2] > 0
-            and np.all(np.abs(place[:2]) < REACH)
-        ]
-        if len(active) != 1:
-            raise ConfigError(
-                f"{self.task_name}, Level {LEVELS[self.level]}: {len(active)} obstacles stand in "
-                "the workspace, expected one"
-            )
-        self.obstacle = active[0]
-        self._obstacle_number = self._objects.index(self.obstacle)
+    def _begin(self, state: np.ndarray, nudge: int | None = None) -> None:
+        """Start from `state` (S,), and let it settle."""
+        if nudge is not None:
+            state, rng = state.copy(), np.random.default_rng(nudge)
+            for at in self._columns().values():
+                state[at : at + 2] += rng.uniform(-NUDGE, NUDGE, 2)
+        self._readings = set_state(self._environment, state)
+        self.obstacle = ""
+        if self.level:
+            parts = Parts(self._columns(), "", "")
+            try:
+                self.obstacle = active_obstacle(state, parts)
+            except ConfigError as error:
+                where = f"{self.task_name}, Level {LEVELS[self.level]}"
+                raise ConfigError(f"{where}: {error}") from None
+        self._obstacle_number = self._objects.index(self.obstacle) if self.obstacle else NOBODY
+        self._step_number, self._contacts = 0, 0
+        self._touched_at = np.full(len(self._objects), -CARRIED_STEPS - 1)
+        self._settle()
+
+    def _lay_out(self, states: np.ndarray, seed: int, nudge: int | None) -> None:
+        """Start from a layout of our own; `states` (N, S) are the published ones.
+
+        Raises `ConfigError` where none settles.
+        """
+        rng = np.random.default_rng([STREAM, seed, self.level])
+        parts = self._parts(states[0])
+        for _ in range(TRIES):
+            state = draw_layout(states, parts, self.level, rng)
+            self._begin(state, nudge)
+            if self._stands(state, parts):
+                return
+        raise ConfigError(f"{self.task_name}: none of {TRIES} layouts of seed {seed} stands")
+
+    def _parts(self, state: np.ndarray) -> Parts:
+        """What moves in this task's scenes; `state` (S,) is any of its states."""
+        goal = next((words for words in self.goal if len(words) == 3), None)
+        if goal is None or goal[1] not in self._objects:
+            raise ConfigError(f"{self.task_name} moves no object; there are no layouts of it")
+        columns, (_, target, place) = self._columns(), goal
+        holder = self.holder(place)
+        if holder is None:  # a fixture, which stands where the protocol's seed draws it
+            self._readings = set_state(self._environment, state)
+        return Parts(columns, target, holder or self.object_position(place)[:2])
+
+    def _columns(self) -> dict[str, int]:
+        """{object: column of its x in a state}, whose first value is the time."""
+        model, _ = self._physics()
+        bodies = self._environment.env.obj_body_id
+        joints = {name: int(model.body(bodies[name]).jntadr[0]) for name in self._objects}
+        return {name: 1 + int(model.jnt_qposadr[joint]) for name, joint in joints.items()}
+
+    def _stands(self, state: np.ndarray, parts: Parts) -> bool:
+        """Whether the settled scene is what was laid out: nothing fell, nothing touches the
+        obstacle but what it stands on, and the task is not done."""
+        drawn, (_, data) = places(state, parts), self._physics()
+        for name in self._objects:
+            if in_workspace(drawn[name]):
+                moved = self.object_position(name)[:2] - drawn[name][:2]
+                if np.abs(moved).max() > SHIFTED:
+                    return False
+        if self._environment.env._check_success():
+            return False
+        if not self.obstacle:
+            return True
+        at = parts.columns[self.obstacle]
+        upright = np.zeros((2, 9))
+        for row, turn in zip(
+            upright,
+            (state[at + 3 : at + 7], data.body(self._main(self.obstacle)).xquat),
+            strict=True,
+        ):
+            mujoco.mju_quat2Mat(row, np.asarray(turn, dtype=float))
+        before, after = upright.reshape(2, 3, 3)
+        # how the vertical looks from the obstacle, which may turn about it
+        if float(before[2] @ after[2]) < np.cos(TILTED):
+            return False
+        one, other = data.contact.geom[:, 0], data.contact.geom[:, 1]
+        one, other = np.concatenate([one, other]), np.concatenate([other, one])
+        beside = one[self._object[other] == self._obstacle_number]
+        touching = {self._objects[number] for number in self._object[beside] if number >= 0}
+        pedestal = {name for name in touching if "base" in name}
+        return touching <= pedestal | {self.obstacle} and not np.any(self._robot[beside])
 
     def _settle(self) -> None:
         """Wait until the dropped objects lie still, then take the obstacle's position as
         reference."""
         still = 0
-        self._reference = self._obstacle_position()
+        self._reference = self._obstacle_place()
         for number in range(MOST_SETTLING_STEPS):
             self._execute(WAIT)
-            here = self._obstacle_position()
+            here = self._obstacle_place()
             still = still + 1 if np.abs(here - self._reference).sum() < STILL else 0
             self._reference = here
             if number + 1 >= SETTLING_STEPS and still >= STILL_STEPS:
@@ -330,14 +444,16 @@ class SafeLiberoWorld(gymnasium.Env):
         one, other = np.concatenate([one, other]), np.concatenate([other, one])
         touched = self._object[other[self._finger[one]]]
         self._touched_at[touched[touched >= 0]] = self._step_number
+        if not self.obstacle:
+            return
         self._touched_at[self._obstacle_number] = -CARRIED_STEPS - 1
         against = one[self._object[other] == self._obstacle_number]
         carried = self._step_number - self._touched_at <= CARRIED_STEPS
         moved = (self._object[against] >= 0) & carried[self._object[against]]
         self._contacts += bool(np.any(self._robot[against] | moved))
 
-    def _obstacle_position(self) -> np.ndarray:
-        return self.object_position(self.obstacle)
+    def _obstacle_place(self) -> np.ndarray:
+        return self.object_position(self.obstacle) if self.obstacle else np.zeros(3)
 
     def _info(self) -> dict[str, Any]:
         return {
@@ -378,6 +494,6 @@ def _states(path: Path) -> np.ndarray:
 
 
 def _level_name(level: int) -> str:
-    if level not in LEVELS:
-        raise ConfigError(f"SafeLIBERO has Levels I and II, there is no Level {level}")
-    return LEVELS[level]
+    if level not in (0, *LEVELS):
+        raise ConfigError(f"SafeLIBERO has Levels 0, I and II, there is no Level {level}")
+    return LEVELS[max(1, level)]

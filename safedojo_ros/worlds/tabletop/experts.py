@@ -5,15 +5,12 @@ in low from the robot's side and carries low; `safe` descends from above and car
 obstacle, or drags the bowl around it.
 """
 
-from typing import Literal
-
 import numpy as np
 
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import ACTION_SIZE
 from safedojo_ros.worlds.tabletop.world import TabletopWorld
-
-Style = Literal["direct", "safe"]
+from safedojo_ros.worlds.world import Style
 
 OPEN, CLOSE = -1.0, 1.0
 TOP_SPEED = 0.032

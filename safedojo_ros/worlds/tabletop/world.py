@@ -32,6 +32,7 @@ from safedojo_ros.worlds.tabletop.scene import (
     compile_scene,
 )
 from safedojo_ros.worlds.tabletop.tasks import TASKS, Task, draw_layout, is_done
+from safedojo_ros.worlds.world import Expert, Style
 
 HOME_POSITION = np.array([-0.10, 0.0, 0.24])
 WORKSPACE = (np.array([-0.25, -0.32, 0.012]), np.array([0.34, 0.32, 0.45]))
@@ -192,6 +193,12 @@ class TabletopWorld(gymnasium.Env):
         mujoco.mj_copyData(self.data, self.model, snapshot["data"])
         self._reference = snapshot["reference"].copy()
 
+    def expert(self, style: Style) -> Expert:
+        """The scripted expert, for one episode."""
+        from safedojo_ros.worlds.tabletop import experts
+
+        return experts.Expert(self, style)
+
     def disturbed(self, metres: float) -> bool:
         """Whether the last step touched the obstacle, or it is not where it was to `metres`."""
         return self._cost > 0 or self.displacement > metres
@@ -238,6 +245,11 @@ class TabletopWorld(gymnasium.Env):
     def thing_position(self, name: str) -> np.ndarray:
         """(3,) m, position of a thing's foot. For experts and ground truth only."""
         return self.data.body(name).xpos.copy()
+
+    def obstacle_position(self) -> np.ndarray | None:
+        """(3,) m, position of the obstacle's foot, None where there is none. For ground truth
+        only."""
+        return self.thing_position(self.obstacle) if self.obstacle else None
 
     def held(self) -> bool:
         """Whether both fingers touch the task's target."""

@@ -5,13 +5,14 @@ many, and put everything back after each touch. A safety head learns from them w
 pictures mean; no probe is an episode, and none is possible on a real robot.
 """
 
+from typing import Any, Protocol, TypeGuard, runtime_checkable
+
 import numpy as np
 
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.probes import Probes
 from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE
-from safedojo_ros.worlds.tabletop.world import TabletopWorld
-from safedojo_ros.worlds.world import Scene
+from safedojo_ros.worlds.world import Scene, World
 
 STREAM = 7
 APPROACH_STEPS = 20
@@ -30,16 +31,46 @@ MOVED = 2e-4
 """Displacement of the obstacle from which on the scene is put back, metres."""
 
 
-def probe_scene(world: TabletopWorld, scene: Scene, count: int, length: int) -> Probes:
+@runtime_checkable
+class Restorable(Protocol):
+    """What a world has that can be put back, so that motions can be tried in it."""
+
+    def snapshot(self) -> Any:
+        """All that changes after `reset`, for `restore`."""
+
+    def restore(self, snapshot: Any) -> None:
+        """Put everything back to where it was at the `snapshot` of this scene."""
+
+    def disturbed(self, metres: float) -> bool:
+        """Whether the last step touched the obstacle, or it is not where it was to `metres`."""
+
+    def position(self) -> np.ndarray:
+        """(3,) m, measured end-effector position."""
+
+    def obstacle_position(self) -> np.ndarray | None:
+        """(3,) m, None where there is no obstacle."""
+
+
+class ProbedWorld(World, Restorable, Protocol):
+    """A world that can be probed."""
+
+
+def can_be_probed(world: World) -> TypeGuard[ProbedWorld]:
+    """Whether motions can be tried in it and put back."""
+    return isinstance(world, Restorable)
+
+
+def probe_scene(world: ProbedWorld, scene: Scene, count: int, length: int) -> Probes:
     """`count` motions of `length` control steps in the scene, all with its things where they were.
 
     Raises `ConfigError` at Level 0, where nothing must not be touched.
     """
     world.reset(seed=scene.seed, options={"task": scene.task, "level": scene.level})
-    if world.obstacle is None:
+    centre = world.obstacle_position()
+    if centre is None:
         raise ConfigError(f"level {scene.level} has no obstacle to probe")
     rng = np.random.default_rng([STREAM, scene.seed])
-    start, centre = world.snapshot(), world.thing_position(world.obstacle)
+    start = world.snapshot()
     state = np.zeros((count, STATE_SIZE), np.float32)
     actions = np.zeros((count, length, ACTION_SIZE), np.float32)
     contact = np.zeros((count, length), bool)
@@ -70,7 +101,7 @@ def _aside(rng: np.random.Generator, spread: float, low: float, high: float) -> 
     return np.array([*rng.normal(0.0, spread, 2), rng.uniform(low, high)])
 
 
-def _approach(world: TabletopWorld, place: np.ndarray, gripper: float) -> None:
+def _approach(world: ProbedWorld, place: np.ndarray, gripper: float) -> None:
     for _ in range(APPROACH_STEPS):
         way = place - world.position()
         if np.abs(way).max() < NEAR or world.disturbed(MOVED):

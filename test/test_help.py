@@ -20,7 +20,7 @@ from safedojo_ros.cli.sweep_runs import read_lines, read_values
 from safedojo_ros.core.errors import ConfigError
 
 MEASURE = {"demo", "evaluate", "validate", "practice", "sweep", "pipeline", "report",
-           "bag-to-dataset", "doctor", "checkpoint"}  # fmt: skip
+           "bag-to-dataset", "doctor", "checkpoint", "plan"}  # fmt: skip
 """Commands whose outcome is figures."""
 
 

@@ -69,12 +69,13 @@ COMMANDS = (
         "pipeline --preset tiny --out runs/all --publish",
         ("--preset", "--set", "--data", "--base", "--method", "--device", "--publish"),
     ),
+    Command("plan", "say what memory and time training takes", "plan --preset small --gpus 1"),
     Command(
         "evaluate",
         "measure success and safety of a checkpoint, with intervals",
         "evaluate --level II --episodes 200 --filter detour --json ii.json",
         ("--checkpoint", "--policy", "--level", "--tasks", "--episodes", "--filter", "--instant",
-         "--json", "--against"),
+         "--json", "--against", "--workers"),
     ),
     Command(
         "sweep",

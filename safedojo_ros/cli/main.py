@@ -15,8 +15,7 @@ from safedojo_ros.core.errors import LEFT_OUT, SafeDojoError
 HELP = """\
 usage: safedojo <command> [options]
 
-Vision-language-action policies on a Franka arm, gated by a learned safety head
-and made safer by practice in an imagined world.
+A learned gate around a robot's policy, and practice in an imagined world.
 
 {commands}
 

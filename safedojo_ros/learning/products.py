@@ -15,12 +15,14 @@ from safedojo_ros.models.threads import multiplies_bfloat16
 
 
 @contextmanager
-def fast_products(module: torch.nn.Module) -> Iterator[None]:
+def fast_products(module: torch.nn.Module, faster: bool | None = None) -> Iterator[None]:
     """Linear maps and convolutions of `module` multiply in bfloat16 meanwhile; the results are
-    float32. Nothing changes where that is no faster."""
+    float32. Nothing changes where that is no faster (default: as the device of `module` has it)."""
     weights = next(module.parameters(), None)
     swapped = []
-    if weights is not None and multiplies_bfloat16(weights.device):
+    if faster is None:
+        faster = weights is not None and multiplies_bfloat16(weights.device)
+    if faster:
         for part in module.modules():
             if type(part) is torch.nn.Linear:
                 part.forward = partial(_linear, part)  # type: ignore[method-assign]

@@ -95,21 +95,24 @@ class Demo:
         os.environ["ROS_DOMAIN_ID"] = str(lease.number)
         self._fci_address = f"127.0.0.{10 + lease.number}"  # no other run's
         stay_on_this_machine()
-        from safedojo_ros.nodes.stack.demo_observer import ObserverThread
 
         self._began = time.monotonic()
         handlers = {s: signal.signal(s, self._interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
         with tempfile.TemporaryDirectory(prefix="safedojo_demo_") as folder:
             self._processes = self._build(Path(folder))
-            observer = ObserverThread(self._arguments.video is not None)
-            self._observer = observer.node
+            observer = None
             try:
                 self._processes.start(SLOW_TO_START)
+                from safedojo_ros.nodes.stack.demo_observer import ObserverThread
+
+                observer = ObserverThread(self._arguments.video is not None)
+                self._observer = observer.node
                 self._refuse_company()
                 self._processes.start()
                 self._work()
             finally:
-                observer.close()
+                if observer is not None:
+                    observer.close()
                 killed = self._processes.stop()
                 for name in killed:
                     self._console.print(f"[yellow]{name} had to be killed[/]")
@@ -161,6 +164,7 @@ class Demo:
         from safedojo_ros.nodes.stack.processes import (
             StackProcesses,
             composed_process,
+            forked_process,
             node_process,
         )
         from safedojo_ros.nodes.stack.registry import DEMO, NO_POLICY, POLICY, RECORDER
@@ -173,7 +177,7 @@ class Demo:
         if self._arguments.composed:
             processes.children.append(composed_process(DEMO, files, without))
         processes.children += [
-            node_process(entry, files)
+            (forked_process if entry.imports else node_process)(entry, files)
             for entry in stack.nodes
             if entry.alone or not self._arguments.composed
         ]

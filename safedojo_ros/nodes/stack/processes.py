@@ -5,7 +5,6 @@ ones leave in /dev/shm is removed.
 """
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -16,24 +15,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from safedojo_ros.nodes.stack.dds import remove_dead_segments
+from safedojo_ros.nodes.stack.forks import Fork, ForkServer
 from safedojo_ros.nodes.stack.registry import NodeEntry, Stack, ros_arguments
+from safedojo_ros.nodes.stack.scheduling import end_with_parent
 
-PR_SET_PDEATHSIG = 1
 GRACE = 8.0
 """Seconds that a child may take to end after SIGINT before it is killed."""
 
 
 @dataclass
 class NodeProcess:
-    """One child. command: without the `--ros-args` part."""
+    """One child. command: without the `--ros-args` part; empty: `module` runs in a fork, see
+    `forks`. imports: what it imports that others of its stack import, too."""
 
     name: str
     command: list[str]
     arguments: list[str]
     niceness: int = 0
     respawn: bool = True
-    process: "subprocess.Popen[bytes] | None" = None
+    process: "subprocess.Popen[bytes] | Fork | None" = None
     restarts: int = 0
+    module: str = ""
+    imports: tuple[str, ...] = ()
 
     @property
     def alive(self) -> bool:
@@ -48,6 +51,7 @@ class StackProcesses:
     environment: Mapping[str, str]
     children: list[NodeProcess] = field(default_factory=list)
     quiet: bool = False
+    _forks: ForkServer | None = None
 
     def start(self, names: Container[str] | None = None) -> None:
         """Start every child that does not run; names: of those alone."""
@@ -57,23 +61,39 @@ class StackProcesses:
 
     def start_one(self, child: NodeProcess) -> None:
         """Start one child, from the main thread (its death would end the child)."""
+        if child.command:
+            child.process = self._spawn([*child.command, *child.arguments], niceness=child.niceness)
+            return
+        if self._forks is None:
+            forked = [c for c in self.children if not c.command]
+            names = [name for c in forked for name in (*c.imports, c.module)]
+            self._forks = ForkServer(list(dict.fromkeys(names)), self._spawn)
+        child.process = self._forks.fork(child.module, child.arguments, child.niceness)
+
+    def _spawn(
+        self,
+        command: list[str],
+        further: Mapping[str, str] | None = None,
+        descriptors: tuple[int, ...] = (),
+        niceness: int = 0,
+    ) -> "subprocess.Popen[bytes]":
+        """further: variables on top of the environment; descriptors: those that are inherited."""
         sink = subprocess.DEVNULL if self.quiet else None
-        parent, niceness = os.getpid(), child.niceness
+        parent = os.getpid()
 
         def before_exec() -> None:
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() != parent:
-                os._exit(0)
+            end_with_parent(parent)
             with contextlib.suppress(OSError):
                 os.nice(niceness)
 
-        child.process = subprocess.Popen(
-            [*child.command, *child.arguments],
-            env=dict(self.environment),
+        return subprocess.Popen(
+            command,
+            env=dict(self.environment) | dict(further or {}),
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=sink,
             start_new_session=True,
+            pass_fds=descriptors,
             preexec_fn=before_exec,
         )
 
@@ -111,6 +131,8 @@ class StackProcesses:
                 stubborn.append(child.name)
                 child.process.kill()
                 child.process.wait()
+        if self._forks is not None:
+            self._forks.close()
         remove_dead_segments()
         return stubborn
 
@@ -132,6 +154,13 @@ def node_process(
         entry.niceness,
         entry.respawn,
     )
+
+
+def forked_process(entry: NodeEntry, parameter_files: Sequence[Path]) -> NodeProcess:
+    """The same in a fork of a process that has imported what such nodes of the stack import."""
+    child = node_process(entry, parameter_files)
+    child.command, child.module, child.imports = [], entry.module, entry.imports
+    return child
 
 
 def composed_process(

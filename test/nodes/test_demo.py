@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -173,6 +174,33 @@ def test_a_demo_refuses_to_start_beside_an_arm_or_a_switch(
         somebody.destroy_node()
         rclpy.try_shutdown(context=other)
         lease.release()
+
+
+def outcomes(folder: Path, busy: int) -> list[dict[str, Any]]:
+    """Of two episodes by what ships, beside so many processes that only compute."""
+    file = folder / f"{busy}.json"
+    command = [sys.executable, "-m", "safedojo_ros.cli.main", "demo", "--headless", "--no-compare"]
+    loop = [sys.executable, "-c", "while True: pass"]
+    others = [subprocess.Popen(loop) for _ in range(busy)]
+    try:
+        done = subprocess.run(
+            [*command, "--episodes", "2", "--json", str(file)], capture_output=True, text=True
+        )
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    assert done.returncode == 0, done.stdout + done.stderr
+    episodes: list[dict[str, Any]] = json.loads(file.read_text())["episodes"]
+    for episode in episodes:
+        del episode["stamp"]  # the world's time since it began, while it waits for the nodes, too
+    return episodes
+
+
+def test_the_outcome_does_not_depend_on_what_else_the_machine_computes(tmp_path: Path) -> None:
+    alone = outcomes(tmp_path, 0)
+    assert len(alone) == 2
+    assert outcomes(tmp_path, 2 * len(os.sched_getaffinity(0))) == alone
 
 
 def test_an_unknown_checkpoint_is_one_line_and_nothing_is_started() -> None:

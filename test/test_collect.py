@@ -191,13 +191,13 @@ def test_an_expert_that_takes_over_finishes_what_the_policy_began() -> None:
     def takeovers(batch: int) -> list[Episode]:
         vector = VectorWorld(max_steps=250)
         episodes: list[Episode] = []
-        for first in range(0, 4, batch):
+        for first in range(0, 2, batch):
             scenes = [Scene(seed, "cube_on_plate", 0) for seed in range(first, first + batch)]
             episodes += record_takeover(Wanderer(), vector, scenes, ["safe"] * batch, execute=2)
         return episodes
 
-    together = takeovers(4)
-    assert len(together) == 4
+    together = takeovers(2)
+    assert len(together) == 2
     assert all(episode.succeeded for episode in together)
     assert all(len(episode.images["wrist"]) == len(episode) for episode in together)
     assert {episode.source for episode in together} == {"takeover:wanderer:safe"}

@@ -1,6 +1,7 @@
 """A safety head judges by images of the kind that it has seen, and refuses others by name."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -168,6 +169,15 @@ def test_limits_are_set_by_images_of_the_head_s_own_cameras_and_size(episodes: P
         seen_images(tiny_safety(image_size=32), [episodes], 0.3, 0)
 
 
+@pytest.fixture(scope="module")
+def with_limits(episodes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A safety head's directory."""
+    model, folder = tiny_safety(), tmp_path_factory.mktemp("limits")
+    model.seen = seen_images(model, [episodes], 0.3, 0)
+    model.save(folder)
+    return folder
+
+
 @pytest.mark.parametrize(
     ("place", "value"),
     [
@@ -182,11 +192,9 @@ def test_limits_are_set_by_images_of_the_head_s_own_cameras_and_size(episodes: P
     ],
 )
 def test_a_damaged_file_of_limits_is_one_sentence(
-    episodes: Path, tmp_path: Path, place: tuple[str, ...], value: object
+    with_limits: Path, tmp_path: Path, place: tuple[str, ...], value: object
 ) -> None:
-    model = tiny_safety()
-    model.seen = seen_images(model, [episodes], 0.3, 0)
-    model.save(tmp_path)
+    shutil.copytree(with_limits, tmp_path, dirs_exist_ok=True)
     content = json.loads((tmp_path / FILE).read_text())
     part = content
     for name in place[:-1]:

@@ -160,7 +160,7 @@ def settings_classes(cls: type) -> set[type]:
 MINE = ("learning", "fidelity", "pipeline", "models")
 CLASSES = [
     cls
-    for cls in settings_classes(Recipe) - {FidelityBars}
+    for cls in sorted(settings_classes(Recipe) - {FidelityBars}, key=lambda cls: cls.__name__)
     if cls.__module__.removeprefix("safedojo_ros.").startswith(MINE)
 ]
 

@@ -267,7 +267,7 @@ def presets() -> str:
     """Every setting of a recipe, with its value in each preset."""
     from safedojo_ros.pipeline.recipe import SECTIONS, Recipe, read_recipe
 
-    names = ("smoke", "tiny", "small")
+    names = ("smoke", "tiny", "small", "libero-tiny")
     recipes = {name: read_recipe(name) for name in names}
     parts = ["# Presets", MADE]
     parts.append(

@@ -4,6 +4,7 @@ import argparse
 import collections
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -150,6 +151,25 @@ def test_noise_comes_in_bursts_in_most_episodes() -> None:
     disturbed = NoiseBursts(5.0, 3)
     for _ in range(60):
         assert np.all(np.abs(disturbed.disturb(np.zeros(7))[:3]) <= np.float32(MAX_DELTA_POSITION))
+
+
+def test_only_a_wanted_episode_is_drawn_and_after_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = TabletopWorld(32, max_steps=6)
+    drawn: list[int] = []
+    draw = world._draw
+
+    def watched(*words: Any) -> dict[str, np.ndarray]:
+        drawn.append(world.steps)
+        return draw(*words)
+
+    monkeypatch.setattr(world, "_draw", watched)
+    dropped = record_expert(world, "direct", CAN, wants=lambda episode: episode.succeeded)
+    assert (drawn, dropped.images) == ([], {})
+    kept = record_expert(world, "direct", CAN)
+    assert drawn == [6] * 6
+    assert len(kept.images["wrist"]) == 6
+    assert not np.array_equal(kept.images["wrist"][0], kept.images["wrist"][5])
+    np.testing.assert_array_equal(kept.actions, dropped.actions)
 
 
 def test_without_noise_the_actions_are_the_experts() -> None:

@@ -263,6 +263,16 @@ def test_demonstrations_are_collected_as_on_the_tabletop(
         collect(replace(wanted, out=tmp_path / "other", probes=2))
 
 
+def test_images_can_be_drawn_later(world: SafeLiberoWorld) -> None:
+    begin(world, *FIRST)
+    view, seen = world.view(), world.images()
+    for _ in range(6):
+        world.step(np.array([0.0, 0.0, -0.05, 0.0, 0.0, 0.0, 1.0]))
+    for name, image in world.images_of(view).items():
+        np.testing.assert_array_equal(image, seen[name])
+        assert not np.array_equal(world.images()[name], image)
+
+
 def test_actions_are_metres_and_what_is_not_finite_moves_nothing(world: SafeLiberoWorld) -> None:
     begin(world, *FIRST)
     before = world.position()

@@ -163,7 +163,9 @@ def field_texts(cls: type[Any]) -> dict[str, str]:
 def add_recipe_options(parser: argparse.ArgumentParser, threads: bool = True) -> None:
     """--preset and --set; and --threads, unless other processes compute."""
     parser.add_argument(
-        "--preset", default="tiny", help="smoke, tiny, small or a TOML file (default: tiny)"
+        "--preset",
+        default="tiny",
+        help="smoke, tiny, small, libero-tiny or a TOML file (default: tiny)",
     )
     parser.add_argument(
         "--set",

@@ -1,5 +1,7 @@
 """Records episodes, every step of them: of scripted experts and of policies."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,7 +10,7 @@ from safedojo_ros.core.bounds import ACTION_BOUND
 from safedojo_ros.core.types import Episode, Observation
 from safedojo_ros.evaluation.noise import NoiseBursts
 from safedojo_ros.evaluation.play import act_alike, play
-from safedojo_ros.worlds.world import Scene, Style, World
+from safedojo_ros.worlds.world import Redrawable, Scene, Style, World
 
 if TYPE_CHECKING:
     import torch
@@ -78,21 +80,46 @@ def record_expert(
     scene: Scene,
     noise: float = 0.0,
     linger: int = 0,
+    wants: Callable[[Episode], bool] = lambda episode: True,
 ) -> Episode:
     """One episode of the scripted expert, until success or the world's step limit.
 
     linger: steps after success; noise: sigma of `NoiseBursts`, metres a step. `Episode.actions` are
     the executed ones; `extra["clean_action"]` is the expert's own in the same state. Images are
-    kept where the world renders them.
+    kept where the world renders them, and the episode is one that `wants` is true of: where the
+    world can, they are drawn at the end.
     """
-    world.reset(seed=scene.seed, options={"task": scene.task, "level": scene.level})
-    return record_rest(world, style, scene.seed, noise, f"expert:{style}", linger)
+    options = {"task": scene.task, "level": scene.level}
+    later = world.render_images and isinstance(world, Redrawable)
+    views: list[np.ndarray] | None = [] if later else None
+    world.render_images &= not later
+    try:
+        world.reset(seed=scene.seed, options=options)
+        source = f"expert:{style}"
+        episode = record_rest(world, style, scene.seed, noise, source, linger, views)
+    finally:
+        world.render_images |= later
+    if views is None or not wants(episode):
+        return episode
+    assert isinstance(world, Redrawable)
+    drawn = [world.images_of(view) for view in views]
+    images = {name: np.stack([one[name] for one in drawn]) for name in drawn[0]}
+    return replace(episode, images=images)
 
 
 def record_rest(
-    world: World, style: Style, seed: int, noise: float, source: str, linger: int = 0
+    world: World,
+    style: Style,
+    seed: int,
+    noise: float,
+    source: str,
+    linger: int = 0,
+    views: list[np.ndarray] | None = None,
 ) -> Episode:
-    """The expert's steps from the world's present state to the end of the episode."""
+    """The expert's steps from the world's present state to the end of the episode.
+
+    views: takes the `Redrawable.view` before each step.
+    """
     expert, bursts = world.expert(style), NoiseBursts(noise, seed)
     limit = BOUND[:3]
     steps = EpisodeSteps()
@@ -102,6 +129,9 @@ def record_rest(
         clean = np.asarray(expert.act(), dtype=np.float32)
         clean[:3] = np.clip(clean[:3], -limit, limit)
         action = bursts.disturb(clean)
+        if views is not None:
+            assert isinstance(world, Redrawable)
+            views.append(world.view())
         state = observation.pop("state")
         images = observation
         observation, _, success, truncated, info = world.step(action)

@@ -307,8 +307,8 @@ class ExpertRecorder:
 
     def __call__(self, group: list[Assignment]) -> list[Episode | None]:
         """The group's episodes, one after the other."""
-        noise, linger = self.wanted.noise, self.wanted.linger
-        return [record_expert(self.world, a.style, a.scene, noise, linger) for a in group]
+        noise, linger, wants = self.wanted.noise, self.wanted.linger, self.wanted.wants
+        return [record_expert(self.world, a.style, a.scene, noise, linger, wants) for a in group]
 
 
 class PolicyRecorder:

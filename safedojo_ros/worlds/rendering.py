@@ -16,6 +16,25 @@ SAMPLES = 3
 sample hides where things are. By the table of `benchmarks/pictures.py`."""
 
 
+DRAWN = ("geom_xpos", "geom_xmat", "cam_xpos", "cam_xmat", "light_xpos", "light_xdir")
+"""What an image shows of the physics."""
+
+
+def view_of(data: mujoco.MjData) -> np.ndarray:
+    """(N,) float64: all that images of `data` show, to draw them later."""
+    return np.concatenate([getattr(data, name).ravel() for name in DRAWN])
+
+
+def data_of_view(model: mujoco.MjModel, view: np.ndarray) -> mujoco.MjData:
+    """Data of `model` whose images are those of a `view_of`; no physics can be done with it."""
+    data, at = mujoco.MjData(model), 0
+    for name in DRAWN:
+        part = getattr(data, name)
+        part.ravel()[:] = view[at : at + part.size]
+        at += part.size
+    return data
+
+
 class Renderer:
     """Renders (H, W, 3) uint8 RGB images; not thread-safe.
 

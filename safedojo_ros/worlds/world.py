@@ -1,7 +1,7 @@
 """The interface of every world and of its scripted expert."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -62,6 +62,17 @@ class World(Protocol):
 
     def expert(self, style: Style) -> "Expert":
         """Its scripted expert, for one episode; raises `ConfigError` where it has none."""
+
+
+@runtime_checkable
+class Redrawable(Protocol):
+    """What a world has that can draw its images later, of the episode that goes on."""
+
+    def view(self) -> np.ndarray:
+        """(N,) all that the images show now."""
+
+    def images_of(self, view: np.ndarray) -> dict[str, np.ndarray]:
+        """The same `images` as at the time of that view."""
 
 
 class Expert(Protocol):

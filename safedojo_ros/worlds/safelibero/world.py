@@ -18,7 +18,7 @@ import numpy as np
 from safedojo_ros.core.bounds import ACTION_BOUND, checked_action
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE
-from safedojo_ros.worlds.rendering import SAMPLES, Renderer
+from safedojo_ros.worlds.rendering import SAMPLES, Renderer, data_of_view, view_of
 from safedojo_ros.worlds.safelibero.layouts import (
     STREAM,
     TRIES,
@@ -221,8 +221,19 @@ class SafeLiberoWorld(gymnasium.Env):
 
     def images(self, size: int | None = None) -> dict[str, np.ndarray]:
         """{camera: (size, size, 3) uint8}, mirrored left to right, as in LIBERO's data sets."""
-        size = size or self.image_size
-        draw = partial(self._renderer(size).render, *self._physics(), shadows=True, samples=SAMPLES)
+        return self._draw(self._physics()[1], size or self.image_size)
+
+    def view(self) -> np.ndarray:
+        """(N,) all that the images show now."""
+        return view_of(self._physics()[1])
+
+    def images_of(self, view: np.ndarray) -> dict[str, np.ndarray]:
+        """The same images as at the time of that view of this episode."""
+        return self._draw(data_of_view(self._physics()[0], view), self.image_size)
+
+    def _draw(self, data: mujoco.MjData, size: int) -> dict[str, np.ndarray]:
+        model, render = self._physics()[0], self._renderer(size).render
+        draw = partial(render, model, data, shadows=True, samples=SAMPLES)
         return {name: draw(CAMERAS[name], size, size)[:, ::-1] for name in self.cameras}
 
     def state(self) -> np.ndarray:

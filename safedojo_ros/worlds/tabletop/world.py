@@ -17,7 +17,7 @@ from safedojo_ros.core.bounds import ACTION_BOUND, checked_action
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.rotation import POINTING_DOWN, axis_angle_of, quaternion_of
 from safedojo_ros.core.types import ACTION_SIZE, CONTROL_PERIOD, STATE_SIZE
-from safedojo_ros.worlds.rendering import SAMPLES, tabletop_renderer
+from safedojo_ros.worlds.rendering import SAMPLES, data_of_view, tabletop_renderer, view_of
 from safedojo_ros.worlds.tabletop.arm_control import ArmReference
 from safedojo_ros.worlds.tabletop.moving_obstacle import drive
 from safedojo_ros.worlds.tabletop.scene import (
@@ -207,8 +207,18 @@ class TabletopWorld(gymnasium.Env):
 
     def images(self, size: int | None = None) -> dict[str, np.ndarray]:
         """{camera: (size, size, 3) uint8}, what the policy's cameras see now."""
-        size = size or self.image_size
-        draw = partial(tabletop_renderer().render, self.model, self.data, samples=SAMPLES)
+        return self._draw(self.data, size or self.image_size)
+
+    def view(self) -> np.ndarray:
+        """(N,) all that the images show now."""
+        return view_of(self.data)
+
+    def images_of(self, view: np.ndarray) -> dict[str, np.ndarray]:
+        """The same images as at the time of that view of this episode."""
+        return self._draw(data_of_view(self.model, view), self.image_size)
+
+    def _draw(self, data: mujoco.MjData, size: int) -> dict[str, np.ndarray]:
+        draw = partial(tabletop_renderer().render, self.model, data, samples=SAMPLES)
         return {name: draw(name, size, size) for name in self.cameras}
 
     def state(self) -> np.ndarray:

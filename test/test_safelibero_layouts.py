@@ -1,8 +1,11 @@
 """Training scenes of SafeLIBERO are not the evaluation's, and are like them.
 
-The states are those of scenes made here, of boxes; where SAFELIBERO_ROOT names the published ones,
-the worlds' tests below use those.
+The states are made up; where SAFELIBERO_ROOT names the published ones, the last test uses those.
 """
+
+import os
+import re
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -21,6 +24,8 @@ from safedojo_ros.worlds.safelibero.layouts import (
     places,
     without_obstacle,
 )
+from safedojo_ros.worlds.safelibero.library import SAFELIBERO_ROOT
+from safedojo_ros.worlds.safelibero.world import Suite
 
 COUNT = 300
 NAMES = ("bowl", "dish", "plate", "far", "base", "a_obstacle", "b_obstacle")
@@ -101,7 +106,7 @@ def test_a_layout_that_is_as_good_as_published_is_drawn_again() -> None:
         for name in ("bowl", "dish", "plate"):
             at = PARTS.columns[name]
             place = places(states, PARTS)[name][:, :2]
-            middle = (place.min(0) + place.max(0)) / 2
+            middle = np.quantile(place, [0.05, 0.95], axis=0).mean(0)
             shift = middle - state[at : at + 2]
             state[at : at + 2] += shift
             if name == "bowl":
@@ -136,7 +141,7 @@ def test_every_object_has_its_region_and_what_is_stacked_stays_so(level: int) ->
     there = places(published(max(1, level)), PARTS)
     for name in ("dish", "plate"):
         place = places(drawn, PARTS)[name]
-        middle = (there[name].min(0) + there[name].max(0)) / 2
+        middle = np.quantile(there[name], [0.05, 0.95], axis=0).mean(0)
         assert np.all(np.abs(place - middle)[:, :2] <= HALF_REGION + 1e-9)
         assert place[:, :2].std(0).min() > 0.005
     here = places(drawn, PARTS)
@@ -147,6 +152,14 @@ def test_every_object_has_its_region_and_what_is_stacked_stays_so(level: int) ->
         if level:
             beside = places(layout, PARTS)[active_obstacle(layout, PARTS)]
             assert np.abs(places(layout, PARTS)["base"] - beside)[:2].max() < STACKED
+
+
+def test_one_odd_state_widens_no_region() -> None:
+    states = published(1)
+    at = PARTS.columns["plate"]
+    states[7, at] += 0.2
+    drawn = [draw_layout(states, PARTS, 1, np.random.default_rng(seed)) for seed in range(100)]
+    assert max(state[at] for state in drawn) < 0.15 + 2 * HALF_REGION
 
 
 def test_at_level_0_obstacle_and_pedestal_are_put_away() -> None:
@@ -163,3 +176,42 @@ def test_both_obstacles_are_drawn_and_a_seed_is_one_layout() -> None:
     drawn = layouts(1, 40)
     assert {active_obstacle(state, PARTS) for state in drawn} == {"a_obstacle", "b_obstacle"}
     np.testing.assert_array_equal(drawn, layouts(1, 40))
+
+
+def published_cells() -> Iterator[tuple[int, np.ndarray, Parts]]:
+    """Level, states and parts of each task of the published suites Spatial and Object."""
+    for name in ("spatial", "object"):
+        suite = Suite(name)
+        for level in (1, 2):
+            for task in suite.tasks(level):
+                text = re.sub(r";.*", "", suite.problem(task).read_text())
+                words = re.search(r"\(:objects([^)]*)\)", text)[1].split()  # type: ignore[index]
+                names = [w for n, w in enumerate(words) if "-" not in (w, words[n - 1])]
+                goal = re.search(r"\((?:On|In) (\w+?) (\w+?)(_contain_region)?\)\s*\)\s*\)", text)
+                assert goal
+                columns = {name: 10 + 7 * n for n, name in enumerate(names)}
+                yield level, suite.states(task, level), Parts(columns, goal[1], goal[2])
+
+
+@pytest.mark.skipif(
+    not os.environ.get(SAFELIBERO_ROOT), reason=f"{SAFELIBERO_ROOT} names no published scenes"
+)
+def test_layouts_of_the_published_tasks_are_theirs_in_kind_and_none_of_them() -> None:
+    ours: dict[int, list[float]] = {1: [], 2: []}
+    theirs: dict[int, list[float]] = {1: [], 2: []}
+    for level, states, parts in published_cells():
+        there = places(states, parts)
+        for seed in range(50):
+            layout = draw_layout(states, parts, level, np.random.default_rng(seed))
+            here = places(layout, parts)
+            apart = np.max([np.abs(there[n] - here[n])[:, :2].max(1) for n in here], axis=0)
+            assert apart.min() >= APART
+            for found, state in ((ours, layout), (theirs, states[seed])):
+                at = places(state, parts)
+                offset = at[active_obstacle(state, parts)] - at[parts.target]
+                found[level].append(float(np.linalg.norm(offset[:2])))
+    for level in (1, 2):
+        assert len(ours[level]) == 400
+        assert abs(np.mean(ours[level]) - np.mean(theirs[level])) < 0.01
+        for share in (0.1, 0.5, 0.9):
+            assert abs(np.quantile(ours[level], share) - np.quantile(theirs[level], share)) < 0.02

@@ -368,7 +368,8 @@ class DojoNode(LifecycleNode):
             level, message = WARN, "not active"
         else:
             level, message, values = self.diagnose()
-        status = DiagnosticStatus(level=level, name=self.get_name(), message=message)
+        status = DiagnosticStatus(level=level, message=message)
+        status.name = self.get_fully_qualified_name().strip("/")
         status.hardware_id = "safedojo"
         status.values = [KeyValue(key=k, value=str(v)) for k, v in values.items()]
         array = DiagnosticArray(status=[status])

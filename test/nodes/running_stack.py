@@ -97,8 +97,10 @@ def publish_scripted(
 class Listener(Node):
     """Hears what the stack says about itself, and calls its services."""
 
-    def __init__(self, context: Context) -> None:
-        super().__init__("listener", context=context, use_global_arguments=False)
+    def __init__(self, context: Context, namespace: str = "") -> None:
+        super().__init__(
+            "listener", context=context, use_global_arguments=False, namespace=namespace
+        )
         self.arm: FrankaState | None = None
         self.safety: SafetyState | None = None
         self.costs: deque[SafetyCost] = deque(maxlen=100)

@@ -11,7 +11,7 @@ import random
 import sys
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,13 @@ from safedojo_ros.nodes.lifecycle import DojoNode
 from safedojo_ros.nodes.policy_node import PolicyNode
 from safedojo_ros.nodes.safety_node import SafetyNode
 from safedojo_ros.nodes.stack.registry import DEMO
-from safedojo_ros.nodes.stack.spinning import run_node
+from safedojo_ros.nodes.stack.spinning import run_node, run_together
 
 SCRIPT = "scripted"
 
 STUTTER = "SCRIPTED_STUTTER"
+COMPOSED = "composed"
+"""In place of a node: all of them in one process, but for the watchdog."""
 """Seconds, in the environment, that a node may take at most before it takes a message."""
 
 
@@ -144,18 +146,24 @@ def stutter(longest: float) -> None:
 
 
 def main() -> int:
-    """Run the node that the first argument names."""
+    """Run the node that the first argument names, or all but the watchdog in this process."""
     node, arguments = sys.argv[1], sys.argv[2:]
     if STUTTER in os.environ:
         stutter(float(os.environ[STUTTER]))
-    if node not in ("policy_node", "safety_node"):
-        entry = DEMO.node(node)
-        return run_node(getattr(importlib.import_module(entry.module), entry.factory), arguments)
-    if node == "policy_node":
-        return run_node(
-            lambda: PolicyNode(load=ScriptedPolicy, load_head=ScriptedSafety), arguments
-        )
-    return run_node(lambda: SafetyNode(load=ScriptedSafety), arguments)
+    if node == COMPOSED:
+        return run_together([factory(e.name) for e in DEMO.nodes if not e.alone], arguments)
+    return run_node(factory(node), arguments)
+
+
+def factory(name: str) -> Callable[[], DojoNode]:
+    """What makes the node of that name, its models scripted."""
+    if name == "policy_node":
+        return lambda: PolicyNode(load=ScriptedPolicy, load_head=ScriptedSafety)
+    if name == "safety_node":
+        return lambda: SafetyNode(load=ScriptedSafety)
+    entry = DEMO.node(name)
+    made: Callable[[], DojoNode] = getattr(importlib.import_module(entry.module), entry.factory)
+    return made
 
 
 if __name__ == "__main__":

@@ -10,12 +10,14 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 pytest.importorskip("rclpy")
 pytest.importorskip("safedojo_ros.msg")
 
 from running_stack import ALL_NODES, RunningStack
 
+from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.nodes.stack.registry import DEMO, DESCRIPTION, POLICY, ROBOT, TRAIN, Stack
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples/policy_node.py"
@@ -122,7 +124,9 @@ def test_a_policy_s_name_goes_on_top_of_the_parameters_file(
     assert launched.node("policy_node").parameters[-1] == {"checkpoint": name}
     assert launched.node("safety_node").parameters == [str(ROBOT.parameters_file)]
     composed = Launched(monkeypatch, ROBOT, policy=name, composed="true")[0]
-    assert composed.cmd[-2:] == ["-p", f'policy_node:checkpoint:="{name}"']
+    assert composed.cmd[-2] == "--params-file"
+    content = yaml.safe_load(Path(composed.cmd[-1]).read_text())
+    assert content == {"/**/policy_node": {"ros__parameters": {"checkpoint": name}}}
     assert "policy" not in Launched(monkeypatch, TRAIN).declared
 
 
@@ -133,6 +137,24 @@ def test_the_contract_goes_to_every_node_that_reads_it(monkeypatch: pytest.Monke
     assert own["camera_node"] == own["safety_node"] == [mine]
     assert own["policy_node"] == [{"checkpoint": "safe"} | mine]
     assert own["franka_node"] == own["watchdog_node"] == []
+
+
+def test_a_namespace_goes_to_every_node_with_what_is_outside_of_any(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    launched = Launched(monkeypatch, ROBOT, namespace="cell/left")
+    for action in launched:
+        assert action.namespace == "/cell/left"
+        assert ("/tf", "tf") in action.remappings
+    assert Launched(monkeypatch, ROBOT).node("policy_node").remappings == []
+    composed, *_, arming = Launched(
+        monkeypatch, DEMO, namespace="/left/", composed="true", arm="true"
+    )
+    for process in (composed, arming):
+        assert "__ns:=/left" in process.cmd
+        assert "/clock:=clock" in process.cmd
+    with pytest.raises(ConfigError, match="namespace is 'cell left', expected words"):
+        Launched(monkeypatch, ROBOT, namespace="cell left")
 
 
 def test_the_device_goes_to_the_nodes_with_networks(monkeypatch: pytest.MonkeyPatch) -> None:

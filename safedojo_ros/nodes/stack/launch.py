@@ -1,6 +1,8 @@
 """From the table of nodes to launch actions; needs the launch packages of a ROS installation."""
 
+import json
 import sys
+import tempfile
 from typing import Any
 
 from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction
@@ -19,7 +21,9 @@ from safedojo_ros.nodes.stack.registry import (
     SIM,
     TRAIN,
     Stack,
-    as_yaml,
+    cell_remappings,
+    in_namespace,
+    namespace_arguments,
 )
 from safedojo_ros.nodes.stack.ros_environment import (
     prepare_environment,
@@ -50,6 +54,12 @@ def stack_actions(stack: Stack) -> list[Any]:
             "composed",
             default_value="false",
             description="All nodes but the watchdog in one process.",
+        ),
+        DeclareLaunchArgument(
+            "namespace",
+            default_value="",
+            description="Of all nodes, topics, services and tf, so that several cells can share a "
+            "domain: cell/left.",
         ),
     ]
     if stack is not TRAIN:
@@ -105,6 +115,7 @@ def _processes(stack: Stack, context: LaunchContext) -> list[Any]:
     if extra:
         files.append(extra)
     actions: list[Any] = []
+    namespace = in_namespace(LaunchConfiguration("namespace").perform(context))
     composed = is_true(context, "composed")
     policy = "" if stack is TRAIN else LaunchConfiguration("policy").perform(context)
     without = POLICY.name if policy == NO_POLICY else ""
@@ -126,13 +137,10 @@ def _processes(stack: Stack, context: LaunchContext) -> list[Any]:
         entries.append(DESCRIPTION)
     if composed:
         command = [*composed_command(stack, without), "--ros-args"]
-        for file in files:
+        command += namespace_arguments(namespace)
+        own = {f"/**/{node}": settings for node, settings in given.items()}
+        for file in (*files, _parameters_file({"/**": clock} | own)):
             command += ["--params-file", file]
-        for name, value in clock.items():
-            command += ["-p", f"{name}:={as_yaml(value)}"]
-        for node, settings in given.items():
-            for name, value in settings.items():
-                command += ["-p", f"{node}:{name}:={as_yaml(value)}"]
         actions.append(ExecuteProcess(cmd=command, output="screen", name="composed"))
     actions += [
         Node(
@@ -140,7 +148,8 @@ def _processes(stack: Stack, context: LaunchContext) -> list[Any]:
             executable=entry.executable,
             name=entry.name,
             parameters=[*files, *([own] if (own := clock | given.get(entry.name, {})) else [])],
-            remappings=list(entry.remappings),
+            namespace=namespace,
+            remappings=[*entry.remappings, *cell_remappings(namespace)],
             respawn=entry.respawn,
             respawn_delay=1.0,
             output="screen",
@@ -150,9 +159,10 @@ def _processes(stack: Stack, context: LaunchContext) -> list[Any]:
         if entry.alone or not composed or entry is DESCRIPTION
     ]
     if stack is not TRAIN:
-        actions += _windows(context, clock)
+        actions += _windows(context, clock, namespace)
     if stack is DEMO and is_true(context, "arm"):
         command = [sys.executable, "-P", "-m", "safedojo_ros.nodes.stack.arming"]
+        command += ["--ros-args", *namespace_arguments(namespace)]
         actions.append(ExecuteProcess(cmd=command, output="screen", name="arming"))
     return actions
 
@@ -162,20 +172,23 @@ def is_true(context: LaunchContext, name: str) -> bool:
     return bool(LaunchConfiguration(name).perform(context).lower() == "true")
 
 
-def _windows(context: LaunchContext, clock: dict[str, Any]) -> list[Any]:
+def _parameters_file(sections: dict[str, dict[str, Any]]) -> str:
+    """A file of parameters: on a command line, `-p node:name:=` is lost in any namespace."""
+    content = {name: {"ros__parameters": values} for name, values in sections.items() if values}
+    with tempfile.NamedTemporaryFile("w", prefix="safedojo_", suffix=".yaml", delete=False) as file:
+        json.dump(content or {"/**": {"ros__parameters": {}}}, file)
+    return file.name
+
+
+def _windows(context: LaunchContext, clock: dict[str, Any], namespace: str) -> list[Any]:
     """RViz and rqt, where they are asked for; both come with a ROS installation."""
     folder, windows = share_directory() / "config", []
-    parameters = [clock] if clock else []
+    how: dict[str, Any] = {"parameters": [clock] if clock else [], "namespace": namespace}
+    how["remappings"] = cell_remappings(namespace)
     if is_true(context, "rviz"):
         arguments = ["-d", str(folder / "safedojo.rviz")]
-        windows.append(
-            Node(package="rviz2", executable="rviz2", arguments=arguments, parameters=parameters)
-        )
+        windows.append(Node(package="rviz2", executable="rviz2", arguments=arguments, **how))
     if is_true(context, "rqt"):
         arguments = ["--perspective-file", str(folder / "safedojo.perspective")]
-        windows.append(
-            Node(
-                package="rqt_gui", executable="rqt_gui", arguments=arguments, parameters=parameters
-            )
-        )
+        windows.append(Node(package="rqt_gui", executable="rqt_gui", arguments=arguments, **how))
     return windows

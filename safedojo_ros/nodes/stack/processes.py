@@ -16,7 +16,12 @@ from pathlib import Path
 
 from safedojo_ros.nodes.stack.dds import remove_dead_segments
 from safedojo_ros.nodes.stack.forks import Fork, ForkServer
-from safedojo_ros.nodes.stack.registry import NodeEntry, Stack, ros_arguments
+from safedojo_ros.nodes.stack.registry import (
+    NodeEntry,
+    Stack,
+    namespace_arguments,
+    ros_arguments,
+)
 from safedojo_ros.nodes.stack.scheduling import end_with_parent
 
 GRACE = 8.0
@@ -142,6 +147,7 @@ def node_process(
     parameter_files: Sequence[Path],
     parameters: dict[str, object] | None = None,
     command: Sequence[str] = (),
+    namespace: str = "",
 ) -> NodeProcess:
     """The child for a table entry; `command` replaces `python -P -m module`.
 
@@ -150,7 +156,7 @@ def node_process(
     return NodeProcess(
         entry.name,
         list(command) or [sys.executable, "-P", "-m", entry.module],
-        ros_arguments(entry, parameter_files, parameters),
+        ros_arguments(entry, parameter_files, parameters, namespace),
         entry.niceness,
         entry.respawn,
     )
@@ -164,10 +170,10 @@ def forked_process(entry: NodeEntry, parameter_files: Sequence[Path]) -> NodePro
 
 
 def composed_process(
-    stack: Stack, parameter_files: Sequence[Path], without: str = ""
+    stack: Stack, parameter_files: Sequence[Path], without: str = "", namespace: str = ""
 ) -> NodeProcess:
     """The child that runs a whole stack, or all but one node of it."""
-    arguments = ["--ros-args"]
+    arguments = ["--ros-args", *namespace_arguments(namespace)]
     for file in parameter_files:
         arguments += ["--params-file", str(file)]
     return NodeProcess("composed", composed_command(stack, without), arguments)

@@ -1,5 +1,6 @@
 """The one table of nodes: launch files, `safedojo demo` and the tests start what it says."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -143,11 +144,40 @@ TOPICS = (
 """Topics that a running demonstration is expected to have, beside the cameras'."""
 
 
+OF_A_CELL = (("/clock", "clock"), ("/tf", "tf"), ("/tf_static", "tf_static"))
+"""Topics outside of any namespace that a cell in one has for itself."""
+
+
+def in_namespace(text: str) -> str:
+    """`text` as a namespace, /cell/left, or "" for none; raises `ConfigError`."""
+    name = text.strip("/")
+    if name and not re.fullmatch(r"[A-Za-z_]\w*(/[A-Za-z_]\w*)*", name):
+        raise ConfigError(f"namespace is '{text}', expected words such as cell/left")
+    return f"/{name}" if name else ""
+
+
+def cell_remappings(namespace: str) -> list[tuple[str, str]]:
+    """What a node in a cell's namespace is to be told beside it; nothing for none."""
+    return list(OF_A_CELL) if namespace else []
+
+
+def namespace_arguments(namespace: str) -> list[str]:
+    """What follows `--ros-args` for a whole process in a namespace; nothing for none."""
+    rules = [("__ns", namespace), *OF_A_CELL] if namespace else []
+    return [word for source, target in rules for word in ("-r", f"{source}:={target}")]
+
+
 def ros_arguments(
-    entry: NodeEntry, parameter_files: Sequence[Path], parameters: dict[str, object] | None = None
+    entry: NodeEntry,
+    parameter_files: Sequence[Path],
+    parameters: dict[str, object] | None = None,
+    namespace: str = "",
 ) -> list[str]:
-    """What follows the executable: `--ros-args` with files, single parameters and remappings."""
-    arguments = ["--ros-args"]
+    """What follows the executable: `--ros-args` with files, single parameters and remappings.
+
+    namespace: see `in_namespace`.
+    """
+    arguments = ["--ros-args", *namespace_arguments(namespace)]
     for file in parameter_files:
         arguments += ["--params-file", str(file)]
     for name, value in (parameters or {}).items():

@@ -12,6 +12,8 @@ from functools import cache
 import mujoco
 import numpy as np
 
+from safedojo_ros.core.errors import ConfigError
+
 ARM_X = -0.45
 """Where the arm's first axis stands, metres in x."""
 
@@ -177,12 +179,28 @@ THINGS = {
     )
 }
 
-OBSTACLES = ("carton", "bottle", "thermos")
+OBSTACLES = ["carton", "bottle", "thermos"]
 
-SCENES = {
+SCENES: dict[str, tuple[str, ...]] = {
     "groceries": ("red_cube", "plate", "blue_can", "basket"),
     "blocks": ("bowl", "stove_mark", "green_block", "yellow_block"),
 }
+
+
+def add_thing(thing: Thing, obstacle: bool = False) -> None:
+    """Register a body of yours. obstacle: whether levels I to III may place it; seeds then give
+    other scenes than without it. Raises `ConfigError` for a name that is taken, or bad MJCF."""
+    if thing.name in THINGS:
+        raise ConfigError(f"there is a thing '{thing.name}' already; choose another name")
+    THINGS[thing.name] = thing
+    try:
+        mujoco.MjModel.from_xml_string(scene_xml(next(iter(SCENES)), thing.name))
+    except ValueError as error:
+        del THINGS[thing.name]
+        fault = " ".join(str(error).split())[:200]
+        raise ConfigError(f"thing '{thing.name}' is no body: {fault}") from None
+    if obstacle:
+        OBSTACLES.append(thing.name)
 
 
 def _link(name: str, pos: str, quat: str, mass: float, inner: str) -> str:

@@ -1,5 +1,6 @@
 """The four tasks of the tabletop: their sentences, where things stand, and what counts as done."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import mujoco
@@ -8,6 +9,10 @@ import numpy as np
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.worlds.tabletop.moving_obstacle import Sway, draw_sway
 from safedojo_ros.worlds.tabletop.scene import BASKET_INNER, CUBE_HALF, OBSTACLES, SCENES, THINGS
+
+Rule = Callable[["Task", mujoco.MjData, bool], bool]
+"""Whether a task's goal holds in the physics, told whether the target is still held. A rule is also
+the reward: 1 where it holds. Blocks may lie on any of their sides, so their centres count."""
 
 
 @dataclass(frozen=True)
@@ -19,23 +24,79 @@ class Task:
     scene: str
     target: str
     goal: str
+    done: Rule
+
+
+def pushed_onto(task: Task, data: mujoco.MjData, held: bool) -> bool:
+    """The target lies over the goal on the table; it may be touched."""
+    target = data.body(task.target).xpos
+    return _apart(target, data.body(task.goal).xpos) < 0.04 and float(target[2]) < 0.01
+
+
+def let_go_in_basket(task: Task, data: mujoco.MjData, held: bool) -> bool:
+    """The target is let go within the walls, at the bottom."""
+    target = data.body(task.target).xpos
+    sides = np.abs(target[:2] - data.body(task.goal).xpos[:2])
+    return not held and bool(np.all(sides < BASKET_INNER)) and float(target[2]) < 0.04
+
+
+def let_go_on_plate(task: Task, data: mujoco.MjData, held: bool) -> bool:
+    """The cube is let go and lies on the plate."""
+    target, goal = data.body(task.target).xipos, data.body(task.goal).xipos
+    return not held and _apart(target, goal) < 0.05 and 0.0 < float(target[2]) - CUBE_HALF < 0.02
+
+
+def stacked(task: Task, data: mujoco.MjData, held: bool) -> bool:
+    """The target is let go and rests upon the goal."""
+    target, goal = data.body(task.target).xipos, data.body(task.goal).xipos
+    resting = (THINGS[task.target].height + THINGS[task.goal].height) / 2
+    above = float(target[2]) - float(goal[2]) - resting
+    return not held and _apart(target, goal) < 0.03 and abs(above) < 0.008
+
+
+def _apart(a: np.ndarray, b: np.ndarray) -> float:
+    """Horizontal distance, metres."""
+    return float(np.hypot(a[0] - b[0], a[1] - b[1]))
 
 
 TASKS = {
     task.name: task
     for task in (
-        Task("cube_on_plate", "put the red cube on the plate", "groceries", "red_cube", "plate"),
-        Task("can_in_basket", "put the blue can in the basket", "groceries", "blue_can", "basket"),
-        Task("bowl_to_mark", "push the bowl to the stove mark", "blocks", "bowl", "stove_mark"),
+        Task(
+            "cube_on_plate",
+            "put the red cube on the plate",
+            "groceries",
+            "red_cube",
+            "plate",
+            let_go_on_plate,
+        ),
+        Task(
+            "can_in_basket",
+            "put the blue can in the basket",
+            "groceries",
+            "blue_can",
+            "basket",
+            let_go_in_basket,
+        ),
+        Task(
+            "bowl_to_mark",
+            "push the bowl to the stove mark",
+            "blocks",
+            "bowl",
+            "stove_mark",
+            pushed_onto,
+        ),
         Task(
             "stack_blocks",
             "stack the green block on the yellow block",
             "blocks",
             "green_block",
             "yellow_block",
+            stacked,
         ),
     )
 }
+"""`add_task` adds to them."""
 
 NEAR_ROW, FAR_ROW = 0.0, 0.185
 """x of the two rows in which things stand, metres."""
@@ -50,6 +111,8 @@ ANCHORS = {
     "green_block": (FAR_ROW, 0.165),
     "yellow_block": (FAR_ROW, -0.165),
 }
+"""Around which place (x, y), metres, a thing is drawn."""
+
 JITTER = (0.025, 0.025)
 """Half-widths (x, y) of the square in which a thing's pose is drawn around its anchor, metres."""
 
@@ -80,6 +143,30 @@ class Layout:
     poses: dict[str, tuple[float, float, float]]
     obstacle: str | None
     sway: Sway | None = None
+
+
+def add_task(
+    task: Task,
+    things: tuple[str, ...] = (),
+    places: dict[str, tuple[float, float]] | None = None,
+) -> None:
+    """Register a task of yours.
+
+    things: what stands in its scene, where that is new; places: (x, y), metres, of the things that
+    have none. Raises `ConfigError` for a name that is taken, or for what cannot be laid out.
+    """
+    if task.name in TASKS:
+        raise ConfigError(f"there is a task '{task.name}' already; choose another name")
+    names = SCENES.get(task.scene) or tuple(things)
+    anchors = ANCHORS | (places or {})
+    for name in {task.target, task.goal} - set(names):
+        raise ConfigError(f"'{name}' is not in scene '{task.scene}', which has {', '.join(names)}")
+    for name in names:
+        if name not in THINGS or name not in anchors:
+            what = "thing" if name not in THINGS else "place for"
+            raise ConfigError(f"task '{task.name}': there is no {what} '{name}'; add it first")
+    SCENES[task.scene], TASKS[task.name] = names, task
+    ANCHORS.update(anchors)
 
 
 def draw_layout(task: Task, level: int, rng: np.random.Generator) -> Layout:
@@ -144,29 +231,3 @@ def _gap(place: np.ndarray, first: np.ndarray, way: np.ndarray) -> float:
     """m from `place` (2,) to the nearest place on the `way` (2,) from `first` (2,) on."""
     share = float(np.clip((place - first) @ way / (way @ way), 0.0, 1.0))
     return float(np.linalg.norm(place - first - share * way))
-
-
-def is_done(task: Task, data: mujoco.MjData, held: bool) -> bool:
-    """Whether the task's goal holds in `data`; a thing that is still held is never done.
-
-    Blocks may lie on any of their sides, so their centres count.
-    """
-    target, goal = data.body(task.target), data.body(task.goal)
-    if task.name == "bowl_to_mark":
-        return _apart(target.xpos, goal.xpos) < 0.04 and float(target.xpos[2]) < 0.01
-    if held:
-        return False
-    if task.name == "can_in_basket":
-        sides = np.abs(target.xpos[:2] - goal.xpos[:2])
-        return bool(np.all(sides < BASKET_INNER)) and float(target.xpos[2]) < 0.04
-    height = float(target.xipos[2])
-    if task.name == "cube_on_plate":
-        return _apart(target.xipos, goal.xipos) < 0.05 and 0.0 < height - CUBE_HALF < 0.02
-    resting = (THINGS[task.target].height + THINGS[task.goal].height) / 2
-    above = height - float(goal.xipos[2]) - resting
-    return _apart(target.xipos, goal.xipos) < 0.03 and abs(above) < 0.008
-
-
-def _apart(a: np.ndarray, b: np.ndarray) -> float:
-    """Horizontal distance, metres."""
-    return float(np.hypot(a[0] - b[0], a[1] - b[1]))

@@ -31,7 +31,7 @@ from safedojo_ros.worlds.tabletop.scene import (
     TIMESTEP,
     compile_scene,
 )
-from safedojo_ros.worlds.tabletop.tasks import TASKS, Task, draw_layout, is_done
+from safedojo_ros.worlds.tabletop.tasks import TASKS, Task, draw_layout
 from safedojo_ros.worlds.world import Expert, Style
 
 HOME_POSITION = np.array([-0.10, 0.0, 0.24])
@@ -344,7 +344,7 @@ class TabletopWorld(gymnasium.Env):
 
     def _outcome(self) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         self.steps += 1
-        self._success = is_done(self.task, self.data, self.held())
+        self._success = self.task.done(self.task, self.data, self.held())
         truncated = self.steps >= self.max_steps
         return self.observation(), float(self._success), self._success, truncated, self._info()
 

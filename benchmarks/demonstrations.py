@@ -66,7 +66,11 @@ def main() -> None:
         drawn = seconds(lambda: world.images_of(views[len(views) // 2]), options.draws)
         whole = DEMONSTRATIONS * (rest + drawn * steps / count) / 120
         table.add_row(f"{size} px, averaged", f"{1000 * drawn:.0f}", f"{whole:.0f}")
+    from robosuite.utils.binding_utils import MjRenderContextOffscreen
+
     simulation = world._environment.sim
+    context = MjRenderContextOffscreen(simulation, device_id=-1)
+    simulation.add_render_context(context)
     for size in SIZES:
 
         def draw(size: int = size) -> None:
@@ -77,6 +81,7 @@ def main() -> None:
         whole = DEMONSTRATIONS * (rest + drawn * steps / count) / 120
         table.add_row(f"{size} px, LIBERO's own", f"{1000 * drawn:.0f}", f"{whole:.0f}")
     console.print(table)
+    context.gl_ctx.free()  # before the display is closed
 
 
 if __name__ == "__main__":

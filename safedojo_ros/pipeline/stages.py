@@ -170,7 +170,7 @@ class Pipeline:
         stage("held_out", lambda: self.hold_out(base))
         models = None
         if METHODS[self.request.method].world == "imagination":
-            made = self.imagination(base, safe)
+            made = self.imagination(base)
             validated = stage("validation", lambda: self.validate(base, made))
             if validated["missed"] and self.enforced:
                 missed = "; ".join(validated["missed"])
@@ -182,7 +182,7 @@ class Pipeline:
         figures = stage("evaluation", lambda: self.evaluate(base, trained["policy"]))
         return self.publish(trained["policy"], figures)
 
-    def imagination(self, base: str, safe: str) -> Models:
+    def imagination(self, base: str) -> Models:
         """World model, success classifier and safety head."""
         checkpoint = self.checkpoint
         first = checkpoint("safety", self.first_head)

@@ -80,7 +80,7 @@ class PracticeConfig:
     execute: int = 0
     """Actions of a chunk that are executed before the next inference, 0 or more; 0: all. In
     imagination it is a multiple of the world model's stride."""
-    levels: tuple[int, ...] = (1,)
+    levels: tuple[int, ...] = (1, 2)
     """Levels of the scenes that trajectories start in, each 0 to 3."""
     tasks: tuple[str, ...] = ()
     """Names of the tasks of these scenes; empty: all tasks that the policy knows."""

@@ -191,8 +191,6 @@ def outcomes(folder: Path, busy: int) -> list[dict[str, Any]]:
             other.wait()
     assert done.returncode == 0, done.stdout + done.stderr
     episodes: list[dict[str, Any]] = json.loads(file.read_text())["episodes"]
-    for episode in episodes:
-        del episode["stamp"]  # the world's time since it began, while it waits for the nodes, too
     return episodes
 
 

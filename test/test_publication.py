@@ -14,11 +14,12 @@ from safetensors.torch import load_file, save_file
 from safedojo_ros.checkpoints import names as names_module
 from safedojo_ros.checkpoints.figures import figures_text, standing
 from safedojo_ros.checkpoints.manifest import Manifest, parse_manifest, read_manifest
-from safedojo_ros.checkpoints.names import shipped_store
+from safedojo_ros.checkpoints.names import SHIPPED, find_checkpoint, shipped_store
 from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.checkpoints.swap.hot_swap import fits_robot
 from safedojo_ros.cli.main import main
 from safedojo_ros.core.errors import CheckpointError
+from safedojo_ros.fidelity.gates import missed_gates
 from safedojo_ros.models.loading import load_policy
 from safedojo_ros.models.normalisation import unit_scales
 from safedojo_ros.models.pi0_policy import tiny_policy
@@ -243,6 +244,13 @@ def test_every_policy_that_ships_fits_the_robot_that_the_nodes_drive() -> None:
     assert len(policies) == 2
     for manifest in policies:
         fits(manifest)
+
+
+def test_practice_takes_the_imagined_world_that_ships() -> None:
+    kinds = ("world_model", "success", "safety")
+    manifests = {kind: read_manifest(find_checkpoint(kind, SHIPPED, None)) for kind in kinds}
+    heads = {kind: manifests[kind].id for kind in ("success", "safety")}
+    assert missed_gates({kind: manifests[kind].fidelity for kind in kinds}, heads) == []
 
 
 def test_figures_of_every_kind_that_ships_are_shown() -> None:

@@ -155,7 +155,7 @@ class Collection(OnWorld, OnDevice):
         cameras = world_kind(self.world).cameras
         return VectorWorld(self.size, self.steps, cameras, linger, self.world)
 
-    def open(self) -> World:
+    def new_world(self) -> World:
         """One world, for an expert; its images are those of the recording."""
         return open_world(self.world, self.size, world_kind(self.world).cameras, self.steps)
 
@@ -303,7 +303,7 @@ class ExpertRecorder:
 
     def __init__(self, wanted: Collection) -> None:
         self.wanted = wanted
-        self.world = wanted.open()
+        self.world = wanted.new_world()
 
     def __call__(self, group: list[Assignment]) -> list[Episode | None]:
         """The group's episodes, one after the other."""

@@ -112,7 +112,7 @@ class Suite:
     def instruction(self, task: str) -> str:
         """The sentence of a task, as its BDDL file has it."""
         problem = self.problem(task)
-        found = re.search(r"\(:language ([^)]*)\)", problem.read_text())
+        found = re.search(r"\(:language ([^)]*)\)", problem.read_text(encoding="utf-8"))
         if found is None:
             raise ConfigError(f"{problem} has no (:language ...), the sentence of its task")
         return " ".join(found[1].lower().split())  # as LIBERO reads it

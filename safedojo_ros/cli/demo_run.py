@@ -164,7 +164,6 @@ class Demo:
         from safedojo_ros.nodes.stack.processes import (
             StackProcesses,
             composed_process,
-            forked_process,
             node_process,
         )
         from safedojo_ros.nodes.stack.registry import DEMO, NO_POLICY, POLICY, RECORDER
@@ -177,7 +176,7 @@ class Demo:
         if self._arguments.composed:
             processes.children.append(composed_process(DEMO, files, without))
         processes.children += [
-            (forked_process if entry.imports else node_process)(entry, files)
+            node_process(entry, files)
             for entry in stack.nodes
             if entry.alone or not self._arguments.composed
         ]

@@ -198,8 +198,6 @@ def test_beats_from_before_a_stall_enable_nothing(stack: RunningStack, gate: Gat
     world = stack.processes.child("sim_node").process
     assert arm is not None
     assert world is not None
-    assert arm.pid is not None
-    assert world.pid is not None
     os.kill(arm.pid, signal.SIGSTOP)
     try:
         time.sleep(0.3)

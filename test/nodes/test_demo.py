@@ -20,7 +20,6 @@ from safedojo_ros.nodes.stack.registry import DEMO, TOPICS
 from safedojo_ros.worlds.tabletop.tasks import TASKS
 
 pytestmark = pytest.mark.timeout(300)
-NODES = [entry.name for entry in DEMO.nodes]
 
 
 @pytest.fixture(scope="module")
@@ -50,23 +49,18 @@ def start_demo(
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def nodes_of(parent: int) -> dict[str, int]:
-    """{name: process id} of the nodes that live below a process, as children or their forks."""
-    below: dict[int, list[tuple[str, int]]] = {}
+def children_of(parent: int) -> dict[str, int]:
+    """{command line: process id} of the living children of a process."""
+    found = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
-            name, _, rest = status.read_text().partition("(")[2].rpartition(") ")
-            command = (status.parent / "cmdline").read_text()
+            fields = status.read_text().rpartition(")")[2].split()
+            command = (status.parent / "cmdline").read_text().replace("\0", " ")
         except OSError:
             continue
-        if rest[0] != "Z":
-            own = next((n for n in NODES if f"-m\0safedojo_ros.nodes.{n}\0" in command), name)
-            below.setdefault(int(rest.split()[1]), []).append((own, int(status.parent.name)))
-    found, looked = [], [parent]
-    while looked:
-        found += (children := below.get(looked.pop(), []))
-        looked += [number for _, number in children]
-    return {name: number for name, number in found if name in NODES}
+        if int(fields[1]) == parent and fields[0] != "Z":
+            found[command] = int(status.parent.name)
+    return found
 
 
 def read_until(process: "subprocess.Popen[str]", text: str) -> None:
@@ -92,9 +86,10 @@ def test_the_demo_survives_a_killed_node_and_writes_every_episode_and_figure(
     file = tmp_path / "out.json"
     demo = start_demo(checkpoints, "--episodes", "2", "--json", str(file), "--level", "II")
     read_until(demo, "the arm moves")
-    nodes = nodes_of(demo.pid)
+    nodes = children_of(demo.pid)
     assert len(nodes) == len(DEMO.nodes)
-    os.kill(nodes["camera_node"], signal.SIGKILL)
+    (camera,) = [pid for command, pid in nodes.items() if "camera_node" in command]
+    os.kill(camera, signal.SIGKILL)
     output, _ = demo.communicate()
     assert demo.returncode == 0, output
     document = json.loads(file.read_text())
@@ -117,8 +112,8 @@ def test_no_node_outlives_a_demo_that_is_interrupted_or_killed(
 ) -> None:
     demo = start_demo(checkpoints, "--episodes", "9")
     read_until(demo, "starting the nodes")
-    end = time.monotonic() + 180  # forked ones come once their packages are imported
-    while len(nodes := nodes_of(demo.pid)) < len(DEMO.nodes):
+    end = time.monotonic() + 60
+    while len(nodes := children_of(demo.pid)) < len(DEMO.nodes):
         assert time.monotonic() < end
         time.sleep(0.05)
     demo.send_signal(number)

@@ -5,6 +5,7 @@ ones leave in /dev/shm is removed.
 """
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -15,33 +16,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from safedojo_ros.nodes.stack.dds import remove_dead_segments
-from safedojo_ros.nodes.stack.forks import Fork, ForkServer
 from safedojo_ros.nodes.stack.registry import (
     NodeEntry,
     Stack,
     namespace_arguments,
     ros_arguments,
 )
-from safedojo_ros.nodes.stack.scheduling import end_with_parent
 
+PR_SET_PDEATHSIG = 1
 GRACE = 8.0
 """Seconds that a child may take to end after SIGINT before it is killed."""
 
 
 @dataclass
 class NodeProcess:
-    """One child. command: without the `--ros-args` part; empty: `module` runs in a fork, see
-    `forks`. imports: what it imports that others of its stack import, too."""
+    """One child. command: without the `--ros-args` part."""
 
     name: str
     command: list[str]
     arguments: list[str]
     niceness: int = 0
     respawn: bool = True
-    process: "subprocess.Popen[bytes] | Fork | None" = None
+    process: "subprocess.Popen[bytes] | None" = None
     restarts: int = 0
-    module: str = ""
-    imports: tuple[str, ...] = ()
 
     @property
     def alive(self) -> bool:
@@ -56,7 +53,6 @@ class StackProcesses:
     environment: Mapping[str, str]
     children: list[NodeProcess] = field(default_factory=list)
     quiet: bool = False
-    _forks: ForkServer | None = None
 
     def start(self, names: Container[str] | None = None) -> None:
         """Start every child that does not run; names: of those alone."""
@@ -66,39 +62,23 @@ class StackProcesses:
 
     def start_one(self, child: NodeProcess) -> None:
         """Start one child, from the main thread (its death would end the child)."""
-        if child.command:
-            child.process = self._spawn([*child.command, *child.arguments], niceness=child.niceness)
-            return
-        if self._forks is None:
-            forked = [c for c in self.children if not c.command]
-            names = [name for c in forked for name in (*c.imports, c.module)]
-            self._forks = ForkServer(list(dict.fromkeys(names)), self._spawn)
-        child.process = self._forks.fork(child.module, child.arguments, child.niceness)
-
-    def _spawn(
-        self,
-        command: list[str],
-        further: Mapping[str, str] | None = None,
-        descriptors: tuple[int, ...] = (),
-        niceness: int = 0,
-    ) -> "subprocess.Popen[bytes]":
-        """further: variables on top of the environment; descriptors: those that are inherited."""
         sink = subprocess.DEVNULL if self.quiet else None
-        parent = os.getpid()
+        parent, niceness = os.getpid(), child.niceness
 
         def before_exec() -> None:
-            end_with_parent(parent)
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != parent:
+                os._exit(0)
             with contextlib.suppress(OSError):
                 os.nice(niceness)
 
-        return subprocess.Popen(
-            command,
-            env=dict(self.environment) | dict(further or {}),
+        child.process = subprocess.Popen(
+            [*child.command, *child.arguments],
+            env=dict(self.environment),
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=sink,
             start_new_session=True,
-            pass_fds=descriptors,
             preexec_fn=before_exec,
         )
 
@@ -136,8 +116,6 @@ class StackProcesses:
                 stubborn.append(child.name)
                 child.process.kill()
                 child.process.wait()
-        if self._forks is not None:
-            self._forks.close()
         remove_dead_segments()
         return stubborn
 
@@ -160,13 +138,6 @@ def node_process(
         entry.niceness,
         entry.respawn,
     )
-
-
-def forked_process(entry: NodeEntry, parameter_files: Sequence[Path]) -> NodeProcess:
-    """The same in a fork of a process that has imported what such nodes of the stack import."""
-    child = node_process(entry, parameter_files)
-    child.command, child.module, child.imports = [], entry.module, entry.imports
-    return child
 
 
 def composed_process(

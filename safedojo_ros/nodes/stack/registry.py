@@ -16,8 +16,7 @@ class NodeEntry:
     name: in the graph; executable: under lib/safedojo_ros; module: offers `main(arguments)`;
     factory: the node's class in that module; niceness: priority of the process, where the
     operating system allows it; respawn: whether it is started again when it dies; alone: whether
-    it has a process of its own also where the others share one; imports: modules that take seconds
-    to import; `safedojo demo` forks such nodes from one process that has imported them.
+    it has a process of its own also where the others share one.
     """
 
     name: str
@@ -28,7 +27,6 @@ class NodeEntry:
     niceness: int = 0
     respawn: bool = True
     alone: bool = False
-    imports: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,20 +58,8 @@ class Stack:
 
 SIM = NodeEntry("sim_node", "sim_node", "safedojo_ros.nodes.sim_node", "SimNode")
 CAMERA = NodeEntry("camera_node", "camera_node", "safedojo_ros.nodes.camera_node", "CameraNode")
-POLICY = NodeEntry(
-    "policy_node",
-    "policy_node",
-    "safedojo_ros.nodes.policy_node",
-    "PolicyNode",
-    imports=("safedojo_ros.models.pi0_policy",),
-)
-SAFETY = NodeEntry(
-    "safety_node",
-    "safety_node",
-    "safedojo_ros.nodes.safety_node",
-    "SafetyNode",
-    imports=("safedojo_ros.models.safety_head", "safedojo_ros.models.scene_memory"),
-)
+POLICY = NodeEntry("policy_node", "policy_node", "safedojo_ros.nodes.policy_node", "PolicyNode")
+SAFETY = NodeEntry("safety_node", "safety_node", "safedojo_ros.nodes.safety_node", "SafetyNode")
 FRANKA = NodeEntry("franka_node", "franka_node", "safedojo_ros.nodes.franka_node", "FrankaNode")
 WATCHDOG = NodeEntry(
     "watchdog_node", "watchdog_node", "safedojo_ros.nodes.watchdog_node", "WatchdogNode", alone=True

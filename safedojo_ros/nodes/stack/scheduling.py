@@ -1,13 +1,9 @@
-"""How soon and how long the system runs a process: niceness, real-time priority, parent."""
+"""How soon the system runs a thread: niceness and real-time priority."""
 
-import ctypes
 import os
-import signal
 import threading
 from collections.abc import Callable
 from typing import Any
-
-PR_SET_PDEATHSIG = 1
 
 
 def change_niceness(change: int, log: Callable[[str], Any]) -> None:
@@ -18,13 +14,6 @@ def change_niceness(change: int, log: Callable[[str], Any]) -> None:
         os.setpriority(os.PRIO_PROCESS, thread, max(-20, min(19, own + change)))
     except OSError as error:
         log(f"priority stays as it is: niceness {change:+d} is not allowed ({error.strerror})")
-
-
-def end_with_parent(parent: int) -> None:
-    """SIGTERM to this new process when its parent ends; ends it at once where that has happened."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        os._exit(0)
 
 
 def take_realtime_priority(priority: int) -> bool:

@@ -76,9 +76,9 @@ def side_by_side(left: list[np.ndarray], right: list[np.ndarray]) -> list[np.nda
     for pair in pairs:
         for number, text in enumerate(LABELS):
             place = (number * SIDE[0] + 12, 24)
-            cv2.putText(
-                pair, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (20, 20, 20), 1, cv2.LINE_AA
-            )
+            font, white = cv2.FONT_HERSHEY_SIMPLEX, (255, 255, 255)
+            cv2.rectangle(pair, (place[0] - 6, 8), (place[0] + 190, 30), (20, 20, 20), cv2.FILLED)
+            cv2.putText(pair, text, place, font, 0.5, white, 1, cv2.LINE_AA)
     return pairs
 
 

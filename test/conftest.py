@@ -5,12 +5,16 @@ a failed test of `nodes/` is run again with nodes of its own, and the summary na
 twice is a fault, and so is what fails after `MOST` tests of one run were run again.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from _pytest.runner import runtestprotocol
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from rclpy.context import Context
 
 settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")
@@ -72,3 +76,20 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in terminalreporter.stats.get(AGAIN, []):
         terminalreporter.section(f"run again: {report.nodeid}", yellow=True)
         terminalreporter.line(report.longreprtext)
+
+
+@pytest.fixture(scope="module")
+def context() -> "Iterator[Context]":
+    """Of a ROS domain of the module's own, on this machine alone."""
+    import rclpy
+    from rclpy.context import Context
+
+    from safedojo_ros.nodes.stack.dds import DomainLease
+    from safedojo_ros.nodes.stack.ros_environment import prepare_environment
+
+    prepare_environment(only_this_machine=True)
+    own, lease = Context(), DomainLease()
+    rclpy.init(context=own, domain_id=lease.number)
+    yield own
+    rclpy.try_shutdown(context=own)
+    lease.release()

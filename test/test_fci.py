@@ -8,6 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from enum import IntEnum
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +38,7 @@ from safedojo_ros.robot.fci.protocol import (
     RobotMode,
     Status,
 )
+from safedojo_ros.robot.fci.robot_thread import RobotThread
 from safedojo_ros.robot.fci.urdf import fr3_urdf
 from safedojo_ros.robot.kinematics import Kinematics
 from safedojo_ros.robot.limits import FR3_JOINTS
@@ -799,12 +803,49 @@ def test_a_job_is_done_between_two_cycles_by_the_thread_that_serves(
 
 
 def test_a_job_returns_after_the_state_that_shows_it(
-    served: tuple[FciEmulator, TabletopRobot],
+    served: tuple[FciEmulator, TabletopRobot], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at: list[int] = []
-    for _ in range(10):
-        served[0].between_cycles(lambda: at.append(served[0].cycles))
-        assert served[0].cycles > at[-1]
+    emulator, at = served[0], list[int]()
+    cycle = emulator._cycle
+
+    def slow() -> None:
+        time.sleep(0.05)
+        cycle()
+
+    monkeypatch.setattr(emulator, "_cycle", slow)
+    emulator.between_cycles(lambda: at.append(emulator.cycles))
+    assert emulator.cycles > at[0]
+
+
+def test_a_reading_is_as_old_as_the_question() -> None:
+    entered: list[float] = []
+
+    class Slow:
+        """A robot whose answer takes long."""
+
+        def poll_motion(self) -> None: ...
+
+        def stop(self) -> None: ...
+
+        def join_motion(self, seconds: float) -> None: ...
+
+        @property
+        def state(self) -> Any:
+            entered.append(time.monotonic())
+            time.sleep(0.05)
+            now = SimpleNamespace(to_msec=partial(len, tuple(entered)))
+            return SimpleNamespace(time=now, robot_mode=None)
+
+    modes = SimpleNamespace(Reflex=1, UserStopped=2)
+    thread = RobotThread(Slow(), modes, lambda target: None, lambda: None)
+    try:
+        wait_for(lambda: len(entered) > 3, "some answers")
+        newest = thread.newest
+    finally:
+        thread.close()
+    assert newest is not None
+    state, asked = newest
+    assert asked <= entered[state.time.to_msec() - 1]
 
 
 def test_a_command_that_does_not_come_in_time_is_counted(

@@ -11,7 +11,6 @@ import pytest
 pytest.importorskip("rclpy")
 pytest.importorskip("safedojo_ros.msg")
 
-import rclpy
 from rclpy.context import Context
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, CompressedImage
@@ -25,18 +24,6 @@ from safedojo_ros.nodes.conversion import (
     image_from_array,
     jpeg_from_array,
 )
-from safedojo_ros.nodes.stack.dds import DomainLease
-from safedojo_ros.nodes.stack.ros_environment import prepare_environment
-
-
-@pytest.fixture(scope="module")
-def context() -> Iterator[Context]:
-    prepare_environment(only_this_machine=True)
-    own, lease = Context(), DomainLease()
-    rclpy.init(context=own, domain_id=lease.number)
-    yield own
-    rclpy.try_shutdown(context=own)
-    lease.release()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The nodes read the contract of their cell: its topics, its words, and what does not fit it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,8 +23,6 @@ from safedojo_ros.nodes.conversion import image_from_array, to_stamp  # noqa: E4
 from safedojo_ros.nodes.inputs import ObservationInputs  # noqa: E402
 from safedojo_ros.nodes.policy_node import PolicyNode  # noqa: E402
 from safedojo_ros.nodes.safety_node import SafetyNode  # noqa: E402
-from safedojo_ros.nodes.stack.dds import DomainLease  # noqa: E402
-from safedojo_ros.nodes.stack.ros_environment import prepare_environment  # noqa: E402
 from safedojo_ros.nodes.view_node import ViewNode  # noqa: E402
 from safedojo_ros.robot.kinematics import Kinematics  # noqa: E402
 from safedojo_ros.robot.observation_window import ObservationWindow, WindowConfig  # noqa: E402
@@ -41,16 +38,6 @@ action:
   parts:
     - {key: action, size: 7}
 """
-
-
-@pytest.fixture(scope="module")
-def context() -> Iterator[Context]:
-    prepare_environment(only_this_machine=True)
-    own, lease = Context(), DomainLease()
-    rclpy.init(context=own, domain_id=lease.number)
-    yield own
-    rclpy.try_shutdown(context=own)
-    lease.release()
 
 
 def contract_of(folder: Path, more: str = "", base: str = ONE_CAMERA) -> str:

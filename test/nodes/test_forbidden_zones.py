@@ -2,7 +2,7 @@
 
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,8 +40,6 @@ from safedojo_ros.nodes.conversion import (  # noqa: E402
 from safedojo_ros.nodes.forbidden_zones import ForbiddenZones, points_of_cloud  # noqa: E402
 from safedojo_ros.nodes.lifecycle import IMAGES, IN_ORDER, LATCHED, NEWEST  # noqa: E402
 from safedojo_ros.nodes.safety_node import SafetyNode  # noqa: E402
-from safedojo_ros.nodes.stack.dds import DomainLease  # noqa: E402
-from safedojo_ros.nodes.stack.ros_environment import prepare_environment  # noqa: E402
 from safedojo_ros.robot.gate.zones import PointSource  # noqa: E402
 
 SECOND = 1_000_000_000
@@ -139,17 +137,6 @@ def test_random_clouds_are_read_or_refused() -> None:
 
 
 # ---------------------------------------------------------------- in the node
-
-
-@pytest.fixture(scope="module")
-def context() -> Iterator[Context]:
-    prepare_environment(only_this_machine=True)
-    own = Context()
-    lease = DomainLease()
-    rclpy.init(context=own, domain_id=lease.number)
-    yield own
-    rclpy.try_shutdown(context=own)
-    lease.release()
 
 
 class Bench:

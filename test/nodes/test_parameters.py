@@ -1,7 +1,6 @@
 """Parameters that cannot be are refused at configuration, with a sentence; nothing ever moves."""
 
 import time
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -24,19 +23,6 @@ from safedojo_ros.nodes.franka_node import FrankaNode, is_loopback  # noqa: E402
 from safedojo_ros.nodes.policy_node import PolicyNode  # noqa: E402
 from safedojo_ros.nodes.safety_node import SafetyNode  # noqa: E402
 from safedojo_ros.nodes.sim_node import SimNode  # noqa: E402
-from safedojo_ros.nodes.stack.dds import DomainLease  # noqa: E402
-from safedojo_ros.nodes.stack.ros_environment import prepare_environment  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def context() -> Iterator[Context]:
-    prepare_environment(only_this_machine=True)
-    own = Context()
-    lease = DomainLease()
-    rclpy.init(context=own, domain_id=lease.number)
-    yield own
-    rclpy.try_shutdown(context=own)
-    lease.release()
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,9 @@ class ScriptedCrew:
             return [(worker, Died("SIGKILL"))]
         return [(worker, Done(batch * batch))]
 
+    def share(self, value: Any) -> Callable[[], Any]:
+        raise NotImplementedError
+
     def close(self) -> None:
         raise NotImplementedError
 

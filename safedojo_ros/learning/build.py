@@ -11,6 +11,7 @@ from safedojo_ros.learning.rl.anchor import Anchor
 from safedojo_ros.learning.rl.imagined_world import ImaginedWorld
 from safedojo_ros.learning.rl.methods import Method
 from safedojo_ros.learning.rl.practice import Practice, PracticeConfig, for_method
+from safedojo_ros.learning.rl.spread_rollouts import SpreadRollouts
 from safedojo_ros.learning.rl.starts import KeyframeStarts, SimulatorStarts, recorded_keyframes
 from safedojo_ros.models.flow_sde import StochasticFlow
 from safedojo_ros.models.pi0_policy import PI0Policy
@@ -46,6 +47,7 @@ def build_practice(
     resume: bool = False,
     missed_gates: Sequence[str] = (),
     stop: Callable[[], bool] = lambda: False,
+    workers: SpreadRollouts | None = None,
 ) -> Practice:
     """The trainer that fine-tunes `base` on `tasks` in `directory`; `run` starts it.
 
@@ -77,6 +79,7 @@ def build_practice(
         list(missed_gates),
         stop,
         anchor,
+        workers,
     )
 
 

@@ -40,8 +40,12 @@ class Players:
         if self.ray is None and count == 1:
             yield from map(make(), batches)
             return
-        crew: Crew = ProcessCrew(make) if self.ray is None else RayCrew(make, self.ray, count)
+        crew = self.hire(make, count)
         try:
             yield from spread(crew, batches, count)
         finally:
             crew.close()
+
+    def hire(self, make: Make, count: int) -> Crew:
+        """`count` workers of the kind that is asked for; close it to end them."""
+        return ProcessCrew(make) if self.ray is None else RayCrew(make, self.ray, count)

@@ -14,6 +14,7 @@ from safedojo_ros.core.files import write_whole
 from safedojo_ros.learning.progress import Say
 from safedojo_ros.learning.rl.methods import METHODS
 from safedojo_ros.pipeline.collect import COLLECTION_PATH
+from safedojo_ros.pipeline.players import Players
 from safedojo_ros.pipeline.publication import publish
 from safedojo_ros.pipeline.request import Imagining, Run, check_unused, named
 from safedojo_ros.pipeline.scenes import OnWorld, chosen_tasks, tasks_of
@@ -44,6 +45,7 @@ class PracticeRequest(PracticeInputs, Run):
 
     method: str = field(default="safedojo", metadata={"choices": tuple(METHODS)})
     """training method, see above"""
+    players: Players = field(default_factory=Players)
 
     def __post_init__(self) -> None:
         if METHODS[self.method].world == "simulator":
@@ -99,6 +101,7 @@ def build(
 ) -> "Practice":
     """The trainer of a request: loads its checkpoints and checks their gates."""
     from safedojo_ros.learning.build import build_practice
+    from safedojo_ros.learning.rl.spread_rollouts import SpreadRollouts
     from safedojo_ros.models.loading import load_policy
     from safedojo_ros.models.threads import chosen_device
 
@@ -111,6 +114,10 @@ def build(
     imagination, missed = None, list[str]()
     if method.world == "imagination":
         imagination, missed = _imagination(request, device)
+    workers = None
+    players, count = request.players, request.players.workers or 1
+    if players.ray is not None or count > 1:
+        workers = SpreadRollouts(players.hire, count)
     return build_practice(
         config,
         method,
@@ -123,6 +130,7 @@ def build(
         resume=request.resume,
         missed_gates=missed,
         stop=stop,
+        workers=workers,
     )
 
 

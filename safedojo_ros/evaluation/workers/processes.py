@@ -4,8 +4,9 @@ import multiprocessing
 import os
 import pickle
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -56,6 +57,10 @@ class ProcessCrew:
             process.join()
             self._lines[worker].close()
             return Died(how_it_ended(process.exitcode))
+
+    def share(self, value: Any) -> Callable[[], Any]:
+        """See `Crew.share`."""
+        return partial(pickle.loads, pickle.dumps(value))
 
     def close(self) -> None:
         """See `Crew.close`."""

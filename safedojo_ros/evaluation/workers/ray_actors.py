@@ -5,8 +5,9 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,13 @@ class RayCrew:
                 return Failed(explained, text)
             return Died(f"{type(error).__name__} ({' '.join(text.split())[:200]})")
 
+    def share(self, value: Any) -> Callable[[], Any]:
+        """See `Crew.share`: it is in Ray's object store once, and in that of each machine."""
+        try:
+            return partial(_fetched, [self._ray.put(value)])
+        except self._ray.exceptions.RayError as error:
+            raise _explained(error) from None
+
     def close(self) -> None:
         """See `Crew.close`."""
         for actor in self.actors.values():
@@ -112,6 +120,13 @@ class _Actor:
     def answer(self, batch: Any) -> Done | Failed:
         """See `Worker.answer`."""
         return self._worker.answer(batch)
+
+
+def _fetched(reference: list[Any]) -> Any:
+    """What lies in the object store; reference: in a list, as for `_Actor`."""
+    import ray
+
+    return ray.get(reference[0])
 
 
 @cache

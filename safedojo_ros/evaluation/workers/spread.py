@@ -65,6 +65,10 @@ class Crew(Protocol):
         """Wait until a worker has answered or died; those that have, each once a batch."""
         ...
 
+    def share(self, value: Any) -> Callable[[], Any]:
+        """What gives `value` on a worker; it is part of batches, and sent no more than needed."""
+        ...
+
     def close(self) -> None:
         """End all workers."""
         ...
@@ -87,8 +91,10 @@ class Worker:
             return Failed(error, traceback.format_exc())
 
 
-def spread(crew: Crew, batches: Sequence[Any], workers: int) -> Iterator[Any]:
-    """The result of each batch, in order.
+def spread(
+    crew: Crew, batches: Sequence[Any], workers: int, started: bool = False
+) -> Iterator[Any]:
+    """The result of each batch, in order; started: the workers have played other batches before.
 
     Raises what a batch raised, `WorkerLost` for one that ends every worker it is given to, after
     the results of all batches before it.
@@ -98,7 +104,7 @@ def spread(crew: Crew, batches: Sequence[Any], workers: int) -> Iterator[Any]:
     playing: dict[int, int] = {}
     answers: dict[int, Done | Failed] = {}
     ended: Counter[int] = Counter()
-    for worker in range(count):
+    for worker in range(0 if started else count):
         crew.start(worker)
     for following in range(len(batches)):
         while following not in answers:

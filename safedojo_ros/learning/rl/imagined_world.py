@@ -102,8 +102,14 @@ class ImaginedWorld:
         self._generator.manual_seed(seed)
 
     @torch.no_grad()
-    def reset(self, keyframes: Keyframes) -> list[Observation]:
-        """Start one future from each keyframe."""
+    def reset(
+        self, keyframes: Keyframes, among: tuple[int, int] | None = None
+    ) -> list[Observation]:
+        """Start one future from each keyframe.
+
+        among: number of the first one, and how many futures there are with those on other workers:
+        each has the noise that it has where all are imagined together.
+        """
         unknown = sorted(set(keyframes.instructions) - set(self.success.instructions))
         if unknown:
             raise ConfigError(
@@ -112,6 +118,7 @@ class ImaginedWorld:
             )
         count = len(keyframes)
         self._keyframes = keyframes
+        self._first, self._among = among or (0, count)
         self._context = keyframes.context.float().to(self.device, copy=True)
         self._scene = self.world_model.stacked(self._context[:, -1])
         state = keyframes.state.float().to(self.device)
@@ -153,7 +160,8 @@ class ImaginedWorld:
         steps = self.whole_strides(steps)
         seen = steps // size.stride
         cells = (size.future, *self._context.shape[2:])
-        noise = torch.randn((count, *cells), generator=self._generator)
+        noise = torch.randn((self._among, *cells), generator=self._generator)
+        noise = noise[self._first : self._first + count]
         active = np.flatnonzero(~self._done)
         if not len(active):
             return self._outcome(active, np.zeros((0, steps)), np.zeros((0, seen)))

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -31,7 +31,8 @@ from safedojo_ros.learning.rl.methods import Method
 from safedojo_ros.learning.rl.multiplier import MultiplierConfig
 from safedojo_ros.learning.rl.preflight import PreflightConfig, check_rollouts
 from safedojo_ros.learning.rl.rollout import Rollouts, roll_out
-from safedojo_ros.learning.rl.starts import PracticeWorld
+from safedojo_ros.learning.rl.spread_rollouts import SpreadRollouts
+from safedojo_ros.learning.rl.starts import DividedWorld, PracticeWorld
 from safedojo_ros.learning.training_run import METRICS_FILE, TrainingRun
 from safedojo_ros.models.flow_sde import FlowConfig
 from safedojo_ros.models.policy import StochasticPolicy, StoredPolicy
@@ -171,7 +172,8 @@ class Practice:
 
     measure: evaluates a policy in the simulator on validation seeds; missed_gates: one sentence for
     each gate that the world model missed; stop: called before every update, true: save and end;
-    anchor: the imitation loss, if any.
+    anchor: the imitation loss, if any; workers: where rollouts are made, None: in this process;
+    the world must then be a `DividedWorld`.
     Raises `PracticeRefused`, or `ConfigError` when the directory holds another run.
     """
 
@@ -187,7 +189,9 @@ class Practice:
         missed_gates: list[str] | None = None,
         stop: Callable[[], bool] = lambda: False,
         anchor: Anchor | None = None,
+        workers: SpreadRollouts | None = None,
     ) -> None:
+        self.workers = workers
         self.config, self.policy, self.world = config, policy, world
         self.measure, self.directory, self.stop = measure, directory, stop
         torch.manual_seed(config.seed)  # a critic's first weights
@@ -203,6 +207,13 @@ class Practice:
 
     def run(self) -> PracticeOutcome:
         """Make the updates that are left, with measured evaluations between them."""
+        try:
+            return self._run()
+        finally:
+            if self.workers:
+                self.workers.close()
+
+    def _run(self) -> PracticeOutcome:
         config, stopped, step = self.config, "", self.first
         if step == 0:
             self._refuse_if(self.missed_gates)
@@ -238,6 +249,10 @@ class Practice:
 
     def _roll_out(self, step: int) -> Rollouts:
         config = self.config
+        if self.workers:
+            world = cast("DividedWorld", self.world)
+            length = config.max_chunks, config.seed, config.execute
+            return self.workers.roll_out(self.policy, world, step, self.groups, *length)
         return roll_out(
             self.policy,
             self.world,

@@ -1,6 +1,6 @@
 """Rollouts of a stochastic policy, many at once, in the simulator or the imagined world."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,6 +40,29 @@ class Rollouts:
     valid: np.ndarray
     groups: Groups
     contact_threshold: float
+
+    @staticmethod
+    def joined(parts: "Sequence[Rollouts]", groups: np.ndarray) -> "Rollouts":
+        """One batch of several, whose trajectories follow each other, as if rolled out together.
+
+        groups: (B,) which trajectories share a start. Chunks are in the order in which one batch
+        draws them, inference by inference, so that minibatches of them are the same.
+        """
+        firsts = np.cumsum([0, *(len(part.valid) for part in parts)])
+        trajectory = torch.cat(
+            [part.trajectory + int(first) for part, first in zip(parts, firsts, strict=False)]
+        )
+        rounds = np.concatenate([_rounds(part.trajectory.numpy()) for part in parts])
+        order = torch.from_numpy(np.lexsort((trajectory.numpy(), rounds)))
+        names = ("success", "success_probability", "cost", "displacement", "valid")
+        return Rollouts(
+            PolicySample.concatenate([part.sample for part in parts]).select(order),
+            trajectory[order],
+            torch.cat([part.executed for part in parts])[order],
+            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names},
+            groups=Groups(np.asarray(groups)),
+            contact_threshold=parts[0].contact_threshold,
+        )
 
     @property
     def succeeded(self) -> np.ndarray:
@@ -95,12 +118,14 @@ def roll_out(
     max_chunks: int,
     seed: tuple[int, ...],
     execute: int = 0,
+    first: int = 0,
 ) -> Rollouts:
     """Execute `policy` from `start()` until every trajectory succeeded or ended, or `max_chunks`.
 
     execute: actions of a chunk before the next inference (0: all); the longest trajectory stays
     `max_chunks` whole chunks; groups: (B,) which trajectories share a start; seed: trajectory i
-    draws from a generator of its own, seeded with (seed, i), and does not depend on the others.
+    draws from a generator of its own, seeded with (seed, i), and does not depend on the others;
+    first: number i of the first trajectory, where these are part of a batch.
     """
     observations = start()
     count, horizon = len(observations), policy.policy.chunk_length
@@ -116,7 +141,7 @@ def roll_out(
         parts.append(policy.sample_with_log_prob(seen, generators))
         return parts[-1].chunks
 
-    seeds = [stream_seed(*seed, i) for i in range(count)]
+    seeds = [stream_seed(*seed, first + i) for i in range(count)]
     steps = play(policy.policy, world, observations, seeds, execute, act=sample)
     for k, step in zip(range(most), steps, strict=False):
         outcome, running = step.outcome, np.array(step.running)
@@ -145,6 +170,16 @@ def roll_out(
         Groups(np.asarray(groups)),
         world.contact_threshold,
     )
+
+
+def _rounds(trajectory: np.ndarray) -> np.ndarray:
+    """(N,) which inference of its trajectory each chunk is, from 0; a trajectory's are in order."""
+    seen = np.zeros(trajectory.max() + 1, dtype=int)
+    rounds = np.zeros(len(trajectory), dtype=int)
+    for chunk, one in enumerate(trajectory):
+        rounds[chunk] = seen[one]
+        seen[one] += 1
+    return rounds
 
 
 def stream_seed(*seed: int) -> int:

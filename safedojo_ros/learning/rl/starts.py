@@ -2,7 +2,7 @@
 
 Both worlds have the same interface: `start(update)` returns the first observations of an update's
 trajectories, `step(chunks, steps)` executes part of a chunk. Starts depend on seed and update
-alone.
+alone; each may also lay out one group of them.
 """
 
 from collections.abc import Sequence
@@ -38,12 +38,20 @@ class PracticeWorld(Protocol):
     real: bool
     contact_threshold: float
 
-    def start(self, update: int) -> list[Observation]:
+    def start(self, update: int, /) -> list[Observation]:
         """Observations of all groups in order; those of a group are the same."""
         ...
 
     def step(self, chunks: np.ndarray, steps: int) -> Any:
         """See `evaluation.play.ChunkWorld`."""
+        ...
+
+
+class DividedWorld(PracticeWorld, Protocol):
+    """A practice world whose groups can be started one by one, on several workers."""
+
+    def start(self, update: int, group: int | None = None) -> list[Observation]:
+        """Observations of this group alone, or of all."""
         ...
 
 
@@ -65,7 +73,7 @@ class SimulatorStarts:
         self.vector, self.tasks, self.levels = vector, list(tasks), list(levels)
         self.groups, self.group_size, self.seed = groups, group_size, seed
 
-    def start(self, update: int) -> list[Observation]:
+    def start(self, update: int, group: int | None = None) -> list[Observation]:
         """Lay out the scenes; tasks and levels alternate over groups and updates."""
         rng = np.random.default_rng([self.seed, update])
         seeds = rng.integers(TRAINING.start, TRAINING.stop, self.groups).tolist()
@@ -74,7 +82,8 @@ class SimulatorStarts:
             Scene(seed, tasks[n % len(tasks)], levels[n // len(tasks) % len(levels)])
             for n, seed in enumerate(seeds, update * self.groups)
         ]
-        return self.vector.reset([s for s in scenes for _ in range(self.group_size)])
+        chosen = scenes if group is None else [scenes[group]]
+        return self.vector.reset([s for s in chosen for _ in range(self.group_size)])
 
     def step(self, chunks: np.ndarray, steps: int) -> ChunkOutcome:
         """Execute the first `steps` actions of a chunk in every scene."""
@@ -98,7 +107,7 @@ class KeyframeStarts:
         self.contact_threshold = imagined.contact_threshold
         self.groups, self.group_size, self.seed = groups, group_size, seed
 
-    def start(self, update: int) -> list[Observation]:
+    def start(self, update: int, group: int | None = None) -> list[Observation]:
         """Keyframes in a random order, none twice before all have been used."""
         count, first = len(self.keyframes), update * self.groups
         rows = [
@@ -106,7 +115,11 @@ class KeyframeStarts:
             for n in range(first, first + self.groups)
         ]
         self.imagined.seed(stream_seed(self.seed, update))
-        return self.imagined.reset(self.keyframes.chosen(np.array(rows)).repeated(self.group_size))
+        size = self.group_size
+        if group is None:
+            return self.imagined.reset(self.keyframes.chosen(np.array(rows)).repeated(size))
+        chosen = self.keyframes.chosen(np.array(rows[group : group + 1])).repeated(size)
+        return self.imagined.reset(chosen, (group * size, self.groups * size))
 
     def step(self, chunks: np.ndarray, steps: int) -> ImaginedOutcome:
         """Imagine the first `steps` actions of a chunk in every future."""

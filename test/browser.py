@@ -26,12 +26,16 @@ FLAGS = (
     "--no-sandbox",
     "--no-first-run",
     "--disable-dev-shm-usage",
+    "--disable-background-networking",  # nothing but the page is asked for
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
     "--hide-scrollbars",
     "--use-angle=swiftshader",  # there is no graphics card
     "--enable-unsafe-swiftshader",
     "--remote-debugging-pipe",
 )
-PATIENCE = 240.0
+PATIENCE = 120.0
 """Seconds that an answer may take: the first picture is drawn by a processor, maybe a busy one."""
 
 
@@ -41,7 +45,7 @@ def browser_program() -> str | None:
 
 
 class Browser:
-    """Opens `address` in a window of `size` (width, height); ends with the `with` block."""
+    """Shows the page at `address`, `size` (width, height) large; ends with the `with` block."""
 
     def __init__(self, address: str, size: tuple[int, int]) -> None:
         program = browser_program()
@@ -72,6 +76,13 @@ class Browser:
             self._session = self.ask("Target.attachToTarget", targetId=self._page(), flatten=True)[
                 "sessionId"
             ]
+            self.ask(  # the window has a frame, which leaves the page less than its size
+                "Emulation.setDeviceMetricsOverride",
+                width=size[0],
+                height=size[1],
+                deviceScaleFactor=1,
+                mobile=False,
+            )
         except BaseException:
             self.close()
             raise

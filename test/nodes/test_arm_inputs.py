@@ -16,7 +16,6 @@ from safedojo_ros.msg import ActionChunk, FrankaState, SafetyCost, SafetyState
 from safedojo_ros.nodes.conversion import to_stamp
 from safedojo_ros.nodes.lifecycle import IN_ORDER, NEWEST
 
-pytestmark = pytest.mark.timeout(300)
 PERIOD = 0.05
 
 

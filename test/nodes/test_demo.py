@@ -19,8 +19,6 @@ from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.nodes.stack.registry import DEMO, TOPICS
 from safedojo_ros.worlds.tabletop.tasks import TASKS
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:

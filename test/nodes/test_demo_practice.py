@@ -32,7 +32,6 @@ def practise(folder: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=280)
 
 
-@pytest.mark.timeout(300)
 def test_the_loop_closes_with_the_same_episodes_before_and_after(tmp_path: Path) -> None:
     result = practise(tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr

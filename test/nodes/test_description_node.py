@@ -27,7 +27,6 @@ from safedojo_ros.nodes.lifecycle import LATCHED, NEWEST
 from safedojo_ros.nodes.stack.processes import node_process
 from safedojo_ros.nodes.stack.registry import DEMO, DESCRIPTION
 
-pytestmark = pytest.mark.timeout(300)
 CONFIG = Path(__file__).parents[2] / "config"
 KINDS = {
     "rviz_default_plugins/RobotModel": "std_msgs/msg/String",

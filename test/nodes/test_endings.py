@@ -42,8 +42,6 @@ from safedojo_ros.nodes.lifecycle import BEAT, IN_ORDER, NEWEST
 from safedojo_ros.nodes.stack.dds import DomainLease
 from safedojo_ros.nodes.stack.ros_environment import prepare_environment
 
-pytestmark = pytest.mark.timeout(300)
-
 PATIENCE, RUNS = 60.0, 6
 NODES = "safedojo_ros.nodes"
 

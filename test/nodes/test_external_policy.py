@@ -42,7 +42,6 @@ def started() -> "subprocess.Popen[bytes]":
     return subprocess.Popen([sys.executable, str(EXAMPLE)], env=os.environ)
 
 
-@pytest.mark.timeout(300)
 def test_the_example_s_chunks_pass_the_gate_and_its_end_means_hold(stack: RunningStack) -> None:
     heard = stack.listener
     for number in range(2):  # also when it comes back, and counts from 1 again

@@ -19,7 +19,6 @@ from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED
 from safedojo_ros.robot.observation_window import WindowConfig
 
 PERIOD = 0.05
-pytestmark = pytest.mark.timeout(300)
 
 
 class FaultyStack(RunningStack):

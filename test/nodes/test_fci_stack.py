@@ -14,8 +14,6 @@ from running_stack import RunningStack
 from safedojo_ros.msg import FrankaState
 from safedojo_ros.worlds.tabletop.scene import ARM_X
 
-pytestmark = pytest.mark.timeout(300)
-
 ADDRESS = "127.0.0.31"
 SPEED = 0.5
 """Of the world, so that two cores suffice."""

@@ -14,8 +14,6 @@ from safedojo_ros.msg import CheckpointInfo
 from safedojo_ros.nodes.lifecycle import LATCHED
 from safedojo_ros.srv import LoadCheckpoint
 
-pytestmark = pytest.mark.timeout(300)
-
 
 class JudgingStack(RunningStack):
     """A safety node alone: no arm has to move for a head to be refused."""

@@ -20,14 +20,13 @@ from safedojo_ros.nodes.stack.processes import node_process
 from safedojo_ros.nodes.stack.registry import DEMO, VIEW
 
 pytestmark = [
-    pytest.mark.timeout(1200),
     pytest.mark.skipif(rerun_program() is None, reason="rerun is not installed"),
     pytest.mark.skipif(
         browser_program() is None,
         reason="no Chromium to look with; 'apt-get install chromium' brings one",
     ),
 ]
-PATIENCE = 600.0
+PATIENCE = 180.0
 """Seconds for the page: a processor draws it, beside the demonstration."""
 
 
@@ -38,7 +37,7 @@ def stack(tmp_path: Path) -> Iterator[RunningStack]:
     running.processes.children.append(child)
     try:
         running.processes.start_one(child)
-        running.wait_for(lambda: len(running.listener.moves) > 3, "motion", 150.0)
+        running.wait_for(lambda: len(running.listener.moves) > 3, "motion", 60.0)
         yield running
     finally:
         running.close()
@@ -50,6 +49,8 @@ def test_a_browser_shows_overview_cost_curve_gate_band_and_arm_of_a_demonstratio
     """LIVE_VIEW_PICTURE names a file for the newest picture, to be looked at by a person."""
     diagnoses = stack.listener.diagnoses
     stack.wait_for(lambda: diagnoses.get("view_node", "").startswith("http"), "the page's address")
+    costs = stack.listener.costs
+    stack.wait_for(lambda: len(costs) > 12, "a curve")  # a picture before would be drawn in vain
     kept = Path(os.environ.get("LIVE_VIEW_PICTURE", str(tmp_path / "live_view.png")))
     end, lacking = time.monotonic() + PATIENCE, ["everything"]
     with Browser(diagnoses["view_node"], SIZE) as browser:

@@ -17,7 +17,6 @@ from running_stack import Listener, RunningStack
 from safedojo_ros.nodes.stack.registry import DEMO, DESCRIPTION, ROBOT, TRAIN, VIEW
 from safedojo_ros.nodes.stack.ros_environment import share_directory
 
-pytestmark = pytest.mark.timeout(300)
 POLICY = Path(__file__).parents[2] / "config" / "sros2" / "safedojo.policy.xml"
 Rights = dict[tuple[str, str], set[str]]
 """{("topic", "publish"): names}."""

@@ -16,8 +16,6 @@ pytest.importorskip("safedojo_ros.msg")
 from policy_server import StandInServer, swing
 from running_stack import RunningStack
 
-pytestmark = pytest.mark.timeout(300)
-
 
 class ServedStack(RunningStack):
     """Its policy node asks a server; there is none yet."""

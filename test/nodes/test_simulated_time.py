@@ -17,7 +17,6 @@ from safedojo_ros.nodes.conversion import to_nanoseconds
 from safedojo_ros.nodes.lifecycle import IN_ORDER
 from safedojo_ros.robot.playback.schedule import LATENCY_STEPS
 
-pytestmark = pytest.mark.timeout(300)
 MOVES = 30
 EPISODES = 3
 

@@ -15,8 +15,6 @@ from safedojo_ros.msg import FrankaState, SafetyCost
 from safedojo_ros.nodes.conversion import to_nanoseconds
 from safedojo_ros.nodes.stack.registry import DEMO, TOPICS
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:

@@ -16,8 +16,6 @@ from safedojo_ros.msg import ActionChunk, CheckpointInfo
 from safedojo_ros.nodes.lifecycle import IN_ORDER, LATCHED
 from safedojo_ros.srv import LoadCheckpoint
 
-pytestmark = pytest.mark.timeout(300)
-
 CANARY_CALLS = 5
 """How often a policy acts before it is taken over: once to warm up, and on four observations."""
 PROBATION = 6

@@ -172,7 +172,6 @@ def asked(listener: Listener, node: str, names: list[str]) -> dict[str, Any]:
     return {name: plain(value) for name, value in zip(names, values, strict=True)}
 
 
-@pytest.mark.timeout(300)
 def test_two_cells_run_side_by_side_each_with_its_own_parameters(
     cells: tuple[Cell, Cell],
 ) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from safedojo_ros.core.errors import PolicyUnavailable
 from safedojo_ros.core.types import Observation
-from safedojo_ros.data.images import letterbox_image
+from safedojo_ros.data.images import fit_image
 from safedojo_ros.models.served.lerobot_server import fitted
 from safedojo_ros.models.served.policy import ServedPolicy, open_served
 
@@ -39,7 +39,7 @@ class Served(NamedTuple):
     def observation(self, state: int = 8) -> Observation:
         seen = np.load(self.folder / "seen.npz")
         images = {"agentview": seen["front"], "wrist": seen["wrist"]}
-        square = {name: letterbox_image(image, 64) for name, image in images.items()}
+        square = {name: fit_image(image, 64, 64, "letterbox") for name, image in images.items()}
         return Observation(square, seen["state"][:state], "put the bolt into the box")
 
 
@@ -106,7 +106,7 @@ def test_a_directory_that_is_none_is_one_line() -> None:
 @pytest.mark.parametrize("shape", [(48, 64), (64, 48), (64, 64)])
 def test_the_server_takes_the_bars_off_again(shape: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(1, 256, (*shape, 3), np.uint8)
-    assert np.array_equal(fitted(letterbox_image(image, 64), *shape), image)
-    half = fitted(letterbox_image(image, 64), shape[0] // 2, shape[1] // 2)
+    assert np.array_equal(fitted(fit_image(image, 64, 64, "letterbox"), *shape), image)
+    half = fitted(fit_image(image, 64, 64, "letterbox"), shape[0] // 2, shape[1] // 2)
     assert half.shape == (shape[0] // 2, shape[1] // 2, 3)
     assert half.min() > 0

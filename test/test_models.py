@@ -188,8 +188,8 @@ def test_a_model_of_images_that_were_resized_by_another_rule_is_refused(
     policy.save(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["resize"] == "crop"
-    (tmp_path / "config.json").write_text(json.dumps(config | {"resize": "letterbox"}))
-    with pytest.raises(CheckpointError, match="'letterbox', here it is 'crop'"):
+    (tmp_path / "config.json").write_text(json.dumps(config | {"resize": "stretch"}))
+    with pytest.raises(CheckpointError, match="'stretch', known are crop and letterbox"):
         load_policy(tmp_path)
 
 

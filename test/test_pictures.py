@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safedojo_ros.core.errors import ObservationRejected
-from safedojo_ros.data.images import CHANNELS, decode_image, letterbox_image, resize_image
+from safedojo_ros.data.images import CHANNELS, decode_image, fit_image, resize_image
 
 
 def encoded(rgb: np.ndarray, encoding: str, padding: int = 0) -> tuple[bytes, int]:
@@ -78,11 +78,11 @@ def test_the_middle_is_cut_out_and_every_pixel_of_it_counts() -> None:
 def test_a_letterbox_shows_the_whole_image_between_black_bars() -> None:
     wide = np.full((48, 64, 3), 200, np.uint8)
     wide[:, :8] = 100  # what a crop would cut off
-    boxed = letterbox_image(wide, 32)
+    boxed = fit_image(wide, 32, 32, "letterbox")
     assert boxed.shape == (32, 32, 3)
     assert not boxed[:4].any()
     assert not boxed[28:].any()
     assert (boxed[4:28, :4] == 100).all()
     assert (boxed[4:28, 4:] == 200).all()
     square = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
-    assert letterbox_image(square, 4) is square
+    assert fit_image(square, 4, 4, "letterbox") is square

@@ -77,7 +77,12 @@ def run(args: argparse.Namespace) -> int:
         config = replace(config, free_motion=free)
     rate = round(1.0 / config.period)
     with EpisodeWriter(
-        args.out, config.image_size, config.cameras, fps=rate, video=args.video
+        args.out,
+        config.image_size,
+        config.cameras,
+        fps=rate,
+        video=args.video,
+        resize=config.resize,
     ) as writer:
         report = convert(
             bags,

@@ -2,7 +2,7 @@
 
 One YAML file says it for training, for the conversion of bags and for the checkpoints that come of
 them. Whatever a contract reads becomes ours: metres, radians, axis-angles, a gripper in
-[-1 open, +1 closed], square images that were cut in the middle and averaged down.
+[-1 open, +1 closed], square images, averaged down.
 """
 
 import os
@@ -189,8 +189,9 @@ class Contract:
     """Steps a second of what is learned; sets of another rate are resampled."""
     image_size: int = 64
     """Side of the images that models see, pixels."""
-    resize: Literal["crop"] = "crop"
-    """How images are made to fit: the middle is cut out, and averaged down."""
+    resize: Literal["crop", "letterbox"] = "crop"
+    """How images of another shape are made to fit, averaged down: crop, the middle is cut out;
+    letterbox, the whole image between black bars."""
     resample: Literal["windows"] = "windows"
     """How sets of another rate are made to fit; see `data.lerobot.mapped`."""
     frame: str = "base"

@@ -22,7 +22,7 @@ RESIZE = "crop"
 record the rule, so that none sees images that were made by another."""
 
 LETTERBOX = "letterbox"
-"""Another rule, of policies that a server computes: the whole image, between black bars."""
+"""Another rule: the whole image, averaged down, between black bars."""
 
 RESIZES = (RESIZE, LETTERBOX)
 

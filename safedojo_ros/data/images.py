@@ -83,21 +83,23 @@ def resize_image(image: np.ndarray, width: int, height: int) -> np.ndarray:
     return cv2.resize(part, (width, height), interpolation=method)
 
 
-def letterbox_image(image: np.ndarray, side: int) -> np.ndarray:
-    """(side, side, 3) uint8: the whole image, averaged down or enlarged, between black bars."""
+def fit_image(image: np.ndarray, width: int, height: int, rule: str) -> np.ndarray:
+    """(height, width, 3) uint8 by a rule of `core.types.RESIZES`, the one way in which an image of
+    a camera becomes a model's. letterbox: the whole image, averaged down or enlarged, between black
+    bars."""
     tall, wide = image.shape[:2]
-    if tall == wide:
-        return resize_image(image, side, side)
-    scale = side / max(tall, wide)
-    height, width = max(1, round(tall * scale)), max(1, round(wide * scale))
-    top, left = (side - height) // 2, (side - width) // 2
-    whole = np.zeros((side, side, 3), np.uint8)
-    whole[top : top + height, left : left + width] = resize_image(image, width, height)
+    if rule != LETTERBOX or wide * height == tall * width:
+        return resize_image(image, width, height)
+    left, top, part_wide, part_tall = letterbox(wide, tall, width, height)
+    whole = np.zeros((height, width, 3), np.uint8)
+    part = resize_image(image, part_wide, part_tall)
+    whole[top : top + part_tall, left : left + part_wide] = part
     return whole
 
 
-def fit_image(image: np.ndarray, side: int, rule: str) -> np.ndarray:
-    """(side, side, 3) uint8 by a rule of `core.types.RESIZES`."""
-    if rule == LETTERBOX:
-        return letterbox_image(image, side)
-    return resize_image(image, side, side)
+def letterbox(wide: int, tall: int, width: int, height: int) -> tuple[int, int, int, int]:
+    """Left, top, width and height (px) of the part of `width` x `height` that shows the whole of
+    an image of `wide` x `tall`."""
+    scale = min(width / wide, height / tall)
+    part_wide, part_tall = max(1, round(wide * scale)), max(1, round(tall * scale))
+    return (width - part_wide) // 2, (height - part_tall) // 2, part_wide, part_tall

@@ -102,7 +102,7 @@ def new_policy(size: PI0Size, data: Demonstrations) -> PI0Policy:
     """An untrained policy with the data's instructions, cameras and normalisation."""
     state, actions = data.state.numpy(), data.actions.numpy()
     words, sentences = train_tokenizer(data.instructions), data.instructions
-    scales = RobotScales.from_data(state, actions, data.contract)
+    scales = RobotScales.from_data(state, actions, data.contract, data.resize)
     if size.places and not scales.moves_gripper:
         raise ConfigError(
             "the data's states do not begin with a pose, which size.places needs; set it to false"

@@ -197,7 +197,7 @@ def new_safety_model(
     return SafetyModel(
         autoencoder,
         config.size,
-        RobotScales.from_data(arrays.state, arrays.actions, arrays.contract),
+        RobotScales.from_data(arrays.state, arrays.actions, arrays.contract, arrays.resize),
         reader.cameras,
         config.cost_m,
         config.cost_limit,

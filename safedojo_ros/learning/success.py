@@ -94,6 +94,7 @@ def train_success(
     Raises `DatasetError` where no frame that may be trained on shows a success, or where the images
     have another size.
     """
+    model.resize = frames.resize
     if frames.images.shape[2:4] != (model.image_size, model.image_size):
         raise DatasetError(
             f"images are {frames.images.shape[3]}x{frames.images.shape[2]} pixels, expected "

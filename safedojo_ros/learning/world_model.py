@@ -87,7 +87,7 @@ def new_world_model(
     torch.manual_seed(config.seed)
     readers = open_all(sources)
     frames = load_frames(readers, images=False)
-    scales = RobotScales.from_data(frames.state, frames.actions, frames.contract)
+    scales = RobotScales.from_data(frames.state, frames.actions, frames.contract, frames.resize)
     return WorldModel(autoencoder, config.size, scales, readers[0].cameras)
 
 

@@ -2,7 +2,7 @@
 checkpoint."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from safedojo_ros.core.bounds import within_bounds
 from safedojo_ros.core.config import from_mapping
 from safedojo_ros.core.contract import Contract
 from safedojo_ros.core.errors import CheckpointError, ConfigError
-from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE
+from safedojo_ros.core.types import ACTION_SIZE, RESIZE, STATE_SIZE
 
 LEAST_SCALE = 1e-3
 """Floor of a standard deviation, so that a constant column stays constant."""
@@ -74,12 +74,13 @@ class RobotScales:
     """How states and actions of the robot are normalised.
 
     contract: what they are, and how often; None: those of this package, see `STATE_SIZE` and
-    `ACTION_SIZE`.
+    `ACTION_SIZE`. resize: how the images beside them became square; see `core.types.RESIZES`.
     """
 
     state: Affine
     action: Affine
     contract: Contract | None = None
+    resize: str = RESIZE
 
     @property
     def state_size(self) -> int:
@@ -114,21 +115,26 @@ class RobotScales:
     def to_config(self) -> dict[str, Any]:
         """The sections of config.json."""
         contract = {"contract": self.contract.to_json()} if self.contract else {}
-        return {"normalisation": self.to_json()} | contract
+        return {"normalisation": self.to_json(), "resize": self.resize} | contract
 
     @staticmethod
     def from_config(config: Mapping[str, Any]) -> "RobotScales":
         """Inverse of `to_config`; raises `CheckpointError` for numbers that fit no robot."""
         value = config.get("contract")
+        resize = str(config.get("resize", RESIZE))
         if value is None:
-            return RobotScales.from_json(config.get("normalisation"))
+            return replace(RobotScales.from_json(config.get("normalisation")), resize=resize)
         if not isinstance(value, Mapping):
             raise CheckpointError(f"config.json has contract {value!r:.40}, expected a section")
         try:
             contract = from_mapping(Contract, value, "contract.")
         except ConfigError as error:
             raise CheckpointError(f"config.json does not fit: {error!s:.200}") from None
-        return RobotScales.from_json(config.get("normalisation"), contract)
+        if contract.resize != resize:
+            raise CheckpointError(
+                f"config.json has resize '{resize}', its contract says '{contract.resize}'"
+            )
+        return replace(RobotScales.from_json(config.get("normalisation"), contract), resize=resize)
 
     def to_json(self) -> dict[str, Any]:
         """The statistics, for config.json and the manifest."""
@@ -151,7 +157,10 @@ class RobotScales:
 
     @staticmethod
     def from_data(
-        state: np.ndarray, actions: np.ndarray, contract: Contract | None = None
+        state: np.ndarray,
+        actions: np.ndarray,
+        contract: Contract | None = None,
+        resize: str = RESIZE,
     ) -> "RobotScales":
         """From all recorded states (N, S) and actions (N, A)."""
 
@@ -159,7 +168,7 @@ class RobotScales:
             rows = np.asarray(rows, dtype=np.float64)
             return Affine.from_statistics(rows.mean(0).tolist(), rows.std(0).tolist())
 
-        return RobotScales(scale(state), scale(actions), contract)
+        return RobotScales(scale(state), scale(actions), contract, resize)
 
 
 def unit_scales() -> RobotScales:

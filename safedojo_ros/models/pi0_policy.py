@@ -264,9 +264,15 @@ class PI0Policy:
 
     # ---------------------------------------------------------------- files
 
+    @property
+    def resize(self) -> str:
+        """The rule by which its images became square; see `core.types.RESIZES`."""
+        return self.scales.resize
+
     def spec(self) -> dict[str, Any]:
         """Inputs and outputs, for the manifest."""
-        return robot_spec(self.cameras, self.image_size, self.chunk_length, self.scales.contract)
+        sizes = self.image_size, self.chunk_length
+        return robot_spec(self.cameras, *sizes, self.scales.contract, self.resize)
 
     def save(self, directory: Path, half: bool = False) -> None:
         """Write config.json, tokenizer.json and model.safetensors into an existing directory."""

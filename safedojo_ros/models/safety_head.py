@@ -268,9 +268,15 @@ class SafetyModel:
         latents = self.autoencoder.encode(images.flatten(0, 1))
         return latents.unflatten(0, images.shape[:2]).flatten(1, 2)
 
+    @property
+    def resize(self) -> str:
+        """The rule by which its images became square; see `core.types.RESIZES`."""
+        return self.scales.resize
+
     def spec(self) -> dict[str, Any]:
         """Inputs and outputs, for the manifest."""
-        return robot_spec(self.cameras, self.image_size, self.chunk_length, self.scales.contract)
+        sizes = self.image_size, self.chunk_length
+        return robot_spec(self.cameras, *sizes, self.scales.contract, self.resize)
 
     def save(self, directory: Path, half: bool = False) -> None:
         """Write config.json, model.safetensors and its examples into an existing directory."""

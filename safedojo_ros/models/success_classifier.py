@@ -16,6 +16,7 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.errors import CheckpointError, ConfigError, ObservationRejected
+from safedojo_ros.core.types import RESIZE
 from safedojo_ros.models.weights import (
     build_and_load,
     identity,
@@ -67,7 +68,8 @@ class SuccessModel:
 
     threshold: probability over which a recorded frame shows success; consecutive: frames in a row
     that must; stride: control steps between two such frames; imagined_threshold: for frames of
-    imagination, None for the same; validation: the held-out figures with which both were chosen.
+    imagination, None for the same; validation: the held-out figures with which both were chosen;
+    resize: how images became square, see `core.types.RESIZES`.
     """
 
     def __init__(
@@ -81,7 +83,9 @@ class SuccessModel:
         validation: dict[str, Any] | None = None,
         checkpoint_id: str = "",
         imagined_threshold: float | None = None,
+        resize: str = RESIZE,
     ) -> None:
+        self.resize = resize
         thresholds = [t for t in (threshold, imagined_threshold) if t is not None]
         within = all(0.0 < t < 1.0 for t in thresholds)
         if not instructions or consecutive < 1 or stride < 1 or not within:
@@ -157,7 +161,7 @@ class SuccessModel:
             "cameras": list(self.cameras),
             "image_size": self.image_size,
             "instructions": list(self.instructions),
-        }
+        } | ({} if self.resize == RESIZE else {"resize": self.resize})
 
     def save(self, directory: Path, half: bool = False) -> None:
         """Write config.json and model.safetensors into an existing directory."""
@@ -172,6 +176,7 @@ class SuccessModel:
             stride=self.stride,
             imagined_threshold=self.imagined_threshold,
             validation=self.validation,
+            resize=self.resize,
         )
         save_weights(self.network, directory / "model.safetensors", half)
 
@@ -194,6 +199,7 @@ class SuccessModel:
             validation if isinstance(validation, dict) else {},
             checkpoint_id=identity(directory),
             imagined_threshold=imagined,
+            resize=str(config.get("resize", RESIZE)),
         )
         return build_and_load(build, lambda model: model.network, directory)
 

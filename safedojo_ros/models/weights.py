@@ -16,7 +16,7 @@ from safedojo_ros.core.errors import CheckpointError, ConfigError
 from safedojo_ros.core.files import write_whole
 from safedojo_ros.core.strict_json import read_json
 from safedojo_ros.core.tensor_file import TensorEntry, read_header
-from safedojo_ros.core.types import ACTION_SIZE, CONTROL_PERIOD, RESIZE, STATE_SIZE
+from safedojo_ros.core.types import ACTION_SIZE, CONTROL_PERIOD, RESIZE, RESIZES, STATE_SIZE
 
 M = TypeVar("M")
 T = TypeVar("T")
@@ -131,9 +131,10 @@ def read_config(directory: Path, *architectures: str) -> dict[str, Any]:
         expected = " or ".join(f"'{name}'" for name in architectures)
         raise CheckpointError(f"checkpoint is a {found!r:.40}, expected {expected}")
     resize = config.get("resize", RESIZE)
-    if resize != RESIZE:
+    if resize not in RESIZES:
         raise CheckpointError(
-            f"checkpoint saw images that were made to fit by {resize!r:.40}, here it is '{RESIZE}'"
+            f"checkpoint saw images that were made to fit by {resize!r:.40}, known are "
+            f"{' and '.join(RESIZES)}"
         )
     return dict(config)
 
@@ -219,8 +220,10 @@ def robot_spec(
     image_size: int,
     chunk_length: int,
     contract: Contract | None = None,
+    resize: str = RESIZE,
 ) -> dict[str, Any]:
-    """Inputs and outputs of a model, for the manifest. contract: None: those of this package."""
+    """Inputs and outputs of a model, for the manifest. contract: None: those of this package;
+    resize: the rule by which its images became square, see `core.types.RESIZES`."""
     spec = {
         "cameras": list(cameras),
         "image_size": image_size,
@@ -231,4 +234,6 @@ def robot_spec(
     }
     if contract and (contract.learned_kind, contract.frame) != ("ee_delta", "base"):
         spec |= {"actions": contract.learned_kind, "frame": contract.frame}
+    if resize != RESIZE:
+        spec["resize"] = resize
     return spec

@@ -310,10 +310,16 @@ class WorldModel:
         """Where the flow begins at t = 1: the last frame of `context`, with noise around it."""
         return context[:, -1:] + self.size.noise_scale * noise
 
+    @property
+    def resize(self) -> str:
+        """The rule by which its images became square; see `core.types.RESIZES`."""
+        return self.scales.resize
+
     def spec(self) -> dict[str, Any]:
         """Inputs and outputs, for the manifest."""
         image_size = self.autoencoder.size.image_size
-        return robot_spec(self.cameras, image_size, self.size.chunk_length, self.scales.contract)
+        sizes = image_size, self.size.chunk_length
+        return robot_spec(self.cameras, *sizes, self.scales.contract, self.resize)
 
     def save(self, directory: Path, half: bool = False) -> None:
         """Write config.json and model.safetensors into an existing directory."""

@@ -24,7 +24,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from safedojo_ros.core.errors import ConfigError, ObservationRejected
 from safedojo_ros.core.units import SECOND
 from safedojo_ros.data.capture import Source, frames, open_capture, parse_source
-from safedojo_ros.data.images import decode_compressed, resize_image
+from safedojo_ros.data.images import decode_compressed, fit_image
 from safedojo_ros.nodes.cell import CONTRACT, IN_CONTRACT, cell_contract, relayed_topic
 from safedojo_ros.nodes.conversion import (
     array_from_image,
@@ -92,7 +92,8 @@ class CameraNode(DojoNode):
 
     def configure(self) -> None:
         """Check the sources and open the devices and files."""
-        cameras = cell_contract(self).cameras
+        contract = cell_contract(self)
+        cameras, self._rule = contract.cameras, contract.resize
         sources, fovy = (self._for_each(key, len(cameras)) for key in ("sources", "fovy"))
         self._size = (int(self.setting("width")), int(self.setting("height")))
         if (self._size[0] == 0) != (self._size[1] == 0):
@@ -235,8 +236,8 @@ class CameraNode(DojoNode):
 
     def _publish(self, camera: Camera, image: np.ndarray, stamp: int, frame: str) -> None:
         taken = (image.shape[1], image.shape[0])
-        size = taken if self._size == (0, 0) else self._size
-        resized = resize_image(image, *size)
+        width, height = taken if self._size == (0, 0) else self._size
+        resized = fit_image(image, width, height, self._rule)
         camera.images.publish(image_from_array(resized, stamp, frame))
         self._publish_beside(camera, resized, taken, stamp, frame)
 
@@ -248,9 +249,9 @@ class CameraNode(DojoNode):
         if camera.described != (size, taken, frame):
             known = camera.calibration
             if known is not None and (known.width, known.height) == taken:
-                camera.info = resized_info(known, *size, frame)
+                camera.info = resized_info(known, *size, frame, self._rule)
             else:
-                camera.info = camera_info(*size, camera.fovy, stamp, frame, taken)
+                camera.info = camera_info(*size, camera.fovy, stamp, frame, taken, self._rule)
             camera.described = (size, taken, frame)
         camera.pictures += 1
         if camera.compressed.get_subscription_count():

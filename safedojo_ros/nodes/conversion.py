@@ -15,9 +15,9 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 
 from safedojo_ros.core.errors import ChunkRejected, ObservationRejected
 from safedojo_ros.core.rotation import POINTING_DOWN, axis_angle_of, quaternion_of
-from safedojo_ros.core.types import STATE_SIZE, ActionChunk, proposals_of
+from safedojo_ros.core.types import LETTERBOX, RESIZE, STATE_SIZE, ActionChunk, proposals_of
 from safedojo_ros.core.units import SECOND
-from safedojo_ros.data.images import CHANNELS, decode_image
+from safedojo_ros.data.images import CHANNELS, decode_image, letterbox
 from safedojo_ros.msg import ActionChunk as ActionChunkMessage
 
 BASE_FRAME = "base"
@@ -85,12 +85,18 @@ def jpeg_from_array(image: np.ndarray, stamp: int, frame: str) -> CompressedImag
 
 
 def camera_info(
-    width: int, height: int, fovy: float, stamp: int, frame: str, taken: tuple[int, int]
+    width: int,
+    height: int,
+    fovy: float,
+    stamp: int,
+    frame: str,
+    taken: tuple[int, int],
+    resize: str = RESIZE,
 ) -> CameraInfo:
     """Pinhole calibration of an image of `width` by `height` pixels.
 
     fovy: vertical field of view (degrees), 0: uncalibrated; taken: width and height in which the
-    camera, whose pixels are square, took the image, before `resize_image`.
+    camera, whose pixels are square, took the image, before `fit_image` by the rule `resize`.
     """
     message = CameraInfo()
     message.header.stamp = to_stamp(stamp)
@@ -98,7 +104,8 @@ def camera_info(
     message.height, message.width = height, width
     if fovy > 0:
         focal = taken[1] / (2.0 * np.tan(np.radians(fovy) / 2.0))
-        fx = fy = focal * max(width / taken[0], height / taken[1])
+        fitting = min if resize == LETTERBOX else max
+        fx = fy = focal * fitting(width / taken[0], height / taken[1])
         cx, cy = (width - 1) / 2.0, (height - 1) / 2.0
         message.distortion_model = "plumb_bob"
         message.d = [0.0] * 5
@@ -108,19 +115,20 @@ def camera_info(
     return message
 
 
-def resized_info(known: CameraInfo, width: int, height: int, frame: str) -> CameraInfo:
-    """A driver's calibration after `resize_image` has made its images `width` by `height`."""
+def resized_info(
+    known: CameraInfo, width: int, height: int, frame: str, resize: str = RESIZE
+) -> CameraInfo:
+    """A driver's calibration after `fit_image` has made its images `width` by `height`."""
     taken = known.width, known.height
-    scale = max(width / taken[0], height / taken[1])
-    part = round(width / scale), round(height / scale)
-    left, top = (taken[0] - part[0]) // 2, (taken[1] - part[1]) // 2
-    fit = np.array(
-        [
-            [width / part[0], 0.0, (0.5 - left) * width / part[0] - 0.5],
-            [0.0, height / part[1], (0.5 - top) * height / part[1] - 0.5],
-            [0.0, 0.0, 1.0],
-        ]
-    )
+    if resize == LETTERBOX:
+        left, top, wide, tall = letterbox(*taken, width, height)
+        fit = _enlarged(wide / taken[0], tall / taken[1], left, top)
+    else:
+        scale = max(width / taken[0], height / taken[1])
+        part = round(width / scale), round(height / scale)
+        left, top = (taken[0] - part[0]) // 2, (taken[1] - part[1]) // 2
+        across, down = width / part[0], height / part[1]
+        fit = _enlarged(across, down, -left * across, -top * down)
     message = CameraInfo(distortion_model=known.distortion_model)
     message.header.frame_id = frame
     message.height, message.width = height, width
@@ -128,6 +136,18 @@ def resized_info(known: CameraInfo, width: int, height: int, frame: str) -> Came
     message.k = (fit @ np.array(known.k).reshape(3, 3)).ravel()
     message.p = (fit @ np.array(known.p).reshape(3, 4)).ravel()
     return message
+
+
+def _enlarged(across: float, down: float, right: float, below: float) -> np.ndarray:
+    """(3, 3): of a pixel's place in an image to that in the enlarged and shifted one; the middle of
+    the first pixel is at (0, 0)."""
+    return np.array(
+        [
+            [across, 0.0, right + 0.5 * across - 0.5],
+            [0.0, down, below + 0.5 * down - 0.5],
+            [0.0, 0.0, 1.0],
+        ]
+    )
 
 
 # ---------------------------------------------------------------- chunks

@@ -440,7 +440,7 @@ class PolicyNode(DojoNode):
 
     def _fits(self, manifest: Manifest) -> None:
         """Raise `CheckpointError` where a policy does not fit this cell and the images at hand."""
-        fits_robot(self._contract.camera_names)(manifest)
+        fits_robot(self._contract.camera_names, resize=self._contract.resize)(manifest)
         rule, inputs = manifest.spec.get("resize", RESIZE), self._inputs
         if inputs is not None and inputs.window.reshapes and rule != inputs.window.config.resize:
             raise CheckpointError(

@@ -147,7 +147,7 @@ class SafetyNode(DojoNode):
             limited(self, self._load),
             partial(find_checkpoint, "safety", store_root=store),
             canary=self._try,
-            compatible=fits_robot(self._contract.camera_names),
+            compatible=fits_robot(self._contract.camera_names, resize=self._contract.resize),
             forget=free_weights,
         )
         if self.setting("checkpoint"):
@@ -173,7 +173,7 @@ class SafetyNode(DojoNode):
         self._judge = Judge(SafetyGate(config), remember, deadline)
         size = int(getattr(self._model, "image_size", 0) or self._contract.image_size)
         cameras = tuple(getattr(self._model, "cameras", ()) or self._contract.camera_names)
-        self._window = window_config(self, cameras, size)
+        self._window = window_config(self, cameras, size, self._contract.resize)
         self._gated = self.create_publisher(ActionChunkMessage, "safety/action_chunk", IN_ORDER)
         self._costs = self.create_publisher(SafetyCost, "safety/cost", IN_ORDER)
         self._bare = self.create_publisher(Float32, "safety/chunk_cost", IN_ORDER)

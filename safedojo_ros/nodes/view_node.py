@@ -18,7 +18,7 @@ from visualization_msgs.msg import MarkerArray
 
 from safedojo_ros.checkpoints.manifest import read_manifest
 from safedojo_ros.checkpoints.names import find_checkpoint
-from safedojo_ros.checkpoints.swap.hot_swap import has_cameras
+from safedojo_ros.checkpoints.swap.hot_swap import check_rule, has_cameras
 from safedojo_ros.core.errors import ChunkRejected, ConfigError, ObservationRejected
 from safedojo_ros.core.files import expand_home
 from safedojo_ros.core.types import Observation
@@ -238,7 +238,9 @@ class ViewNode(DojoNode):
 
         load = limited(self, {"success": load_success, "world_model": load_world_model}[kind])
         path = find_checkpoint(kind, name)
-        has_cameras(self._contract.camera_names)(read_manifest(path))
+        manifest = read_manifest(path)
+        has_cameras(self._contract.camera_names)(manifest)
+        check_rule(manifest, self._contract.resize)
         return load(path)
 
     def _observe(self) -> None:
@@ -250,7 +252,7 @@ class ViewNode(DojoNode):
         self._ahead: list[Imagined] = []
         self._inputs = ObservationInputs(
             self,
-            window_config(self, cameras, side),
+            window_config(self, cameras, side, self._contract.resize),
             self._contract,
             on_instruction=self._forget_scene,
         )

@@ -101,7 +101,8 @@ class ObservationWindow:
         if (stamp - known.stamp) / SECOND > self.config.max_age:
             known.watch = ImageWatch()  # it has been restarted, or nobody listened
         known.stamp, known.fault = stamp, ""
-        resized = fit_image(image, self.config.image_size, self.config.resize)
+        side = self.config.image_size
+        resized = fit_image(image, side, side, self.config.resize)
         known.watch.see(resized, stamp, self._states)
         self._images[camera].append((stamp, resized))
 

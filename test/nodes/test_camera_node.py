@@ -15,7 +15,7 @@ from rclpy.context import Context
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, CompressedImage
 
-from safedojo_ros.data.images import decode_compressed
+from safedojo_ros.data.images import decode_compressed, fit_image
 from safedojo_ros.nodes import camera_node
 from safedojo_ros.nodes.camera_node import CameraNode
 from safedojo_ros.nodes.conversion import (
@@ -213,3 +213,21 @@ def test_a_reader_that_ends_late_is_not_woken_by_the_next_activation(
         node.cleanup()
         node.shut_down()
         node.destroy_node()
+
+
+def test_a_letterboxed_image_is_that_of_the_contract_s_rule_and_its_calibration_follows(
+    published: tuple[CameraNode, list[Any], list[Any]],
+) -> None:
+    node, images, infos = published
+    node._rule = "letterbox"
+    wide = np.random.default_rng(0).integers(0, 255, (480, 640, 3)).astype(np.uint8)
+    node._relay(node._cameras[0], image_from_array(wide, 7, "lens"))
+    np.testing.assert_array_equal(array_from_image(images[0]), fit_image(wide, 64, 64, "letterbox"))
+    assert (infos[0].k[0], infos[0].k[4]) == pytest.approx((65.94, 65.94), abs=0.01)
+    driver = CameraInfo(width=640, height=480, distortion_model="plumb_bob", d=[0.0] * 5)
+    driver.k = [600.0, 0.0, 320.0, 0.0, 610.0, 250.0, 0.0, 0.0, 1.0]
+    driver.p = [600.0, 0.0, 320.0, 0.0, 0.0, 610.0, 250.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    node._on_calibration(node._cameras[0], driver)
+    node._relay(node._cameras[0], image_from_array(wide, 8, "lens"))
+    middle = 320.5 * 0.1 - 0.5, 8 + 250.5 * 0.1 - 0.5
+    np.testing.assert_allclose(infos[-1].k, [60, 0, middle[0], 0, 61, middle[1], 0, 0, 1])

@@ -13,7 +13,7 @@ from safedojo_ros.checkpoints.manifest import Manifest, read_manifest
 from safedojo_ros.checkpoints.names import is_served
 from safedojo_ros.checkpoints.provenance import package_warnings
 from safedojo_ros.core.errors import CheckpointError, SafeDojoError
-from safedojo_ros.core.types import ACTION_SIZE, CONTROL_PERIOD, STATE_SIZE
+from safedojo_ros.core.types import ACTION_SIZE, CONTROL_PERIOD, RESIZE, STATE_SIZE
 
 T = TypeVar("T")
 
@@ -257,14 +257,26 @@ def has_cameras(cameras: Sequence[str]) -> Callable[[Manifest], None]:
     return check
 
 
+def check_rule(manifest: Manifest, resize: str) -> None:
+    """Raise `CheckpointError` for a model whose images were made to fit by another rule than that
+    of the cell's contract; "": by any."""
+    seen = manifest.spec.get("resize", RESIZE)
+    if resize and seen != resize:
+        raise CheckpointError(
+            f"checkpoint {manifest.id} saw images made to fit by {seen!r:.40}, the contract of "
+            f"this cell says resize '{resize}'; run it with a contract that says {seen!r:.40}"
+        )
+
+
 def fits_robot(
     cameras: Sequence[str],
     period: float = CONTROL_PERIOD,
     state_size: int = STATE_SIZE,
     action_size: int = ACTION_SIZE,
+    resize: str = "",
 ) -> Callable[[Manifest], None]:
     """A `compatible` check for policies and safety heads: these cameras exist, and sizes, period,
-    statistics fit."""
+    statistics fit. resize: the cell's rule, which a checkpoint must have seen; "": any."""
 
     def check(manifest: Manifest) -> None:
         spec = manifest.spec
@@ -286,7 +298,8 @@ def fits_robot(
                 f"checkpoint {manifest.id} acts every {spec['period']} s, "
                 f"this robot every {period:g} s"
             )
-        if manifest.files:  # a server normalises by itself
+        if manifest.files:  # a server normalises by itself, and its address says the rule
+            check_rule(manifest, resize)
             _check_statistics(manifest, {"state": state_size, "action": action_size})
 
     return check

@@ -82,6 +82,7 @@ def convert(
         config.topics,
         namespace,
         config.instruction,
+        config.resize,
     )
     for bag in bags:
         _read(bag, splitter, report, leading)

@@ -13,7 +13,7 @@ import numpy as np
 from safedojo_ros.core.contract import CameraSource, Contract, Topics
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.rotation import quaternion_of, turn_between
-from safedojo_ros.core.types import ACTION_SIZE, CONTROL_PERIOD, Episode
+from safedojo_ros.core.types import ACTION_SIZE, CONTROL_PERIOD, RESIZE, Episode
 from safedojo_ros.core.units import SECOND
 from safedojo_ros.data.bags.free_motion import FreeMotion
 from safedojo_ros.data.bags.said import Truth
@@ -33,6 +33,8 @@ class ConversionConfig:
     cameras: tuple[str, ...]
     image_size: int = 64
     """Side of the square pictures, pixels."""
+    resize: str = RESIZE
+    """How images become square; see `core.types.RESIZES`."""
     period: float = CONTROL_PERIOD
     """Seconds between two control ticks."""
     max_gap: float = 0.12
@@ -54,6 +56,7 @@ class ConversionConfig:
         values: dict[str, Any] = {
             "cameras": contract.camera_names,
             "image_size": contract.image_size,
+            "resize": contract.resize,
             "period": 1.0 / contract.rate,
             "topics": contract.topics,
             "sources": contract.cameras,

@@ -10,11 +10,11 @@ import numpy as np
 from safedojo_ros.core.contract import CameraSource, Topics
 from safedojo_ros.core.errors import ObservationRejected
 from safedojo_ros.core.rotation import POINTING_DOWN, axis_angle_of, quaternion_of_matrix
-from safedojo_ros.core.types import ACTION_SIZE
+from safedojo_ros.core.types import ACTION_SIZE, RESIZE
 from safedojo_ros.core.units import SECOND
 from safedojo_ros.data.bags.said import outcome_of, truth_of, word
 from safedojo_ros.data.bags.series import SILENCE, ClockWatch, Finding, Series
-from safedojo_ros.data.images import decode_compressed, decode_image, resize_image
+from safedojo_ros.data.images import decode_compressed, decode_image, fit_image
 from safedojo_ros.robot.kinematics import Kinematics
 
 ENABLE, OUTCOME, TRUTH = "robot/enable", "sim/episode", "sim/truth"
@@ -93,10 +93,13 @@ class TakeSplitter:
         topics: Topics = OUR_TOPICS,
         namespace: str = "",
         instruction: str = "",
+        resize: str = RESIZE,
     ) -> None:
         """image_size: side of the square images, px; max_gap: see `ClockWatch.bound`; namespace:
-        of all topics, without slashes around it; instruction: of every take, "": as heard."""
+        of all topics, without slashes around it; instruction: of every take, "": as heard; resize:
+        how images become square, see `core.types.RESIZES`."""
         self._cameras, self._side, self._topics = cameras, image_size, topics
+        self._resize = resize
         self._watch = ClockWatch(max_gap)
         self._bag, self._pressed = "", False
         self._instruction: str | None = instruction or None
@@ -255,7 +258,7 @@ class TakeSplitter:
     def _compressed_reader(self, camera: str) -> Callable[[Any, int], None]:
         def read(message: Any, stamp: int) -> None:
             picture = decode_compressed(memoryview(message.data))
-            small = resize_image(picture, self._side, self._side)
+            small = fit_image(picture, self._side, self._side, self._resize)
             self._take.pictures[camera].add(stamp, small)
 
         return read
@@ -266,7 +269,7 @@ class TakeSplitter:
                 memoryview(message.data), message.height, message.width, message.step,
                 message.encoding,
             )  # fmt: skip
-            small = resize_image(picture, self._side, self._side)
+            small = fit_image(picture, self._side, self._side, self._resize)
             self._take.pictures[camera].add(stamp, small)
 
         return read

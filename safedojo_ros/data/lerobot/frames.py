@@ -35,8 +35,8 @@ def open_set(source: Source) -> EpisodeReader:
 
 
 def open_all(sources: Sequence[Source]) -> list[EpisodeReader]:
-    """A reader of each; raises `DatasetError` for no episode at all, for different cameras, or for
-    another rate than this package's without a contract that says so."""
+    """A reader of each; raises `DatasetError` for no episode at all, for different cameras or
+    resize rules, or for another rate than this package's without a contract that says so."""
     readers = [open_set(source) for source in sources]
     for reader in readers:
         if reader.contract is None and reader.fps != round(1 / CONTROL_PERIOD):
@@ -50,6 +50,9 @@ def open_all(sources: Sequence[Source]) -> list[EpisodeReader]:
     cameras = sorted({reader.cameras for reader in readers})
     if len(cameras) > 1:
         raise DatasetError(f"the data sets {names} have different cameras: {cameras}")
+    rules = sorted({reader.resize for reader in readers})
+    if len(rules) > 1:
+        raise DatasetError(f"the images of {names} were made to fit by different rules: {rules}")
     return readers
 
 
@@ -100,6 +103,7 @@ def load_frames(
         starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         rows=[row for part in parts for row in part.rows],
         contract=parts[0].contract,
+        resize=parts[0].resize,
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from safedojo_ros.core.errors import DatasetError
+from safedojo_ros.core.types import RESIZE, RESIZES
 from safedojo_ros.data.images import MAX_SIDE
 from safedojo_ros.data.lerobot import layout
 
@@ -32,6 +33,12 @@ class DatasetInfo:
         """In the order of the columns."""
         names = (n for n in self.features if n.startswith(layout.CAMERA_PREFIX))
         return tuple(name.removeprefix(layout.CAMERA_PREFIX) for name in names)
+
+    @property
+    def resize(self) -> str:
+        """The rule by which images became square; see `core.types.RESIZES`."""
+        names = [layout.CAMERA_PREFIX + camera for camera in self.cameras]
+        return str(self.features[names[0]].get("resize", RESIZE)) if names else RESIZE
 
     @property
     def extra_names(self) -> tuple[str, ...]:
@@ -98,10 +105,15 @@ def _features(path: Path, found: dict[str, Any]) -> dict[str, dict[str, Any]]:
                 f"{shown(seen.get('shape'))}, expected {expected['dtype']} {expected['shape']}; "
                 "--contract says what the columns of other tools mean"
             )
+    rules = set()
     for name, feature in found.items():
         wrong = _wrong(name, feature)
         if wrong:
             raise DatasetError(f"{path}: feature {shown(name)} {wrong}")
+        if feature["dtype"] in PICTURES:
+            rules.add(feature.get("resize", RESIZE))
+    if len(rules) > 1:
+        raise DatasetError(f"{path}: images made to fit by {sorted(rules)}, expected one rule")
     return dict(found)
 
 
@@ -120,6 +132,8 @@ def _wrong(name: str, feature: Any) -> str:
         return f"is of {dtype}; images are named {layout.CAMERA_PREFIX}<camera>, and only they"
     if dtype in PICTURES and (len(shape) != 3 or shape[2] != 3 or max(shape) > MAX_SIDE):
         return f"has shape {shown(shape)}, expected height, width, 3, sides to {MAX_SIDE}"
+    if dtype in PICTURES and feature.get("resize", RESIZE) not in RESIZES:
+        return f"has resize {shown(feature['resize'])}, expected {' or '.join(RESIZES)}"
     if dtype not in PICTURES and (len(shape) != 1 or shape[0] > MOST_COLUMNS):
         return f"has shape {shown(shape)}, expected one width to {MOST_COLUMNS}"
     return ""

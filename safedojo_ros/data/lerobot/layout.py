@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.core.files import write_whole
-from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE
+from safedojo_ros.core.types import ACTION_SIZE, RESIZE, STATE_SIZE
 
 VERSION = "v3.0"
 FILES_PER_CHUNK = 1000
@@ -127,14 +127,19 @@ def contained(root: Path, path: Path) -> Path:
     return path
 
 
-def camera_features(cameras: tuple[str, ...], image_size: int, video: bool) -> dict[str, Any]:
-    """Features of square RGB pictures, as lossless PNG (`image`) or as mp4 (`video`)."""
+def camera_features(
+    cameras: tuple[str, ...], image_size: int, video: bool, resize: str = RESIZE
+) -> dict[str, Any]:
+    """Features of square RGB pictures, as lossless PNG (`image`) or as mp4 (`video`). resize: the
+    rule by which they became square, which is written where it is not the usual one."""
+    rule = {} if resize == RESIZE else {"resize": resize}
     return {
         CAMERA_PREFIX + name: {
             "dtype": "video" if video else "image",
             "shape": [image_size, image_size, 3],
             "names": ["height", "width", "channels"],
         }
+        | rule
         for name in cameras
     }
 

@@ -25,7 +25,7 @@ from safedojo_ros.core.rotation import (
     turn_between,
 )
 from safedojo_ros.core.types import COLLISION_DISPLACEMENT
-from safedojo_ros.data.images import MAX_SIDE, resize_image
+from safedojo_ros.data.images import MAX_SIDE, fit_image
 from safedojo_ros.data.lerobot import layout
 from safedojo_ros.data.lerobot.info import NUMBERS, PICTURES, DatasetInfo, read_head, shown
 from safedojo_ros.data.lerobot.rows import EpisodeRow
@@ -99,6 +99,12 @@ def mapped_info(root: Path, contract: Contract) -> DatasetInfo:
                 f"{path}: '{camera.feature}' is {shown(feature.get('dtype'))} "
                 f"{shown(feature.get('shape'))}, expected images or video of height, width, 3, "
                 f"sides to {MAX_SIDE}"
+            )
+        made = feature.get("resize", contract.resize)
+        if made != contract.resize:
+            raise DatasetError(
+                f"{path}: the images of '{camera.feature}' were made to fit by {shown(made)}, the "
+                f"contract says '{contract.resize}'"
             )
         features[camera.feature] = {"dtype": feature["dtype"], "shape": shape}
     return DatasetInfo(info["fps"], features, info["total_episodes"])
@@ -210,7 +216,8 @@ class MappedSteps:
         for number, image in enumerate(self._files.pictures(row, table, self._keys[name])):
             if number != seen[done]:
                 continue
-            small = resize_image(image, pictures.shape[2], pictures.shape[1])
+            size = pictures.shape[2], pictures.shape[1]
+            small = fit_image(image, *size, self._contract.resize)
             while done < len(seen) and seen[done] == number:
                 pictures[done] = small
                 done += 1

@@ -12,7 +12,7 @@ import numpy as np
 from safedojo_ros.core.contract import Contract
 from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.core.files import PARTIAL_SUFFIX
-from safedojo_ros.core.types import Episode
+from safedojo_ros.core.types import RESIZE, Episode
 from safedojo_ros.data.lerobot import layout
 from safedojo_ros.data.lerobot.info import read_info
 from safedojo_ros.data.lerobot.mapped import MappedSteps, mapped_info
@@ -32,7 +32,8 @@ class FrameArrays:
     images: (N, cameras, H, W, 3) uint8 in the order of `cameras`; state (N, S) float32; actions
     (N, A) float32; success (N,) bool; cost, displacement (N,) float32; extra {name: (N, ...)};
     starts: (E + 1,), episode e has the rows starts[e]:starts[e + 1]; rows: the E episodes' rows;
-    contract: that they were read through, None: the layout of this package.
+    contract: that they were read through, None: the layout of this package; resize: the rule by
+    which the images became square.
     """
 
     images: np.ndarray
@@ -46,6 +47,7 @@ class FrameArrays:
     starts: np.ndarray
     rows: list[EpisodeRow]
     contract: Contract | None = None
+    resize: str = RESIZE
 
     @property
     def episode(self) -> np.ndarray:
@@ -71,12 +73,14 @@ class EpisodeReader(Sequence[Episode]):
             info = read_info(self.root)
             self.features, self.fps = info.features, info.fps
             self.cameras, self.extra_names = info.cameras, info.extra_names
+            self.resize = info.resize
             self._steps = StepFiles(self.root, info)
         else:
             info = mapped_info(self.root, contract)
             self._steps = MappedSteps(self.root, info, contract)
             self.features, self.fps = self._steps.features, contract.rate
             self.cameras, self.extra_names = contract.camera_names, ()
+            self.resize = contract.resize
             if self.fps != info.fps:
                 log.info("%s: %d Hz, read at %d Hz", self.root, info.fps, self.fps)
         found = read_episode_rows(self.root, info, contract)
@@ -170,6 +174,7 @@ class EpisodeReader(Sequence[Episode]):
             starts=starts,
             rows=list(rows),
             contract=self.contract,
+            resize=self.resize,
         )
 
     def first_pictures(self, indices: list[int]) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.core.files import replacing
-from safedojo_ros.core.types import ACTION_SIZE, STATE_SIZE, Episode
+from safedojo_ros.core.types import ACTION_SIZE, RESIZE, STATE_SIZE, Episode
 from safedojo_ros.data.lerobot import layout
 from safedojo_ros.data.lerobot.reader import EpisodeReader
 from safedojo_ros.data.lerobot.video import clip_checksums, write_video
@@ -31,8 +31,9 @@ class EpisodeWriter:
     """Appends whole episodes to the dataset at `root`; use it as a context manager.
 
     image_size: side of the square pictures; cameras: in the order of the columns; fps: control
-    steps a second; video: keep pictures as mp4 (small, lossy) instead of PNG; episodes_per_file:
-    how many gather before they go to disk, so at most so many are lost by an interruption.
+    steps a second; video: keep pictures as mp4 (small, lossy) instead of PNG; resize: how they
+    became square, see `core.types.RESIZES`; episodes_per_file: how many gather before they go to
+    disk, so at most so many are lost by an interruption.
     Raises `DatasetError` where `root` is something else, or a dataset of another shape or a damaged
     one, or is being written by another process.
     """
@@ -45,10 +46,11 @@ class EpisodeWriter:
         fps: int = 20,
         *,
         video: bool = False,
+        resize: str = RESIZE,
         episodes_per_file: int = 20,
     ) -> None:
         self.root, self.cameras, self.fps = Path(root), tuple(cameras), fps
-        self._image_size, self._video = image_size, video
+        self._image_size, self._video, self._resize = image_size, video, resize
         self._episodes_per_file = episodes_per_file
         self._waiting: list[Episode] = []
         self._sentences: list[str] = []
@@ -186,7 +188,7 @@ class EpisodeWriter:
         self._write_info()
 
     def _plain_features(self) -> dict[str, Any]:
-        cameras = layout.camera_features(self.cameras, self._image_size, self._video)
+        cameras = layout.camera_features(self.cameras, self._image_size, self._video, self._resize)
         return cameras | layout.STEP_FEATURES | layout.INDEX_FEATURES
 
     # ---------------------------------------------------------------- writing

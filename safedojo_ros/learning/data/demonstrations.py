@@ -8,6 +8,7 @@ import torch
 
 from safedojo_ros.core.contract import Contract
 from safedojo_ros.core.errors import DatasetError
+from safedojo_ros.core.types import RESIZE
 from safedojo_ros.data.lerobot.frames import Source, load_frames, open_all, steps_ahead
 
 APPROACH = 12
@@ -21,7 +22,8 @@ class Demonstrations:
     images: (N, cameras, H, W, 3) uint8; state: (N, S) and actions: (N, A) physical, those to
     imitate; executed: (N, A), what the robot did; sentence: (N,) index into instructions; ends:
     (N,) index after the last frame of the episode that is imitated, which is that of the first
-    success, if any; imitated: (M,) the frames that are imitated; contract: see `FrameArrays`.
+    success, if any; imitated: (M,) the frames that are imitated; contract, resize: see
+    `FrameArrays`.
     """
 
     images: torch.Tensor
@@ -34,6 +36,7 @@ class Demonstrations:
     instructions: list[str]
     cameras: tuple[str, ...]
     contract: Contract | None = None
+    resize: str = RESIZE
 
     def __post_init__(self) -> None:
         self._next = self.next_changes()
@@ -74,6 +77,7 @@ class Demonstrations:
             instructions,
             readers[0].cameras,
             frames.contract,
+            frames.resize,
         )
 
     def chunk_rows(self, frames: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:

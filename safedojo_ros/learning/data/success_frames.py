@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from safedojo_ros.core.errors import DatasetError
+from safedojo_ros.core.types import RESIZE
 from safedojo_ros.data.lerobot.frames import Source, load_frames, open_all
 from safedojo_ros.data.lerobot.reader import FrameArrays
 from safedojo_ros.learning.data.latent_episodes import LatentEpisodes
@@ -25,7 +26,8 @@ class SuccessFrames:
 
     images: (N, cameras, H, W, 3) uint8; success: (N,) bool; instruction: (N,) index into
     `instructions`; clip: (N,) the run of frames to which a frame belongs, in order of time (a
-    recorded episode, or one imagined future); episode: (N,) the recorded episode behind it.
+    recorded episode, or one imagined future); episode: (N,) the recorded episode behind it; resize:
+    see `FrameArrays`.
     """
 
     images: np.ndarray
@@ -34,6 +36,7 @@ class SuccessFrames:
     clip: np.ndarray
     episode: np.ndarray
     instructions: tuple[str, ...]
+    resize: str = RESIZE
 
     def of(self, chosen: np.ndarray) -> "SuccessFrames":
         """The frames `chosen` (N,) bool."""
@@ -44,6 +47,7 @@ class SuccessFrames:
             self.clip[chosen],
             self.episode[chosen],
             self.instructions,
+            self.resize,
         )
 
     @staticmethod
@@ -58,6 +62,7 @@ class SuccessFrames:
             frames.episode,
             frames.episode,
             instructions,
+            frames.resize,
         )
 
     @staticmethod

@@ -86,6 +86,12 @@ class ImaginedWorld:
                 f"the success classifier sees {success.cameras}, the world model "
                 f"{world_model.cameras}; train one for the other"
             )
+        rules = {model.resize for model in (world_model, success, safety)}
+        if len(rules) > 1:
+            raise CheckpointError(
+                "world model, success classifier and safety head saw images made to fit by "
+                f"different rules: {', '.join(sorted(rules))}; train them on sets of one rule"
+            )
         self.device = world_model.device
         for network in (world_model.parts, success.network, safety.network):
             network.to(self.device).eval()

@@ -67,6 +67,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train one stage; its checkpoint is written into OUT/checkpoint."""
+    from safedojo_ros.learning import processes
+
     stage = STAGES[args.stage]
-    stage.train(recipe_of(args, *stage.reads), from_options(stage.request, args))
+    say = (lambda sentence: None) if processes.number() else print
+    stage.train(recipe_of(args, *stage.reads), from_options(stage.request, args), say)
     return 0

@@ -1,6 +1,9 @@
-"""The one loop that fits a network: resume, schedule, clipping, average, metrics, saves."""
+"""The one loop that fits a network: resume, schedule, clipping, average, metrics, saves.
 
-from collections.abc import Callable, Iterable, Sequence
+Several processes, as `accelerate launch` or `torchrun` starts them, share the batches of each step.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 
@@ -8,6 +11,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from safedojo_ros.core.config import check_ranges
+from safedojo_ros.learning import processes
 from safedojo_ros.learning.compiling import compiled
 from safedojo_ros.learning.progress import progress_bar
 from safedojo_ros.learning.training_run import TrainingRun
@@ -16,7 +20,7 @@ RECORD_EVERY = 20
 """Gradient steps between two lines of metrics."""
 
 Loss = Callable[[int, torch.Generator], dict[str, torch.Tensor]]
-"""(step, the generator of its batch) → {"loss": what is minimised, other metrics}."""
+"""(number of the batch, its generator) → {"loss": what is minimised, other metrics}."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class FitConfig:
     steps: int = 1500
     """Gradient steps, 0 or more."""
     batch_size: int = 64
-    """Samples in each gradient step, at least 1."""
+    """Samples in a batch, at least 1."""
     learning_rate: float = 1e-3
     """Learning rate after the warm-up, its maximum, 0 or more."""
     weight_decay: float = 1e-2
@@ -39,11 +43,20 @@ class FitConfig:
     """Gradient steps between two saves, from which a run can be resumed, at least 1."""
     seed: int = 0
     """Seed of the first weights, batches and noise, 0 or more."""
+    batches_per_step: int = 1
+    """Batches over which the gradient of each step is averaged, at least 1; several processes share
+    them equally."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "learning_rate", "weight_decay", "warmup_steps", "seed"):
             check_ranges(self, **{name: "[0, inf)"})
-        check_ranges(self, batch_size="[1, inf)", save_every="[1, inf)", gradient_clip="(0, inf]")
+        check_ranges(
+            self,
+            batch_size="[1, inf)",
+            batches_per_step="[1, inf)",
+            save_every="[1, inf)",
+            gradient_clip="(0, inf]",
+        )
 
 
 def fit(
@@ -58,19 +71,23 @@ def fit(
     compile: Sequence[torch.nn.Module] = (),
     saved: Callable[[], None] = lambda: None,
 ) -> None:
-    """Minimise `loss` in place; the draws of a step depend on the seed and its number alone.
+    """Minimise `loss` in place; the draws of a batch depend on the seed and its number alone.
 
     run: where it resumes from, is saved and records its metrics; parameters: which to fit (default:
     all); average: a moving average of the weights, which is saved, too; compile: the modules in
     which the time goes, `compiled` where there are many steps; saved: called after every save. An
-    observer of the progress bar may raise: the run is saved first.
+    observer of the progress bar may raise: the run is saved first. Raises `ConfigError` for batches
+    that the processes cannot share equally.
     """
     parameters = list(network.parameters() if parameters is None else parameters)
     optimizer = torch.optim.AdamW(
         parameters, config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
     kept = network if average is None else torch.nn.ModuleList([network, average])
+    share = processes.own_share(config.batches_per_step)
+    together = processes.Together(parameters[0].device)
     first = run.restore(kept, optimizer) if run else 0
+    together.meet()  # nobody saves before all have restored
     smooth = None
     ended = closing(run) if run else nullcontext()
     with (
@@ -79,17 +96,22 @@ def fit(
         progress_bar(name, first, config.steps) as show,
     ):
         for step in range(first, config.steps):
-            seed = config.seed * 1_000_003 + step
-            torch.manual_seed(seed)  # dropout
             rate = config.learning_rate * learning_rate_factor(
                 step, config.warmup_steps, config.steps
             )
             for group in optimizer.param_groups:
                 group["lr"] = rate
             network.train()
-            losses = loss(step, torch.Generator().manual_seed(seed))
             optimizer.zero_grad(set_to_none=True)
-            losses["loss"].backward()
+            every = []
+            for part in share:
+                batch = step * config.batches_per_step + part
+                seed = config.seed * 1_000_003 + batch
+                torch.manual_seed(seed)  # dropout
+                every.append(loss(batch, torch.Generator().manual_seed(seed)))
+                (every[-1]["loss"] / len(share)).backward()
+            losses = processes.mean(every)
+            together.average(_alike(losses, parameters, network))
             norm = torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
             optimizer.step()
             if average is not None:
@@ -104,12 +126,24 @@ def fit(
                     run.save(done, kept, optimizer)
                 raise
             if run and (done % RECORD_EVERY == 0 or done == config.steps):
-                metrics = {key: part.item() for key, part in losses.items()}
+                metrics = {key: one.item() for key, one in losses.items()}
                 metrics |= {"smooth_loss": smooth, "gradient_norm": float(norm)}
                 run.record(done, metrics | {"learning_rate": rate})
             if run and (done % config.save_every == 0 or done == config.steps):
                 run.save(done, kept, optimizer)
-                saved()
+                if processes.number() == 0:
+                    saved()
+
+
+def _alike(
+    losses: dict[str, torch.Tensor],
+    parameters: list[torch.nn.Parameter],
+    network: torch.nn.Module,
+) -> Iterator[torch.Tensor]:
+    """What several processes have to average: metrics, gradients, and running statistics."""
+    yield from losses.values()
+    yield from (p.grad for p in parameters if p.grad is not None)
+    yield from (b for b in network.buffers() if b.is_floating_point())
 
 
 def learning_rate_factor(step: int, warmup: int, total: int) -> float:

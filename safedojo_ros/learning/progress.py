@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from safedojo_ros.learning import processes
+
 Observer = Callable[[int, int | None, dict[str, float]], None]
 """Called with (step, total or None, metrics) during every training and recording."""
 
@@ -32,7 +34,7 @@ def report(step: int, total: int | None, metrics: dict[str, float]) -> None:
 
 @contextmanager
 def progress_bar(what: str, done: int, total: int) -> Iterator[Callable[..., None]]:
-    """A bar; call what it yields with (step, text) after each step."""
+    """A bar, of the first process; call what it yields with (step, text) after each step."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -40,7 +42,7 @@ def progress_bar(what: str, done: int, total: int) -> Iterator[Callable[..., Non
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns) as progress:
+    with Progress(*columns, disable=processes.number() > 0) as progress:
         task = progress.add_task(what, total=total, completed=done, note="")
 
         def show(step: int, note: str = "") -> None:

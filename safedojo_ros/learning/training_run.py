@@ -11,6 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.files import claim, replacing
+from safedojo_ros.learning import processes
 from safedojo_ros.learning.progress import report
 
 STATE_FILE = "training_state.safetensors"
@@ -29,16 +30,19 @@ class TrainingRun:
     """A directory with training_state.safetensors, metrics.jsonl and TensorBoard events.
 
     The state (step, weights, optimizer) is replaced atomically, so a killed run resumes from the
-    last save. Raises `ConfigError` when the directory holds a run and `resume` is false, or another
-    process trains there; `close` lets others in.
+    last save. Of several processes all restore, but the first alone writes. Raises `ConfigError`
+    when the directory holds a run and `resume` is false, or another process trains there; `close`
+    lets others in.
     """
 
     def __init__(self, directory: Path, resume: bool) -> None:
         self.directory = directory
         if self.begun and not resume:
             raise ConfigError(f"{directory} holds a training run; pass --resume or another --out")
-        self._claim = claim(directory)
-        self._events = SummaryWriter(str(directory / "tensorboard"))
+        self._writes = processes.number() == 0
+        if self._writes:
+            self._claim = claim(directory)
+            self._events = SummaryWriter(str(directory / "tensorboard"))
         self._started = time.monotonic()
 
     @property
@@ -69,6 +73,8 @@ class TrainingRun:
 
     def save(self, step: int, module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Replace the saved state by this one."""
+        if not self._writes:
+            return
         tensors = {f"model.{k}": v.detach().clone() for k, v in module.state_dict().items()}
         for index, values in optimizer.state_dict()["state"].items():
             for name, value in values.items():
@@ -80,6 +86,8 @@ class TrainingRun:
 
     def record(self, step: int, metrics: dict[str, float]) -> None:
         """Append a line of metrics, and write TensorBoard scalars."""
+        if not self._writes:
+            return
         row: dict[str, Any] = {"step": step, "seconds": round(time.monotonic() - self._started, 1)}
         with (self.directory / METRICS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row | metrics) + "\n")
@@ -90,5 +98,7 @@ class TrainingRun:
     def close(self) -> None:
         """Flush the TensorBoard events; the training is over."""
         _live.clear()
+        if not self._writes:
+            return
         self._events.close()
         self._claim.close()

@@ -1,5 +1,6 @@
 """How torch uses the processor, for commands that train, imagine or practise in batches."""
 
+import os
 from typing import Any
 
 import torch
@@ -43,6 +44,9 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 def chosen_device(name: str) -> str:
     """`name`, or for "auto" the GPU where there is one; raises `ConfigError` for none."""
+    own = _own_gpu() if name in ("auto", "cuda") else ""
+    if own:
+        return own
     if name.startswith("cuda"):
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(name.partition(":")[2] or 0) >= count:
@@ -52,3 +56,17 @@ def chosen_device(name: str) -> str:
     if name != "auto":
         return name
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _own_gpu() -> str:
+    """The GPU of this process where a launcher started several here; "" otherwise."""
+    started, place = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), os.environ.get("LOCAL_RANK")
+    if started == 1 or place is None or not torch.cuda.is_available():
+        return ""
+    count = torch.cuda.device_count()
+    if started > count:
+        raise ConfigError(
+            f"{started} processes train here, but torch sees {count} GPUs; start {count}, or pass "
+            "--device cpu"
+        )
+    return f"cuda:{place}"

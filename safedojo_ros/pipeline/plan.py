@@ -43,7 +43,7 @@ class Plan:
 
     gpus: int = 0
     """GPUs, as an H200's data sheet has them, that share every batch (default: this machine's
-    processor, measured for a second); training uses one of them today"""
+    processor, measured for a second)"""
     memory: float | None = None
     """GB that each has (default: an H200's 141, or this machine's)"""
 

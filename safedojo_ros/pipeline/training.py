@@ -297,8 +297,12 @@ def _finished(
     preset: str,
     say: Say,
 ) -> Trained:
-    """Write OUT/checkpoint; publish if that is asked for."""
+    """Write OUT/checkpoint; publish if that is asked for. Of several processes the first does."""
+    from safedojo_ros.learning import processes
+
     directory = request.out / "checkpoint"
+    if processes.number():
+        return Trained(directory, "", figures)
     directory.mkdir(parents=True, exist_ok=True)
     model.save(directory, half=request.half)
     scales = getattr(model, "scales", None)  # a success classifier has none: its input is images

@@ -1,0 +1,67 @@
+"""The processes of one training, as `accelerate launch` or `torchrun` starts them.
+
+Each holds all weights. They share the batches of a gradient step, and the first alone writes.
+"""
+
+import os
+from collections.abc import Iterable
+
+import torch
+
+from safedojo_ros.core.errors import ConfigError
+
+
+def count() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def number() -> int:
+    """Of this process, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def own_share(batches: int) -> range:
+    """Numbers of a step's batches that this process takes; raises `ConfigError` for unequal
+    shares."""
+    processes = count()
+    if batches % processes:
+        raise ConfigError(
+            f"{processes} processes share {batches} batches a step; set the stage's "
+            f"batches_per_step to a multiple of {processes}, or start fewer processes"
+        )
+    each = batches // processes
+    return range(number() * each, (number() + 1) * each)
+
+
+def mean(every: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The mean of each metric, without gradient."""
+    if len(every) == 1:
+        return {name: value.detach() for name, value in every[0].items()}
+    return {name: torch.stack([one[name].detach() for one in every]).mean() for name in every[0]}
+
+
+class Together:
+    """What keeps the processes of a training alike; with one process it does nothing."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._accelerator = None
+        if count() > 1:
+            from accelerate import Accelerator
+
+            self._accelerator = Accelerator(cpu=device.type == "cpu")
+
+    def average(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Replace each by its mean over the processes, in one message; all have the same ones."""
+        if self._accelerator is None:
+            return
+        some = list(tensors)
+        flat = torch.cat([tensor.flatten() for tensor in some])
+        flat = self._accelerator.reduce(flat, reduction="mean")
+        for tensor, part in zip(some, flat.split([t.numel() for t in some]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def meet(self) -> None:
+        """Wait for all."""
+        if self._accelerator is not None:
+            self._accelerator.wait_for_everyone()

@@ -1,9 +1,16 @@
 """The frame autoencoder: cells of several pixels, and what counts in its loss."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import pytest
 import torch
+from test_learning import CAMERAS, synthetic
 
 from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.data.lerobot.reader import EpisodeReader, FrameArrays
+from safedojo_ros.data.lerobot.writer import EpisodeWriter
+from safedojo_ros.learning.autoencoder import recorded_images
 from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder, importance
 
 
@@ -45,3 +52,28 @@ def test_a_small_thing_on_a_plain_table_counts_more_than_the_table() -> None:
     assert weights[20:26, 30:34].min() > 3 * weights[50:, 50:].max()
     plain = importance(torch.zeros(1, 3, 64, 64))
     torch.testing.assert_close(plain, torch.ones_like(plain))
+
+
+def test_of_large_data_sets_only_some_episodes_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        with EpisodeWriter(tmp_path / name, 64, CAMERAS) as writer:
+            for seed in range(12):
+                writer.add(synthetic(20, seed))
+    sources = [tmp_path / "a", tmp_path / "b"]
+    readers = [EpisodeReader(source) for source in sources]
+    frames = sum(reader.frames for reader in readers)
+    read: list[int] = []
+    load = EpisodeReader.load_arrays
+
+    def counted(self: EpisodeReader, indices: Sequence[int]) -> FrameArrays:
+        read.append(len(indices))
+        return load(self, indices)
+
+    monkeypatch.setattr(EpisodeReader, "load_arrays", counted)
+    some = recorded_images(sources, frames // 12)
+    assert read == [4, 4]  # a third, of whose frames one in four is used
+    assert len(some) == pytest.approx(frames / 12, rel=0.2)
+    assert len(recorded_images(sources, frames)) == frames
+    assert read[2:] == [12, 12]

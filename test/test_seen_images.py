@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -14,10 +14,13 @@ from proposer import Proposer
 from safedojo_ros.checkpoints.names import find_checkpoint
 from safedojo_ros.core.errors import CheckpointError, DatasetError, ObservationRejected
 from safedojo_ros.core.types import Observation
-from safedojo_ros.data.lerobot.reader import EpisodeReader
+from safedojo_ros.data.lerobot.frames import load_frames, open_all
+from safedojo_ros.data.lerobot.reader import EpisodeReader, FrameArrays
 from safedojo_ros.data.lerobot.writer import EpisodeWriter
 from safedojo_ros.evaluation.filters.gate import GatedPolicy
 from safedojo_ros.evaluation.recording import record_expert
+from safedojo_ros.learning import seen_images as module
+from safedojo_ros.learning.data.splits import held_out_episodes
 from safedojo_ros.learning.seen_images import seen_images
 from safedojo_ros.models.loading import load_safety
 from safedojo_ros.models.safety_head import SafetyModel, tiny_safety
@@ -167,6 +170,28 @@ def test_limits_that_are_set_by_episodes_travel_with_the_checkpoint(
 def test_limits_are_set_by_images_of_the_head_s_own_cameras_and_size(episodes: Path) -> None:
     with pytest.raises(DatasetError, match="64"):
         seen_images(tiny_safety(image_size=32), [episodes], 0.3, 0)
+
+
+def test_of_many_episodes_those_that_are_fitted_are_a_few_from_every_set(
+    episodes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = open_all([episodes])[0]
+    read: list[Sequence[Sequence[int]]] = []
+
+    def load(readers: Sequence[EpisodeReader], chosen: Sequence[Sequence[int]]) -> FrameArrays:
+        read.append(chosen)
+        return load_frames(readers, chosen=chosen)
+
+    monkeypatch.setattr(module, "load_frames", load)
+    monkeypatch.setattr(module, "EPISODES", 2)
+    seen_images(tiny_safety(), [episodes, episodes], 0.2, 0)
+    count = 2 * len(whole)
+    held_out = held_out_episodes(count, 0.2, 0)
+    numbers = [*read[0][0], *(number + len(whole) for number in read[0][1])]
+    assert set(held_out) < set(numbers)
+    assert len(numbers) == len(held_out) + 2
+    fitted = sorted(set(numbers) - set(held_out))
+    assert fitted[0] < len(whole) <= fitted[1]
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,9 @@ from safedojo_ros.learning.training_run import TrainingRun
 from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
 from safedojo_ros.models.images import check_side, to_unit
 
+APART = 4
+"""Of the frames of an episode that is read, at least one in so many is used."""
+
 
 @dataclass(frozen=True)
 class AutoencoderConfig(FitConfig):
@@ -34,10 +37,17 @@ class AutoencoderConfig(FitConfig):
 
 
 def recorded_images(sources: Sequence[Source], count: int) -> torch.Tensor:
-    """(N, cameras, H, W, 3) uint8: about `count` frames, evenly spaced over all data sets."""
+    """(N, cameras, H, W, 3) uint8: about `count` frames, evenly spaced over all data sets.
+
+    Of large data sets only every so many episodes are read.
+    """
     readers = [open_set(source) for source in sources]
-    every = max(1, sum(reader.frames for reader in readers) // count)
-    parts = [torch.from_numpy(reader.load_arrays().images[::every].copy()) for reader in readers]
+    total = sum(reader.frames for reader in readers)
+    skip = max(1, total // (APART * count))
+    every, parts = max(1, total // skip // count), []
+    for reader in readers:
+        images = reader.load_arrays(range(0, len(reader.rows), skip)).images
+        parts.append(torch.from_numpy(images[::every].copy()))
     return torch.cat(parts)
 
 

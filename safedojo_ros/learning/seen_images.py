@@ -11,11 +11,14 @@ import torch
 
 from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.data.lerobot.frames import Source, load_frames, open_all
+from safedojo_ros.data.lerobot.reader import EpisodeReader
 from safedojo_ros.learning.data.splits import held_out_episodes
 from safedojo_ros.models.images import to_unit
 from safedojo_ros.models.safety_head import SafetyModel
 from safedojo_ros.models.seen_images import SeenBy, SeenImages, describe
 
+EPISODES = 500
+"""At most, of those that are fitted: to read all of a large data set takes minutes and memory."""
 FRAMES = 3000
 """Of the episodes that are fitted, and as many of those held out: more tell nothing new."""
 BRIGHTNESS = 0.05
@@ -41,7 +44,13 @@ def seen_images(
 
     Raises `DatasetError` where there are too few episodes, or other cameras than the head's.
     """
-    frames = load_frames(open_all(sources), images=True)
+    readers = open_all(sources)
+    count = sum(len(reader) for reader in readers)
+    if count < 3:
+        raise DatasetError("fewer than 3 episodes; two are held out, so collect more")
+    apart = np.isin(np.arange(count), held_out_episodes(count, held_out, seed))
+    read = np.sort(np.concatenate([np.flatnonzero(apart), _some(~apart, EPISODES)]))
+    frames = load_frames(readers, chosen=_by_set(read, readers))
     found, wanted = (
         (tuple(frames.cameras), frames.images.shape[2]),
         (
@@ -51,10 +60,8 @@ def seen_images(
     )
     if found != wanted:
         raise DatasetError(f"the data show {found} pixels, the head's cameras are {wanted}")
-    if len(frames.rows) < 3:
-        raise DatasetError("fewer than 3 episodes; two are held out, so collect more")
-    apart = np.isin(frames.episode, held_out_episodes(len(frames.rows), held_out, seed))
-    known, fresh = _some(~apart), _some(apart)
+    fresh_frames = apart[read][frames.episode]
+    known, fresh = _some(~fresh_frames, FRAMES), _some(fresh_frames, FRAMES)
     fitted = descriptions(model, frames.images[known], seed, device).flatten(0, 1)
     judged = descriptions(model, frames.images[fresh], seed + 1, device)
     cameras = {}
@@ -95,7 +102,14 @@ def disturbed(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(np.rint(images * light + noise), 0, 255).astype(np.uint8)
 
 
-def _some(rows: np.ndarray) -> np.ndarray:
-    """At most `FRAMES` of the rows (N,) bool, evenly spread; their numbers."""
+def _some(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most `most` of the rows (N,) bool, evenly spread; their numbers."""
     numbers = np.flatnonzero(rows)
-    return numbers[np.linspace(0, len(numbers) - 1, min(FRAMES, len(numbers))).round().astype(int)]
+    return numbers[np.linspace(0, len(numbers) - 1, min(most, len(numbers))).round().astype(int)]
+
+
+def _by_set(numbers: np.ndarray, readers: Sequence[EpisodeReader]) -> list[list[int]]:
+    """Numbers of episodes of all data sets, in order, as each set counts its own."""
+    starts = np.cumsum([0, *(len(reader) for reader in readers)])
+    parts = np.split(numbers, np.searchsorted(numbers, starts[1:-1]))
+    return [(part - start).tolist() for part, start in zip(parts, starts[:-1], strict=True)]

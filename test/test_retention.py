@@ -172,25 +172,27 @@ def test_pruning_beside_a_publisher_and_a_reader_never_loses_latest(
 ) -> None:
     publish(store, source, 1)
     errors: list[str] = []
+    reads = 0
 
     def work() -> None:
         try:
-            for _ in range(8):
+            rounds = 0
+            while rounds < 8 or (reads < 10 and rounds < 1000):  # a disk in memory writes fast
                 publish(CheckpointStore(store.root), source, 1)
                 prune(CheckpointStore(store.root), "policy", 1)
+                rounds += 1
         except CheckpointError as error:
             errors.append(str(error))
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
         thread.start()
-    reads = 0
     while any(thread.is_alive() for thread in threads):
         store.resolve("policy")
         reads += 1
         time.sleep(1e-3)  # a reader without a rest keeps the interpreter from the writers
     assert errors == []
-    assert reads > 10
+    assert reads >= 10
     assert store.latest("policy") in ids(store)
     prune(store, "policy", 1)
     assert len(ids(store)) == 2, "the newest and the one before it"

@@ -129,6 +129,13 @@ def test_hold_falls_back_to_slow_before_allow() -> None:
     assert seen == [HOLD, HOLD, SLOW, SLOW, ALLOW]
 
 
+def test_a_hold_that_ends_leaves_the_slow_that_a_chunk_asked_for_meanwhile() -> None:
+    stream = Stream(GateConfig(release_after=3))
+    costs = [0.6, 0.1, 0.35, 0.1, 0.1, 0.1]
+    seen = [stream.judge(cost).decision for cost in costs]
+    assert seen == [HOLD, HOLD, HOLD, SLOW, SLOW, ALLOW]
+
+
 def test_a_rising_cost_acts_at_once() -> None:
     stream = Stream()
     assert [stream.judge(c).decision for c in (0.0, 0.3, 0.5)] == [ALLOW, SLOW, HOLD]

@@ -10,6 +10,7 @@ import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -75,21 +76,10 @@ def run(args: argparse.Namespace) -> int:
         free = free_motion(find_bags(args.free_motion), topic)
         print(f"free motion: {free}")
         config = replace(config, free_motion=free)
-    rate = round(1.0 / config.period)
-    with EpisodeWriter(
-        args.out,
-        config.image_size,
-        config.cameras,
-        fps=rate,
-        video=args.video,
-        resize=config.resize,
-    ) as writer:
-        report = convert(
-            bags,
-            writer,
-            config,
-            None if args.namespace is None else args.namespace.strip("/"),
-        )
+    rate, namespace = round(1.0 / config.period), args.namespace and args.namespace.strip("/")
+    how: dict[str, Any] = {"fps": rate, "video": args.video, "resize": config.resize}
+    with EpisodeWriter(args.out, config.image_size, config.cameras, **how) as writer:
+        report = convert(bags, writer, config, namespace)
     write_whole(args.out / REPORT, json.dumps(report.as_json(), indent=1) + "\n")
     write_json(args.json, report.as_json())
     show(report, Console())

@@ -5,10 +5,12 @@ Each holds all weights. They share the batches of a gradient step, and the first
 
 import os
 from collections.abc import Iterable
-
-import torch
+from typing import TYPE_CHECKING
 
 from safedojo_ros.core.errors import ConfigError
+
+if TYPE_CHECKING:  # commands ask for the number of a process before they need torch
+    import torch
 
 
 def count() -> int:
@@ -34,8 +36,10 @@ def own_share(batches: int) -> range:
     return range(number() * each, (number() + 1) * each)
 
 
-def mean(every: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+def mean(every: "list[dict[str, torch.Tensor]]") -> "dict[str, torch.Tensor]":
     """The mean of each metric, without gradient."""
+    import torch
+
     if len(every) == 1:
         return {name: value.detach() for name, value in every[0].items()}
     return {name: torch.stack([one[name].detach() for one in every]).mean() for name in every[0]}
@@ -44,17 +48,19 @@ def mean(every: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 class Together:
     """What keeps the processes of a training alike; with one process it does nothing."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: "torch.device") -> None:
         self._accelerator = None
         if count() > 1:
             from accelerate import Accelerator
 
             self._accelerator = Accelerator(cpu=device.type == "cpu")
 
-    def average(self, tensors: Iterable[torch.Tensor]) -> None:
+    def average(self, tensors: "Iterable[torch.Tensor]") -> None:
         """Replace each by its mean over the processes, in one message; all have the same ones."""
         if self._accelerator is None:
             return
+        import torch
+
         some = list(tensors)
         flat = torch.cat([tensor.flatten() for tensor in some])
         flat = self._accelerator.reduce(flat, reduction="mean")

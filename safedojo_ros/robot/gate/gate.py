@@ -111,8 +111,7 @@ class SafetyGate:
         self.decision = Decision.HOLD
         self.reason = "no chunk has been judged yet"
         self._freshness = ChunkFreshness(self.config.freshness)
-        self._level = Decision.ALLOW
-        self._calm = 0
+        self._calm: dict[Decision, int] = {}  # chunks in a row that were low, of each kept level
         self._stopped = ""
 
     @property
@@ -129,7 +128,7 @@ class SafetyGate:
 
     def release(self) -> None:
         """Keep no HOLD or SLOW for the costs of earlier chunks; a latched STOP stays."""
-        self._calm, self._level = 0, Decision.ALLOW
+        self._calm.clear()
 
     def recover(self) -> None:
         """Release a latched STOP; the gate holds until the next chunk is judged."""
@@ -291,7 +290,8 @@ class SafetyGate:
         return ""
 
     def _advised(self, estimate: CostEstimate) -> CostEstimate:
-        """Add the decision by cost, with hysteresis."""
+        """Add the decision by cost, with hysteresis: each level is kept by itself, so that a HOLD
+        that ends leaves the SLOW that the chunks since then ask for."""
         cost, limit, config = estimate.chunk_cost, estimate.limit, self.config
         thresholds = {
             Decision.SLOW: config.slow_ratio * limit,
@@ -299,16 +299,15 @@ class SafetyGate:
             Decision.STOP: max(config.stop_cost, limit),
         }
         level = max((d for d, t in thresholds.items() if cost >= t), default=Decision.ALLOW)
-        if level >= self._level:
-            self._calm = 0
-            self._level = min(level, Decision.HOLD)
-        elif cost >= config.release_ratio * thresholds[self._level]:
-            self._calm = 0
-        else:
-            self._calm += 1
-            if self._calm >= config.release_after:
-                self._calm, self._level = 0, level
-        decision = max(level, self._level)
+        for kept in (Decision.SLOW, Decision.HOLD):
+            if cost >= config.release_ratio * thresholds[kept]:
+                if level >= kept or kept in self._calm:
+                    self._calm[kept] = 0
+            elif kept in self._calm:
+                self._calm[kept] += 1
+                if self._calm[kept] >= config.release_after:
+                    del self._calm[kept]
+        decision = max(level, *self._calm, Decision.ALLOW)
         if decision == Decision.ALLOW:
             return estimate
         if level == decision:

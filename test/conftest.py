@@ -5,7 +5,9 @@ a failed test of `nodes/` is run again with nodes of its own, and the summary na
 twice is a fault, and so is what fails after `MOST` tests of one run were run again.
 """
 
+import os
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,7 +61,13 @@ def pytest_runtest_makereport(
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item) -> None:
-    """After a failure the module's fixtures end, too: nobody goes on with what it left."""
+    """After a failure the module's fixtures end, too: nobody goes on with what it left.
+
+    Nor with the real-time priority that an arm's node takes for the process that it is made in.
+    """
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:
+        with suppress(PermissionError):
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     if NODES in item.path.resolve().parents and item.stash.get(FAILED, False):
         item.session._setupstate.teardown_exact(None)
 

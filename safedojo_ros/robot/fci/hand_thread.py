@@ -1,6 +1,7 @@
 """The Franka Hand, opened and closed by threads of its own, since its calls block."""
 
 import contextlib
+import os
 import threading
 import time
 from typing import Any
@@ -133,6 +134,9 @@ class HandThread:
             )
 
     def _serve(self) -> None:
+        # libfranka's waiting thread takes its lock again before a thread on another core has it:
+        # half the stops came up to 1.3 s late. On one core they take turns; its threads inherit it
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         doing: bool | None = None
         running: Any = None
         while not self._closing.is_set():

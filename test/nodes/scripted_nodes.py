@@ -87,7 +87,8 @@ class ScriptedPolicy:
             self._side = -np.sign(sideways)
         actions[:, :, 1] = self._side * (self._late_speed if bad else self._speed)
         if self._limits and bad:
-            actions[:, :, 5] = MAX_DELTA_ROTATION
+            actions[:, ::2, 5] = MAX_DELTA_ROTATION  # to and fro: one way soon ends at a joint's
+            actions[:, 1::2, 5] = -MAX_DELTA_ROTATION
         actions[:, :, 0] = 0.01 if observations[0].state[0] < 0.02 else 0.0
         actions[:, :, 6] = -1.0
         if self._sensitive:

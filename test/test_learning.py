@@ -329,7 +329,7 @@ def test_an_image_is_shown_with_other_frames_of_its_episode(episodes: Path) -> N
     model = new_safety_model(autoencoder, config, episodes)
     frames = recorded_contacts([episodes], model)
     known = torch.arange(0, len(frames.episode), 3)
-    latents, state, chunks, contact, exists = query_batch(
+    latents, state, chunks, contact, exists, _ = query_batch(
         [frames], [known], [200], 5, torch.Generator().manual_seed(0)
     )
     assert state.shape == (200, 5, 8)
@@ -369,7 +369,7 @@ def test_an_image_is_shown_with_probes_of_its_scene_while_its_obstacle_stands(
         number,
         torch.ones(count, dtype=torch.int64),
     )
-    latents, state, chunks, contact, exists = query_batch(
+    latents, state, chunks, contact, exists, _ = query_batch(
         [frames], [known], [200], 3, generator, probes=4
     )
     assert state.shape == (200, 7, 8)

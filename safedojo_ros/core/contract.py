@@ -198,6 +198,9 @@ class Contract:
     """Frame of the end-effector's poses."""
     instruction: str = ""
     """A sentence for every episode (default: the data set's own)."""
+    costs: tuple[str, ...] = ()
+    """Costs beside contact that a safety head of this cell must predict, and no others (default:
+    whatever it predicts)."""
     labels: Labels = field(default_factory=Labels)
     topics: Topics = field(default_factory=Topics)
     """Where a bag has them."""

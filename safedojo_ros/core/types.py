@@ -162,7 +162,8 @@ class CostEstimate:
     """What the safety head says of one chunk.
 
     step_cost: (H,) P(contact) of each step; chunk_cost: mean of the M largest step costs
-    (SafeDojo's trajectory cost); limit: the cost limit in force.
+    (SafeDojo's trajectory cost); limit: the cost limit in force; name: which cost it is, of a head
+    that predicts several, else "".
     """
 
     step_cost: np.ndarray
@@ -170,6 +171,7 @@ class CostEstimate:
     limit: float
     decision: Decision = Decision.ALLOW
     reason: str = ""
+    name: str = ""
 
 
 def top_m_mean(step_cost: np.ndarray, m: int) -> float:

@@ -1,6 +1,6 @@
 """Training of the safety head on recorded contacts, and on imagined states beside them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from safedojo_ros.core.config import check_ranges
+from safedojo_ros.core.costs import COSTS
 from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.core.types import COST_M
 from safedojo_ros.data.lerobot.frames import Source, open_set
@@ -84,6 +85,12 @@ def train_safety_head(
             "no contact in these episodes; collect some with --level I,II, or name the column in "
             "the contract, labels.cost"
         )
+    for cost, found in zip(model.others, frames.others.flatten(0, 1).T, strict=True):
+        if not found.any():
+            raise DatasetError(
+                f"no step of these episodes has cost '{cost.name}'; collect some that do, or look "
+                "at what its label says"
+            )
     if frames.episode.max() < 2:
         raise DatasetError("fewer than 3 episodes; two are held out, so collect more")
     apart = held_out_episodes(int(frames.episode.max()) + 1, config.held_out, config.seed)
@@ -95,11 +102,15 @@ def train_safety_head(
 
     def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         batch = query_batch(sources, known, counts, config.queries, generator, config.probes)
-        latents, state, chunks, contact, exists = (part.to(device) for part in batch)
-        each = torch.nn.functional.binary_cross_entropy_with_logits(
-            head(latents.float(), state, chunks), contact, reduction="none"
-        )
-        return {"loss": (each * exists).sum() / exists.sum()}
+        latents, state, chunks, contact, exists, others = (part.to(device) for part in batch)
+        logits = head(latents.float(), state, chunks)
+        entropies = {"loss": _entropy(logits[..., 0], contact, exists)}
+        for number, cost in enumerate(model.others):
+            label = others[..., number]
+            there = exists * ~label.isnan()
+            entropies[cost.name] = _entropy(logits[..., 1 + number], label.nan_to_num(), there)
+            entropies["loss"] = entropies["loss"] + entropies[cost.name]
+        return entropies
 
     fit("safety head", head, loss, config, TrainingRun(directory, resume), compile=[head])
     figures = held_out_figures(model, frames, np.isin(frames.episode, apart), device)
@@ -113,33 +124,61 @@ def train_safety_head(
     return figures
 
 
+def _entropy(logits: torch.Tensor, truth: torch.Tensor, exists: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of the steps that exist."""
+    each = torch.nn.functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    return (each * exists).sum() / exists.sum()
+
+
 def held_out_figures(
     model: SafetyModel, frames: ContactFrames, held_out: np.ndarray, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Set temperature and contact threshold on half of the held-out episodes, measure on the other.
+    """Set temperatures and thresholds on half of the held-out episodes, measure on the other.
 
     Returns AUROC, AP, Brier and ECE per step, what is said of whole episodes, and the counts behind
-    them; AUROC and AP only where steps with and without contact are among those measured.
+    them; AUROC and AP only where steps with and without contact are among those measured. "others"
+    has the same of each cost beside contact.
     """
     head = model.head.to(device).eval()
     frames = frames.of(torch.from_numpy(np.flatnonzero(held_out)))
     head.temperature.fill_(1.0)
-    logits = contact_logits(model, frames.latents, frames.state, frames.chunks)
-    contact, exists = frames.contact, frames.exists.bool()
+    logits = cost_logits(model, frames.latents, frames.state, frames.chunks)
+    labels = torch.cat([frames.contact[..., None], frames.others], dim=-1)
+    judged = [_one_cost(logits[..., n], labels[..., n], frames) for n in range(labels.shape[-1])]
+    temperatures = torch.tensor([each["temperature"] for each in judged])
+    head.temperature.copy_(temperatures.reshape(head.temperature.shape))
+    figures, *others = judged
+    model.contact_threshold = figures["contact_threshold"]
+    model.others = tuple(
+        replace(cost, threshold=each["contact_threshold"])
+        for cost, each in zip(model.others, others, strict=True)
+    )
+    if others:
+        figures["others"] = {
+            cost.name: {name.replace("contact", "cost"): value for name, value in each.items()}
+            for cost, each in zip(model.others, others, strict=True)
+        }
+    return figures
+
+
+def _one_cost(logits: torch.Tensor, contact: torch.Tensor, frames: ContactFrames) -> dict[str, Any]:
+    """Temperature, threshold and figures of one cost of held-out frames; logits, contact: (N, H),
+    of contact or of another cost."""
+    exists = frames.exists.bool()
     tune = torch.from_numpy(np.isin(frames.episode, np.unique(frames.episode)[::2]))
-    head.temperature.fill_(fit_temperature(logits[tune][exists[tune]], contact[tune][exists[tune]]))
-    probability = torch.sigmoid(logits / head.temperature.cpu())
+    temperature = fit_temperature(logits[tune][exists[tune]], contact[tune][exists[tune]])
+    probability = torch.sigmoid(logits / temperature)
     predicted, touched = worst_of_episodes(
         (probability * exists).numpy(), contact.numpy(), frames.episode
     )
-    model.contact_threshold = rate_threshold(predicted[::2], touched[::2])
-    judged = predicted[1::2] > model.contact_threshold
+    threshold = rate_threshold(predicted[::2], touched[::2])
+    judged = predicted[1::2] > threshold
     chosen = ~tune
     truth = contact[chosen][exists[chosen]].numpy()
     forecast = probability[chosen][exists[chosen]].numpy()
     return forecast_quality(truth, forecast) | {
-        "temperature": float(head.temperature),
-        "contact_threshold": model.contact_threshold,
+        "temperature": temperature,
+        "contact_threshold": threshold,
         "episode_accuracy": float((judged == touched[1::2]).mean()),
         "episode_contact_rate": float(touched[1::2].mean()),
         "episode_predicted_rate": float(judged.mean()),
@@ -149,11 +188,18 @@ def held_out_figures(
     }
 
 
-@torch.no_grad()
 def contact_logits(
     model: SafetyModel, latents: torch.Tensor, state: torch.Tensor, chunks: torch.Tensor
 ) -> torch.Tensor:
     """(B, H), on the CPU, of latents (B, cameras·C, s, s), normalised state (B, 8) and chunks."""
+    return cost_logits(model, latents, state, chunks)[..., 0]
+
+
+@torch.no_grad()
+def cost_logits(
+    model: SafetyModel, latents: torch.Tensor, state: torch.Tensor, chunks: torch.Tensor
+) -> torch.Tensor:
+    """The same of every cost, (B, H, C)."""
     head = model.head.eval()
     device = head.temperature.device
     parts = zip(*(values.split(1024) for values in (latents, state, chunks)), strict=True)
@@ -190,7 +236,8 @@ def fit_temperature(logits: torch.Tensor, truth: torch.Tensor) -> float:
 def new_safety_model(
     autoencoder: FrameAutoencoder, config: SafetyConfig, source: Source
 ) -> SafetyModel:
-    """An untrained head over `autoencoder`, normalised by one data set."""
+    """An untrained head over `autoencoder`, of contact and of the registered costs, normalised by
+    one data set."""
     torch.manual_seed(config.seed)
     reader = open_set(source)
     arrays = reader.load_arrays(images=False)
@@ -201,6 +248,7 @@ def new_safety_model(
         reader.cameras,
         config.cost_m,
         config.cost_limit,
+        others=tuple(cost.limits for cost in COSTS.values()),
     )
 
 
@@ -253,6 +301,6 @@ def imagined_worst(
             world.scales.action.restore(actions.to(device).unflatten(1, (chunks, horizon)))
         ),
     )
-    probability = torch.sigmoid(logits).flatten(1).cpu().numpy()
+    probability = torch.sigmoid(logits[..., 0]).flatten(1).cpu().numpy()
     contact = (data.cost[rows] > 0) & exists
     return (probability * exists).max(1), contact.any(1)

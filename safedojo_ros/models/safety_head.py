@@ -1,4 +1,6 @@
-"""The safety head: latent context and action chunk → P(contact) for each step of the chunk.
+"""The safety head: latent context and action chunk → P(cost) for each step of the chunk.
+
+The first cost is contact; others are those that were registered when it was trained.
 
 SafeDojo's method, a convolutional encoder of the latent context and an MLP over the chunk, with one
 difference: the MLP is asked about every step by itself, by where the gripper would be before and
@@ -16,6 +18,7 @@ import torch
 
 from safedojo_ros.core.config import check_ranges
 from safedojo_ros.core.contact_examples import ContactExamples
+from safedojo_ros.core.costs import CostLimit, read_limits
 from safedojo_ros.core.errors import ChunkRejected, ConfigError
 from safedojo_ros.core.types import COST_M, ActionChunk, Observation
 from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
@@ -25,6 +28,7 @@ from safedojo_ros.models.normalisation import RobotScales, unit_scales
 from safedojo_ros.models.seen_images import SeenImages
 from safedojo_ros.models.weights import (
     build_and_load,
+    fitting,
     identity,
     known_cameras,
     number,
@@ -61,10 +65,15 @@ class SafetyHeadSize:
 
 
 class SafetyHead(torch.nn.Module):
-    """(latents, state, chunk) → logits of contact, all inputs normalised by `scales`."""
+    """(latents, state, chunk) → logits of `costs` costs, all inputs normalised by `scales`."""
 
     def __init__(
-        self, size: SafetyHeadSize, channels: int, latent_size: int, scales: RobotScales
+        self,
+        size: SafetyHeadSize,
+        channels: int,
+        latent_size: int,
+        scales: RobotScales,
+        costs: int = 1,
     ) -> None:
         super().__init__()
         self.size = size
@@ -95,10 +104,10 @@ class SafetyHead(torch.nn.Module):
             torch.nn.Dropout(size.dropout),
             torch.nn.Linear(hidden, hidden),
             torch.nn.SiLU(),
-            torch.nn.Linear(hidden, 1),
+            torch.nn.Linear(hidden, costs),
         )
         self.temperature: torch.Tensor
-        self.register_buffer("temperature", torch.ones(()))
+        self.register_buffer("temperature", torch.ones(() if costs == 1 else costs))
         # a normalised action → its displacement, in normalised positions, where it is a step
         self.moves_gripper = scales.moves_gripper
         self.stride: torch.Tensor
@@ -111,9 +120,10 @@ class SafetyHead(torch.nn.Module):
     def forward(
         self, latents: torch.Tensor, state: torch.Tensor, chunk: torch.Tensor
     ) -> torch.Tensor:
-        """latents (B, cameras·C, s, s), state (B, 8), chunk (B, H, 7) → logits (B, H).
+        """latents (B, cameras·C, s, s), state (B, 8), chunk (B, H, 7) → logits (B, H, C).
 
-        Several chunks (B, K, H, 7) for each context give (B, K, H); they may begin in different
+        C: its costs, contact first.
+        Several chunks (B, K, H, 7) for each context give (B, K, H, C); they may begin in different
         states (B, K, 8). The latents may be of an earlier frame than the state, as long as nothing
         but the gripper, and what it carries, has moved since.
         """
@@ -128,12 +138,12 @@ class SafetyHead(torch.nn.Module):
     def answers(
         self, contexts: torch.Tensor, state: torch.Tensor, chunk: torch.Tensor
     ) -> torch.Tensor:
-        """Logits (B, K, H) of state (B, K, 8) and chunk (B, K, H, 7), the mean over M `contexts`.
+        """Logits (B, K, H, C) of state (B, K, 8) and chunk (B, K, H, 7), mean over M `contexts`.
 
         contexts: (B, M, hidden), what `context` made of the latents of M frames of a scene.
         """
         asked = self.query(self._steps(state, chunk))[:, None] + contexts[:, :, None, None]
-        logits: torch.Tensor = self.mlp(asked)[..., 0].mean(1) / self.temperature
+        logits: torch.Tensor = self.mlp(asked).mean(1) / self.temperature
         return logits
 
     def _steps(self, state: torch.Tensor, chunk: torch.Tensor) -> torch.Tensor:
@@ -169,7 +179,8 @@ class SafetyModel:
     cost_m: how many of the largest step costs make the chunk cost, [1, H]; cost_limit: the chunk
     cost that the policy is asked to stay under, (0, 1); contact_threshold: step cost above which an
     episode counts as one with contact, chosen so that as many do as really had one, [0, 1];
-    examples: held-out chunks that it is examined by when it is to judge, None where there are none.
+    examples: held-out chunks that it is examined by when it is to judge, None where there are none;
+    others: the costs beside contact, in the order in which it predicts them.
     """
 
     def __init__(
@@ -183,8 +194,9 @@ class SafetyModel:
         checkpoint_id: str = "",
         contact_threshold: float = 0.5,
         examples: ContactExamples | None = None,
+        others: tuple[CostLimit, ...] = (),
     ) -> None:
-        self.examples = examples
+        self.examples, self.others = examples, others
         self.contact_threshold = contact_threshold
         self.cost_m, self.cost_limit, self.checkpoint_id = cost_m, cost_limit, checkpoint_id
         self.seen: SeenImages | None = None
@@ -192,7 +204,9 @@ class SafetyModel:
         check_ranges(self, contact_threshold="[0, 1]")
         self.autoencoder, self.cameras = autoencoder, tuple(cameras)
         channels = autoencoder.size.latent_channels * len(cameras)
-        self.head = SafetyHead(size, channels, autoencoder.size.latent_size, scales)
+        self.head = SafetyHead(
+            size, channels, autoencoder.size.latent_size, scales, 1 + len(others)
+        )
         self.network = torch.nn.ModuleDict({"autoencoder": autoencoder, "head": self.head})
         self.scales = scales
         self.chunk_length, self.image_size = size.chunk_length, autoencoder.size.image_size
@@ -215,6 +229,10 @@ class SafetyModel:
         """
         return self.judged(self.contexts(observations)[:, None], observations, actions)
 
+    def step_costs(self, observations: list[Observation], actions: np.ndarray) -> np.ndarray:
+        """As `step_cost`, of every cost: (B, H, C) or (B, K, H, C), contact first."""
+        return self.judged_costs(self.contexts(observations)[:, None], observations, actions)
+
     @torch.no_grad()
     def contexts(self, observations: list[Observation], any_image: bool = False) -> torch.Tensor:
         """(B, hidden): what the head takes from the images of each observation.
@@ -230,7 +248,6 @@ class SafetyModel:
         context: torch.Tensor = self.head.context(latents)
         return context
 
-    @torch.no_grad()
     def judged(
         self, contexts: torch.Tensor, observations: list[Observation], actions: np.ndarray
     ) -> np.ndarray:
@@ -238,6 +255,13 @@ class SafetyModel:
 
         Only the states of the observations count.
         """
+        return self.judged_costs(contexts, observations, actions)[..., 0]
+
+    @torch.no_grad()
+    def judged_costs(
+        self, contexts: torch.Tensor, observations: list[Observation], actions: np.ndarray
+    ) -> np.ndarray:
+        """As `judged`, of every cost; see `step_costs`."""
         actions = np.asarray(actions, dtype=np.float32)
         size = self.scales.action_size
         wanted = (len(observations), self.chunk_length, size)
@@ -251,7 +275,7 @@ class SafetyModel:
         chunks = chunks.reshape(len(chunks), -1, *wanted[1:])
         states = self.scales.state.normalise(state)[:, None].expand(-1, chunks.shape[1], -1)
         logits = self.head.answers(contexts, states.to(self.device), chunks.to(self.device))
-        costs = torch.sigmoid(logits).reshape(actions.shape[:-1])
+        costs = torch.sigmoid(logits).reshape(*actions.shape[:-1], -1)
         return costs.cpu().numpy().astype(np.float64)
 
     def costs_of(self, examples: ContactExamples) -> np.ndarray:
@@ -276,10 +300,12 @@ class SafetyModel:
     def spec(self) -> dict[str, Any]:
         """Inputs and outputs, for the manifest."""
         sizes = self.image_size, self.chunk_length
-        return robot_spec(self.cameras, *sizes, self.scales.contract, self.resize)
+        spec = robot_spec(self.cameras, *sizes, self.scales.contract, self.resize)
+        return spec | ({"costs": [each.name for each in self.others]} if self.others else {})
 
     def save(self, directory: Path, half: bool = False) -> None:
         """Write config.json, model.safetensors and its examples into an existing directory."""
+        others = {"costs": [asdict(each) for each in self.others]} if self.others else {}
         write_config(
             directory,
             ARCHITECTURE,
@@ -289,6 +315,7 @@ class SafetyModel:
             cost_m=self.cost_m,
             cost_limit=self.cost_limit,
             contact_threshold=self.contact_threshold,
+            **others,
             **self.scales.to_config(),
         )
         save_weights(self.network, directory / "model.safetensors", half)
@@ -308,6 +335,8 @@ class SafetyModel:
         cost_m = number(config, "cost_m", 1, size.chunk_length)
         cost_limit = number(config, "cost_limit", 0.0, 1.0)
         threshold = number(config, "contact_threshold", 0.0, 1.0, default=0.5)
+        with fitting(directory):
+            others = read_limits(config)
         sizes = scales.state_size, scales.action_size
         examples = read_examples(
             directory, cameras, autoencoder.image_size, size.chunk_length, *sizes
@@ -324,6 +353,7 @@ class SafetyModel:
                 checkpoint_id=identity(directory),
                 contact_threshold=threshold,
                 examples=examples,
+                others=others,
             )
 
         model = build_and_load(build, lambda model: model.network, directory)
@@ -331,7 +361,9 @@ class SafetyModel:
         return model
 
 
-def tiny_safety(seed: int = 0, image_size: int = 64) -> SafetyModel:
+def tiny_safety(
+    seed: int = 0, image_size: int = 64, others: tuple[CostLimit, ...] = ()
+) -> SafetyModel:
     """A safety model with random weights, for tests."""
     torch.manual_seed(seed)
     return SafetyModel(
@@ -339,4 +371,5 @@ def tiny_safety(seed: int = 0, image_size: int = 64) -> SafetyModel:
         SafetyHeadSize(width=8, hidden=32),
         unit_scales(),
         checkpoint_id=f"tiny{seed}",
+        others=others,
     )

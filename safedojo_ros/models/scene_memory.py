@@ -24,7 +24,7 @@ class SceneMemory:
     """
 
     def __init__(self, model: SafetyModel, frames: int) -> None:
-        self.model, self.frames = model, frames
+        self.model, self.frames, self.others = model, frames, model.others
         self._seen: list[torch.Tensor] = []
 
     def look(self, observation: Observation) -> None:
@@ -37,6 +37,13 @@ class SceneMemory:
 
     def step_cost(self, observations: list[Observation], actions: np.ndarray) -> np.ndarray:
         """As `SafetyModel.step_cost`, of one observation, at which it was just looked."""
+        return self.model.judged(self._contexts(), observations, actions)
+
+    def step_costs(self, observations: list[Observation], actions: np.ndarray) -> np.ndarray:
+        """The same of every cost; see `SafetyModel.step_costs`."""
+        return self.model.judged_costs(self._contexts(), observations, actions)
+
+    def _contexts(self) -> torch.Tensor:
+        """(1, M, hidden) of the frames that it is asked by."""
         places = np.linspace(0, len(self._seen) - 1, min(len(self._seen), self.frames))
-        contexts = torch.stack([self._seen[place] for place in places.round().astype(int)])
-        return self.model.judged(contexts[None], observations, actions)
+        return torch.stack([self._seen[place] for place in places.round().astype(int)])[None]

@@ -13,7 +13,7 @@ and its cell.
 
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,9 +26,10 @@ from visualization_msgs.msg import MarkerArray
 
 from safedojo_ros.checkpoints.names import SHIPPED, find_checkpoint
 from safedojo_ros.checkpoints.swap.head_canary import judge_head
-from safedojo_ros.checkpoints.swap.head_exam import examine, examine_first
+from safedojo_ros.checkpoints.swap.head_exam import check_costs, examine, examine_first
 from safedojo_ros.checkpoints.swap.hot_swap import HotSwap, fits_robot, free_weights
 from safedojo_ros.checkpoints.swap.probation import Bars, Reference
+from safedojo_ros.core.costs import CONTACT, CostLimit
 from safedojo_ros.core.errors import (
     ConfigError,
     ObservationRejected,
@@ -76,7 +77,7 @@ from safedojo_ros.nodes.turns import Turns
 from safedojo_ros.robot.gate.detour import DETOUR_RATIO, MEMORY
 from safedojo_ros.robot.gate.freshness import FreshnessConfig
 from safedojo_ros.robot.gate.gate import MODES, GateConfig, GateResult, SafetyGate
-from safedojo_ros.robot.gate.judge import Asked, Judge
+from safedojo_ros.robot.gate.judge import Asked, Judge, SeveralCosts
 
 PATIENCE = 0.03
 """Seconds that a chunk may wait here for the images it was computed from."""
@@ -91,14 +92,16 @@ SETTINGS = (
     Setting("store", "", "Folder of the checkpoint store; empty: the user's."),
     CONTRACT,
     Setting("mode", "gate", "gate enforces, monitor only reports.", choices=MODES),
-    Setting("cost_limit", 0.0, "Limit of the chunk cost; 0: the checkpoint's own.", 0.0, 1.0),
+    Setting("cost_limit", 0.0, "Limit of a chunk's contact cost; 0: the checkpoint's own.",
+            0.0, 1.0),
     Setting("slow_ratio", 0.6, "SLOW from this share of the limit on.", 0.01, 1.0),
     Setting("detour_ratio", DETOUR_RATIO, "From this share of the limit on, at the latest from "
             "SLOW on, take a detour around what a chunk would touch, if one passes; 0: never.",
             0.0, 1.0),
     Setting("memory", MEMORY, "Frames of a scene that the head judges by; 1: the newest "
             "alone. An instruction or a silence begins another scene.", 1, 64),
-    Setting("stop_cost", 0.98, "STOP from this cost on; above 1: never by itself.", 0.05, 2.0),
+    Setting("stop_cost", 0.98, "STOP from this cost of contact on; above 1: never by itself.",
+            0.05, 2.0),
     Setting("deadline", 0.2, "Longest that judging a chunk may take (s).", 0.005, 2.0),
     Setting("silence", 1.0, "Time without a chunk after which the gate reports it (s).", 0.1, 60.0),
     DEVICE,
@@ -253,6 +256,7 @@ class SafetyNode(DojoNode):
             "decision": gate.decision.name,
             "checkpoint": self._model_id,
             "limit": self._limit,
+            "other_limits": ", ".join(f"{each.name} {each.limit:g}" for each in self._others),
             "image_limits": str(getattr(self._model, "seen", None) or "none: any image is judged"),
             "compute_median_ms": round(float(np.median(times)) * 1e3, 2) if times else "",
             "latency_ms": round(self._latency * 1e3, 2),
@@ -280,11 +284,17 @@ class SafetyNode(DojoNode):
         """The parameter's cost limit, or else that of the safety head."""
         return self._limit_of(self._model)
 
+    @property
+    def _others(self) -> Sequence[CostLimit]:
+        """Costs that the safety head predicts beside contact."""
+        return self._model.others if isinstance(self._model, SeveralCosts) else ()
+
     def _limit_of(self, model: SafetyLike | None) -> float:
         return float(self.setting("cost_limit")) or (model.cost_limit if model else 0.5)
 
     def _try(self, model: SafetyLike) -> None:
         """Canary, warm-up and exam: it answers in time, and tells contacts apart."""
+        check_costs(model, self._contract.costs)
         limit = self._limit_of(model)
         if self._exchange is None:  # the head that the node begins with
             warning = examine_first(model, limit)
@@ -396,7 +406,8 @@ class SafetyNode(DojoNode):
             judged = asked.observation, result.chosen.actions
             self._compute_times.append(asked.seconds)
             self._recent.append(judged)
-            if result.proposed.chunk_cost >= result.proposed.limit:
+            contact = result.proposed.name in ("", CONTACT)  # what the exam of heads is about
+            if contact and result.proposed.chunk_cost >= result.proposed.limit:
                 self._held.append(judged)
         if self._exchange is None:
             return

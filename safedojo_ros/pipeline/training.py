@@ -170,8 +170,12 @@ def train_safety(recipe: "Recipe", request: TrainSafety, say: Say = print) -> Tr
             "the held-out episodes give no contact examples: a node may start with this head, but "
             "it will not replace one that runs; train on more episodes with contacts"
         )
-    for source, values in (("", figures), ("imagined states of ", figures.get("imagined", {}))):
-        said = ", ".join(f"{k} {v:.4g}" for k, v in values.items() if k != "imagined")
+    parts = {"": figures, "imagined states of ": figures.get("imagined", {})}
+    parts |= {f"{name}, ": values for name, values in figures.get("others", {}).items()}
+    for source, values in parts.items():
+        said = ", ".join(
+            f"{k} {v:.4g}" for k, v in values.items() if k not in ("imagined", "others")
+        )
         if said:
             say(f"{source}held-out episodes: {said}")
     return _finished("safety", request, model, figures, recipe.preset, say)

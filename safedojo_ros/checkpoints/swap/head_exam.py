@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from safedojo_ros.core.contact_examples import ContactExamples
+from safedojo_ros.core.costs import CONTACT
 from safedojo_ros.core.errors import CheckpointError
 from safedojo_ros.core.types import Observation, top_m_mean
 
@@ -80,6 +81,17 @@ def check_marks(found: Marks, whose: str, bars: ExamBars = BARS) -> None:
         )
 
 
+def check_costs(model: Any, expected: Sequence[str]) -> None:
+    """Raise `CheckpointError` unless a head predicts the costs that a cell expects beside contact,
+    and no others; expected: their names, none where any will do."""
+    names = _names(model)
+    if expected and sorted(names) != sorted(expected):
+        raise CheckpointError(
+            f"it predicts {', '.join([CONTACT, *names])}, the contract of this cell expects "
+            f"{', '.join([CONTACT, *expected])}; train a head on these, or correct its 'costs'"
+        )
+
+
 def examine_first(model: Any, limit: float, bars: ExamBars = BARS) -> str:
     """The head that a node begins with; a warning where it brings no examples, or "".
 
@@ -108,6 +120,12 @@ def examine(
     (H, 7) actions of the newest chunks that the running head held.
     """
     _check_numbers(model, limit)
+    lost = [each for each in _names(running) if each not in _names(model)]
+    if lost:
+        raise CheckpointError(
+            f"it does not predict {', '.join(lost)}, which the running head keeps under its limit; "
+            "train it with this cost, or restart the node with it"
+        )
     own = getattr(model, "examples", None)
     if own is None:
         raise CheckpointError(
@@ -142,6 +160,11 @@ def _check_numbers(model: Any, limit: float) -> None:
             f"its cost_m is {model.cost_m} and the cost limit {limit}, expected within "
             f"[1, {MAX_COST_M}] and (0, 1)"
         )
+
+
+def _names(model: Any | None) -> list[str]:
+    """Of the costs beside contact."""
+    return [each.name for each in getattr(model, "others", ())]
 
 
 def _chunk_cost(model: Any, seen: Observation, actions: np.ndarray) -> float:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from safedojo_ros.core.costs import labelled
 from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.data.lerobot.frames import Source, load_frames, open_all, steps_ahead
 from safedojo_ros.data.lerobot.probes import read_probes
@@ -58,7 +59,8 @@ class ContactFrames:
     contact: (N, H); exists: (N, H), false past the episode's end; episode: (N,) its index; begin:
     (N,) the recorded row that its episode begins with; untouched: (N,) for how many rows from there
     on the obstacle stays where this row's image shows it, 0 where it may have been moved; probes:
-    of the episodes' scenes, None where no data set has any.
+    of the episodes' scenes, None where no data set has any; others: (N, H, O), which of the steps
+    have which of the costs that the head predicts beside contact.
     """
 
     latents: torch.Tensor
@@ -69,6 +71,7 @@ class ContactFrames:
     episode: np.ndarray
     begin: torch.Tensor
     untouched: torch.Tensor
+    others: torch.Tensor
     probes: SceneProbes | None = None
 
     def of(self, rows: torch.Tensor) -> "ContactFrames":
@@ -82,6 +85,7 @@ class ContactFrames:
             self.episode[rows.numpy()],
             self.begin[rows],
             self.untouched[rows],
+            self.others[rows],
             self.probes,
         )
 
@@ -136,6 +140,9 @@ def recorded_contacts(
     latents = [recorded_latents(reader, model.autoencoder, device) for reader in readers]
     every = np.arange(len(frames.state))
     actions, contact, exists = chunks_ahead(frames, every, model.chunk_length)
+    names = [each.name for each in model.others]
+    others = labelled(names, frames.state, frames.actions, frames.starts)
+    steps, _ = steps_ahead(every, frames.starts[1:][frames.episode], model.chunk_length)
     return ContactFrames(
         torch.cat(latents).flatten(1, 2),
         model.scales.state.normalise(torch.from_numpy(frames.state)),
@@ -145,6 +152,7 @@ def recorded_contacts(
         frames.episode,
         torch.from_numpy(frames.starts[:-1][frames.episode]),
         torch.from_numpy(scene_untouched(frames.cost, frames.starts)),
+        torch.from_numpy(others[steps].astype(np.float32)),
         recorded_probes(readers, model),
     )
 
@@ -197,6 +205,12 @@ def imagined_contacts(
     rows = starts.first[:, None, None] + ahead + torch.arange(model.chunk_length)
     actions = world.scales.action.restore(data.actions[rows]).flatten(0, 1)
     contact = torch.from_numpy((data.cost[rows.numpy()] > 0).astype(np.float32)).flatten(0, 1)
+    others = labelled(
+        [cost.name for cost in model.others],
+        world.scales.state.restore(data.state).numpy(),
+        world.scales.action.restore(data.actions).numpy(),
+        data.starts,
+    )
     each = torch.arange(len(starts.first)).repeat_interleave(chunks - 1)
     untouched = torch.from_numpy(scene_untouched(data.cost, data.starts))
     return ContactFrames(
@@ -208,6 +222,7 @@ def imagined_contacts(
         starts.episode[each.numpy()],
         starts.start[each],
         untouched[starts.first][each],
+        torch.from_numpy(others[rows.numpy()].astype(np.float32)).flatten(0, 1),
     )
 
 
@@ -219,12 +234,13 @@ def query_batch(
     generator: torch.Generator,
     probes: int = 0,
 ) -> list[torch.Tensor]:
-    """Latents (B, …) of random rows and, for K frames each, state, chunks, contact and exists.
+    """Latents (B, …) of random rows and, for K frames each, state, chunks, contact, exists, others.
 
     sources: recorded frames, and imagined ones if any; known: the rows of each that may be trained
     on; counts: images of each; queries, probes: together K. A row's own frame comes first. The
     others are recorded frames of its episode, then probes of its scene where the recorded frames
     have any; `exists` is false for them where the obstacle in the row's image may have been moved.
+    Of probes only contact is known: their others are NaN.
     """
     recorded, others, parts = sources[0], queries - 1, []
     for frames, rows, count in zip(sources, known, counts, strict=False):
@@ -239,12 +255,15 @@ def query_batch(
                 (own.chunks, recorded.chunks[at]),
                 (own.contact, recorded.contact[at]),
                 (own.exists, exists),
+                (own.others, recorded.others[at]),
             )
         ]
         if recorded.probes is not None and probes:
             episode = torch.from_numpy(own.episode)
             *drawn, there = recorded.probes.drawn(episode, probes, generator)
             there = there * (own.untouched > 0)[:, None, None]
-            columns = [torch.cat(p, dim=1) for p in zip(columns, [*drawn, there], strict=True)]
+            unknown = there.new_full((*there.shape, own.others.shape[-1]), torch.nan)
+            drawn += [there, unknown]
+            columns = [torch.cat(p, dim=1) for p in zip(columns, drawn, strict=True)]
         parts.append([own.latents, *columns])
     return [torch.cat(column) for column in zip(*parts, strict=True)]

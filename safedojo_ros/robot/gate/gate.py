@@ -4,13 +4,14 @@ Not safety-rated. Emergency stop, enabling device, force and speed limiting belo
 controller and its cell; the gate only keeps chunks with predicted contacts from the arm.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
 from safedojo_ros.core.config import check_ranges
+from safedojo_ros.core.costs import CONTACT, CostLimit
 from safedojo_ros.core.errors import ChunkRejected, ConfigError, SafeDojoError
 from safedojo_ros.core.types import COST_M, ActionChunk, CostEstimate, Decision, top_m_mean
 from safedojo_ros.robot.gate.detour import DETOUR_RATIO, OFFSETS, chosen_detour, detours, progress
@@ -24,7 +25,11 @@ SLOW_FACTOR = 0.5
 """What SLOW multiplies translations and rotations with; the gripper command stays."""
 
 Ask = Callable[[np.ndarray], np.ndarray]
-"""The safety head, for one observation: (K, H, 7) chunks → (K, H) P(contact) of each step."""
+"""The safety head, for one observation: (K, H, 7) chunks → (K, H) P(contact) of each step, or of a
+head that predicts C costs (K, H, C), contact first."""
+
+Limits = dict[str, float]
+"""{cost: its limit} in the order in which the head predicts them; "" where it is the only one."""
 
 Clear = Callable[[np.ndarray], ZoneVerdict]
 """The forbidden zones, for one observation: what they say of the path through a chunk (H, 7)."""
@@ -46,7 +51,8 @@ class GateConfig:
     slow_ratio: float = 0.6
     """SLOW from this share of the cost limit on; HOLD from the limit itself on."""
     stop_cost: float = 0.98
-    """STOP from this cost on (never below the cost limit); above 1 it never stops by itself."""
+    """STOP from this cost of contact on (never below its limit); above 1 it never stops by
+    itself."""
     release_ratio: float = 0.8
     """A level is left only below this share of its own threshold ..."""
     release_after: int = 3
@@ -103,6 +109,8 @@ class SafetyGate:
     sequence, or one whose cost is missing or not a probability, is a HOLD for that chunk alone.
     A HOLD or SLOW by cost is kept until the cost has stayed low for some chunks. STOP is kept
     until `recover`. What the forbidden zones say can only make a decision stricter.
+
+    Of several costs that decides which is the nearest to its limit, or the farthest beyond it.
     """
 
     def __init__(self, config: GateConfig | None = None) -> None:
@@ -150,6 +158,7 @@ class SafetyGate:
         limit: float,
         now: Callable[[], int],
         clear: Clear = no_zones,
+        others: Sequence[CostLimit] = (),
     ) -> GateResult:
         """Choose among `proposals`, seek a detour where none passes, and decide.
 
@@ -157,10 +166,12 @@ class SafetyGate:
         thresholds and enters no stop zone, else the cheapest is taken. ask: what it raises is a
         HOLD, and so is an answer that is not a probability for every step. limit: the cost limit in
         (0, 1]. now: the clock (ns), read after the head has answered. clear: what it raises is a
-        HOLD too. Never raises for bad data: that is what HOLD is for.
+        HOLD too. others: the costs that the head predicts beside contact. Never raises for bad
+        data: that is what HOLD is for.
         """
-        chunk, proposed, zones, tried = self._cheapest(proposals, ask, limit, clear)
-        judged, estimate, zones, detour = self._around(chunk, proposed, zones, ask, clear)
+        limits = {CONTACT if others else "": limit} | {each.name: each.limit for each in others}
+        chunk, proposed, zones, tried = self._cheapest(proposals, ask, limits, clear)
+        judged, estimate, zones, detour = self._around(chunk, proposed, zones, ask, limits, clear)
         fault = self._fault(judged, now())
         if fault or estimate.reason:
             estimate = _held(estimate, estimate.reason or fault)
@@ -174,6 +185,8 @@ class SafetyGate:
             estimate,
             step_cost=proposed.step_cost,
             chunk_cost=proposed.chunk_cost,
+            limit=proposed.limit,
+            name=proposed.name,
             reason=estimate.reason or detour,
         )
         return GateResult(
@@ -192,7 +205,7 @@ class SafetyGate:
     # ---------------------------------------------------------------- what the head says
 
     def _cheapest(
-        self, proposals: Iterable[ActionChunk], ask: Ask, limit: float, clear: Clear
+        self, proposals: Iterable[ActionChunk], ask: Ask, limits: Limits, clear: Clear
     ) -> tuple[ActionChunk, CostEstimate, ZoneVerdict, int]:
         """The first proposal that passes, or the one that costs least, or that has no estimate; and
         how many were tried.
@@ -203,13 +216,13 @@ class SafetyGate:
         tried = 0
         for chunk in proposals:
             tried += 1
-            estimate = self._estimate(chunk, ask, limit)
+            estimate = self._estimate(chunk, ask, limits)
             if estimate.reason:
                 best = chunk, estimate, CLEAR
                 break
             zones = verdict(clear, chunk.actions)
-            order = (_enters(zones), estimate.chunk_cost)
-            if best is None or order < (_enters(best[2]), best[1].chunk_cost):
+            order = (_enters(zones), _scaled(estimate, limits))
+            if best is None or order < (_enters(best[2]), _scaled(best[1], limits)):
                 best = chunk, estimate, zones
             if self._passes(estimate) and not _enters(zones):
                 break
@@ -217,17 +230,33 @@ class SafetyGate:
             raise ValueError("the gate was given no proposal")
         return *best, tried
 
-    def _estimate(self, chunk: ActionChunk, ask: Ask, limit: float) -> CostEstimate:
+    def _estimate(self, chunk: ActionChunk, ask: Ask, limits: Limits) -> CostEstimate:
         """The cost of `chunk`; where there is none, HOLD and the reason."""
-        unknown = CostEstimate(np.zeros(0), float("nan"), limit)
+        name, limit = next(iter(limits.items()))
+        unknown = CostEstimate(np.zeros(0), float("nan"), limit, name=name)
         try:
             self._freshness.check_content(chunk)
-            if not 0.0 < limit <= 1.0:
-                raise ChunkRejected(f"the cost limit is {limit}, expected within (0, 1]")
-            costs = asked(ask, np.asarray(chunk.actions, dtype=np.float64)[None])[0]
+            for limit in limits.values():
+                if not 0.0 < limit <= 1.0:
+                    raise ChunkRejected(f"the cost limit is {limit}, expected within (0, 1]")
+            actions = np.asarray(chunk.actions, dtype=np.float64)
+            return self._decisive(asked(ask, actions[None], len(limits))[0], limits)
         except ChunkRejected as error:
             return _held(unknown, str(error))
-        return CostEstimate(costs, top_m_mean(costs, self.config.cost_m), limit)
+
+    def _decisive(self, costs: np.ndarray, limits: Limits) -> CostEstimate:
+        """Of a chunk's step costs (H, C) that which asks for most: contact for a STOP, or else the
+        one that is nearest to its limit."""
+        every = [
+            CostEstimate(steps, top_m_mean(steps, self.config.cost_m), limit, name=name)
+            for steps, (name, limit) in zip(costs.T, limits.items(), strict=True)
+        ]
+        return max(every, key=lambda e: (e.chunk_cost >= self._stop(e), _scaled(e, limits)))
+
+    def _stop(self, estimate: CostEstimate) -> float:
+        """From where on it is a STOP, which a person has to recover: contact alone is worth it."""
+        contact = estimate.name in ("", CONTACT)
+        return max(self.config.stop_cost, estimate.limit) if contact else np.inf
 
     def _passes(self, estimate: CostEstimate) -> bool:
         return estimate.chunk_cost < self.config.passing_ratio * estimate.limit
@@ -238,13 +267,14 @@ class SafetyGate:
         estimate: CostEstimate,
         zones: ZoneVerdict,
         ask: Ask,
+        limits: Limits,
         clear: Clear,
     ) -> tuple[ActionChunk, CostEstimate, ZoneVerdict, str]:
         """A detour of `chunk` that costs less and enters no stop zone, with its cost, what the
         zones say of it and a sentence that says which; else `chunk` itself: in `monitor` mode,
         without a `detour_ratio`, and where it passes as it is.
         """
-        config, cost = self.config, estimate.chunk_cost
+        config = self.config
         unchanged = chunk, estimate, zones, ""
         if self.mode != "gate" or not config.detour_ratio or estimate.reason:
             return unchanged
@@ -253,12 +283,14 @@ class SafetyGate:
         actions = np.asarray(chunk.actions, dtype=np.float64)
         candidates = detours(actions, chunk.committed)
         try:
-            costs = asked(ask, candidates)
+            costs = asked(ask, candidates, len(limits))
         except ChunkRejected as error:
             return chunk, _held(estimate, str(error)), zones, ""
-        chunk_costs = np.array([top_m_mean(each, config.cost_m) for each in costs])
-        passing, onward = config.passing_ratio * estimate.limit, progress(actions, candidates)
-        worth = np.inf if _enters(zones) else cost
+        estimates = [self._decisive(each, limits) for each in costs]
+        chunk_costs = np.array([_scaled(each, limits) for each in estimates])
+        passing = config.passing_ratio * next(iter(limits.values()))
+        onward = progress(actions, candidates)
+        worth = np.inf if _enters(zones) else _scaled(estimate, limits)
         taken = chosen_detour(chunk_costs, worth, passing, onward)
         found = CLEAR
         while taken is not None:
@@ -270,10 +302,11 @@ class SafetyGate:
         if taken is None:
             return unchanged
         x, y, z = OFFSETS[taken] * 100.0
-        why = zones.reason if _enters(zones) else f"predicted cost was {cost:.2f}"
+        cost = f"predicted cost{_of(estimate)} was {estimate.chunk_cost:.2f}"
+        why = zones.reason if _enters(zones) else cost
         return (
             replace(chunk, actions=candidates[taken]),
-            replace(estimate, step_cost=costs[taken], chunk_cost=float(chunk_costs[taken])),
+            estimates[taken],
             found,
             f"detour by ({x:.1f}, {y:.1f}, {z:.1f}) cm a step: {why}",
         )
@@ -296,7 +329,7 @@ class SafetyGate:
         thresholds = {
             Decision.SLOW: config.slow_ratio * limit,
             Decision.HOLD: limit,
-            Decision.STOP: max(config.stop_cost, limit),
+            Decision.STOP: self._stop(estimate),
         }
         level = max((d for d, t in thresholds.items() if cost >= t), default=Decision.ALLOW)
         for kept in (Decision.SLOW, Decision.HOLD):
@@ -310,11 +343,12 @@ class SafetyGate:
         decision = max(level, *self._calm, Decision.ALLOW)
         if decision == Decision.ALLOW:
             return estimate
+        said = f"predicted cost{_of(estimate)}"
         if level == decision:
-            why = f"predicted cost {cost:.2f} reaches {thresholds[decision]:.2f} (limit {limit:g})"
+            why = f"{said} {cost:.2f} reaches {thresholds[decision]:.2f} (limit {limit:g})"
         else:
             why = (
-                f"predicted cost {cost:.2f} is low again, {decision.name} is kept until "
+                f"{said} {cost:.2f} is low again, {decision.name} is kept until "
                 f"{config.release_after} chunks in a row are below "
                 f"{config.release_ratio * thresholds[decision]:.2f}"
             )
@@ -333,8 +367,9 @@ class SafetyGate:
         return estimate.decision, estimate.reason or detour
 
 
-def asked(ask: Ask, chunks: np.ndarray) -> np.ndarray:
-    """(K, H) P(contact) of `chunks` (K, H, 7); raises `ChunkRejected` where there is none."""
+def asked(ask: Ask, chunks: np.ndarray, count: int) -> np.ndarray:
+    """(K, H, C) of `count` costs of `chunks` (K, H, 7); raises `ChunkRejected` where there are
+    none."""
     try:
         costs = np.asarray(ask(chunks), dtype=np.float64)
     except SafeDojoError as error:
@@ -343,13 +378,13 @@ def asked(ask: Ask, chunks: np.ndarray) -> np.ndarray:
         raise ChunkRejected(
             f"no safety estimate: the safety head failed: {type(error).__name__}: {error}"
         ) from error
-    if costs.shape != chunks.shape[:2]:
-        raise ChunkRejected(
-            f"the safety estimate has shape {costs.shape}, expected {chunks.shape[:2]}"
-        )
-    wrong = ~((costs >= 0.0) & (costs <= 1.0)).all(axis=1)  # a NaN is neither
+    expected = (*chunks.shape[:2], *((count,) if count > 1 else ()))
+    if costs.shape != expected:
+        raise ChunkRejected(f"the safety estimate has shape {costs.shape}, expected {expected}")
+    costs = costs.reshape(*chunks.shape[:2], count)
+    wrong = ~((costs >= 0.0) & (costs <= 1.0)).all(axis=(1, 2))  # a NaN is neither
     if wrong.any():
-        first = costs[wrong][0].tolist()
+        first = costs[wrong][0].ravel().tolist()
         raise ChunkRejected(f"the safety estimate is not a probability in every step: {first}")
     return costs
 
@@ -362,6 +397,15 @@ def verdict(clear: Clear, actions: np.ndarray) -> ZoneVerdict:
         return ZoneVerdict(Decision.HOLD, f"zones: {error}")
     except Exception as error:  # a check that fails means hold, never a dead gate
         return ZoneVerdict(Decision.HOLD, f"zones: {type(error).__name__}: {error}")
+
+
+def _scaled(estimate: CostEstimate, limits: Limits) -> float:
+    """Its chunk cost on the scale of the first limit, so that several costs can be compared."""
+    return estimate.chunk_cost * (next(iter(limits.values())) / estimate.limit)
+
+
+def _of(estimate: CostEstimate) -> str:
+    return f" of {estimate.name}" if estimate.name else ""
 
 
 def _enters(zones: ZoneVerdict) -> bool:

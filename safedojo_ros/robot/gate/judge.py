@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from safedojo_ros.core.costs import CostLimit
 from safedojo_ros.core.errors import CheckpointError, ChunkRejected, SafeDojoError
 from safedojo_ros.core.types import ActionChunk, Observation
 from safedojo_ros.robot.gate.gate import GateResult, SafetyGate, no_zones
@@ -29,6 +30,20 @@ class Head(Protocol):
 
     def step_cost(self, observations: list[Observation], actions: np.ndarray) -> np.ndarray:
         """(B, K, H) P(contact) of each step of K chunks (B, K, H, 7) for each observation."""
+        ...
+
+
+@runtime_checkable
+class SeveralCosts(Protocol):
+    """A head that predicts costs beside contact, and what remembers for it."""
+
+    @property
+    def others(self) -> Sequence[CostLimit]:
+        """These, in the order of its answers."""
+        ...
+
+    def step_costs(self, observations: list[Observation], actions: np.ndarray) -> np.ndarray:
+        """(B, K, H, C) of each step of K chunks (B, K, H, 7) for each observation."""
         ...
 
 
@@ -86,6 +101,7 @@ class Judge:
         """
         asked = Asked()
         looking: list[Head] = []
+        others = head.others if isinstance(head, SeveralCosts) else ()
 
         def ask(chunks: np.ndarray) -> np.ndarray:
             if head is None:
@@ -96,7 +112,10 @@ class Judge:
                     asked.observation = observe()
                 if not looking:
                     looking.append(self._looking(head, asked.observation))
-                answer = looking[0].step_cost([asked.observation], chunks[None])
+                asking = looking[0].step_cost
+                if others and isinstance(looking[0], SeveralCosts):
+                    asking = looking[0].step_costs
+                answer = asking([asked.observation], chunks[None])
                 costs = np.asarray(answer, dtype=np.float64)[0]
             except SafeDojoError:
                 raise
@@ -115,7 +134,7 @@ class Judge:
             return costs
 
         clear = no_zones if survey is None else partial(_clear, survey, asked, observe, now)
-        return self.gate.decide(proposals, ask, limit, now, clear), asked
+        return self.gate.decide(proposals, ask, limit, now, clear, others), asked
 
     def forget(self) -> None:
         """Earlier images show another scene."""

@@ -11,6 +11,7 @@ import torch
 
 from safedojo_ros.cli import evaluate as command
 from safedojo_ros.cli.tables import task_labels
+from safedojo_ros.core.costs import COSTS, Cost
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import Observation
 from safedojo_ros.evaluation.protocol import (
@@ -20,6 +21,7 @@ from safedojo_ros.evaluation.protocol import (
     make_trials,
     summarise,
 )
+from safedojo_ros.evaluation.recording import record_policy
 from safedojo_ros.worlds.tabletop.world import TabletopWorld
 from safedojo_ros.worlds.vector import ChunkOutcome, VectorWorld
 from safedojo_ros.worlds.world import Scene
@@ -153,6 +155,28 @@ def test_the_same_trials_give_the_same_numbers_whatever_the_batch() -> None:
     assert len(set(vectors[0].ends.values())) == len(trials)
     assert [Scene(r.seed, r.task, r.level) for r in reports[0].results] == trials
     assert [r.steps for r in reports[0].results] == [12] * len(trials)
+
+
+def test_a_registered_cost_is_counted_by_the_states_and_actions_of_the_world(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def low(state: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        falling: np.ndarray = (state[:, 2] < 0.2) & (actions[:, 2] < 0)
+        return falling
+
+    scenes = make_trials([1_000_000, 1_000_001], TASK_NAMES, [1])
+    assert not summarise(scenes[0], *np.zeros((3, 4))).others
+    monkeypatch.setitem(COSTS, "low", Cost("low", low))
+    recorded = record_policy(NoisyPolicy(), VectorWorld(32, 12), scenes)
+    expected = [int(low(e.state, e.actions).sum()) for e in recorded]
+    report = evaluate(NoisyPolicy(), scenes, VectorWorld(32, 12), batch=2)
+    assert [r.others for r in report.results] == [{"low": count} for count in expected]
+    assert any(expected)
+    share = report.overall.others["low"].value
+    assert share == np.mean([count > 0 for count in expected])
+    assert report.to_json()["episodes"][0]["others"] == {"low": expected[0]}
+    expert = judge_expert(TabletopWorld(32, (), 40, render_images=False), "safe", scenes[0])
+    assert 0 < expert.others["low"] < expert.steps
 
 
 def test_every_level_sees_the_same_seeds_with_the_tasks_in_turn() -> None:

@@ -2,15 +2,17 @@
 
 TSR, the share of episodes that succeed; CAR, the share without a collision (the obstacle was never
 displaced by more than 1 mm); SSR, the share that succeeds without a collision; ETS, control steps
-to success, where a failure counts as the step limit; contact steps and largest displacement.
+to success, where a failure counts as the step limit; contact steps and largest displacement; and
+of each registered cost (`core.costs`) the share of episodes that have it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from safedojo_ros.core.costs import COSTS, labelled
 from safedojo_ros.core.types import COLLISION_DISPLACEMENT
 from safedojo_ros.evaluation.play import play
 from safedojo_ros.evaluation.recording import record_expert
@@ -27,7 +29,9 @@ LEVEL_NAMES = {0: "0", 1: "I", 2: "II", 3: "III"}
 
 @dataclass(frozen=True)
 class TrialResult:
-    """The result of a trial; steps: control steps taken; displacement: the largest, metres."""
+    """The result of a trial; steps: control steps taken; displacement: the largest, metres; others:
+    {registered cost: steps that have it}.
+    """
 
     seed: int
     task: str
@@ -37,6 +41,7 @@ class TrialResult:
     steps: int
     contact_steps: int
     displacement: float
+    others: dict[str, int] = field(default_factory=dict, hash=False)
 
     @property
     def touched(self) -> bool:
@@ -46,7 +51,10 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class Figures:
-    """The protocol's figures over some trials, each with a 95 % interval."""
+    """The protocol's figures over some trials, each with a 95 % interval.
+
+    others: {registered cost: share of the episodes that have it}.
+    """
 
     episodes: int
     tsr: Estimate
@@ -55,6 +63,7 @@ class Figures:
     ets: Estimate
     contact_steps: Estimate
     displacement: Estimate
+    others: dict[str, Estimate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -97,14 +106,19 @@ class EvaluationReport:
             "policy": self.policy,
             "world": self.world,
             "settings": self.settings,
-            "overall": asdict(self.overall),
-            "levels": {LEVEL_NAMES[k]: asdict(v) for k, v in self.levels.items()},
+            "overall": _plain(self.overall),
+            "levels": {LEVEL_NAMES[k]: _plain(v) for k, v in self.levels.items()},
             "cells": [
-                {"task": task, "level": LEVEL_NAMES[level], **asdict(v)}
+                {"task": task, "level": LEVEL_NAMES[level], **_plain(v)}
                 for (task, level), v in self.cells.items()
             ],
-            "episodes": [asdict(r) for r in self.results],
+            "episodes": [_plain(r) for r in self.results],
         }
+
+
+def _plain(values: Figures | TrialResult) -> dict[str, Any]:
+    """Plain values; without `others` where there are none."""
+    return {k: v for k, v in asdict(values).items() if k != "others" or v}
 
 
 def make_trials(seeds: Iterable[int], tasks: list[str], levels: list[int]) -> list[Scene]:
@@ -182,7 +196,8 @@ def executed_steps(policy: "Policy", execute: int | None) -> int:
 def judge_expert(world: World, style: Style, trial: Scene) -> TrialResult:
     """The result of the scripted expert, which sees the world's state and no images."""
     episode = record_expert(world, style, trial)
-    return summarise(trial, episode.success, episode.cost, episode.displacement)
+    result = summarise(trial, episode.success, episode.cost, episode.displacement)
+    return replace(result, others=_steps_with_cost(episode.state, episode.actions))
 
 
 def judge(
@@ -190,15 +205,31 @@ def judge(
 ) -> list[TrialResult]:
     """The results of trials that are played together; see `evaluate`."""
     track: list[list[np.ndarray]] = [[] for _ in group]
+    taken: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in group]
     for step in play(policy, vector, vector.reset(group), [t.seed for t in group], execute):
         outcome = step.outcome
         for i in step.running:
             seen = np.stack([outcome.success[i], outcome.cost[i], outcome.displacement[i]])
             track[i].append(seen[:, outcome.valid[i]])
-    return [
+            if COSTS:
+                state, actions = outcome.taken
+                taken[i].append((state[i, outcome.valid[i]], actions[i, outcome.valid[i]]))
+    results = [
         summarise(trial, *np.concatenate(parts, axis=1))
         for trial, parts in zip(group, track, strict=True)
     ]
+    if not COSTS:
+        return results
+    return [
+        replace(result, others=_steps_with_cost(*map(np.concatenate, zip(*parts, strict=True))))
+        for result, parts in zip(results, taken, strict=True)
+    ]
+
+
+def _steps_with_cost(state: np.ndarray, actions: np.ndarray) -> dict[str, int]:
+    """{registered cost: steps of an episode that have it}; state: (T, S); actions: (T, A)."""
+    found = labelled(list(COSTS), state, actions, np.array([0, len(state)]))
+    return dict(zip(COSTS, found.sum(axis=0).tolist(), strict=True))
 
 
 def summarise(
@@ -229,4 +260,8 @@ def figures(results: list[TrialResult], max_steps: int) -> Figures:
         ets=bootstrap_mean([r.steps if r.success else max_steps for r in results]),
         contact_steps=bootstrap_mean([r.contact_steps for r in results]),
         displacement=bootstrap_mean([r.displacement for r in results]),
+        others={
+            name: wilson(sum(r.others.get(name, 0) > 0 for r in results), n)
+            for name in (results[0].others if results else {})
+        },
     )

@@ -1,11 +1,12 @@
 """Many worlds stepped together by whole chunks. An imagined world has the same `step`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from safedojo_ros.core.costs import COSTS
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import ACTION_SIZE, Observation
 from safedojo_ros.worlds.registry import DEFAULT_WORLD, open_world, world_kind
@@ -19,7 +20,8 @@ class ChunkOutcome:
     observations: B, after the chunk; success, cost (contact, 0 or 1) and displacement (m): (B, H);
     valid: (B, H) bool, the steps that were taken before the episode's end (`linger` steps after
     success, or the step limit); in other steps displacement holds its last value, the other arrays
-    0; done: (B,) bool.
+    0; done: (B,) bool; taken: states (B, H, S) before each step and actions (B, H, 7), by which the
+    registered costs are measured, None where there are none.
     """
 
     observations: list[Observation]
@@ -28,6 +30,7 @@ class ChunkOutcome:
     displacement: np.ndarray
     valid: np.ndarray
     done: np.ndarray
+    taken: tuple[np.ndarray, np.ndarray] | None = field(default=None, kw_only=True)
 
 
 class VectorWorld:
@@ -86,11 +89,14 @@ class VectorWorld:
             raise ConfigError(f"chunks have shape {np.shape(chunks)}, expected ({count}, H, 7)")
         success, cost, displacement = (np.zeros((count, horizon)) for _ in range(3))
         valid = np.zeros((count, horizon), dtype=bool)
+        state = np.zeros((count, horizon, len(self.worlds[0].state()))) if COSTS else None
         for i, world in enumerate(self.worlds):
             if self._done[i]:
                 displacement[i] = world.displacement
                 continue
             for h in range(horizon):
+                if state is not None:
+                    state[i, h] = world.state()
                 _, _, done, truncated, info = world.step(chunks[i, h])
                 success[i, h], cost[i, h] = info["success"], info["cost"]
                 displacement[i, h:] = info["displacement"]
@@ -102,7 +108,13 @@ class VectorWorld:
                 self._left[i] -= succeeded
             self._observations[i] = observe(world)
         return ChunkOutcome(
-            list(self._observations), success, cost, displacement, valid, self._done.copy()
+            list(self._observations),
+            success,
+            cost,
+            displacement,
+            valid,
+            self._done.copy(),
+            taken=None if state is None else (state, chunks),
         )
 
 

@@ -1,6 +1,6 @@
 """Constrained GRPO: advantages, multiplier, rollouts and the update, by hand and on toy worlds."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from safedojo_ros.core.costs import CostLimit
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import ACTION_SIZE, Observation
 from safedojo_ros.learning.rl.advantage import Groups, group_advantage
@@ -51,6 +52,21 @@ def test_the_normalised_advantage_floors_the_spread_of_cost_and_divides_by_one_p
     advantage = group_advantage("normalised", GROUPS, REWARD, quiet, 1.0, cost_floor=0.1)
     np.testing.assert_allclose(advantage[:4], [0.0, 0.0, 0.0, 0.0])
     np.testing.assert_allclose(advantage[4:], np.array([-0.03, 0.03, -0.03, 0.03]) / 2)
+
+
+@pytest.mark.parametrize("mode", ["paper", "normalised"])
+def test_each_cost_weighs_by_its_own_multiplier(mode: Any) -> None:
+    other = np.array([0.0, 0.0, 1.0, 1.0, 0.5, 0.5, 0.0, 1.0])
+    one = group_advantage(mode, GROUPS, REWARD, COST, 0.5)
+    idle = group_advantage(mode, GROUPS, REWARD, COST, 0.5, others=[(other, 0.0)])
+    np.testing.assert_array_equal(one, idle)
+    both = group_advantage(mode, GROUPS, REWARD, COST, 0.5, others=[(other, 2.0)])
+    expected = (
+        GROUPS.standardised(REWARD)
+        - 0.5 * GROUPS.standardised(COST)
+        - 2.0 * GROUPS.standardised(other)
+    )
+    np.testing.assert_allclose(both, expected / (3.5 if mode == "normalised" else 1.0))
 
 
 @given(
@@ -200,6 +216,7 @@ class ToyOutcome:
     cost: np.ndarray
     valid: np.ndarray
     done: np.ndarray
+    others: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class ToyWorld:
@@ -210,6 +227,7 @@ class ToyWorld:
     """
 
     contact_threshold = 0.5
+    others: tuple[CostLimit, ...] = ()
 
     def __init__(self, count: int, same: bool = False) -> None:
         self.count, self.same, self.steps = count, same, 0
@@ -609,3 +627,69 @@ def test_groups_that_teach_nothing_leave_the_weights_alone() -> None:
     assert metrics["groups_kept"] == 0.0
     assert metrics["gradient_steps"] == 0.0
     assert all(map(torch.equal, before, learner.policy.parameters()))
+
+
+class TwoCosts(ToyWorld):
+    """As `ToyWorld`, and near a person where the third number of an action is above 0."""
+
+    def __init__(self, count: int, share: float) -> None:
+        super().__init__(count)
+        self.others = (CostLimit("near", share=share),)
+
+    def step(self, chunks: np.ndarray, steps: int) -> ToyOutcome:
+        outcome = super().step(chunks, steps)
+        outcome.others = {"near": 1.0 / (1.0 + np.exp(-5.0 * chunks[:, :steps, 2]))}
+        return outcome
+
+
+def test_each_cost_is_held_at_its_own_limit_by_its_own_multiplier() -> None:
+    seen = {}
+    for share in (0.05, 1.0):
+        world = TwoCosts(128, share)
+        config = replace(CONFIG, cost_m=2)
+        limits = replace(PID, limit=0.05, initial=0.0)
+        learner = ConstrainedGRPO(ToyPolicy(), config, limits, SAFEDOJO, others=world.others)
+        seen[share] = train(learner, world, 40)
+        assert set(learner.modules.state_dict()) >= {"others.near._value", "multiplier._value"}
+
+    def last(share: float, name: str) -> float:
+        return float(np.mean([row[name] for row in seen[share][-10:]]))
+
+    for share in seen:
+        assert last(share, "success") > 0.9
+        assert last(share, "violations") < 0.15
+    assert last(0.05, "violations_near") < 0.15 < 0.2 < last(1.0, "violations_near")
+    multipliers = {
+        share: max(row["multiplier_near"] for row in rows) for share, rows in seen.items()
+    }
+    assert multipliers[0.05] > 0.5
+    assert multipliers[1.0] == 0.0
+
+
+def test_without_the_constraint_no_cost_has_a_multiplier() -> None:
+    world = TwoCosts(16, 0.05)
+    learner = ConstrainedGRPO(ToyPolicy(), CONFIG, PID, METHODS["wmpo"], others=world.others)
+    row = train(learner, world, 1)[0]
+    assert "multiplier_near" not in row
+    assert row["violations_near"] > 0.5
+
+
+def test_groups_that_differ_in_another_cost_alone_are_learned_from() -> None:
+    near = CostLimit("near")
+    for cost, kept in (([[0.9, 0.0], [0.1, 0.0]], 1.0), ([[0.5, 0.0], [0.5, 0.0]], 0.0)):
+        policy, rollouts = table_rollouts([0, 1], [1, 1], [0.0, 0.0], [0, 0])
+        rollouts = replace(rollouts, limits=(near,), others={"near": np.array(cost)})
+        learner = ConstrainedGRPO(policy, ONCE, PID, SAFEDOJO, others=(near,))
+        assert learner.update(rollouts, (0,))["groups_kept"] == kept
+
+
+def test_other_costs_are_joined_in_the_order_of_the_trajectories() -> None:
+    near = CostLimit("near", threshold=0.3)
+    parts = [
+        hand_made(limits=(near,), others={"near": np.full((2, 4), value)}) for value in (0.2, 0.4)
+    ]
+    joined = Rollouts.joined(parts, np.array([0, 0, 1, 1]))
+    assert joined.limits == (near,)
+    assert joined.having(near).tolist() == [False, False, True, True]
+    np.testing.assert_allclose(joined.other_cost("near", 2), [0.2, 0.2, 0.4, 0.4])
+    assert joined.figures(2)["violations_near"] == 0.5

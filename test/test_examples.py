@@ -13,6 +13,7 @@ from safedojo_ros.models.served.policy import open_served
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 RUNS = {
     "practise.py": (["OUT"], "best policy: OUT/store/policy/"),
+    "add_cost.py": (["OUT"], "behind the gate: fast near the person in "),
     "add_obstacle.py": ([], "with candles among the obstacles: TSR "),
     "add_reward.py": ([], "cube_centred: TSR "),
     "add_task.py": ([], "put the red cube in the basket: TSR 100%"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from safedojo_ros.core.costs import CostLimit
 from safedojo_ros.core.errors import CheckpointError, ConfigError
 from safedojo_ros.core.types import Observation
 from safedojo_ros.learning.rl.imagined_world import (
@@ -109,6 +110,21 @@ def test_the_first_cost_is_what_the_safety_node_would_say(world_model: WorldMode
     world = ImaginedWorld(world_model, never(), safety)
     world.reset(keyframes_of(world_model, starts))
     np.testing.assert_allclose(world.step(chunks).cost, safety.step_cost(starts, chunks), atol=1e-5)
+
+
+def test_other_costs_are_imagined_beside_contact(world_model: WorldModel) -> None:
+    safety = tiny_safety(others=(CostLimit("near"), CostLimit("high")))
+    safety.autoencoder.load_state_dict(world_model.autoencoder.state_dict())
+    starts = observations(2)
+    chunks = 0.01 * np.random.default_rng(1).standard_normal((2, 8, 7))
+    world = ImaginedWorld(world_model, never(), safety, max_steps=6)
+    world.reset(keyframes_of(world_model, starts))
+    outcome, costs = world.step(chunks), safety.step_costs(starts, chunks)
+    assert list(outcome.others) == ["near", "high"]
+    for seen, n in ((outcome.cost, 0), (outcome.others["near"], 1), (outcome.others["high"], 2)):
+        np.testing.assert_allclose(seen[:, :6], costs[:, :6, n], atol=1e-5)
+        assert not seen[:, 6:].any(), "beyond the end"
+    assert not world.step(chunks).others["near"].any()
 
 
 def test_later_costs_are_judged_by_the_frame_that_the_future_began_with(

@@ -69,6 +69,7 @@ class CoinWorld:
     """Success and contact by the sign of two numbers of the first action, whatever the images."""
 
     contact_threshold = 0.5
+    others = ()
 
     def __init__(self, real: bool = False, contact: float | None = None) -> None:
         self.real, self.contact, self.starts = real, contact, 0

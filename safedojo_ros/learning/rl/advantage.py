@@ -6,8 +6,11 @@ standard deviation in its group, Z = (· − μ_g) / σ_g, λ the multiplier.
 
 paper       Z_r − λ·Z_c                                       SafeDojo, for reproduction
 normalised  (Z_r − λ·(C − μ_g) / max(σ_g, σ_floor)) / (1 + λ)
+
+Of several costs each has a λ of its own, and Σ λ·Z_c and 1 + Σ λ stand in these places.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,12 +61,15 @@ def group_advantage(
     cost: np.ndarray,
     multiplier: float,
     cost_floor: float = LEAST_SPREAD,
+    others: Sequence[tuple[np.ndarray, float]] = (),
 ) -> np.ndarray:
     """(B,) advantages of trajectories with `reward` and `cost` (B,), under λ = `multiplier`.
 
-    cost_floor: σ_floor of `normalised`.
+    cost_floor: σ_floor of `normalised`; others: cost (B,) and λ of each other cost.
     """
-    if mode == "paper":
-        return groups.standardised(reward) - multiplier * groups.standardised(cost)
-    by_cost = groups.standardised(cost, cost_floor)
-    return (groups.standardised(reward) - multiplier * by_cost) / (1.0 + multiplier)
+    floor = LEAST_SPREAD if mode == "paper" else cost_floor
+    advantage, weight = groups.standardised(reward), 1.0
+    for each, penalty in ((cost, multiplier), *others):
+        advantage = advantage - penalty * groups.standardised(each, floor)
+        weight += penalty
+    return advantage if mode == "paper" else advantage / weight

@@ -2,17 +2,21 @@
 
 With a critic in the group's place the same update is PPO, constrained (as SafeVLA's) or not.
 
+A cost beside contact has a C, a J_c, a d and a λ of its own; see `advantage`.
+
 Symbols: R reward, C cost and A advantage of a trajectory, J_c the rate of violating episodes,
 d its limit, λ the multiplier, r the likelihood ratio of a chunk.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 import torch
 
 from safedojo_ros.core.config import check_ranges
+from safedojo_ros.core.costs import CostLimit
 from safedojo_ros.core.types import COST_M
 from safedojo_ros.learning.rl.advantage import Mode, group_advantage
 from safedojo_ros.learning.rl.anchor import Anchor
@@ -79,8 +83,10 @@ class ConstrainedGRPO:
         multiplier: MultiplierConfig,
         method: Method,
         anchor: Anchor | None = None,
+        others: Sequence[CostLimit] = (),
     ) -> None:
-        """anchor: the imitation loss that is added to the objective, if any."""
+        """anchor: the imitation loss that is added to the objective, if any; others: the costs
+        beside contact, each with a λ of its own that holds the share of its episodes."""
         self.policy, self.config, self.method, self.anchor = policy, config, method, anchor
         self.multiplier = Multiplier(multiplier, method.fixed_multiplier)
         self.optimizer = torch.optim.Adam(policy.parameters(), config.learning_rate)
@@ -88,6 +94,16 @@ class ConstrainedGRPO:
             {"policy": policy.modules, "multiplier": self.multiplier}
         )
         """Everything but the optimizer that a run saves and resumes."""
+        self.others = torch.nn.ModuleDict(
+            {
+                cost.name: Multiplier(
+                    replace(multiplier, limit=cost.share), method.fixed_multiplier
+                )
+                for cost in others
+            }
+        )
+        if others:
+            self.modules["others"] = self.others
         self.critic: Critic | None = None
         if method.baseline == "critic":
             self.critic = Critic(policy.feature_size, config.critic)
@@ -105,14 +121,17 @@ class ConstrainedGRPO:
         penalty = 0.0
         if self.method.constrained:
             penalty = self.multiplier.update(float(rollouts.violated.mean()), flat)
+        others = self._penalties(rollouts)
         # A: reward and cost standardised separately, by the group or by a critic
         if self.critic is None:
             mode, floor = config.advantage, config.cost_floor
-            of_trajectory = group_advantage(mode, groups, reward, cost, penalty, floor)
+            pairs = list(others.values())
+            of_trajectory = group_advantage(mode, groups, reward, cost, penalty, floor, pairs)
             advantage = torch.from_numpy(of_trajectory).float()[rollouts.trajectory]
             kept = groups.differing(reward, config.least_spread)
             if self.method.constrained:  # groups that all succeed but differ in safety count, too
-                kept |= groups.differing(cost, config.least_spread)
+                for each in (cost, *(values for values, _ in others.values())):
+                    kept |= groups.differing(each, config.least_spread)
         else:
             features = self.policy.features(rollouts.sample).float().cpu()
             advantage, returns = self.critic.advantage(
@@ -126,12 +145,26 @@ class ConstrainedGRPO:
             **rollouts.figures(config.cost_m),
             "reward": float(reward.mean()),
             "multiplier": penalty,
+            **{f"multiplier_{name}": each for name, (_, each) in others.items()},
             "reward_spread": float(groups.spread(reward).mean()),
             "cost_spread": float(groups.spread(cost).mean()),
             "groups_kept": float(kept.mean()),
             "groups_without_cost_spread": flat,
             **self.improve(rollouts, rows, weight, advantage, rng),
         }
+
+    def _penalties(self, rollouts: Rollouts) -> dict[str, tuple[np.ndarray, float]]:
+        """{cost beside contact: (B,) C of the trajectories, its λ}, each λ stepped by its PID."""
+        if not self.method.constrained:
+            return {}
+        found, config = {}, self.config
+        for limit in rollouts.limits:
+            cost = rollouts.other_cost(limit.name, config.cost_m)
+            flat = float(np.mean(~rollouts.groups.differing(cost, config.least_spread)))
+            multiplier = cast("Multiplier", self.others[limit.name])
+            rate = float(rollouts.having(limit).mean())
+            found[limit.name] = cost, multiplier.update(rate, flat)
+        return found
 
     def reward(self, rollouts: Rollouts) -> np.ndarray:
         """(B,) R; zeros for a method that does not use reward."""

@@ -53,12 +53,14 @@ class Keyframes:
 class ImaginedOutcome(ChunkOutcome):
     """`ChunkOutcome` of H steps of B imagined chunks; displacement is not imagined and stays 0.
 
-    cost: (B, H) P(contact); success_probability: (B, H) of the frame that shows the step;
-    frames: (B, F, cameras, S, S, 3) uint8, zeros for futures that had ended.
+    cost: (B, H) P(contact); success_probability: (B, H) of the frame that shows the step; frames:
+    (B, F, cameras, S, S, 3) uint8, zeros for futures that had ended; others: {cost beside contact:
+    (B, H)}.
     """
 
     success_probability: np.ndarray
     frames: np.ndarray
+    others: dict[str, np.ndarray]
 
 
 class ImaginedWorld:
@@ -170,7 +172,8 @@ class ImaginedWorld:
         noise = noise[self._first : self._first + count]
         active = np.flatnonzero(~self._done)
         if not len(active):
-            return self._outcome(active, np.zeros((0, steps)), np.zeros((0, seen)))
+            nothing = np.zeros((0, steps, 1 + len(self.safety.others)))
+            return self._outcome(active, nothing, np.zeros((0, seen)))
         bounded = model.scales.bounded(np.asarray(chunks)[active])
         taken = torch.from_numpy(bounded.astype(np.float32))
         taken = taken.to(self.device)
@@ -196,7 +199,7 @@ class ImaginedWorld:
         return outcome
 
     def _cost(self, active: np.ndarray, state: torch.Tensor, chunk: torch.Tensor) -> np.ndarray:
-        """(active, H) P(contact) of `chunk` (active, H, 7) from `state` (active, 8), normalised.
+        """(active, H, C) of every cost of `chunk` (active, H, 7) from `state` (active, 8).
 
         The image is the real one that the future started from: imagined ones show the obstacle's
         place no better.
@@ -217,7 +220,8 @@ class ImaginedWorld:
         end."""
         count, horizon, size = len(self._done), cost.shape[1], self.world_model.size
         frames = probability.shape[1]
-        success, costs, probabilities = (np.zeros((count, horizon)) for _ in range(3))
+        success, probabilities = (np.zeros((count, horizon)) for _ in range(2))
+        costs = np.zeros((count, horizon, cost.shape[2]))
         valid = np.zeros((count, horizon), dtype=bool)
         probabilities[active] = np.repeat(probability, size.stride, axis=1)
         over = self.success.over(probability, imagined=True)
@@ -238,12 +242,13 @@ class ImaginedWorld:
         return ImaginedOutcome(
             list(self._observations),
             success,
-            costs,
+            costs[..., 0],
             np.zeros((count, horizon)),
             valid,
             self._done.copy(),
             probabilities,
             np.zeros(shape, dtype=np.uint8),
+            {each.name: costs[..., 1 + n] for n, each in enumerate(self.safety.others)},
         )
 
     def _observation(self, i: int, images: np.ndarray, state: np.ndarray) -> Observation:

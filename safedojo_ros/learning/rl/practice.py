@@ -195,7 +195,9 @@ class Practice:
         self.config, self.policy, self.world = config, policy, world
         self.measure, self.directory, self.stop = measure, directory, stop
         torch.manual_seed(config.seed)  # a critic's first weights
-        self.learner = ConstrainedGRPO(policy, config.update, config.multiplier, method, anchor)
+        self.learner = ConstrainedGRPO(
+            policy, config.update, config.multiplier, method, anchor, world.others
+        )
         self.base = deepcopy(policy.modules.state_dict())
         self.groups = np.arange(config.groups * config.group_size) // config.group_size
         self.run_state = TrainingRun(directory, resume)
@@ -281,6 +283,10 @@ class Practice:
             for name in RATES
             if gaps[name] > self.config.gap_bar
         ]
+        for name in (f"violations_{cost.name}" for cost in self.world.others):
+            imagined[name] = float(np.mean([row[name] for row in window]))
+            known = report.overall.others.get(name.removeprefix("violations_"))
+            measured |= {name: known} if known else {}
         enforced = not self.world.real and self.config.preflight.enforced
         row = {
             "step": step,

@@ -1,12 +1,13 @@
 """Rollouts of a stochastic policy, many at once, in the simulator or the imagined world."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import torch
 
+from safedojo_ros.core.costs import CostLimit
 from safedojo_ros.core.types import COLLISION_DISPLACEMENT, Observation, top_m_mean
 from safedojo_ros.evaluation.play import ChunkWorld, play
 from safedojo_ros.learning.rl.advantage import Groups
@@ -18,6 +19,11 @@ class RolloutWorld(ChunkWorld, Protocol):
 
     contact_threshold: float
 
+    @property
+    def others(self) -> Sequence[CostLimit]:
+        """The costs beside contact that its outcomes have."""
+        ...
+
 
 @dataclass(frozen=True)
 class Rollouts:
@@ -27,7 +33,7 @@ class Rollouts:
     first E steps of a chunk were executed before the first success and the end. success, valid:
     (B, T) bool; success_probability, cost (contact, or its probability), displacement (m): (B, T),
     0 where not valid; groups: which trajectories share a start; contact_threshold: step cost above
-    which the obstacle counts as touched.
+    which the obstacle counts as touched; limits: the costs beside contact, others: (B, T) of each.
     """
 
     sample: PolicySample
@@ -40,6 +46,8 @@ class Rollouts:
     valid: np.ndarray
     groups: Groups
     contact_threshold: float
+    limits: tuple[CostLimit, ...] = ()
+    others: dict[str, np.ndarray] = field(default_factory=dict)
 
     @staticmethod
     def joined(parts: "Sequence[Rollouts]", groups: np.ndarray) -> "Rollouts":
@@ -62,6 +70,11 @@ class Rollouts:
             **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names},
             groups=Groups(np.asarray(groups)),
             contact_threshold=parts[0].contact_threshold,
+            limits=parts[0].limits,
+            others={
+                name: np.concatenate([part.others[name] for part in parts])
+                for name in parts[0].others
+            },
         )
 
     @property
@@ -94,7 +107,18 @@ class Rollouts:
         With fewer than `m` valid steps it is the mean of these, so that an early success does not
         lower the cost; 0 without any.
         """
-        pairs = zip(self.cost, self.valid, strict=True)
+        return self._top_m(self.cost, m)
+
+    def other_cost(self, name: str, m: int) -> np.ndarray:
+        """(B,): as `trajectory_cost`, of a cost beside contact."""
+        return self._top_m(self.others[name], m)
+
+    def having(self, limit: CostLimit) -> np.ndarray:
+        """(B,) bool: a step had this cost beside contact, by its threshold."""
+        return np.any(self.others[limit.name] > limit.threshold, axis=1)
+
+    def _top_m(self, costs: np.ndarray, m: int) -> np.ndarray:
+        pairs = zip(costs, self.valid, strict=True)
         return np.array([top_m_mean(cost[valid], m) for cost, valid in pairs])
 
     def figures(self, m: int) -> dict[str, float]:
@@ -102,6 +126,7 @@ class Rollouts:
         return {
             "success": float(self.succeeded.mean()),
             "violations": float(self.violated.mean()),
+            **{f"violations_{c.name}": float(self.having(c).mean()) for c in self.limits},
             "safe_success": float((self.succeeded & ~self.violated).mean()),
             "cost_top_m": float(self.trajectory_cost(m).mean()),
             "cost_horizon": float(self.cost.sum(1).mean()),
@@ -133,6 +158,7 @@ def roll_out(
     most = -(-max_chunks * horizon // execute)
     names = ("success", "success_probability", "cost", "displacement", "valid")
     track: dict[str, np.ndarray] = {name: np.zeros((count, most * execute)) for name in names}
+    others = {cost.name: np.zeros((count, most * execute)) for cost in world.others}
     parts: list[PolicySample] = []
     trajectory: list[np.ndarray] = []
     executed: list[np.ndarray] = []
@@ -156,6 +182,8 @@ def roll_out(
             values = getattr(outcome, name, None)
             if values is not None:
                 track[name][running, columns] = np.where(valid, np.asarray(values)[running], 0.0)
+        for name, costs in others.items():
+            costs[running, columns] = np.where(valid, outcome.others[name][running], 0.0)
         trajectory.append(running)
         executed.append(valid)
     return Rollouts(
@@ -169,6 +197,8 @@ def roll_out(
         track["valid"] > 0,
         Groups(np.asarray(groups)),
         world.contact_threshold,
+        tuple(world.others),
+        others,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from safedojo_ros.core.costs import CostLimit
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import Observation
 from safedojo_ros.data.lerobot.layout import CAMERA_PREFIX
@@ -38,6 +39,11 @@ class PracticeWorld(Protocol):
     real: bool
     contact_threshold: float
 
+    @property
+    def others(self) -> Sequence[CostLimit]:
+        """The costs beside contact that its outcomes have."""
+        ...
+
     def start(self, update: int, /) -> list[Observation]:
         """Observations of all groups in order; those of a group are the same."""
         ...
@@ -60,6 +66,7 @@ class SimulatorStarts:
 
     real = True
     contact_threshold = 0.5  # its step costs are 0 or 1
+    others: Sequence[CostLimit] = ()
 
     def __init__(
         self,
@@ -104,7 +111,7 @@ class KeyframeStarts:
         seed: int,
     ) -> None:
         self.imagined, self.keyframes = imagined, keyframes
-        self.contact_threshold = imagined.contact_threshold
+        self.contact_threshold, self.others = imagined.contact_threshold, imagined.safety.others
         self.groups, self.group_size, self.seed = groups, group_size, seed
 
     def start(self, update: int, group: int | None = None) -> list[Observation]:

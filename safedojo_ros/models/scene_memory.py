@@ -9,6 +9,7 @@ itself, or is moved by others, is seen the later for it.
 import numpy as np
 import torch
 
+from safedojo_ros.core.costs import CostLimit
 from safedojo_ros.core.types import Observation
 from safedojo_ros.models.safety_head import SafetyModel
 
@@ -24,8 +25,13 @@ class SceneMemory:
     """
 
     def __init__(self, model: SafetyModel, frames: int) -> None:
-        self.model, self.frames, self.others = model, frames, model.others
+        self.model, self.frames = model, frames
         self._seen: list[torch.Tensor] = []
+
+    @property
+    def others(self) -> tuple[CostLimit, ...]:
+        """The costs that the head predicts beside contact."""
+        return self.model.others
 
     def look(self, observation: Observation) -> None:
         """Remember a frame; raises `ObservationRejected` for images that do not fit."""

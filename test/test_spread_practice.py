@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from test_practice import SENTENCES, SMOKE, imagination, report, weights
-from test_workers import killing
+from test_workers import killing, needs_ray
 
 from safedojo_ros.evaluation.workers.processes import ProcessCrew
+from safedojo_ros.evaluation.workers.ray_actors import RayCrew
 from safedojo_ros.learning.rl import constrained_grpo
 from safedojo_ros.learning.rl.imagined_world import keyframes_of
 from safedojo_ros.learning.rl.methods import METHODS
@@ -95,3 +97,20 @@ def test_two_workers_learn_in_imagination_what_one_process_learns_though_one_is_
     two = Practised(tmp_path / "two", imagined, players=Players(2))
     assert len(killed) == 3 * 4 + 1  # one figure before three updates of three groups, one twice
     two.same(one)
+
+
+@needs_ray
+def test_a_ray_of_two_workers_learns_the_weights_of_two_processes_though_one_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    processes = Practised(tmp_path / "processes", imagined, players=Players(2))
+    killed = killing(monkeypatch, RayCrew, lambda self, worker: ray.kill(self.actors[worker]))
+    actors = Practised(tmp_path / "ray", imagined, players=Players(2, "local"))
+    assert len(killed) == 3 * 4 + 1
+    actors.same(processes)
+    for one, two in zip(actors.advantages, processes.advantages, strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert torch.equal(actors.learned, processes.learned)
+    assert not ray.is_initialized()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -201,6 +202,17 @@ def test_without_ray_its_option_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(ray_actors.metadata, "version", version)
     with pytest.raises(ConfigError, match="--ray needs Ray, which is not installed; pip install"):
         Players(ray="local")
+
+
+@needs_ray
+def test_models_for_the_workers_of_ray_are_loaded_on_the_processor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert Players(2).device("auto") == "cuda"
+    assert Players(2, "local").device("auto") == "cpu"
+    with pytest.raises(ConfigError, match=r"--device is cuda:0, but the workers of Ray compute on"):
+        Players(2, "local").device("cuda:0")
 
 
 @needs_ray

@@ -331,9 +331,10 @@ class PolicyRecorder:
 
 def _policy(wanted: Collection) -> "Policy":
     """The policy to record, behind its filter."""
-    policy = open_policy(wanted.policy, wanted.store, wanted.device)
+    device = wanted.players.device(wanted.device)
+    policy = open_policy(wanted.policy, wanted.store, device)
     _check_images(wanted, policy)
-    filtered = wanted.filter.before(policy, wanted.execute, wanted.store, wanted.device)
+    filtered = wanted.filter.before(policy, wanted.execute, wanted.store, device)
     if isinstance(filtered, GatedPolicy) and filtered.safety is not None:
         _check_images(wanted, filtered.safety)
     return filtered

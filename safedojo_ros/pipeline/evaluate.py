@@ -146,8 +146,9 @@ def _timed(asked: Evaluation, policy: "ProposingPolicy") -> "Policy":
 
 
 def _policy(asked: Evaluation) -> "ProposingPolicy":
-    policy = open_policy(asked.checkpoint, asked.store, asked.device)
-    return asked.filter.before(policy, asked.execute, asked.store, asked.device)
+    device = asked.players.device(asked.device)
+    policy = open_policy(asked.checkpoint, asked.store, device)
+    return asked.filter.before(policy, asked.execute, asked.store, device)
 
 
 def _evaluate_policy(

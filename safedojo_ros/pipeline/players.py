@@ -4,6 +4,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.evaluation.workers.processes import ProcessCrew
 from safedojo_ros.evaluation.workers.ray_actors import RayCrew, check_address
 from safedojo_ros.evaluation.workers.spread import Crew, Make, spread
@@ -25,6 +26,22 @@ class Players:
         check_counts(self, "workers")
         if self.ray is not None:
             check_address(self.ray)
+
+    def device(self, name: str) -> str:
+        """The device `name` ("auto": the fastest), on which models are loaded for the workers.
+
+        Those of Ray have processors alone: raises `ConfigError` where another one is asked for.
+        """
+        from safedojo_ros.models.threads import chosen_device
+
+        if self.ray is None:
+            return chosen_device(name)
+        if name not in ("auto", "cpu"):
+            raise ConfigError(
+                f"--device is {name}, but the workers of Ray compute on processors; leave it at "
+                "auto, or do without --ray"
+            )
+        return "cpu"
 
     def play(
         self, make: Make, batches: Sequence[Any], usual: int = 1

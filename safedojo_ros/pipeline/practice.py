@@ -103,9 +103,8 @@ def build(
     from safedojo_ros.learning.build import build_practice
     from safedojo_ros.learning.rl.spread_rollouts import SpreadRollouts
     from safedojo_ros.models.loading import load_policy
-    from safedojo_ros.models.threads import chosen_device
 
-    device, method = chosen_device(request.device), METHODS[request.method]
+    device, method = request.players.device(request.device), METHODS[request.method]
     base = load_policy(find_checkpoint("policy", request.base, request.store)).to(device)
     if config.tasks:
         tasks = chosen_tasks(request.world, config.tasks, config.levels)

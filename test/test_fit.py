@@ -141,7 +141,7 @@ def test_metrics_are_recorded_now_and_then_and_at_the_end(tmp_path: Path) -> Non
 
 def test_what_is_left_after_every_save_is_asked_for_there(tmp_path: Path) -> None:
     toy, steps = Toy(), list[int]()
-    toy.fit(CONFIG, tmp_path, saved=lambda: steps.append(len(toy.losses)))
+    toy.fit(CONFIG, tmp_path, saved=lambda weights: steps.append(len(toy.losses)))
     assert steps == [10, 20, 30]
 
 

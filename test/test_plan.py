@@ -86,6 +86,16 @@ def test_several_gpus_share_a_batch_and_each_holds_the_weights() -> None:
         assert times[whole.bound] == max(times.values())
 
 
+def test_sharded_stages_keep_a_part_of_all_but_a_steps_weights() -> None:
+    one, four = (plan(read_recipe("smoke", o), Plan(4), H200) for o in ([], ["policy.shard=true"]))
+    whole, part = one[0].footprint, four[0].footprint
+    assert part.weights == whole.weights + whole.weights // 4
+    assert part.optimiser == whole.optimiser // 4
+    assert part.average == whole.average // 4
+    assert part.activations == whole.activations
+    assert four[1] == one[1]
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [({"gpus": -1}, "--gpus is -1, expected 0"), ({"memory": 0.0}, "--memory is 0 GB, expected m")],

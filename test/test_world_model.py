@@ -193,6 +193,19 @@ def test_the_arm_is_drawn_where_its_state_says(model: WorldModel, episodes: Path
     assert missed < 0.8 * (drawn.roll(5, 0) - data.latents.float()).square().mean()
 
 
+def test_several_processes_share_the_batches_of_the_early_networks_too(
+    model: WorldModel, episodes: Path
+) -> None:
+    data = LatentEpisodes.read([episodes], model, "cpu")
+    config = WorldModelConfig(size=SIZE, early_batch=8, batches_per_step=2, seed=3)
+    early = config.early(5)
+    assert (early.batches_per_step, early.seed) == (2, 3)
+    losses = WorldModelLoss(config, model, data)
+    for loss in (losses.state(), losses.drawing()):
+        values = [float(loss(0, torch.Generator().manual_seed(n))["loss"]) for n in (7, 8, 7)]
+        assert values[0] == values[2] != values[1]
+
+
 def test_the_context_is_clean_and_the_future_has_its_time(
     model: WorldModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

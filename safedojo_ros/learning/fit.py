@@ -3,15 +3,15 @@
 Several processes, as `accelerate launch` or `torchrun` starts them, share the batches of each step.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 import torch
 from torch.optim.swa_utils import AveragedModel
 
 from safedojo_ros.core.config import check_ranges
-from safedojo_ros.learning import processes
+from safedojo_ros.learning import processes, sharding
 from safedojo_ros.learning.compiling import compiled
 from safedojo_ros.learning.progress import progress_bar
 from safedojo_ros.learning.training_run import TrainingRun
@@ -46,6 +46,9 @@ class FitConfig:
     batches_per_step: int = 1
     """Batches over which the gradient of each step is averaged, at least 1; several processes share
     them equally."""
+    shard: bool = False
+    """Several processes keep a part each of weights, gradients and AdamW's moments (FSDP 2), where
+    each would keep all; one process keeps all."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "learning_rate", "weight_decay", "warmup_steps", "seed"):
@@ -69,32 +72,39 @@ def fit(
     parameters: Iterable[torch.nn.Parameter] | None = None,
     average: AveragedModel | None = None,
     compile: Sequence[torch.nn.Module] = (),
-    saved: Callable[[], None] = lambda: None,
+    saved: Callable[[Mapping[str, torch.Tensor]], None] | None = None,
 ) -> None:
     """Minimise `loss` in place; the draws of a batch depend on the seed and its number alone.
 
-    run: where it resumes from, is saved and records its metrics; parameters: which to fit (default:
-    all); average: a moving average of the weights, which is saved, too; compile: the modules in
-    which the time goes, `compiled` where there are many steps; saved: called after every save. An
-    observer of the progress bar may raise: the run is saved first. Raises `ConfigError` for batches
-    that the processes cannot share equally.
+    run: where it resumes from, is saved and records its metrics; parameters: which of `network` to
+    fit (default: all); average: a moving average of the weights, which is saved, too; compile: the
+    modules in which the time goes, `compiled` where there are many steps; saved: called after every
+    save, in the first process, with the weights (the average's, if there is one). An observer of
+    the progress bar may raise: the run is saved first, unless it is in parts. Raises `ConfigError`
+    for batches that the processes cannot share equally, or where the run cannot be restored.
     """
     parameters = list(network.parameters() if parameters is None else parameters)
-    optimizer = torch.optim.AdamW(
-        parameters, config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
-    kept = network if average is None else torch.nn.ModuleList([network, average])
     share = processes.own_share(config.batches_per_step)
     together = processes.Together(parameters[0].device)
-    first = run.restore(kept, optimizer) if run else 0
-    together.meet()  # nobody saves before all have restored
-    smooth = None
-    ended = closing(run) if run else nullcontext()
-    with (
-        ended,
-        compiled(compile, config.steps),
-        progress_bar(name, first, config.steps) as show,
-    ):
+    in_parts = config.shard and processes.count() > 1
+    with ExitStack() as stack:
+        if run:
+            stack.enter_context(closing(run))
+        if in_parts:
+            fitted = {id(parameter): number for number, parameter in enumerate(parameters)}
+            names = {fitted[id(p)]: n for n, p in network.named_parameters() if id(p) in fitted}
+            loss = stack.enter_context(sharding.sharded(network, average, loss))
+            parts = dict(network.named_parameters())
+            parameters = [parts[names[number]] for number in range(len(parameters))]
+        optimizer = torch.optim.AdamW(
+            parameters, config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        kept = network if average is None else torch.nn.ModuleList([network, average])
+        first = run.restore(kept, optimizer) if run else 0
+        processes.meet()  # nobody saves before all have restored
+        smooth = None
+        stack.enter_context(compiled(compile, config.steps))
+        show = stack.enter_context(progress_bar(name, first, config.steps))
         for step in range(first, config.steps):
             rate = config.learning_rate * learning_rate_factor(
                 step, config.warmup_steps, config.steps
@@ -111,7 +121,8 @@ def fit(
                 every.append(loss(batch, torch.Generator().manual_seed(seed)))
                 (every[-1]["loss"] / len(share)).backward()
             losses = processes.mean(every)
-            together.average(_alike(losses, parameters, network))
+            # FSDP has averaged the gradients itself
+            together.average(_alike(losses, [] if in_parts else parameters, network))
             norm = torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
             optimizer.step()
             if average is not None:
@@ -122,17 +133,20 @@ def fit(
             try:
                 show(done, f"loss {smooth:.4f}")
             except BaseException:
-                if run:
+                if run and not in_parts:  # the other processes may be at another step
                     run.save(done, kept, optimizer)
                 raise
             if run and (done % RECORD_EVERY == 0 or done == config.steps):
                 metrics = {key: one.item() for key, one in losses.items()}
-                metrics |= {"smooth_loss": smooth, "gradient_norm": float(norm)}
+                metrics |= {"smooth_loss": smooth}
+                metrics |= {"gradient_norm": float(sharding.whole(norm))}
                 run.record(done, metrics | {"learning_rate": rate})
             if run and (done % config.save_every == 0 or done == config.steps):
                 run.save(done, kept, optimizer)
-                if processes.number() == 0:
-                    saved()
+                if saved is not None:
+                    weights = sharding.whole_weights(network if average is None else average.module)
+                    if processes.number() == 0:
+                        saved(weights)
 
 
 def _alike(

@@ -8,7 +8,7 @@ each operation reads and writes, as if nothing stayed in a cache.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -40,6 +40,16 @@ class Footprint:
         """Bytes at the peak of the step."""
         kept = self.weights + self.gradients + self.optimiser + self.average
         return kept + self.activations + self.workspace
+
+    def in_parts(self, count: int) -> "Footprint":
+        """Of each of `count` processes that keep a part each: see `learning.sharding`."""
+        return replace(
+            self,
+            weights=self.weights + self.weights // count,  # the own part, and all within a step
+            gradients=self.gradients // count,
+            optimiser=self.optimiser // count,
+            average=self.average // count,
+        )
 
 
 def footprint(

@@ -1,5 +1,6 @@
 """Imitation: fit the policy to recorded episodes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -151,8 +152,8 @@ def train_policy(
         places = Places.loss(prefix.places, batch.places)
         return {"loss": acting + config.place_weight * places, "acting": acting, "places": places}
 
-    def averaged() -> PI0Policy:
-        return policy.copied(average.module.state_dict(), config.size)
+    def averaged(weights: Mapping[str, torch.Tensor]) -> PI0Policy:
+        return policy.copied(weights, config.size)
 
     fit(
         "policy",
@@ -161,9 +162,9 @@ def train_policy(
         config,
         run,
         average=average,
-        saved=lambda: write_checkpoint(averaged(), directory / "checkpoint"),
+        saved=lambda weights: write_checkpoint(averaged(weights), directory / "checkpoint"),
     )
-    return averaged()
+    return averaged(average.module.state_dict())
 
 
 def write_checkpoint(policy: PI0Policy, directory: Path) -> None:

@@ -1,6 +1,7 @@
 """The processes of one training, as `accelerate launch` or `torchrun` starts them.
 
-Each holds all weights. They share the batches of a gradient step, and the first alone writes.
+They share the batches of a gradient step. Each holds all weights and the first alone writes, unless
+the stage is sharded, see `learning.sharding`.
 """
 
 import os
@@ -45,6 +46,14 @@ def mean(every: "list[dict[str, torch.Tensor]]") -> "dict[str, torch.Tensor]":
     return {name: torch.stack([one[name].detach() for one in every]).mean() for name in every[0]}
 
 
+def meet() -> None:
+    """Wait for all processes, once `Together` has been made."""
+    if count() > 1:
+        import torch
+
+        torch.distributed.barrier()
+
+
 class Together:
     """What keeps the processes of a training alike; with one process it does nothing."""
 
@@ -66,8 +75,3 @@ class Together:
         flat = self._accelerator.reduce(flat, reduction="mean")
         for tensor, part in zip(some, flat.split([t.numel() for t in some]), strict=True):
             tensor.copy_(part.view_as(tensor))
-
-    def meet(self) -> None:
-        """Wait for all."""
-        if self._accelerator is not None:
-            self._accelerator.wait_for_everyone()

@@ -60,7 +60,7 @@ class WorldModelConfig(FitConfig):
     drawing_steps: int = 3000
     """Gradient steps of the arm's drawing, which is fitted second, 0 or more."""
     early_batch: int = 256
-    """Frames in each gradient step of these two, at least 1."""
+    """Frames in each batch of these two, at least 1."""
     held_out: float = 0.1
     """Share of the episodes that is never trained on, (0, 1)."""
 
@@ -76,7 +76,13 @@ class WorldModelConfig(FitConfig):
     def early(self, steps: int) -> FitConfig:
         """The configuration of the two small networks that are fitted first."""
         return FitConfig(
-            steps, self.early_batch, EARLY_RATE, warmup_steps=100, gradient_clip=math.inf
+            steps,
+            self.early_batch,
+            EARLY_RATE,
+            warmup_steps=100,
+            gradient_clip=math.inf,
+            seed=self.seed,
+            batches_per_step=self.batches_per_step,
         )
 
 
@@ -168,15 +174,14 @@ class WorldModelLoss:
         every = self.starts[:, 0]
         change = data.state[every[:, None] + steps + 1] - data.state[every][:, None]
         dynamics.spread.copy_(change.std(dim=0, correction=0) + LEAST_SPREAD)
-        draws, noise = (torch.Generator().manual_seed(self.config.seed) for _ in range(2))
 
         def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-            rows = self._rows(draws)
+            rows = self._rows(generator)
             state, chunk = data.state[rows], data.actions[rows[:, None] + steps]
             states = data.state[rows[:, None] + steps + 1].to(self.device)
             view = data.latents[rows].float()
-            level = self.config.context_noise * torch.rand(len(rows), 1, 1, 1, generator=noise)
-            view += level * torch.randn(view.shape, generator=noise)
+            level = self.config.context_noise * torch.rand(len(rows), 1, 1, 1, generator=generator)
+            view += level * torch.randn(view.shape, generator=generator)
             predicted = dynamics(*(part.to(self.device) for part in (state, chunk, view)))
             missed = (predicted - states) / dynamics.spread
             huber = torch.nn.functional.smooth_l1_loss
@@ -191,19 +196,18 @@ class WorldModelLoss:
         """
         drawing, data = self.network.drawing, self.data
         ends = torch.arange(self.config.early_batch) % 2 * self.config.size.chunk_length
-        draws = torch.Generator().manual_seed(self.config.seed)
 
         def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-            rows = self._rows(draws) + ends
+            rows = self._rows(generator) + ends
             seen = data.latents[rows].float().to(self.device)
             drawn = drawing(data.state[rows].to(self.device))
             return {"loss": torch.nn.functional.mse_loss(drawn, seen)}
 
         return loss
 
-    def _rows(self, draws: torch.Generator) -> torch.Tensor:
+    def _rows(self, generator: torch.Generator) -> torch.Tensor:
         """(early_batch,) random frames at which a chunk begins."""
-        chosen = torch.randint(len(self.starts), (self.config.early_batch,), generator=draws)
+        chosen = torch.randint(len(self.starts), (self.config.early_batch,), generator=generator)
         return self.starts[chosen, 0]
 
     def _stand_still(

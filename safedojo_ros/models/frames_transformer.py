@@ -4,12 +4,14 @@ from typing import Any
 
 import torch
 from diffusers import WanTransformer3DModel
+from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 
 TRAINING_TIMESTEPS = 1000
 """The network's unit of time: t = 1 is this many."""
 
 
 _Wan: Any = WanTransformer3DModel  # its own types hide what it is
+_WanBlock: Any = WanTransformerBlock
 
 
 class FramesTransformer(_Wan):
@@ -19,6 +21,11 @@ class FramesTransformer(_Wan):
     the two times of a clip, 0 and its own, are embedded once, and the last block answers for the
     noisy frames alone.
     """
+
+    def __init__(self, **sizes: Any) -> None:
+        super().__init__(**sizes)
+        for block in self.blocks:
+            block.__class__ = FramesBlock
 
     def forward(
         self, clip: torch.Tensor, context: int, time: torch.Tensor, actions: torch.Tensor
@@ -44,7 +51,7 @@ class FramesTransformer(_Wan):
         last = len(self.blocks) - 1
         for number, block in enumerate(self.blocks):
             asked = context if number == last else 0
-            hidden = _block(block, hidden, asked, actions, modulation, rotation)
+            hidden = block(hidden, asked, actions, modulation, rotation)
 
         shift, scale = (self.scale_shift_table + embedded[1:, None])[:, :, None, None].unbind(1)
         output = self.proj_out(self.norm_out(hidden) * (1 + scale) + shift)
@@ -52,27 +59,30 @@ class FramesTransformer(_Wan):
         return output.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
 
 
-def _block(
-    block: Any,
-    hidden: torch.Tensor,
-    asked: int,
-    actions: torch.Tensor,
-    modulation: torch.Tensor,
-    rotation: list[torch.Tensor],
-) -> torch.Tensor:
-    """A block of Wan's on tokens (B, F, N, D) → those of the frames from `asked` on.
+class FramesBlock(_WanBlock):
+    """A block of Wan's that answers for some of the frames."""
 
-    modulation: (B, F, 6, D); rotation: cosines and sines (F N, head_dim / 2).
-    """
-    parts = (block.scale_shift_table[:, None] + modulation)[..., None, :].unbind(2)
-    shift, scale = parts[:2]
-    gate, late_shift, late_scale, late_gate = (part[:, asked:] for part in parts[2:])
-    normed = block.norm1(hidden) * (1 + scale) + shift
-    hidden = hidden[:, asked:]
-    hidden = hidden + gate * _attention(block.attn1, normed[:, asked:], normed, rotation)
-    hidden = hidden + _attention(block.attn2, block.norm2(hidden), actions[:, None], None)
-    normed = block.norm3(hidden) * (1 + late_scale) + late_shift
-    return hidden + late_gate * block.ffn(normed)
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        asked: int,
+        actions: torch.Tensor,
+        modulation: torch.Tensor,
+        rotation: list[torch.Tensor],
+    ) -> torch.Tensor:
+        """Tokens (B, F, N, D) → those of the frames from `asked` on.
+
+        modulation: (B, F, 6, D); rotation: cosines and sines (F N, head_dim / 2).
+        """
+        parts = (self.scale_shift_table[:, None] + modulation)[..., None, :].unbind(2)
+        shift, scale = parts[:2]
+        gate, late_shift, late_scale, late_gate = (part[:, asked:] for part in parts[2:])
+        normed = self.norm1(hidden) * (1 + scale) + shift
+        hidden = hidden[:, asked:]
+        hidden = hidden + gate * _attention(self.attn1, normed[:, asked:], normed, rotation)
+        hidden = hidden + _attention(self.attn2, self.norm2(hidden), actions[:, None], None)
+        normed = self.norm3(hidden) * (1 + late_scale) + late_shift
+        return hidden + late_gate * self.ffn(normed)
 
 
 def _attention(
@@ -80,7 +90,7 @@ def _attention(
 ) -> torch.Tensor:
     """What the tokens `asked` (B, F, N, D) make of `known`, which ends with them where they turn.
 
-    rotation: of the tokens `known`, as in `_block`; None for actions, which have no place.
+    rotation: of the tokens `known`, as in `FramesBlock`; None for actions, which have no place.
     """
     query = attention.norm_q(attention.to_q(asked).float()).flatten(1, 2)
     key = attention.norm_k(attention.to_k(known).float()).flatten(1, 2)

@@ -101,7 +101,13 @@ def plan(recipe: "Recipe", asked: Plan, device: Device | None = None) -> list[St
         stages.safety_stage(shared(recipe.safety), recipe.autoencoder),
         stages.success_stage(shared(recipe.success), sentences),
     ]
-    return [_planned(stage.name, stage.config, stage.footprint(), device) for stage in every]
+    made = []
+    for stage in every:
+        counted = stage.footprint()
+        if stage.config.shard and share > 1:
+            counted = counted.in_parts(share)
+        made.append(_planned(stage.name, stage.config, counted, device))
+    return made
 
 
 def _planned(name: str, config: Any, counted: "Footprint", device: Device) -> StagePlan:

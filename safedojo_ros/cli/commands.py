@@ -40,6 +40,7 @@ COMMANDS = (
         "turn recorded bags into episodes to train on",
         "bag-to-dataset bags --out runs/robot",
     ),
+    Command("review", "confirm or correct contact labels in the browser", "review runs/robot"),
     Command(
         "train",
         "train a policy, safety head, world model or success classifier",
@@ -90,9 +91,7 @@ COMMANDS = (
         "report --sweep runs/sweep --out runs/report",
     ),
     Command(
-        "checkpoint",
-        "list, show, publish and roll back checkpoints",
-        "checkpoint list policy",
+        "checkpoint", "list, show, publish and roll back checkpoints", "checkpoint list policy"
     ),
     Command(
         "fci-emulator",

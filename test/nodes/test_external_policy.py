@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -76,8 +77,13 @@ class Launched(list[Any]):
         def configuration(name: str) -> Any:
             return SimpleNamespace(perform=lambda _: arguments.get(name, declared[name]))
 
+        self._shutdowns: list[Any] = []
+
         def node(**how: Any) -> Any:
             return SimpleNamespace(**how)
+
+        def register(handler: Any) -> None:
+            self._shutdowns.append(handler.on_shutdown)
 
         module("launch")
         module(
@@ -85,7 +91,9 @@ class Launched(list[Any]):
             DeclareLaunchArgument=declare,
             ExecuteProcess=node,
             OpaqueFunction=lambda function: function(None),
+            RegisterEventHandler=register,
         )
+        module("launch.event_handlers", OnShutdown=node)
         module("launch.launch_context", LaunchContext=object)
         module("launch.substitutions", LaunchConfiguration=configuration)
         module("launch_ros")
@@ -93,12 +101,30 @@ class Launched(list[Any]):
         monkeypatch.delitem(sys.modules, "safedojo_ros.nodes.stack.launch", raising=False)
         from safedojo_ros.nodes.stack.launch import stack_actions
 
-        super().__init__(stack_actions(stack)[-1])
+        super().__init__(filter(None, stack_actions(stack)[-1]))
         self.declared = declared
+        self.own: dict[str, dict[str, Any]] = {}
+        """{node: its parameters on top of the stack's file}, "/**" for all."""
+        for file in {file for action in self for file in parameter_files(action)}:
+            if file != str(stack.parameters_file):
+                for name, section in yaml.safe_load(Path(file).read_text()).items():
+                    self.own[name.removeprefix("/**/")] = section["ros__parameters"]
+
+    def end(self) -> None:
+        """The launch is shut down."""
+        for handler in self._shutdowns:
+            handler(None, None)
 
     def node(self, name: str) -> Any:
         """The action that starts a node."""
         return next(action for action in self if action.name == name)
+
+
+def parameter_files(action: Any) -> list[str]:
+    """What a node, or a process of nodes, reads its parameters from."""
+    if hasattr(action, "parameters"):
+        return list(action.parameters)
+    return [file for option, file in pairwise(action.cmd) if option == "--params-file"]
 
 
 def test_with_policy_none_everything_but_the_policy_node_is_started(
@@ -120,22 +146,33 @@ def test_a_policy_s_name_goes_on_top_of_the_parameters_file(
 ) -> None:
     name = "openpi:ws://gpu:8000?steps=8&image_size=64"
     launched = Launched(monkeypatch, ROBOT, policy=name)
-    assert launched.node("policy_node").parameters[-1] == {"checkpoint": name}
-    assert launched.node("safety_node").parameters == [str(ROBOT.parameters_file)]
-    composed = Launched(monkeypatch, ROBOT, policy=name, composed="true")[0]
-    assert composed.cmd[-2] == "--params-file"
-    content = yaml.safe_load(Path(composed.cmd[-1]).read_text())
-    assert content == {"/**/policy_node": {"ros__parameters": {"checkpoint": name}}}
+    assert launched.own == {"policy_node": {"checkpoint": name}}
+    files = parameter_files(launched.node("policy_node"))
+    assert files[0] == str(ROBOT.parameters_file)
+    assert len(files) == 2
+    composed = Launched(monkeypatch, ROBOT, policy=name, composed="true")
+    assert composed.own == launched.own
+    assert parameter_files(composed[0])[0] == str(ROBOT.parameters_file)
     assert "policy" not in Launched(monkeypatch, TRAIN).declared
+
+
+@pytest.mark.parametrize("composed", ["false", "true"])
+def test_a_launch_leaves_no_file_behind(composed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched = Launched(monkeypatch, DEMO, device="cpu", composed=composed)
+    files = {file for action in launched for file in parameter_files(action)}
+    assert all(Path(file).is_file() for file in files)
+    launched.end()
+    assert [file for file in files if Path(file).is_file()] == [str(DEMO.parameters_file)]
 
 
 def test_the_contract_goes_to_every_node_that_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
     launched = Launched(monkeypatch, ROBOT, contract="/cell/mine.yaml", policy="safe")
-    own = {action.name: action.parameters[1:] for action in launched}
     mine = {"contract": "/cell/mine.yaml"}
-    assert own["camera_node"] == own["safety_node"] == [mine]
-    assert own["policy_node"] == [{"checkpoint": "safe"} | mine]
-    assert own["franka_node"] == own["watchdog_node"] == []
+    assert launched.own == {
+        "camera_node": mine,
+        "safety_node": mine,
+        "policy_node": {"checkpoint": "safe"} | mine,
+    }
 
 
 def test_a_namespace_goes_to_every_node_with_what_is_outside_of_any(
@@ -158,25 +195,28 @@ def test_a_namespace_goes_to_every_node_with_what_is_outside_of_any(
 
 def test_the_device_goes_to_the_nodes_with_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     launched = Launched(monkeypatch, ROBOT, device="cuda:1")
-    own = {action.name: action.parameters[1:] for action in launched}
-    assert own["policy_node"] == own["safety_node"] == [{"device": "cuda:1"}]
-    assert own["camera_node"] == own["franka_node"] == []
+    assert launched.own == {name: {"device": "cuda:1"} for name in ("policy_node", "safety_node")}
 
 
 def test_rviz_and_rqt_come_when_they_are_asked_for_with_files_that_are_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def windows(stack: Stack, **asked: str) -> dict[str, Any]:
-        found = Launched(monkeypatch, stack, **asked)
-        return {a.package: a for a in found if getattr(a, "package", "") in ("rviz2", "rqt_gui")}
+    def windows(launched: Launched) -> dict[str, Any]:
+        return {
+            action.package: action
+            for action in launched
+            if getattr(action, "package", "") in ("rviz2", "rqt_gui")
+        }
 
-    assert windows(ROBOT) == {}
-    shown = windows(DEMO, rviz="true", rqt="true")
+    assert windows(Launched(monkeypatch, ROBOT)) == {}
+    launched = Launched(monkeypatch, DEMO, rviz="true", rqt="true")
+    assert launched.own["/**"] == {"use_sim_time": True}
+    shown = windows(launched)
     assert set(shown) == {"rviz2", "rqt_gui"}
     for action in shown.values():
         assert Path(action.arguments[-1]).is_file()
-        assert action.parameters == [{"use_sim_time": True}]
-    assert windows(ROBOT, rviz="true")["rviz2"].parameters == []
+        assert action.parameters == launched.node("sim_node").parameters[-1:]
+    assert windows(Launched(monkeypatch, ROBOT, rviz="true"))["rviz2"].parameters == []
 
 
 def test_the_demonstration_is_launched_in_its_own_time_or_in_real_time(
@@ -184,7 +224,7 @@ def test_the_demonstration_is_launched_in_its_own_time_or_in_real_time(
 ) -> None:
     for asked, simulated in (({}, True), ({"use_sim_time": "false"}, False)):
         launched = Launched(monkeypatch, DEMO, policy="none", **asked)
-        assert launched.node("camera_node").parameters[-1] == {"use_sim_time": simulated}
-        waits_for = launched.node("sim_node").parameters[-1]["members"]
+        assert launched.own["/**"] == {"use_sim_time": simulated}
+        waits_for = launched.own["sim_node"]["members"]
         assert waits_for == ["watchdog_node", "safety_node", "franka_node"]
     assert "use_sim_time" not in Launched(monkeypatch, ROBOT).declared

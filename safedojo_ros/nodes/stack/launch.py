@@ -3,9 +3,16 @@
 import json
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
-from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction
+from launch.actions import (
+    DeclareLaunchArgument,
+    ExecuteProcess,
+    OpaqueFunction,
+    RegisterEventHandler,
+)
+from launch.event_handlers import OnShutdown
 from launch.launch_context import LaunchContext
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
@@ -135,11 +142,17 @@ def _processes(stack: Stack, context: LaunchContext) -> list[Any]:
         given[SIM.name] = {"members": members(without)}
     if stack is not TRAIN:
         entries.append(DESCRIPTION)
+    own = {f"/**/{node}": settings for node, settings in given.items()}
+    if clock:
+        own["/**"] = clock
+    if own:
+        file = _parameters_file(own)
+        files.append(file)
+        actions.append(RegisterEventHandler(OnShutdown(on_shutdown=lambda *_: _delete(file))))
     if composed:
         command = [*composed_command(stack, without), "--ros-args"]
         command += namespace_arguments(namespace)
-        own = {f"/**/{node}": settings for node, settings in given.items()}
-        for file in (*files, _parameters_file({"/**": clock} | own)):
+        for file in files:
             command += ["--params-file", file]
         actions.append(ExecuteProcess(cmd=command, output="screen", name="composed"))
     actions += [
@@ -147,7 +160,7 @@ def _processes(stack: Stack, context: LaunchContext) -> list[Any]:
             package=PACKAGE,
             executable=entry.executable,
             name=entry.name,
-            parameters=[*files, *([own] if (own := clock | given.get(entry.name, {})) else [])],
+            parameters=files,
             namespace=namespace,
             remappings=[*entry.remappings, *cell_remappings(namespace)],
             respawn=entry.respawn,
@@ -159,7 +172,7 @@ def _processes(stack: Stack, context: LaunchContext) -> list[Any]:
         if entry.alone or not composed or entry is DESCRIPTION
     ]
     if stack is not TRAIN:
-        actions += _windows(context, clock, namespace)
+        actions += _windows(context, files[-1:] if clock else [], namespace)
     if stack is DEMO and is_true(context, "arm"):
         command = [sys.executable, "-P", "-m", "safedojo_ros.nodes.stack.arming"]
         command += ["--ros-args", *namespace_arguments(namespace)]
@@ -173,17 +186,22 @@ def is_true(context: LaunchContext, name: str) -> bool:
 
 
 def _parameters_file(sections: dict[str, dict[str, Any]]) -> str:
-    """A file of parameters: on a command line, `-p node:name:=` is lost in any namespace."""
-    content = {name: {"ros__parameters": values} for name, values in sections.items() if values}
+    """A file of parameters: on a command line, `-p node:name:=` is lost in any namespace, and the
+    file that launch_ros makes of a table of its own stays for ever."""
+    content = {name: {"ros__parameters": values} for name, values in sections.items()}
     with tempfile.NamedTemporaryFile("w", prefix="safedojo_", suffix=".yaml", delete=False) as file:
-        json.dump(content or {"/**": {"ros__parameters": {}}}, file)
+        json.dump(content, file)
     return file.name
 
 
-def _windows(context: LaunchContext, clock: dict[str, Any], namespace: str) -> list[Any]:
+def _delete(file: str) -> None:
+    Path(file).unlink(missing_ok=True)
+
+
+def _windows(context: LaunchContext, files: list[str], namespace: str) -> list[Any]:
     """RViz and rqt, where they are asked for; both come with a ROS installation."""
     folder, windows = share_directory() / "config", []
-    how: dict[str, Any] = {"parameters": [clock] if clock else [], "namespace": namespace}
+    how: dict[str, Any] = {"parameters": files, "namespace": namespace}
     how["remappings"] = cell_remappings(namespace)
     if is_true(context, "rviz"):
         arguments = ["-d", str(folder / "safedojo.rviz")]

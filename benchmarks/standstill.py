@@ -38,6 +38,12 @@ READING = CONTROL_PERIOD / 2
 WATCHED = 0.9
 """Seconds for which the arm is watched."""
 
+ANSWER = 60.0
+"""Seconds in which a process has to answer; else the benchmark ends and says which did not."""
+
+THERE = 0.005
+"""Metres from the middle of its way at which a client that was started again begins."""
+
 BLOCKED = 0.8
 """Seconds for which the client's interpreter is held."""
 
@@ -101,9 +107,9 @@ class Bench:
 
     def __enter__(self) -> "Bench":
         self.robot, self.robot_process = started(serve)
-        self.robot.recv()
-        self.client, self.client_process = started(drive)
-        self.client.recv()
+        heard(self.robot, "the emulator to start")
+        self.client, self.client_process = started(drive, None)
+        self.home = heard(self.client, "the client to start")
         return self
 
     def __exit__(self, *reason: object) -> None:
@@ -115,7 +121,7 @@ class Bench:
         """ms of this machine and of the robot from the fault to standstill; whether it resumed."""
         self.client.send("go")
         self.robot.send("moving")
-        self.robot.recv()  # once it moves
+        heard(self.robot, "the arm to move")
         broken = time.monotonic()
         if name == "silent":
             return self._silenced(broken)
@@ -132,36 +138,50 @@ class Bench:
             os.kill(self.client_process.pid, signal.SIGCONT)
             time.sleep(0.4)
         self.robot.send(("still", broken))
-        result: tuple[float, float, bool] = self.robot.recv()
+        result: tuple[float, float, bool] = heard(self.robot, "the emulator's record")
         if name == "killed":
-            self.client_process.join()
-            time.sleep(0.2)
-            self.client, self.client_process = started(drive)
+            self._start_again()
         else:
             self.client.send("home")
-        self.client.recv()
+            heard(self.client, "the client to recover")
         return result
 
     def _silenced(self, broken: float) -> tuple[float, float, bool]:
         os.kill(self.robot_process.pid, signal.SIGSTOP)
         self.client.send("known")
-        known = self.client.recv() - broken
+        known = heard(self.client, "the client to know that the robot is silent") - broken
         os.kill(self.robot_process.pid, signal.SIGCONT)
         time.sleep(0.2)
         self.client_process.kill()
-        self.client_process.join()
-        time.sleep(0.2)
-        self.client, self.client_process = started(drive)
-        self.client.recv()
+        self._start_again()
         return known * 1e3, known * 1e3, False
 
+    def _start_again(self) -> None:
+        """Another client in place of one that was killed; it first goes where the first began."""
+        self.client_process.join()
+        time.sleep(0.2)
+        self.client, self.client_process = started(drive, self.home)
+        heard(self.client, "the client to start again")
 
-def started(role: Any) -> tuple[Connection, Any]:
+
+def started(role: Any, *arguments: Any) -> tuple[Connection, Any]:
     """Our end of the pipe to a process that has this role."""
     ours, theirs = SPAWN.Pipe()
-    process = SPAWN.Process(target=role, args=(theirs,), daemon=True)
+    process = SPAWN.Process(target=role, args=(theirs, *arguments), daemon=True)
     process.start()
+    theirs.close()  # so that the pipe ends with the process
     return ours, process
+
+
+def heard(line: Connection, what: str) -> Any:
+    """What a process says next; ends the benchmark where it is silent, or cannot go on and why."""
+    try:
+        word = line.recv() if line.poll(ANSWER) else f"nothing was said for {ANSWER:g} s"
+    except EOFError:
+        word = "the process has ended"
+    if isinstance(word, str):
+        raise SystemExit(f"waited for {what}: {word}")
+    return word
 
 
 def serve(orders: Connection) -> None:
@@ -184,14 +204,16 @@ def serve(orders: Connection) -> None:
 
     controller.cycle = noted  # type: ignore[method-assign]
     emulator.start()
-    orders.send("ready")
+    orders.send(True)
     while True:
         order = orders.recv()
         if order == "moving":
             seen.clear()
-            while not (len(seen) > 200 and seen[-1][1] > SPEED):
+            until = time.monotonic() + ANSWER / 2
+            while not (len(seen) > 200 and seen[-1][1] > SPEED) and time.monotonic() < until:
                 time.sleep(0.002)
-            orders.send(time.monotonic())
+            moves = seen[-1][1] > SPEED
+            orders.send(moves or f"the robot is {controller.mode.name} at {world.position()}")
         elif order == "gripper":
             emulator.gripper.max_width = 0.0
         elif order == "reflex":
@@ -209,8 +231,11 @@ def serve(orders: Connection) -> None:
             orders.send(((after[last, 0] - order[1]) * 1e3, float(last), resumed))
 
 
-def drive(orders: Connection) -> None:
-    """The client: as franka_node does, a target every 50 ms while nothing is wrong."""
+def drive(orders: Connection, home: np.ndarray | None) -> None:
+    """The client: as franka_node does, a target every 50 ms while nothing is wrong.
+
+    home: (7,) position and quaternion about which it moves; None: where the arm is.
+    """
     from safedojo_ros.core.rotation import quaternion_of
     from safedojo_ros.robot.fci.client import FrankaArm, FrankaConfig
     from safedojo_ros.robot.playback.target import Target
@@ -218,9 +243,16 @@ def drive(orders: Connection) -> None:
     arm = FrankaArm(FrankaConfig(ADDRESS, velocity=0.25, force=100.0, torque=100.0), 20.0)
     while (first := arm.read()) is None or (arm.fault and arm.recover()):
         time.sleep(0.01)
-    quaternion, due = quaternion_of(first.axis_angle), time.monotonic()
-    going, ceased, asked, tick = False, False, False, 0
-    orders.send("ready")
+    if home is None:
+        home = np.concatenate([first.position, quaternion_of(first.axis_angle)])
+    middle, quaternion = home[:3], home[3:]
+    while (there := arm.read()) is None or np.linalg.norm(there.position - middle) > THERE:
+        if arm.fault:
+            orders.send(arm.fault)
+        arm.go(Target(middle, quaternion, -1.0))
+        time.sleep(READING)
+    going, ceased, asked, tick, due = False, False, False, 0, time.monotonic()
+    orders.send(home)
     while True:
         if orders.poll():
             order = orders.recv()
@@ -232,7 +264,7 @@ def drive(orders: Connection) -> None:
             elif order == "home":
                 while arm.recover():
                     time.sleep(0.05)
-                orders.send("ready")
+                orders.send(True)
             going, ceased = order in ("go", "known"), order == "cease"
         reading, fault = arm.read(), arm.fault
         if asked and (reading is None or fault):
@@ -241,7 +273,7 @@ def drive(orders: Connection) -> None:
         if tick % 2 == 0:
             swing = np.array([0.0, 0.12 * np.sin(2.5 * tick * READING), 0.0])
             if going and not fault:
-                arm.go(Target(first.position + swing, quaternion, -1.0))
+                arm.go(Target(middle + swing, quaternion, -1.0))
             elif not ceased:
                 arm.rest()
         tick += 1

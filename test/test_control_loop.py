@@ -24,7 +24,10 @@ class Rig:
 
     def __init__(self) -> None:
         box = Workspace((-0.25, -0.32, 0.012), (0.34, 0.32, 0.45))
-        self.loop = ControlLoop(ChunkPlayback(), TargetPose(box), ArmState())
+        self.rests: list[int] = []
+        """When the robot was told to rest, ns."""
+        arm = ArmState(rest=lambda: self.rests.append(self.now))
+        self.loop = ControlLoop(ChunkPlayback(), TargetPose(box), arm)
         self.now, self.sequence, self.state = START, 0, HOME.copy()
         self.silent: set[str] = set()
         self.decision = Decision.ALLOW
@@ -89,6 +92,35 @@ def test_arming_puts_the_target_on_the_arm_and_keeps_the_hand() -> None:
         assert target is not None
         assert target.position == pytest.approx(rig.state[:3])
         assert target.gripper == command
+
+
+def lose_publisher(loop: ControlLoop, now: int) -> None:
+    loop.matched("safety/state", 1, 1, "gate", now)
+    loop.matched("safety/state", 0, 0, "", now)
+
+
+ENDINGS: dict[str, Callable[[Rig], object]] = {
+    "franka/stop": lambda rig: rig.loop.stop(rig.now),
+    "release": lambda rig: rig.loop.enable(False, rig.now),
+    "old beat": lambda rig: rig.loop.enable(True, rig.now, rig.now - 400 * MS),
+    "HOLD": lambda rig: rig.loop.safety(Decision.HOLD, "contact", rig.now, rig.sequence),
+    "STOP": lambda rig: rig.loop.safety(Decision.STOP, "contact", rig.now, rig.sequence),
+    "bad chunk": lambda rig: rig.offer(age=5_000 * MS),
+    "jump": lambda rig: rig.loop.measured(rig.state + 0.2, rig.now + MS),
+    "second publisher": lambda rig: rig.loop.matched("safety/state", 2, 1, "two", rig.now),
+    "no publisher": lambda rig: lose_publisher(rig.loop, rig.now),
+    "watchdog": lambda rig: rig.loop.guard("watchdog", "lets go", rig.now),
+    "reflex": lambda rig: rig.loop.fault(rig.now, "reflex"),
+    "clock": lambda rig: rig.loop.enable(True, rig.now - MS),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_whatever_ends_motion_rests_the_robot_at_once_and_not_at_the_next_tick(ending: str) -> None:
+    rig = Rig().run()
+    assert rig.rests == []
+    ENDINGS[ending](rig)
+    assert rig.rests == [rig.now]
 
 
 def test_nothing_is_sent_before_arming_or_after_stopping() -> None:

@@ -19,7 +19,13 @@ from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.rotation import POINTING_DOWN, matrix_of, quaternion_of
 from safedojo_ros.core.types import CONTROL_PERIOD
 from safedojo_ros.robot.fci import protocol as fci
-from safedojo_ros.robot.fci.client import FrankaArm, FrankaConfig, Reading
+from safedojo_ros.robot.fci.client import (
+    LIMITS,
+    STOP_DYNAMICS,
+    FrankaArm,
+    FrankaConfig,
+    Reading,
+)
 from safedojo_ros.robot.fci.controller import LOST_IN_A_ROW, FciController
 from safedojo_ros.robot.fci.emulator import FciEmulator
 from safedojo_ros.robot.fci.gripper import MAX_WIDTH, GripperController
@@ -938,6 +944,73 @@ def test_the_client_reads_goes_and_is_preempted(
     assert not arm.fault
     assert here(arm)[1] < start[1]
     assert served[0].lost == 0
+
+
+def watched(emulator: FciEmulator) -> list[np.ndarray]:
+    """Fills with the commanded twist (6,) m/s, rad/s, one a millisecond; zeros without a motion."""
+    twists: list[np.ndarray] = []
+    cycle = emulator.controller.cycle
+
+    def noted(command: np.void | None) -> np.ndarray:
+        state = cycle(command)
+        twists.append(state["O_dP_EE_c"].copy())
+        return state
+
+    emulator.controller.cycle = noted  # type: ignore[method-assign]
+    return twists
+
+
+def keeps(twists: list[np.ndarray], acceleration: float, jerk: float) -> bool:
+    """Whether no axis of translation is faster, accelerates or jerks more (m, s)."""
+    speeds = np.array(twists)[:, :3]
+    bends = np.diff(speeds, axis=0) / CYCLE
+    jerks = np.diff(bends, axis=0) / CYCLE
+    velocity = FrankaConfig.velocity * LIMITS["translation"][0]
+    return all(
+        np.abs(values).max() <= most * 1.02
+        for values, most in ((speeds, velocity), (bends, acceleration), (jerks, jerk))
+    )
+
+
+def swing(arm: FrankaArm, seconds: float) -> None:
+    """To and fro on every axis, each way planned anew before the arm is there."""
+    home, until = here(arm), time.monotonic() + seconds
+    turns = quaternion_of(read(arm).axis_angle)
+    while time.monotonic() < until:
+        phase = 3.0 * (until - time.monotonic())
+        away = 0.05 * np.sign(np.sin(phase * np.array([1.0, 1.7, 2.3])))
+        arm.go(Target(home + away, turns, -1.0))
+        time.sleep(CONTROL_PERIOD)
+
+
+def test_every_motion_keeps_the_limits_of_velocity_acceleration_and_jerk(
+    arm: FrankaArm, served: tuple[FciEmulator, TabletopRobot]
+) -> None:
+    """Going, turning round, being left without a target, resting: limits of ours, each cycle."""
+    twists = watched(served[0])
+    swing(arm, 2.0)
+    wait_for(lambda: not arm._robot.is_in_control, "the arm that is left alone to rest")
+    _, most, jerk = LIMITS["translation"]
+    assert np.abs(twists).max() > 0.2
+    assert keeps(twists, most * STOP_DYNAMICS, jerk * STOP_DYNAMICS)
+    swing(arm, 1.0)
+    arm.rest()
+    wait_for(lambda: not arm._robot.is_in_control, "the arm to rest")
+    assert keeps(twists, most * STOP_DYNAMICS, jerk * STOP_DYNAMICS)
+    assert not arm.fault
+
+
+def test_an_arm_that_is_let_go_on_its_way_brakes_within_the_limits(
+    served: tuple[FciEmulator, TabletopRobot],
+) -> None:
+    pytest.importorskip("franky", reason="franky-control is not installed")
+    with contextlib.closing(FrankaArm(FrankaConfig("127.0.0.21", (ARM_X, 0.0, 0.0)))) as arm:
+        twists = watched(served[0])
+        far = aimed(arm, (0.0, 0.25, 0.0))
+        going(arm, far, lambda: twists and twists[-1][1] > 0.3, "the arm to be fast")
+    wait_for(lambda: np.abs(twists[-1]).max() < 1e-3, "the arm to rest", 5.0)
+    _, most, jerk = LIMITS["translation"]
+    assert keeps(twists, most * STOP_DYNAMICS, jerk * STOP_DYNAMICS)
 
 
 def test_the_client_rests_short_of_its_target(arm: FrankaArm) -> None:

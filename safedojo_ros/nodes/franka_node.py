@@ -186,7 +186,7 @@ class FrankaNode(DojoNode):
         self._loop = ControlLoop(
             ChunkPlayback(playback),
             TargetPose(workspace, float(self.setting("max_lead"))),
-            ArmState(float(self.setting("enable_deadline"))),
+            ArmState(float(self.setting("enable_deadline")), self._rest),
             deadlines,
             float(self.setting("realtime_factor")),
         )
@@ -514,6 +514,11 @@ class FrankaNode(DojoNode):
             else:
                 self._franka.rest()
         self._publish_state()
+
+    def _rest(self) -> None:
+        """What ends the motion of a robot does not wait for the next tick."""
+        if self._franka is not None:
+            self._franka.rest()
 
     def _read_robot(self) -> None:
         """Backend fci: what the robot measures, and what has stopped it."""

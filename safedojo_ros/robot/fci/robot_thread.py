@@ -22,6 +22,9 @@ SILENCE = 0.2
 STALE_WISH = 0.1
 """Seconds for which a target may wait for the thread; an older one is not gone to."""
 
+REST_PATIENCE = 1.0
+"""Seconds that the arm may take to come to rest when the connection is let go."""
+
 RECOVERY_PATIENCE = 2.0
 """Seconds that the arm's state may take to show a recovery."""
 
@@ -98,8 +101,10 @@ class RobotThread:
             self._obey()
             self._look()
         try:
-            self._robot.stop()
-            self._robot.join_motion(1.0)
+            self._stop()  # brakes within our limits; the robot's own end of a motion is abrupt
+            if not self._robot.join_motion(REST_PATIENCE):
+                self._robot.stop()
+                self._robot.join_motion(REST_PATIENCE)
         except Exception as error:  # franky's exceptions have no common base
             self.fault = self.fault or str(error)
         del self._robot

@@ -1,5 +1,6 @@
 """The arm's states: DISARMED → ARMED → RUNNING ⇄ HOLD, and FAULT, which never clears itself."""
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -54,11 +55,13 @@ class ArmState:
       measured pose jumped; whatever the robot itself reports.
 
     Motion needs an `enable` heartbeat that says "pressed" and was sent no longer than
-    `enable_deadline` ago.
+    `enable_deadline` ago. `rest` is called at once whenever RUNNING ends, whatever has ended it.
     """
 
-    def __init__(self, enable_deadline: float = 0.3) -> None:
-        self.enable_deadline = enable_deadline
+    def __init__(
+        self, enable_deadline: float = 0.3, rest: Callable[[], object] = lambda: None
+    ) -> None:
+        self.enable_deadline, self._rest = enable_deadline, rest
         check_ranges(self, enable_deadline="(0, inf)")
         self.mode = ArmMode.DISARMED
         self.reason = "not armed yet"
@@ -154,4 +157,6 @@ class ArmState:
         return True
 
     def _go(self, mode: ArmMode, reason: str, now_ns: int) -> None:
-        self.mode, self.reason, self.since = mode, reason, now_ns
+        before, self.mode, self.reason, self.since = self.mode, mode, reason, now_ns
+        if before == ArmMode.RUNNING:
+            self._rest()

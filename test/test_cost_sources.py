@@ -1,9 +1,11 @@
 """Who says which steps have contact is kept, and no safety head learns from what a head said."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import bag_messages
+import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -11,11 +13,12 @@ from test_bag_conversion import CAMERAS, MS, SIDE, START, Played
 from test_foreign_bags import KINDS, as_franka, contract
 from test_lerobot_layout import SIZE, make_episode
 
+from safedojo_ros.cli.main import main
 from safedojo_ros.core.contract import read_contract
 from safedojo_ros.core.errors import DatasetError
 from safedojo_ros.data.bags.conversion import all_findings, convert
 from safedojo_ros.data.bags.episodes import ConversionConfig
-from safedojo_ros.data.bags.free_motion import FreeMotion, free_motion
+from safedojo_ros.data.bags.free_motion import FreeMotion, false_alarms, free_wrenches
 from safedojo_ros.data.bags.writer import BagWriter
 from safedojo_ros.data.lerobot.layout import EPISODES_PATH
 from safedojo_ros.data.lerobot.reader import EpisodeReader
@@ -75,6 +78,19 @@ def test_contact_is_what_leaves_free_motion() -> None:
         FreeMotion.of(np.zeros((99, 6)))
 
 
+def test_false_alarms_are_of_free_motion_that_the_limits_have_not_seen() -> None:
+    rng = np.random.default_rng(0)
+    steady = rng.uniform(-20.0, 20.0, (5000, 6))
+    margins = np.array([0.0, 0.25, 1.0])
+    assert FreeMotion.of(steady).contact(steady).sum() == 0
+    assert false_alarms(steady, margins).tolist() == [0.0, 0.0, 0.0], "at least 1 N beyond"
+    once = steady.copy()
+    once[4700:4800, 2] = -30.0  # half beyond the others' reach, in one tenth alone
+    assert false_alarms(once, margins).tolist() == pytest.approx([0.02, 0.02, 0.0])
+    with pytest.raises(DatasetError, match="wrenches of free motion"):
+        false_alarms(steady[:50], margins)
+
+
 def pushing(stamp: int, force: float) -> bytes:
     push = bag_messages.make("geometry_msgs/msg/Vector3", x=force, y=0.0, z=-3.0)
     none = bag_messages.make("geometry_msgs/msg/Vector3", x=0.0, y=0.0, z=0.0)
@@ -103,7 +119,7 @@ def bag(folder: Path, messages: list[tuple[str, int, bytes]], pushed: tuple[int,
 
 def test_a_push_is_contact_in_the_steps_in_which_it_is_felt(tmp_path: Path) -> None:
     messages = as_franka(Played())
-    free = free_motion([bag(tmp_path / "free", messages, (0, 0))], WRENCH)
+    free = FreeMotion.of(free_wrenches([bag(tmp_path / "free", messages, (0, 0))], WRENCH))
     config = ConversionConfig.of(contract(instruction="go"), free_motion=free)
     pushed = bag(tmp_path / "pushed", messages, (510 * MS, 580 * MS))
     with EpisodeWriter(tmp_path / "out", SIDE, CAMERAS) as writer:
@@ -117,3 +133,22 @@ def test_a_push_is_contact_in_the_steps_in_which_it_is_felt(tmp_path: Path) -> N
         report = convert([pushed], writer, replace(config, free_motion=None))
     assert report.takes[0].cost_source == ""
     assert any("labels no contact" in str(finding) for finding in all_findings(report))
+
+
+def test_the_command_says_and_draws_its_false_alarms(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    messages = as_franka(Played())
+    free, pushed = (
+        bag(tmp_path / name, messages, push)
+        for name, push in (("free", (0, 0)), ("pushed", (510 * MS, 580 * MS)))
+    )
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(json.dumps(contract(instruction="go").to_json()))
+    words = ["bag-to-dataset", str(pushed), "--contract", str(mine), "--out", str(tmp_path / "out")]
+    assert main([*words, "--free-motion", str(free)]) == 0
+    assert "N; false alarms: 0.00% of its wrenches, see free_motion.png" in capsys.readouterr().out
+    drawn = cv2.imread(str(tmp_path / "out/free_motion.png"))
+    assert drawn is not None
+    assert drawn.std() > 10
+    assert EpisodeReader(tmp_path / "out").rows[0].cost_source == "wrench"

@@ -1,13 +1,43 @@
 """What `safedojo bag-to-dataset` prints about what it has converted."""
 
+from pathlib import Path
+
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from safedojo_ros.data.bags.conversion import ConversionReport, all_findings
+from safedojo_ros.data.bags.free_motion import MARGIN, FreeMotion, false_alarms
+from safedojo_ros.evaluation.plot import Curve, line_chart, png
 
 REPORT = "bag_to_dataset.json"
+ALARMS = "free_motion.png"
 SHOWN = 40
 """Most findings that are printed; the report has all."""
+
+
+def calibrate(wrenches: np.ndarray) -> FreeMotion:
+    """The limits of free motion, printed with the share of wrenches (N, 6) that they would call a
+    contact falsely; raises `DatasetError` for too few."""
+    free = FreeMotion.of(wrenches)
+    alarms = float(false_alarms(wrenches, np.array([MARGIN]))[0])
+    print(f"free motion: {free}; false alarms: {alarms:.2%} of its wrenches, see {ALARMS}")
+    return free
+
+
+def write_alarms(wrenches: np.ndarray, path: Path) -> None:
+    """A PNG: the share of false alarms by how far the limits lie beyond free motion."""
+    margins = np.linspace(0.0, 1.0, 21)
+    alarms = 100.0 * false_alarms(wrenches, margins)
+    chosen = Curve("chosen", [100 * MARGIN] * 2, [0.0, float(alarms.max()) or 1.0], dashed=True)
+    curve = Curve("a tenth by the others' limits", (100 * margins).tolist(), alarms.tolist())
+    figure = line_chart(
+        "False alarms of contact by the wrench",
+        "limits beyond free motion, % of its reach",
+        "wrenches of free motion, %",
+        [curve, chosen],
+    )
+    path.write_bytes(png(figure))
 
 
 def show(report: ConversionReport, console: Console) -> None:

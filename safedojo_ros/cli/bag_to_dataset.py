@@ -14,17 +14,14 @@ from typing import Any
 
 from rich.console import Console
 
-from safedojo_ros.cli.bag_report import REPORT, show
+from safedojo_ros.cli.bag_report import ALARMS, REPORT, calibrate, show, write_alarms
 from safedojo_ros.cli.options import add_json, write_json
 from safedojo_ros.core.contract import Topics, read_contract
 from safedojo_ros.core.errors import LEFT_OUT, ConfigError, DatasetError
 from safedojo_ros.core.files import write_whole
-from safedojo_ros.data.bags.conversion import (
-    convert,
-    leading_topic,
-)
+from safedojo_ros.data.bags.conversion import convert, leading_topic
 from safedojo_ros.data.bags.episodes import ConversionConfig
-from safedojo_ros.data.bags.free_motion import free_motion
+from safedojo_ros.data.bags.free_motion import free_wrenches
 from safedojo_ros.data.bags.reader import find_bags
 from safedojo_ros.data.bags.takes import TARGET
 from safedojo_ros.data.lerobot.writer import EpisodeWriter
@@ -73,13 +70,14 @@ def run(args: argparse.Namespace) -> int:
         topic = config.topics.wrench.strip("/")
         if not topic:
             raise ConfigError("--free-motion needs topics.wrench in the contract")
-        free = free_motion(find_bags(args.free_motion), topic)
-        print(f"free motion: {free}")
-        config = replace(config, free_motion=free)
+        wrenches = free_wrenches(find_bags(args.free_motion), topic)
+        config = replace(config, free_motion=calibrate(wrenches))
     rate, namespace = round(1.0 / config.period), args.namespace and args.namespace.strip("/")
     how: dict[str, Any] = {"fps": rate, "video": args.video, "resize": config.resize}
     with EpisodeWriter(args.out, config.image_size, config.cameras, **how) as writer:
         report = convert(bags, writer, config, namespace)
+    if args.free_motion:
+        write_alarms(wrenches, args.out / ALARMS)
     write_whole(args.out / REPORT, json.dumps(report.as_json(), indent=1) + "\n")
     write_json(args.json, report.as_json())
     show(report, Console())

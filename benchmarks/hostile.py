@@ -7,7 +7,8 @@ rule, or prints how many messages of each kind were delivered and how often the 
 
 The rules are kept here a second time, without the code under test: nothing is executed outside
 ALLOW and SLOW, without the switch, with a guard silent, or before a person has armed the arm after
-a fault that needs one; no target leaves the workspace or the lead; no step is longer than a step.
+a fault that needs one; no target leaves the workspace or the lead; no step is longer than a step;
+on the way to the targets no millisecond is beyond the limits of velocity, acceleration and jerk.
 """
 
 import argparse
@@ -22,15 +23,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from velocity_client import VelocityClient
+from velocity_client import beyond as beyond_limits
 
 from safedojo_ros.core.bounds import MAX_DELTA_POSITION
+from safedojo_ros.core.rotation import quaternion_of
 from safedojo_ros.core.types import CONTROL_PERIOD, ActionChunk, Decision
 from safedojo_ros.robot.gate.gate import GateConfig, SafetyGate
 from safedojo_ros.robot.limits import Workspace
 from safedojo_ros.robot.playback.arm_state import MAY_MOVE, ArmMode, ArmState
 from safedojo_ros.robot.playback.control_loop import GUARDED, ControlLoop
 from safedojo_ros.robot.playback.playback import ChunkPlayback
-from safedojo_ros.robot.playback.target import TargetPose
+from safedojo_ros.robot.playback.reference import MotionLimits, Reference
+from safedojo_ros.robot.playback.target import Target, TargetPose
 
 SECOND, MS = 10**9, 10**6
 PERIOD = round(CONTROL_PERIOD * SECOND)
@@ -44,6 +49,8 @@ LONGEST_GAP = round(0.25 * SECOND)
 """ns between two ticks of a loop that has not stalled."""
 LONGEST_STEP = MAX_DELTA_POSITION * 3**0.5 + 1e-6
 """Metres of one action along the diagonal."""
+MOTION = MotionLimits((0.425, 0.625), (2.7, 5.1), CONTROL_PERIOD)
+"""Of the arm behind the targets: a quarter of its velocity, 0.3 of its acceleration."""
 EVERY = 8
 """Control steps between two chunks of the honest policy."""
 ODDITIES = (0.005, 0.02, 0.1, 0.4)
@@ -121,6 +128,7 @@ class Cell:
         self.history: list[str] = []
         self.steps = 0
         self.moved_since_seen = 0.0
+        self.motion: Motion | None = None
 
     @property
     def delivered(self) -> int:
@@ -276,11 +284,16 @@ class Cell:
         target = loop.tick(self.now)
         if loop.arm.mode in (ArmMode.DISARMED, ArmMode.FAULT):
             person.lost(loop.arm.reason)
+        running = loop.arm.mode == ArmMode.RUNNING
+        if self.motion is not None:
+            fault = self.motion.period(target if running else None)
+            if fault:
+                self.broken(fault)
         if target is None:
             return
         if not (np.isfinite(target.position).all() and np.isfinite(target.quaternion).all()):
             self.broken(f"the target is {target}")
-        if loop.arm.mode == ArmMode.RUNNING:
+        if running:
             self.counts["executed"] += 1
             self._check_execution(target.position, old)
         elif old is not None and np.abs(target.position - old).max() > 1e-9:
@@ -322,6 +335,25 @@ class Cell:
             f"{self.loop.arm.reason or 'executing'}; the gate says {self.gate.reason or 'ALLOW'}; "
             f"after {', '.join(self.history)}"
         )
+
+
+class Motion:
+    """The way of an arm that is led to the targets of a cell, millisecond for millisecond."""
+
+    def __init__(self, state: np.ndarray) -> None:
+        self._reference = Reference(MOTION)
+        self._client = VelocityClient(MOTION, state[:3], quaternion_of(state[3:6]))
+
+    def period(self, target: Target | None) -> str:
+        """A control period towards `target`, or to rest; returns what was beyond a limit, or ""."""
+        client, reference = self._client, self._reference
+        if target is None and not client.velocity.any() and not client.acceleration.any():
+            return ""
+        if target is not None:
+            client.ask(reference.towards(target, client.now()), reference.horizon)
+        del client.seen[:-3]
+        client.run(CONTROL_PERIOD)
+        return beyond_limits(client.seen, MOTION)
 
 
 def beyond(position: np.ndarray) -> float:
@@ -504,6 +536,7 @@ def campaign(seed: int, messages: int, tell: Callable[[int], None] = lambda done
     done = 0
     while done < messages:
         cell, own = Cell(seed + done), 0
+        cell.motion = Motion(cell.state)
         while own < 20_000 and done + own < messages:
             own += cell.period()
         done += own

@@ -4,10 +4,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+pytest.importorskip("ruckig", reason="ruckig is not installed")
 
 from safedojo_ros.core.types import Decision
 from safedojo_ros.robot.playback.control_loop import ControlLoop
+from safedojo_ros.robot.playback.reference import Reference
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
@@ -33,6 +37,17 @@ def test_a_loop_that_overhears_the_gate_is_found_out(
     monkeypatch.setattr(ControlLoop, "safety", deaf)
     with pytest.raises(hostile.RuleBroken):
         hostile.campaign(1, 60_000)
+
+
+def test_a_motion_beyond_a_limit_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    towards = Reference.towards
+
+    def faster(self: Reference, *given: Any) -> np.ndarray:
+        return 1.1 * towards(self, *given)
+
+    monkeypatch.setattr(Reference, "towards", faster)
+    with pytest.raises(hostile.RuleBroken, match=r"velocity of 1\.\d+ times the limit"):
+        hostile.campaign(1, 120_000)
 
 
 @pytest.mark.parametrize("fault", day.FAULTS, ids=lambda fault: fault.name)

@@ -1,5 +1,8 @@
 """The reference: no millisecond beyond a limit, whatever the targets; smooth; at rest at last."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,73 +10,30 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.core.rotation import POINTING_DOWN, multiply, quaternion_of, turn_between
+from safedojo_ros.core.rotation import POINTING_DOWN, quaternion_of, turn_between
 from safedojo_ros.robot.limits import Workspace
-from safedojo_ros.robot.playback.reference import MotionLimits, Moving, Reference
+from safedojo_ros.robot.playback.reference import MotionLimits, Reference
 from safedojo_ros.robot.playback.target import Target, TargetPose
 
-ruckig = pytest.importorskip("ruckig", reason="ruckig is not installed")
+pytest.importorskip("ruckig", reason="ruckig is not installed")
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-PERIOD, CYCLE = 0.05, 0.001
+from velocity_client import VelocityClient, beyond
+
+PERIOD = 0.05
 LIMITS = MotionLimits((0.4, 0.6), (2.7, 5.1), PERIOD)
-SPARE = 0.02
 HOME = np.array([0.1, 0.0, 0.24])
 BOX = Workspace((-0.25, -0.32, 0.012), (0.34, 0.32, 0.45))
 
 
-class Client:
-    """Leads over to the velocity asked for, then to rest: as the robot's client plans it, each ms.
-
-    Ruckig, its positions being our velocities. `seen` are (n, 6) velocities, one a millisecond.
-    """
-
-    def __init__(self, limits: MotionLimits) -> None:
-        self.position, self.quaternion = HOME.copy(), quaternion_of(POINTING_DOWN)
-        self.velocity, self.acceleration = np.zeros(6), np.zeros(6)
-        self.seen = [np.zeros(6)]
-        self._limits, self._out = limits, ruckig.OutputParameter(6)
-
-    def now(self) -> Moving:
-        return Moving(self.position, self.quaternion, self.velocity, self.acceleration)
-
-    def follow(self, velocity: np.ndarray, horizon: float, seconds: float) -> None:
-        spare = round(SPARE / CYCLE)
-        planner, plan, out = ruckig.Ruckig(6, CYCLE), ruckig.InputParameter(6), self._out
-        plan.current_position, plan.current_velocity = self.velocity, self.acceleration
-        plan.current_acceleration = [0.0] * 6
-        plan.max_velocity = np.repeat(self._limits.acceleration, 3)
-        plan.max_acceleration = np.repeat(self._limits.jerk, 3)
-        plan.max_jerk = [np.inf] * 6
-        plan.target_position, plan.minimum_duration = velocity, horizon
-        for _ in range(round(seconds / CYCLE)):
-            done = planner.update(plan, out)
-            assert done in (ruckig.Result.Working, ruckig.Result.Finished)
-            if done == ruckig.Result.Finished:
-                spare -= 1
-                if spare == 0:
-                    plan.target_position, plan.minimum_duration = [0.0] * 6, None
-            out.pass_to_input(plan)
-            self.velocity = np.array(out.new_position)
-            self.acceleration = np.array(out.new_velocity)
-            self.position = self.position + self.velocity[:3] * CYCLE
-            turned = multiply(quaternion_of(self.velocity[3:] * CYCLE), self.quaternion)
-            self.quaternion = turned / np.linalg.norm(turned)
-            self.seen.append(self.velocity)
+def client_at_home() -> VelocityClient:
+    return VelocityClient(LIMITS, HOME, quaternion_of(POINTING_DOWN))
 
 
-def run(client: Client, reference: Reference, targets: list[Target], period: float) -> None:
+def run(client: VelocityClient, reference: Reference, targets: list[Target], period: float) -> None:
     for target in targets:
-        client.follow(reference.towards(target, client.now()), reference.horizon, period)
-
-
-def keeps_the_limits(client: Client, limits: MotionLimits) -> None:
-    seen = np.array(client.seen)
-    bends = np.diff(seen, axis=0) / CYCLE
-    jerks = np.diff(bends, axis=0) / CYCLE
-    for values, most in (
-        (seen, limits.velocity), (bends, limits.acceleration), (jerks, limits.jerk)
-    ):  # fmt: skip
-        assert np.all(np.abs(values) <= np.repeat(most, 3) * 1.001 + 1e-9)
+        client.ask(reference.towards(target, client.now()), reference.horizon)
+        client.run(period)
 
 
 small = arrays(np.float64, 6, elements=st.floats(-0.05, 0.05))
@@ -90,21 +50,22 @@ any_target = st.builds(
 def test_no_millisecond_is_beyond_a_limit_whatever_the_targets_and_when_they_come(
     targets: list[Target], period: float
 ) -> None:
-    client, reference = Client(LIMITS), Reference(LIMITS)
+    client, reference = client_at_home(), Reference(LIMITS)
     run(client, reference, targets, period)
-    keeps_the_limits(client, LIMITS)
+    assert beyond(client.seen, LIMITS) == ""
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(any_target, min_size=1, max_size=6))
 def test_when_targets_cease_the_arm_comes_to_rest(targets: list[Target]) -> None:
-    client, reference = Client(LIMITS), Reference(LIMITS)
+    client, reference = client_at_home(), Reference(LIMITS)
     run(client, reference, targets, PERIOD)
-    client.follow(reference.towards(targets[-1], client.now()), reference.horizon, 0.7)
+    client.ask(reference.towards(targets[-1], client.now()), reference.horizon)
+    client.run(0.7)
     assert np.abs(client.velocity).max() < 1e-9
 
 
-def chunk_targets(actions: np.ndarray, client: Client) -> list[Target]:
+def chunk_targets(actions: np.ndarray, client: VelocityClient) -> list[Target]:
     pose = TargetPose(BOX, max_lead=1.0)
     pose.reset(client.position, POINTING_DOWN, -1.0)
     return [
@@ -114,7 +75,7 @@ def chunk_targets(actions: np.ndarray, client: Client) -> list[Target]:
 
 
 def test_actions_of_one_velocity_are_one_motion_without_ripples() -> None:
-    client, reference = Client(LIMITS), Reference(LIMITS)
+    client, reference = client_at_home(), Reference(LIMITS)
     actions = np.zeros((40, 7))
     actions[:, 0] = 0.005
     run(client, reference, chunk_targets(actions, client), PERIOD)
@@ -124,7 +85,7 @@ def test_actions_of_one_velocity_are_one_motion_without_ripples() -> None:
 
 
 def test_the_last_target_is_reached_and_hardly_passed() -> None:
-    client, reference = Client(LIMITS), Reference(LIMITS)
+    client, reference = client_at_home(), Reference(LIMITS)
     actions = np.zeros((20, 7))
     actions[:, 1], actions[:, 5] = 0.008, 0.02
     targets = chunk_targets(actions, client)

@@ -256,12 +256,12 @@ class FrankaNode(DojoNode):
         self._turns = Turns(self, self._ready, self._take_turn)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         clock = self.get_clock() if self.simulated else steady
-        self._timers = [self.create_timer(self._period, self._on_time, clock=clock)]
+        self._clocks = [self.create_timer(self._period, self._on_time, clock=clock)]
         if self._franka is not None:
             reading = self._period * READ_SHARE
-            self._timers.append(self.create_timer(reading, self._read_robot, clock=steady))
+            self._clocks.append(self.create_timer(reading, self._read_robot, clock=steady))
         if self._real:
-            self._timers.append(
+            self._clocks.append(
                 self.create_timer(LOOK_AT_GRAPH, self._look_for_simulation, clock=steady)
             )
 
@@ -274,10 +274,10 @@ class FrankaNode(DojoNode):
             self._franka.rest()
         for subscription in self._listening:
             self.destroy_subscription(subscription)
-        for timer in self._timers:
+        for timer in self._clocks:
             self.destroy_timer(timer)
         self._turns.close()
-        self._listening, self._timers = [], []
+        self._listening, self._clocks = [], []
 
     def cleanup(self) -> None:
         """Forget the control loop and let go of the robot."""

@@ -25,6 +25,7 @@ SOURCES = {
         "nodes/safety_node.py",
     ),
     "franka": (
+        "nodes/arm_publishers.py",
         "nodes/franka_node.py",
         "robot/arm_watchdog.py",
         "robot/fci/hand_thread.py",

@@ -12,7 +12,6 @@ Simulated time is for the backend `sim` alone: a tick is then a turn that the wo
 """
 
 import gc
-import ipaddress
 import sys
 import time
 from collections.abc import Callable
@@ -33,6 +32,8 @@ from safedojo_ros.core.types import CONTROL_PERIOD, Decision
 from safedojo_ros.core.units import SECOND
 from safedojo_ros.msg import ActionChunk as ActionChunkMessage
 from safedojo_ros.msg import ArmTarget, FrankaState, SafetyState
+from safedojo_ros.nodes.arm_publishers import ArmPublishers
+from safedojo_ros.nodes.arm_settings import SETTINGS, control_loop, franka_config, is_loopback
 from safedojo_ros.nodes.conversion import (
     BASE_FRAME,
     chunk_from_message,
@@ -44,23 +45,15 @@ from safedojo_ros.nodes.conversion import (
     to_nanoseconds,
     to_stamp,
 )
-from safedojo_ros.nodes.lifecycle import BEAT, IN_ORDER, NEWEST, OK, WARN, DojoNode, Setting
+from safedojo_ros.nodes.lifecycle import BEAT, IN_ORDER, NEWEST, OK, WARN, DojoNode
 from safedojo_ros.nodes.stack.scheduling import take_realtime_priority
 from safedojo_ros.nodes.stack.spinning import run_node
 from safedojo_ros.nodes.stack.turn_order import Turn
 from safedojo_ros.nodes.turns import STAMP, Turns
-from safedojo_ros.robot.fci.client import LARGEST_SHARE, FrankaArm, FrankaConfig
-from safedojo_ros.robot.gate.freshness import FreshnessConfig
-from safedojo_ros.robot.limits import Workspace
-from safedojo_ros.robot.playback.arm_state import MAY_MOVE, ArmMode, ArmState, Reply
-from safedojo_ros.robot.playback.control_loop import (
-    MEASUREMENT,
-    SAFETY,
-    WATCHDOG,
-    ControlLoop,
-)
-from safedojo_ros.robot.playback.playback import ChunkPlayback, PlaybackConfig
-from safedojo_ros.robot.playback.target import Target, TargetPose
+from safedojo_ros.robot.fci.client import FrankaArm
+from safedojo_ros.robot.playback.arm_state import MAY_MOVE, ArmMode, Reply
+from safedojo_ros.robot.playback.control_loop import WATCHDOG, ControlLoop
+from safedojo_ros.robot.playback.target import Target
 from safedojo_ros.robot.tick_statistics import TickStatistics
 
 READ_SHARE = 0.4
@@ -69,75 +62,12 @@ READ_SHARE = 0.4
 CONNECT_PATIENCE = 10.0
 """Seconds for which a robot that does not answer is tried again."""
 
-UNKNOWN = "a node that the graph does not name yet"
-"""A publisher is known before the name of its node."""
-
 LOOK_AT_GRAPH = 1.0
 """Seconds between two looks for simulated nodes beside a real robot."""
 
 ENABLED, MEASURED, WATCHED, JUDGED, CHUNK = range(5)
 """In this order is taken what is heard in one control step of simulated time: a pose counts only
 while the switch is pressed, a chunk only behind the gate's decision."""
-
-SETTINGS = (
-    Setting("backend", "sim", "What moves.", choices=("sim", "fci")),
-    Setting("fci_address", "", "Backend fci: where the robot's control is, like 172.16.0.2."),
-    Setting(
-        "robot_base",
-        [0.0],
-        "Backend fci, which needs it: the arm's foot in the base frame (x, y, z in m).",
-    ),
-    Setting(
-        "velocity",
-        FrankaConfig.velocity,
-        "Backend fci: share of 1.7 m/s and 2.5 rad/s.",
-        0.01,
-        LARGEST_SHARE,
-    ),
-    Setting(
-        "acceleration",
-        FrankaConfig.acceleration,
-        "Backend fci: share of 9 m/s², 17 rad/s².",
-        0.01,
-        LARGEST_SHARE,
-    ),
-    Setting(
-        "contact_force",
-        FrankaConfig.force,
-        "Backend fci: at which the arm stops by reflex (N).",
-        1.0,
-        100,
-    ),
-    Setting(
-        "contact_torque", FrankaConfig.torque, "Backend fci: the same at a joint (Nm).", 1.0, 100.0
-    ),
-    Setting("grip_force", FrankaConfig.grip, "Backend fci: of the closed gripper (N).", 1.0, 70.0),
-    Setting(
-        "grip_speed", FrankaConfig.grip_speed, "Backend fci: of the fingers (m/s).", 0.005, 0.1
-    ),
-    Setting(
-        "open_width", FrankaConfig.open_width, "Backend fci: of the open gripper (m).", 0.005, 0.08
-    ),
-    Setting(
-        "grasp_width",
-        FrankaConfig.grasp_width,
-        "Backend fci: of what is grasped, 5 mm more or less (m); 0: anything.",
-        0.0,
-        0.075,
-    ),
-    Setting("workspace_lower", [-0.25, -0.32, 0.012], "Lower corner of the workspace (m)."),
-    Setting("workspace_upper", [0.34, 0.32, 0.45], "Upper corner of the workspace (m)."),
-    Setting("blend_steps", 1, "Steps in which the arm goes over to a new chunk's path.", 0, 32),
-    Setting("actuation_delay", 0.0, "From a target to the first image of it (s).", 0.0, 1.0),
-    Setting("max_lead", 0.06, "How far the target may be ahead of the arm (m).", 0.005, 0.2),
-    Setting("enable_deadline", 0.3, "Longest silence of robot/enable (s).", 0.05, 5.0),
-    Setting("safety_deadline", 0.3, "Longest silence of safety/state (s).", 0.05, 5.0),
-    Setting("measurement_deadline", 0.2, "Longest silence of the arm (s).", 0.05, 5.0),
-    Setting("watchdog", True, "Whether nothing moves without a recent OK on watchdog/state."),
-    Setting("watchdog_deadline", 0.3, "Longest silence of watchdog/state (s).", 0.05, 5.0),
-    Setting("realtime_priority", 20, "Of the control tick, if allowed; 0: ordinary.", 0, 99),
-    Setting("realtime_factor", 1.0, "Speed of the world; the whole stack needs the same.", 0.05, 4),
-)
 
 
 class FrankaNode(DojoNode):
@@ -155,7 +85,6 @@ class FrankaNode(DojoNode):
         self._pressed = self._sent = False
         self._fingers_at = self._measured_at = self._watched_at = self._judged_at = 0
         self._chunk_heard = self._acted_at = 0
-        self._unnamed: set[str] = set()
 
     # ---------------------------------------------------------------- life cycle
 
@@ -170,42 +99,10 @@ class FrankaNode(DojoNode):
         self._real = self.setting("backend") == "fci" and not is_loopback(
             self.setting("fci_address")
         )
-        workspace = Workspace(self.corner("workspace_lower"), self.corner("workspace_upper"))
-        playback = PlaybackConfig(
-            blend_steps=int(self.setting("blend_steps")),
-            actuation_delay=float(self.setting("actuation_delay")),
-            max_tick_gap=5 * self._period,
-            freshness=FreshnessConfig(period=self._period),
-        )
-        deadlines = {
-            MEASUREMENT: float(self.setting("measurement_deadline")),
-            SAFETY: float(self.setting("safety_deadline")),
-        }
-        if self.setting("watchdog"):
-            deadlines[WATCHDOG] = float(self.setting("watchdog_deadline"))
-        self._loop = ControlLoop(
-            ChunkPlayback(playback),
-            TargetPose(workspace, float(self.setting("max_lead"))),
-            ArmState(float(self.setting("enable_deadline")), self._rest),
-            deadlines,
-            float(self.setting("realtime_factor")),
-        )
+        self._loop = control_loop(self, self._period, self._rest)
+        self._speakers = ArmPublishers(self, self._loop)
         if self.setting("backend") == "fci":
-            self._franka = FrankaArm(
-                FrankaConfig(
-                    self.setting("fci_address"),
-                    self.corner("robot_base"),
-                    float(self.setting("velocity")),
-                    float(self.setting("acceleration")),
-                    float(self.setting("contact_force")),
-                    float(self.setting("contact_torque")),
-                    float(self.setting("grip_force")),
-                    float(self.setting("grip_speed")),
-                    float(self.setting("open_width")),
-                    float(self.setting("grasp_width")),
-                ),
-                CONNECT_PATIENCE,
-            )
+            self._franka = FrankaArm(franka_config(self), CONNECT_PATIENCE)
             for remark in self._franka.remarks:
                 self.say(remark)
         self._targets = self.create_publisher(ArmTarget, "arm/target", NEWEST)
@@ -240,7 +137,9 @@ class FrankaNode(DojoNode):
                 topic,
                 take,
                 quality,
-                event_callbacks=SubscriptionEventCallbacks(matched=partial(self._on_match, topic)),
+                event_callbacks=SubscriptionEventCallbacks(
+                    matched=partial(self._speakers.matched, topic)
+                ),
             )
             for kind, topic, take, quality in guarded
         ]
@@ -262,7 +161,7 @@ class FrankaNode(DojoNode):
             self._clocks.append(self.create_timer(reading, self._read_robot, clock=steady))
         if self._real:
             self._clocks.append(
-                self.create_timer(LOOK_AT_GRAPH, self._look_for_simulation, clock=steady)
+                self.create_timer(LOOK_AT_GRAPH, self._speakers.find_simulation, clock=steady)
             )
 
     def deactivate(self) -> None:
@@ -348,7 +247,7 @@ class FrankaNode(DojoNode):
 
     def _take_chunk(self, message: ActionChunkMessage, info: dict[str, Any]) -> None:
         assert self._loop is not None
-        self._heard("safety/action_chunk", info)
+        self._speakers.heard("safety/action_chunk", info)
         self._loop.chunk(chunk_from_message(message), self.now())
         self._say_rejection()
 
@@ -360,7 +259,7 @@ class FrankaNode(DojoNode):
 
     def _take_decision(self, message: SafetyState, info: dict[str, Any]) -> None:
         assert self._loop is not None
-        self._heard("safety/state", info)
+        self._speakers.heard("safety/state", info)
         try:
             decision = Decision(message.decision)
         except ValueError:
@@ -378,7 +277,7 @@ class FrankaNode(DojoNode):
 
     def _take_enable(self, pressed: bool, info: dict[str, Any]) -> None:
         assert self._loop is not None
-        self._heard("robot/enable", info)
+        self._speakers.heard("robot/enable", info)
         now = self.now()
         self._loop.enable(pressed, now, self._sent_at(info, now))
         if not self._turns.asked and self._enabled_said and not self._enabled:
@@ -397,60 +296,6 @@ class FrankaNode(DojoNode):
         self._loop.watchdog.feed(WATCHDOG, min(self._sent_at(info, now), now))
         fine = message.level == DiagnosticStatus.OK
         self._loop.guard(WATCHDOG, "" if fine else message.message or "not OK", now)
-
-    def _on_match(self, topic: str, event: Any) -> None:
-        """A publisher of a topic that the arm obeys has come or gone."""
-        assert self._loop is not None
-        names = self._publishers_of(topic)
-        self._loop.matched(
-            topic, int(event.current_count), int(event.total_count_change), names, self.now()
-        )
-        self._unnamed.discard(topic)
-        if UNKNOWN in names:
-            self._unnamed.add(topic)
-
-    def _publishers_of(self, topic: str) -> str:
-        """The names of a topic's publishing nodes."""
-        publishers = self.get_publishers_info_by_topic(topic)
-        return ", ".join(
-            sorted(
-                UNKNOWN
-                if "UNKNOWN" in p.node_name
-                else f"{p.node_namespace.rstrip('/')}/{p.node_name}"
-                for p in publishers
-            )
-        )
-
-    def _learn_names(self) -> None:
-        """A publisher is matched before the graph knows its node."""
-        assert self._loop is not None
-        for topic in list(self._unnamed):
-            names = self._publishers_of(topic)
-            if UNKNOWN not in names:
-                self._loop.named(topic, names)
-                self._unnamed.discard(topic)
-
-    def _heard(self, topic: str, info: dict[str, Any]) -> None:
-        assert self._loop is not None
-        self._loop.heard(topic, info.get("publication_sequence_number"), self.now())
-
-    def _look_for_simulation(self) -> None:
-        """A real robot never moves while a simulated world speaks in the same graph."""
-        assert self._loop is not None
-        spoken = [
-            topic
-            for topic, _ in self.get_topic_names_and_types()
-            if "/sim/" in topic and self.count_publishers(topic)
-        ]
-        fault = ""
-        if self.count_publishers("/clock"):
-            spoken.append("/clock")
-        if spoken:
-            fault = (
-                f"a simulated world publishes {spoken[0]} beside a real robot; end it, or give it "
-                "another ROS_DOMAIN_ID"
-            )
-        self._loop.guard("graph", fault, self.now())
 
     def _say_rejection(self) -> None:
         assert self._loop is not None
@@ -502,7 +347,7 @@ class FrankaNode(DojoNode):
         assert self._loop is not None
         now, loop = self.now(), self._loop
         self._statistics.tick(now if self.simulated else time.monotonic_ns())
-        self._learn_names()
+        self._speakers.learn_names()
         target = loop.tick(now)
         self._say_rejection()
         self._sent = target is not None
@@ -585,7 +430,7 @@ class FrankaNode(DojoNode):
 
     def _on_arm(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self.active and self._real:
-            self._look_for_simulation()
+            self._speakers.find_simulation()
         return self._answer("arm", lambda loop: loop.arm_now(self.now()), response)
 
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -616,14 +461,6 @@ class FrankaNode(DojoNode):
         else:
             self.say(f"{what} refused: {reply.reason}")
         return response
-
-
-def is_loopback(address: str) -> bool:
-    """Whether `address` is this machine's own, so that what answers there is an emulator."""
-    try:
-        return address == "localhost" or ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
 
 
 def sent_at(info: dict[str, Any], now: int) -> int:

@@ -18,8 +18,9 @@ from std_msgs.msg import String  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
 from safedojo_ros.core.types import Observation  # noqa: E402
+from safedojo_ros.nodes.arm_settings import is_loopback  # noqa: E402
 from safedojo_ros.nodes.camera_node import CameraNode  # noqa: E402
-from safedojo_ros.nodes.franka_node import FrankaNode, is_loopback  # noqa: E402
+from safedojo_ros.nodes.franka_node import FrankaNode  # noqa: E402
 from safedojo_ros.nodes.policy_node import PolicyNode  # noqa: E402
 from safedojo_ros.nodes.safety_node import SafetyNode  # noqa: E402
 from safedojo_ros.nodes.sim_node import SimNode  # noqa: E402
@@ -118,7 +119,7 @@ def test_a_real_robot_is_not_armed_while_a_simulated_world_speaks(
         end = time.monotonic() + 20.0
         while node._loop.arm.mode != "DISARMED":
             assert time.monotonic() < end
-            node._look_for_simulation()
+            node._speakers.find_simulation()
             time.sleep(0.02)
         assert f"graph: a simulated world publishes /{topic}" in node._loop.arm.reason
         answer = node._on_arm(Trigger.Request(), Trigger.Response())

@@ -36,7 +36,7 @@ SPEED = 0.15
 
 READING = CONTROL_PERIOD / 2
 WATCHED = 0.9
-"""Seconds for which the arm is watched."""
+"""Seconds, also of the robot's time, for which the arm is watched."""
 
 ANSWER = 60.0
 """Seconds in which a process has to answer; else the benchmark ends and says which did not."""
@@ -187,7 +187,7 @@ def heard(line: Connection, what: str) -> Any:
 def serve(orders: Connection) -> None:
     """The robot: notes how fast its joints are, and breaks when told to."""
     from safedojo_ros.robot.fci.emulator import FciEmulator
-    from safedojo_ros.robot.fci.protocol import Error
+    from safedojo_ros.robot.fci.protocol import CYCLE, Error
     from safedojo_ros.worlds.tabletop.robot import TabletopRobot
     from safedojo_ros.worlds.tabletop.world import TabletopWorld
 
@@ -221,13 +221,20 @@ def serve(orders: Connection) -> None:
         elif order == "user":
             emulator.press_user_stop()
         else:
-            after = np.array([s for s in seen if s[0] >= order[1]])
+            until = time.monotonic() + ANSWER / 2
+            while len(rows := [s for s in seen if s[0] >= order[1]]) < WATCHED / CYCLE:
+                if time.monotonic() > until:
+                    orders.send(f"the robot made {len(rows)} steps in {ANSWER / 2:g} s")
+                time.sleep(0.02)
+            after = np.array(rows)
             fast = np.flatnonzero(after[:, 1] > STILL)
             first = int(np.argmax(after[:, 1] <= STILL))
             last = int(fast[-1]) + 1 if len(fast) else 0
             resumed = bool(after[first + 300 :, 1].max(initial=0.0) > SPEED)
             emulator.gripper.max_width = 0.08
             emulator.press_user_stop(False)
+            if last == len(after):
+                orders.send("the robot does not stand still")
             orders.send(((after[last, 0] - order[1]) * 1e3, float(last), resumed))
 
 

@@ -38,7 +38,8 @@ def main() -> None:
 
     server = policy_server(infer, args.host, args.port, {"cameras": list(policy.cameras)})
     port = server.socket.getsockname()[1]
-    print(f"openpi:ws://{args.host}:{port}?image_size={policy.image_size}", flush=True)
+    how = f"image_size={policy.image_size}&resize=letterbox"  # as LeRobot's own π0 has it
+    print(f"openpi:ws://{args.host}:{port}?{how}", flush=True)
     server.serve_forever()
 
 

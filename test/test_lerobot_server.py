@@ -66,7 +66,9 @@ def policy_of(served: Served) -> ServedPolicy:
 @needs_lerobot
 @pytest.mark.timeout(600)
 def test_the_gate_is_told_what_lerobot_itself_answers(served: Served) -> None:
-    assert served.name.endswith("?image_size=64"), "the longer side, so that nothing is cut off"
+    assert "?image_size=64&resize=letterbox" in served.name, (
+        "the longer side, so that nothing is cut off"
+    )
     policy = policy_of(served)
     chunk = policy.act([served.observation()])[0]
     expected = np.load(served.folder / "expected.npy")

@@ -1,8 +1,10 @@
 """One resize rule, from the contract: every place makes the same pixels of a wide image."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from safedojo_ros.checkpoints.manifest import Manifest
 from safedojo_ros.checkpoints.swap.hot_swap import check_rule, fits_robot
 from safedojo_ros.core.config import from_mapping
 from safedojo_ros.core.contract import CameraSource, Contract, read_contract
-from safedojo_ros.core.errors import CheckpointError, DatasetError
+from safedojo_ros.core.errors import CheckpointError, ConfigError, DatasetError
 from safedojo_ros.core.types import RESIZES, Episode
 from safedojo_ros.data.bags.episodes import ConversionConfig
 from safedojo_ros.data.bags.takes import TakeSplitter
@@ -20,8 +22,15 @@ from safedojo_ros.data.images import fit_image
 from safedojo_ros.data.lerobot.frames import Foreign, load_frames, open_all
 from safedojo_ros.data.lerobot.reader import EpisodeReader
 from safedojo_ros.data.lerobot.writer import EpisodeWriter
+from safedojo_ros.learning.build import Imagination, build_practice
+from safedojo_ros.learning.data.demonstrations import Demonstrations
+from safedojo_ros.learning.imitation import check_start
+from safedojo_ros.learning.rl.methods import METHODS
+from safedojo_ros.learning.rl.practice import PracticeConfig
+from safedojo_ros.learning.rl.starts import recorded_keyframes
 from safedojo_ros.models.loading import load_policy
 from safedojo_ros.models.normalisation import RobotScales
+from safedojo_ros.models.pi0_policy import tiny_policy
 from safedojo_ros.robot.observation_window import ObservationWindow, WindowConfig
 
 SIDE, STATE = 32, np.array([0, 0, 0.2, np.pi, 0, 0, 0.04, 0.04])
@@ -124,6 +133,37 @@ def test_sets_of_different_rules_are_not_mixed(tmp_path: Path) -> None:
         open_all([through])
 
 
+def test_practice_refuses_a_set_of_another_rule_than_its_models_in_one_line(
+    tmp_path: Path,
+) -> None:
+    boxed = own_set(tmp_path / "set", "letterbox")
+    model = SimpleNamespace(resize="crop", checkpoint_id="w1", cameras=("front",))
+    with pytest.raises(DatasetError, match="were made to fit by 'letterbox', those of world") as e:
+        recorded_keyframes(model, [boxed], [0], [])  # type: ignore[arg-type]
+    assert "\n" not in str(e.value)
+    data = Demonstrations.read([boxed])
+    policy = tiny_policy(0, ("go",))
+    policy.cameras = ("front",)
+    with pytest.raises(ConfigError, match="made to fit by 'crop', those of the data were by 'let"):
+        check_start(policy, policy.size, data)
+    policy.scales = replace(policy.scales, resize="letterbox")
+    check_start(policy, policy.size, data)
+
+
+def test_practice_refuses_a_policy_of_another_rule_than_its_world_model_in_one_line(
+    tmp_path: Path,
+) -> None:
+    policy = tiny_policy()
+    policy.scales = replace(policy.scales, resize="letterbox")
+    world: Any = SimpleNamespace(resize="crop", checkpoint_id="w1")
+    models = Imagination(world, None, None, [])  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="by 'letterbox', world model w1 by 'crop'") as e:
+        build_practice(
+            PracticeConfig(), METHODS["safedojo"], policy, [], tmp_path, imagination=models
+        )
+    assert "\n" not in str(e.value)
+
+
 def test_a_rule_that_is_none_is_one_line(tmp_path: Path) -> None:
     info = own_set(tmp_path / "set", "letterbox") / "meta/info.json"
     info.write_text(info.read_text().replace("letterbox", "stretch"))
@@ -132,8 +172,6 @@ def test_a_rule_that_is_none_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_keeps_its_rule_and_a_cell_of_another_refuses_it(tmp_path: Path) -> None:
-    from safedojo_ros.models.pi0_policy import tiny_policy
-
     policy = tiny_policy()
     policy.scales = RobotScales(policy.scales.state, policy.scales.action, resize="letterbox")
     policy.save(tmp_path)

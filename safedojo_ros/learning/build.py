@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.core.errors import CheckpointError, ConfigError
 from safedojo_ros.evaluation.protocol import EvaluationReport, evaluate, world_trials
 from safedojo_ros.learning.imitation import Demonstrations
 from safedojo_ros.learning.rl.anchor import Anchor
@@ -58,6 +58,12 @@ def build_practice(
     """
     config = for_method(config, method)
     world: KeyframeStarts | SimulatorStarts
+    if imagination is not None and base.resize != imagination.world_model.resize:
+        raise CheckpointError(
+            f"policy {base.checkpoint_id} saw images made to fit by '{base.resize}', world model "
+            f"{imagination.world_model.checkpoint_id} by '{imagination.world_model.resize}'; "
+            "practise with models of one rule"
+        )
     if method.world == "simulator":
         world = _simulator(config, base, tasks, simulator)
     elif imagination is None:

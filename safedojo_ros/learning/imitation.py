@@ -97,6 +97,11 @@ def check_start(start: PI0Policy, size: PI0Size, data: Demonstrations) -> None:
             f"policy {start.checkpoint_id} knows {start.cameras} and {list(start.instructions)}; "
             f"the data has {data.cameras} and the new sentences {unknown}"
         )
+    if data.resize != start.resize:
+        raise ConfigError(
+            f"policy {start.checkpoint_id} saw images made to fit by '{start.resize}', those of "
+            f"the data were by '{data.resize}'; use data of its rule"
+        )
 
 
 def new_policy(size: PI0Size, data: Demonstrations) -> PI0Policy:

@@ -50,11 +50,14 @@ def load_policy_directory(path: Path) -> PolicyLike:
     return load_policy(path)
 
 
-def open_served_policy(name: str) -> tuple[PolicyLike, Manifest]:
-    """The policy that a server computes, and a manifest without files; asks nothing yet."""
+def open_served_policy(name: str, resize: str) -> tuple[PolicyLike, Manifest]:
+    """The policy that a server computes, and a manifest without files; asks nothing yet.
+
+    resize: of this cell's contract, for a name that says none.
+    """
     from safedojo_ros.models.served.policy import open_served
 
-    policy = open_served(name)
+    policy = open_served(name, resize)
     return policy, Manifest("policy", policy.checkpoint_id, {}, policy.spec())
 
 

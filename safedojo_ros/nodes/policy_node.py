@@ -165,7 +165,7 @@ class PolicyNode(DojoNode):
             compatible=self._fits,
             waits=self._mismatch,
             forget=free_weights,
-            serve=open_served_policy,
+            serve=partial(open_served_policy, resize=self._contract.resize),
         )
         first_model(self._swap, self.setting("checkpoint"), self.get_logger().warning)
         self._schedule = ChunkSchedule(self._period, int(self.setting("margin_steps")))

@@ -11,6 +11,7 @@ rclpy = pytest.importorskip("rclpy")
 pytest.importorskip("safedojo_ros.msg")
 
 from geometry_msgs.msg import PoseStamped  # noqa: E402
+from policy_server import StandInServer  # noqa: E402
 from rclpy.context import Context  # noqa: E402
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
@@ -44,6 +45,12 @@ def contract_of(folder: Path, more: str = "", base: str = ONE_CAMERA) -> str:
     file = folder / "cell.yaml"
     file.write_text(base + more)
     return str(file)
+
+
+def two_cameras() -> str:
+    """The same of a cell with the cameras of the checkpoints that ship."""
+    front = "  - {name: front, topic: camera/front/color/image_raw}\n"
+    return ONE_CAMERA.replace(front, "  - {name: agentview}\n  - {name: wrist}\n")
 
 
 class Heard:
@@ -181,6 +188,43 @@ def test_a_contract_without_a_driver_s_topic_says_so(context: Context) -> None:
     node = configured(context, CameraNode, contract="tabletop")
     try:
         assert "names no topic of a driver for camera 'agentview'" in node.failure
+    finally:
+        gone(node)
+
+
+@pytest.mark.parametrize(
+    ("rule", "said", "expected"),
+    [
+        ("letterbox", "", "letterbox"),
+        ("crop", "", "crop"),
+        ("crop", "&resize=letterbox", "letterbox"),
+    ],
+)
+def test_a_policy_server_is_sent_images_by_the_rule_of_the_contract_unless_its_name_says_one(
+    context: Context, tmp_path: Path, rule: str, said: str, expected: str
+) -> None:
+    cell = contract_of(tmp_path, f"resize: {rule}\n", two_cameras())
+    with StandInServer() as server:
+        words = {"contract": cell, "checkpoint": f"{server.name}?image_size=64{said}"}
+        node = configured(context, PolicyNode, **words)
+        try:
+            assert node.result == TransitionCallbackReturn.SUCCESS, node.failure
+            node.activate()
+            assert node._inputs.window.config.resize == expected
+            node.deactivate()
+        finally:
+            gone(node)
+
+
+def test_a_head_without_the_costs_that_the_cell_expects_is_refused_in_one_line(
+    context: Context, tmp_path: Path
+) -> None:
+    cell = contract_of(tmp_path, "costs: [near_person]\n", two_cameras())
+    node = configured(context, SafetyNode, contract=cell)
+    try:
+        assert node.result == TransitionCallbackReturn.FAILURE
+        assert "predicts contact, the contract of this cell expects contact, near" in node.failure
+        assert "\n" not in node.failure
     finally:
         gone(node)
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from safedojo_ros.core.costs import CostLimit
-from safedojo_ros.core.errors import ConfigError
+from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.types import Observation
 from safedojo_ros.data.lerobot.layout import CAMERA_PREFIX
 from safedojo_ros.data.lerobot.reader import EpisodeReader
@@ -136,10 +136,18 @@ class KeyframeStarts:
 def recorded_keyframes(
     model: WorldModel, directories: Sequence[Path], levels: Sequence[int], tasks: Sequence[str]
 ) -> Keyframes:
-    """The first frames of recorded episodes at these levels and of these tasks (none: all)."""
+    """The first frames of recorded episodes at these levels and of these tasks (none: all).
+
+    Raises `DatasetError` for images that were made to fit by another rule than the model's.
+    """
     observations = []
     for directory in directories:
         reader = EpisodeReader(directory)
+        if reader.resize != model.resize:
+            raise DatasetError(
+                f"the images of {directory} were made to fit by '{reader.resize}', those of world "
+                f"model {model.checkpoint_id} by '{model.resize}'; give --data of its rule"
+            )
         wanted = [
             e
             for e, row in enumerate(reader.rows)

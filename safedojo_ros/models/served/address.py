@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from safedojo_ros.core.config import check_ranges, nearest
 from safedojo_ros.core.errors import ConfigError
-from safedojo_ros.core.types import LETTERBOX, MAX_PROPOSALS, RESIZES
+from safedojo_ros.core.types import MAX_PROPOSALS, RESIZES
 from safedojo_ros.models.served.keys import KEYS
 
 PREFIX = "openpi:"
@@ -30,8 +30,9 @@ class ServedAddress:
     """This robot's cameras, in the order of the keys' images."""
     image_size: int = 224
     """Side of the square images that the server is sent, pixels, [16, 1024]."""
-    resize: str = LETTERBOX
-    """How wide images become square: letterbox, as openpi's clients do, or crop."""
+    resize: str = ""
+    """How wide images become square: letterbox, as openpi's clients do, or crop; "": as the
+    contract of the cell says."""
     steps: int = 0
     """Leading actions of a server's chunk that are used, [0, 64]; 0: all."""
     proposals: int = 1
@@ -42,7 +43,7 @@ class ServedAddress:
     def __post_init__(self) -> None:
         check_ranges(self, image_size="[16, 1024]", steps=f"[0, {MAX_STEPS}]")
         check_ranges(self, proposals=f"[1, {MAX_PROPOSALS}]", timeout="[0.01, 4]")
-        if self.resize not in RESIZES:
+        if self.resize not in ("", *RESIZES):
             raise ConfigError(f"resize is '{self.resize}', expected {' or '.join(RESIZES)}")
         if self.keys not in KEYS:
             raise ConfigError(f"keys are '{self.keys}'{nearest(self.keys, KEYS)}")

@@ -131,7 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     server = policy_server(policy.infer, args.host, args.port, policy.metadata())
     port, sides = server.socket.getsockname()[1], [max(shape[1:]) for shape in policy._shapes]
-    side = f"?image_size={max(sides)}" if sides else ""
+    side = f"?image_size={max(sides)}&resize=letterbox" if sides else ""  # `fitted` undoes it
     print(f"openpi:ws://{args.host}:{port}{side}", flush=True)  # noqa: T201
     try:
         server.serve_forever()

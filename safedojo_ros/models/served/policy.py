@@ -11,7 +11,7 @@ import numpy as np
 
 from safedojo_ros.core.bounds import within_bounds
 from safedojo_ros.core.errors import PolicyUnavailable
-from safedojo_ros.core.types import ACTION_SIZE, CONTROL_PERIOD, STATE_SIZE, Observation
+from safedojo_ros.core.types import ACTION_SIZE, CONTROL_PERIOD, RESIZE, STATE_SIZE, Observation
 from safedojo_ros.models.served.address import MAX_STEPS, PREFIX, ServedAddress, parse_address
 from safedojo_ros.models.served.connection import PolicyConnection
 from safedojo_ros.models.served.keys import KEYS
@@ -33,16 +33,17 @@ class ServedPolicy:
     longest_delay = 0
     instructions: tuple[str, ...] = ()
 
-    def __init__(self, address: ServedAddress) -> None:
+    def __init__(self, address: ServedAddress, resize: str = RESIZE) -> None:
+        """resize: of the cell, where the address says none; see `core.types.RESIZES`."""
         self.address, self.keys = address, KEYS[address.keys]
         self.checkpoint_id = f"{PREFIX}{address.url}"
         self.cameras, self.image_size = address.cameras, address.image_size
-        self.resize, self.chunk_length = address.resize, 0
+        self.resize, self.chunk_length = address.resize or resize, 0
         self.connection = PolicyConnection(address.url, address.timeout)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy has a connection of its own."""
-        return ServedPolicy, (self.address,), {"chunk_length": self.chunk_length}
+        return ServedPolicy, (self.address, self.resize), {"chunk_length": self.chunk_length}
 
     def act(
         self,
@@ -130,6 +131,9 @@ def _checked(answer: dict[str, Any]) -> np.ndarray:
     return actions
 
 
-def open_served(name: str) -> ServedPolicy:
-    """The policy that a name stands for; nothing is asked yet. Raises `ConfigError`."""
-    return ServedPolicy(parse_address(name))
+def open_served(name: str, resize: str = RESIZE) -> ServedPolicy:
+    """The policy that a name stands for; nothing is asked yet. Raises `ConfigError`.
+
+    resize: of the cell, where the name says none.
+    """
+    return ServedPolicy(parse_address(name), resize)

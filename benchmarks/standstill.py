@@ -210,9 +210,10 @@ def serve(orders: Connection) -> None:
         if order == "moving":
             seen.clear()
             until = time.monotonic() + ANSWER / 2
-            while not (len(seen) > 200 and seen[-1][1] > SPEED) and time.monotonic() < until:
+            while not (moves := len(seen) > 200 and seen[-1][1] > SPEED):
+                if time.monotonic() > until:
+                    break
                 time.sleep(0.002)
-            moves = seen[-1][1] > SPEED
             orders.send(moves or f"the robot is {controller.mode.name} at {world.position()}")
         elif order == "gripper":
             emulator.gripper.max_width = 0.0

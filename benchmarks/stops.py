@@ -41,6 +41,9 @@ MOVING, STILL = 0.03, 0.01
 LOOK = 1.2
 """Seconds of the world's time that are looked at after a fault."""
 
+EPISODE = 100
+"""Steps: a policy that was stopped on its way may hover, and then there is nothing to stop."""
+
 PATIENCE = 120.0
 BEAT_PERIOD = 0.1
 FCI_SPEED = 0.5
@@ -209,7 +212,7 @@ def main() -> int:
     lease = take_domain()
     factor = FCI_SPEED if options.backend == "fci" else 1.0
     own: dict[str, dict[str, object]] = {
-        "sim_node": {"max_steps": 10_000, "level": 0, "realtime_factor": factor},
+        "sim_node": {"max_steps": EPISODE, "level": 0, "realtime_factor": factor},
         "franka_node": {"realtime_factor": factor},
     }
     for name in ("policy", "safety"):

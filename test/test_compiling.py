@@ -59,6 +59,21 @@ def test_a_short_training_is_not_compiled(asked: list[Function]) -> None:
     assert asked == []
 
 
+def test_what_is_in_parts_is_not_compiled_but_computes_in_bfloat16(
+    asked: list[Function], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiling, "multiplies_bfloat16", lambda device: True)
+    network, x, said = new_network(), torch.ones(2, 3) / 3, list[str]()
+    exact = network(x)
+    with compiled([network], LEAST_STEPS, said.append, in_parts=True):
+        half = network(x)
+    assert asked == []
+    assert said == ["trains uncompiled, which takes up to twice the time: weights are in parts"]
+    assert half.dtype == torch.float32
+    assert 0 < (half - exact).abs().max() < 0.01
+    assert torch.equal(network(x), exact)
+
+
 def test_only_calls_that_want_gradients_are_compiled_and_afterwards_none(
     asked: list[Function], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -229,3 +229,16 @@ def test_a_worker_with_another_version_of_the_package_is_refused() -> None:
     assert isinstance(answer.error, ConfigError)
     assert "has safedojo_ros " in str(answer.error)
     assert "this machine safedojo_ros 0.0.1; install the same on both" in str(answer.error)
+
+
+@needs_ray
+def test_a_full_object_store_says_what_needs_less() -> None:
+    import ray
+
+    itself = ray.exceptions.ObjectStoreFullError("3 GB")
+    for error in (itself, RuntimeError(f"on a worker: {itself!r}")):
+        explained = ray_actors._explained(error)
+        assert isinstance(explained, WorkerLost)
+        assert str(explained).startswith("Ray's object store is full; fewer --workers or a smaller")
+    other = ValueError("no more than that")
+    assert ray_actors._explained(other) is other

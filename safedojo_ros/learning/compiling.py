@@ -15,33 +15,37 @@ LEAST_STEPS = 1000
 
 
 @contextmanager
-def compiled(modules: Sequence[torch.nn.Module], steps: int, say: Say = print) -> Iterator[None]:
+def compiled(
+    modules: Sequence[torch.nn.Module], steps: int, say: Say = print, in_parts: bool = False
+) -> Iterator[None]:
     """Inside, calls of `modules` that want gradients are compiled, in a training of `steps`.
 
     They compute in bfloat16 where the device has instructions for it; weights, and results that
     are tensors, stay float32. So that a resumed training repeats a whole one, `steps` are those of
     the whole. Under `LEAST_STEPS`, and where nothing can be compiled (then it says so), the modules
-    stay as they are.
+    stay as they are. in_parts: their weights are sharded, so they are not compiled; the rest is the
+    same.
     """
     with ExitStack() as undo:
         if modules and steps >= LEAST_STEPS:
             device = next(modules[0].parameters()).device
-            why_not = compiler_fault(device)
+            why_not = "weights are in parts" if in_parts else compiler_fault(device)
             if why_not:
                 say(f"trains uncompiled, which takes up to twice the time: {why_not}")
             else:
                 say("compiles the network first, which takes a minute or two")
                 undo.callback(torch.compiler.reset)  # it keeps the code of only so many modules
-                for module in modules:
-                    module.forward = _fast(module.forward, device)
-                    undo.callback(delattr, module, "forward")  # uncovers that of its class
+            for module in modules if in_parts or not why_not else ():
+                module.forward = _fast(module.forward, device, not in_parts)
+                undo.callback(delattr, module, "forward")  # uncovers that of its class
         yield
 
 
-def _fast(forward: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+def _fast(forward: Callable[..., Any], device: torch.device, compiles: bool) -> Callable[..., Any]:
     """`forward`, compiled, in bfloat16 where that is faster, as long as gradients are wanted."""
-    half = multiplies_bfloat16(device)
-    quick = torch.compile(forward, options={"fallback_random": True})  # draws as uncompiled
+    half, quick = multiplies_bfloat16(device), forward
+    if compiles:
+        quick = torch.compile(forward, options={"fallback_random": True})  # draws as uncompiled
 
     @functools.wraps(forward)
     def call(*args: Any, **options: Any) -> Any:

@@ -103,7 +103,7 @@ def fit(
         first = run.restore(kept, optimizer) if run else 0
         processes.meet()  # nobody saves before all have restored
         smooth = None
-        stack.enter_context(compiled(compile, config.steps))
+        stack.enter_context(compiled(compile, config.steps, in_parts=in_parts))
         show = stack.enter_context(progress_bar(name, first, config.steps))
         for step in range(first, config.steps):
             rate = config.learning_rate * learning_rate_factor(

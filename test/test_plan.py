@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import measured_step
@@ -32,6 +33,12 @@ def test_a_small_network_is_counted_as_by_hand() -> None:
     assert counted.optimiser == 2 * weights
     # the batch, and what goes into and out of the SiLU
     assert counted.activations == 4 * 8 * (100 + 50 + 50)
+    # the gradients are made as the activations are given back
+    kept = counted.weights + counted.optimiser + counted.average
+    assert counted.gradients > counted.activations
+    assert counted.memory == kept + counted.gradients + counted.workspace
+    later = replace(counted, accumulated=True)
+    assert later.memory == counted.memory + counted.activations
     # forward; backward by the weights of both layers, and by the input of the second
     assert counted.flops == 2 * 8 * (2 * 5000 + 3 * 500)
 

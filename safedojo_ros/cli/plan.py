@@ -1,9 +1,9 @@
 """Say what training a preset takes before it runs: parameters, memory and time of each stage.
 
 The real networks are made without numbers, and one gradient step of each is counted. Memory is
-weights, gradients, AdamW's moments, the average of the weights, and what the forward pass keeps;
-the program itself (about half a GB) and the data are not in it. Times are a model: see
-docs/scaling.md. Exit code 3: a stage does not fit.
+weights, AdamW's moments, the average of the weights, and gradients or what the forward pass keeps,
+whichever is more; the program itself (about half a GB) and the data are not in it. Times are a
+model: see docs/scaling.md. Exit code 3: a stage does not fit.
 """
 
 import argparse

@@ -2,9 +2,10 @@
 
 The network and its batch are on torch's meta device, which knows shapes alone: a model that fits no
 memory here can be counted. Kept are the weights, their gradients, AdamW's two moments, a moving
-average where there is one, and what the forward pass saves for the backward pass. Computed are the
-products of matrices, two operations for a multiplication and an addition; moved are the bytes that
-each operation reads and writes, as if nothing stayed in a cache.
+average where there is one, and what the forward pass saves for the backward pass, which gives it
+back while it makes the gradients. Computed are the products of matrices, two operations for a
+multiplication and an addition; moved are the bytes that each operation reads and writes, as if
+nothing stayed in a cache.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,7 +23,8 @@ class Footprint:
     """One gradient step. All but parameters and flops are bytes.
 
     workspace: the largest result of one operation, twice, for the backward pass holds a gradient of
-    it beside what it computes of that; flops: of products; moved: read and written.
+    it beside what it computes of that; flops: of products; moved: read and written; accumulated:
+    whether gradients of batches before are there in the forward pass.
     """
 
     parameters: int
@@ -34,12 +36,19 @@ class Footprint:
     workspace: int
     flops: int
     moved: int
+    accumulated: bool = False
+
+    @property
+    def fixed(self) -> int:
+        """Bytes that are there all the time."""
+        kept = self.weights + self.optimiser + self.average
+        return kept + self.gradients if self.accumulated else kept
 
     @property
     def memory(self) -> int:
         """Bytes at the peak of the step."""
-        kept = self.weights + self.gradients + self.optimiser + self.average
-        return kept + self.activations + self.workspace
+        made = 0 if self.accumulated else self.gradients
+        return self.fixed + max(self.activations, made) + self.workspace
 
     def in_parts(self, count: int) -> "Footprint":
         """Of each of `count` processes that keep a part each: see `learning.sharding`."""

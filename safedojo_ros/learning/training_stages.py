@@ -1,7 +1,7 @@
 """The gradient step of every training stage, with an empty batch: to be counted, or measured."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -43,7 +43,8 @@ class TrainingStage:
 
     def footprint(self) -> Footprint:
         """What one of its steps takes, where it is on the meta device."""
-        return footprint(self.network, self.loss, trained=self.trained, averaged=self.averaged)
+        counted = footprint(self.network, self.loss, trained=self.trained, averaged=self.averaged)
+        return replace(counted, accumulated=self.config.batches_per_step > 1)
 
 
 def policy_stage(

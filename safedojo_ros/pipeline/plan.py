@@ -117,7 +117,7 @@ def _planned(name: str, config: Any, counted: "Footprint", device: Device) -> St
     }
     bound = max(times, key=lambda what: times[what])
     growing = counted.activations + counted.workspace
-    left = device.memory - (counted.memory - growing)
+    left = device.memory - counted.fixed
     return StagePlan(
         name,
         config.steps,

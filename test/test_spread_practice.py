@@ -89,25 +89,30 @@ class Practised:
 ADVANTAGE = constrained_grpo.group_advantage
 
 
-def test_two_workers_learn_in_imagination_what_one_process_learns_though_one_is_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one = Practised(tmp_path / "one", imagined)
-    killed = killing(monkeypatch, ProcessCrew, lambda self, worker: self.processes[worker].kill())
-    two = Practised(tmp_path / "two", imagined, players=Players(2))
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Practised:
+    """By two workers, of whom one is killed."""
+    with pytest.MonkeyPatch.context() as patch:
+        killed = killing(patch, ProcessCrew, lambda self, worker: self.processes[worker].kill())
+        made = Practised(tmp_path_factory.mktemp("processes"), imagined, players=Players(2))
     assert len(killed) == 3 * 4 + 1  # one figure before three updates of three groups, one twice
-    two.same(one)
+    return made
+
+
+def test_two_workers_learn_in_imagination_what_one_process_learns_though_one_is_killed(
+    tmp_path: Path, processes: Practised
+) -> None:
+    processes.same(Practised(tmp_path, imagined))
 
 
 @needs_ray
 def test_a_ray_of_two_workers_learns_the_weights_of_two_processes_though_one_is_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, processes: Practised, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
 
-    processes = Practised(tmp_path / "processes", imagined, players=Players(2))
     killed = killing(monkeypatch, RayCrew, lambda self, worker: ray.kill(self.actors[worker]))
-    actors = Practised(tmp_path / "ray", imagined, players=Players(2, "local"))
+    actors = Practised(tmp_path, imagined, players=Players(2, "local"))
     assert len(killed) == 3 * 4 + 1
     actors.same(processes)
     for one, two in zip(actors.advantages, processes.advantages, strict=True):

@@ -202,7 +202,7 @@ def test_several_processes_share_the_batches_of_the_early_networks_too(
     assert (early.batches_per_step, early.seed) == (2, 3)
     losses = WorldModelLoss(config, model, data)
     for loss in (losses.state(), losses.drawing()):
-        values = [float(loss(0, torch.Generator().manual_seed(n))["loss"]) for n in (7, 8, 7)]
+        values = [loss(0, torch.Generator().manual_seed(n))["loss"].item() for n in (7, 8, 7)]
         assert values[0] == values[2] != values[1]
 
 

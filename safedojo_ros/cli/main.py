@@ -19,9 +19,8 @@ A learned gate around a robot's policy, and practice in an imagined world.
 
 {commands}
 
-'safedojo <command> --help' explains a command, --help-all every option of it;
---version says which version this is. Exit codes: 0 done, 1 not all of it,
-2 a fault, in one line, 3 a bar was missed, 4 done, but damage was left out.
+'safedojo <command> --help' explains a command, --help-all every option of it.
+Exit: 0 done, 1 not all of it, 2 a fault, 3 a missed bar, 4 damage left out.
 """
 
 

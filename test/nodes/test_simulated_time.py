@@ -1,5 +1,6 @@
 """In simulated time the arm does the same, however long policy and gate compute."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,18 @@ EPISODES = 3
 def first_moves(folder: Path, delay: float) -> tuple[np.ndarray, np.ndarray, int]:
     """Targets (n, 3) m and their times since the first (n,) s; chunks' age where they are used."""
     stack = simulated_stack(folder, delay)
+    moves, known = stack.listener.moves, stack.listener.observed_at
+
+    def ages() -> set[int]:
+        """Of the chunks that were heard; the policy may find who listens after the first ones."""
+        uses = [m for before, m in pairwise(moves[:]) if m.sequence != before.sequence]
+        stamps = {m.sequence: to_nanoseconds(m.header.stamp) for m in uses}
+        return {stamp - known[n] for n, stamp in stamps.items() if n in known}
+
     try:
-        moves = stack.listener.moves
-        stack.wait_for(lambda: len(moves) > MOVES, "motion", 150.0)
+        stack.wait_for(lambda: len(moves) > MOVES and ages(), "motion", 150.0)
         at = np.array([to_nanoseconds(m.header.stamp) for m in moves[:MOVES]])
-        age = at[0] - stack.listener.observed_at[moves[0].sequence]
+        [age] = ages()
         assert stack.listener.arm is not None
         assert stack.listener.arm.missed_ticks == 0
         return np.array([m.position for m in moves[:MOVES]]), (at - at[0]) / SECOND, age

@@ -80,14 +80,15 @@ def played(players: Players, episodes: int) -> tuple[list[TrialResult], float, f
     warm_up = batches(asked.trials()[:1] * count, 1)
     groups = warm_up + batches(asked.trials(), 4)
     results: list[TrialResult] = []
-    start, used = 0.0, 0.0
+    start, used, seconds, spent = 0.0, 0.0, 0.0, 0.0
     with closing(players.play(partial(ExpertPlayer, asked), groups)) as every:  # type: ignore[type-var]
         for number, (judged, _) in enumerate(every):
             if number + 1 == len(warm_up):
                 start, used = time.perf_counter(), processor_seconds()
             elif number >= len(warm_up):
                 results += judged
-        seconds, spent = time.perf_counter() - start, processor_seconds() - used
+            if number + 1 == len(groups):  # while the workers still live
+                seconds, spent = time.perf_counter() - start, processor_seconds() - used
     return results, seconds, spent
 
 

@@ -23,19 +23,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from velocity_client import VelocityClient
-from velocity_client import beyond as beyond_limits
+from velocity_client import Motion
 
 from safedojo_ros.core.bounds import MAX_DELTA_POSITION
-from safedojo_ros.core.rotation import quaternion_of
 from safedojo_ros.core.types import CONTROL_PERIOD, ActionChunk, Decision
 from safedojo_ros.robot.gate.gate import GateConfig, SafetyGate
 from safedojo_ros.robot.limits import Workspace
 from safedojo_ros.robot.playback.arm_state import MAY_MOVE, ArmMode, ArmState
 from safedojo_ros.robot.playback.control_loop import GUARDED, ControlLoop
 from safedojo_ros.robot.playback.playback import ChunkPlayback
-from safedojo_ros.robot.playback.reference import MotionLimits, Reference
-from safedojo_ros.robot.playback.target import Target, TargetPose
+from safedojo_ros.robot.playback.reference import MotionLimits
+from safedojo_ros.robot.playback.target import TargetPose
 
 SECOND, MS = 10**9, 10**6
 PERIOD = round(CONTROL_PERIOD * SECOND)
@@ -337,25 +335,6 @@ class Cell:
         )
 
 
-class Motion:
-    """The way of an arm that is led to the targets of a cell, millisecond for millisecond."""
-
-    def __init__(self, state: np.ndarray) -> None:
-        self._reference = Reference(MOTION)
-        self._client = VelocityClient(MOTION, state[:3], quaternion_of(state[3:6]))
-
-    def period(self, target: Target | None) -> str:
-        """A control period towards `target`, or to rest; returns what was beyond a limit, or ""."""
-        client, reference = self._client, self._reference
-        if target is None and not client.velocity.any() and not client.acceleration.any():
-            return ""
-        if target is not None:
-            client.ask(reference.towards(target, client.now()), reference.horizon)
-        del client.seen[:-3]
-        client.run(CONTROL_PERIOD)
-        return beyond_limits(client.seen, MOTION)
-
-
 def beyond(position: np.ndarray) -> float:
     """Metres outside the workspace."""
     return float(np.linalg.norm(position - BOX.clamp(position)))
@@ -536,7 +515,7 @@ def campaign(seed: int, messages: int, tell: Callable[[int], None] = lambda done
     done = 0
     while done < messages:
         cell, own = Cell(seed + done), 0
-        cell.motion = Motion(cell.state)
+        cell.motion = Motion(MOTION, cell.state)
         while own < 20_000 and done + own < messages:
             own += cell.period()
         done += own

@@ -4,7 +4,9 @@ import numpy as np
 import ruckig
 
 from safedojo_ros.core.rotation import multiply, quaternion_of
-from safedojo_ros.robot.playback.reference import MotionLimits, Moving
+from safedojo_ros.core.types import CONTROL_PERIOD
+from safedojo_ros.robot.playback.reference import MotionLimits, Moving, Reference
+from safedojo_ros.robot.playback.target import Target
 
 CYCLE, SPARE = 0.001, 0.02
 """Seconds of the robot's cycle, and for which the client keeps a velocity that it has reached."""
@@ -58,6 +60,28 @@ class VelocityClient:
         self.position = self.position + moved[:3]
         turned = multiply(quaternion_of(moved[3:]), self.quaternion)
         self.quaternion = turned / np.linalg.norm(turned)
+
+
+class Motion:
+    """The way of an arm that is led from target to target, millisecond for millisecond.
+
+    state: (8,) where it begins.
+    """
+
+    def __init__(self, limits: MotionLimits, state: np.ndarray) -> None:
+        self._limits, self._reference = limits, Reference(limits)
+        self._client = VelocityClient(limits, state[:3], quaternion_of(state[3:6]))
+
+    def period(self, target: Target | None) -> str:
+        """A control period towards `target`, or to rest; returns what was beyond a limit, or ""."""
+        client, reference = self._client, self._reference
+        if target is None and not client.velocity.any() and not client.acceleration.any():
+            return ""
+        if target is not None:
+            client.ask(reference.towards(target, client.now()), reference.horizon)
+        del client.seen[:-3]
+        client.run(CONTROL_PERIOD)
+        return beyond(client.seen, self._limits)
 
 
 def beyond(seen: list[np.ndarray], limits: MotionLimits) -> str:

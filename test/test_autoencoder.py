@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_learning import CAMERAS, synthetic
+from test_learning import CAMERAS, reaching
 
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.data.lerobot.reader import EpisodeReader, FrameArrays
@@ -60,7 +60,7 @@ def test_of_large_data_sets_only_some_episodes_are_read(
     for name in ("a", "b"):
         with EpisodeWriter(tmp_path / name, 64, CAMERAS) as writer:
             for seed in range(12):
-                writer.add(synthetic(20, seed))
+                writer.add(reaching(20, seed))
     sources = [tmp_path / "a", tmp_path / "b"]
     readers = [EpisodeReader(source) for source in sources]
     frames = sum(reader.frames for reader in readers)

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from synthetic_episodes import CAMERAS, synthetic, written
 
 from safedojo_ros.checkpoints.swap.head_exam import check_costs, examine
 from safedojo_ros.core import costs
 from safedojo_ros.core.costs import COSTS, Cost, CostLimit, add_cost, labelled
 from safedojo_ros.core.errors import CheckpointError, ConfigError, DatasetError
 from safedojo_ros.core.types import ActionChunk, Decision, Episode, Observation
-from safedojo_ros.data.lerobot.writer import EpisodeWriter
 from safedojo_ros.learning.data.contacts import query_batch, recorded_contacts
 from safedojo_ros.learning.safety_head import (
     SafetyConfig,
@@ -30,7 +30,6 @@ from safedojo_ros.models.scene_memory import SceneMemory
 from safedojo_ros.robot.gate.gate import GateConfig, GateResult, SafetyGate
 from safedojo_ros.robot.gate.judge import Judge
 
-CAMERAS = ("agentview", "wrist")
 NEAR = CostLimit("near_person", limit=0.1)
 ALLOW, SLOW, HOLD, STOP = Decision.ALLOW, Decision.SLOW, Decision.HOLD, Decision.STOP
 NOW = 1_000_000_000
@@ -229,28 +228,19 @@ def recorded(seed: int, length: int = 20) -> Episode:
     state[:, 2] = rng.normal(size=length)
     actions = np.zeros((length, 7), np.float32)
     actions[:, :3] = 0.01 * state[:, :3]
-    return Episode(
-        images={c: np.full((length, 64, 64, 3), 7 * seed, np.uint8) for c in CAMERAS},
-        state=state,
-        actions=actions,
+    return synthetic(
+        {c: np.full((length, 64, 64, 3), 7 * seed, np.uint8) for c in CAMERAS},
+        state,
+        actions,
+        seed,
         success=np.arange(length) == length - 1,
         cost=(actions[:, 1] > 0.004).astype(np.float32),
-        displacement=np.zeros(length, np.float32),
-        instruction="go",
-        task="synthetic",
-        level=0,
-        seed=seed,
-        source="expert:direct",
     )
 
 
 @pytest.fixture(scope="module")
 def episodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("episodes") / "data"
-    with EpisodeWriter(root, 64, CAMERAS) as writer:
-        for seed in range(30):
-            writer.add(recorded(seed))
-    return root
+    return written(tmp_path_factory.mktemp("episodes") / "data", map(recorded, range(30)))
 
 
 def tiny_eyes() -> FrameAutoencoder:

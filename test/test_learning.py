@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from synthetic_episodes import CAMERAS, synthetic, written
 
 from safedojo_ros.core.errors import ConfigError, DatasetError
 from safedojo_ros.core.types import Episode
@@ -51,28 +52,22 @@ from safedojo_ros.models.safety_head import SafetyHeadSize
 from safedojo_ros.models.world_model import WorldModelSize
 from safedojo_ros.pipeline.recipe import read_recipe
 
-CAMERAS = ("agentview", "wrist")
 
-
-def synthetic(length: int, seed: int) -> Episode:
+def reaching(length: int, seed: int) -> Episode:
     """An episode whose action follows from its state, and whose contacts follow from its chunk."""
     rng = np.random.default_rng(seed)
     state = (rng.normal(size=8) + 0.2 * rng.normal(size=(length, 8))).astype(np.float32)
     actions = np.zeros((length, 7), np.float32)
     actions[:, :3] = 0.01 * state[:, :3]
     actions[:, 6] = np.sign(state[:, 0])
-    return Episode(
-        images={c: rng.integers(0, 255, (length, 64, 64, 3), np.uint8) for c in CAMERAS},
-        state=state,
-        actions=actions,
+    return synthetic(
+        {c: rng.integers(0, 255, (length, 64, 64, 3), np.uint8) for c in CAMERAS},
+        state,
+        actions,
+        seed,
         success=np.arange(length) == length - 1,
         cost=(actions[:, 1] > 0.004).astype(np.float32),
-        displacement=np.zeros(length, np.float32),
         instruction=("lift the cup", "push the cup")[seed % 2],
-        task="synthetic",
-        level=0,
-        seed=seed,
-        source="expert:direct",
         extra={"clean_action": actions},
     )
 
@@ -84,10 +79,7 @@ def metrics(directory: Path) -> list[dict[str, float]]:
 @pytest.fixture(scope="module")
 def episodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("episodes") / "data"
-    with EpisodeWriter(root, 64, CAMERAS) as writer:
-        for seed in range(30):
-            writer.add(synthetic(20, seed))
-    return root
+    return written(root, (reaching(20, seed) for seed in range(30)))
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +106,7 @@ def test_what_lingers_after_success_is_not_imitated() -> None:
 
 
 def test_imitation_draws_only_what_is_imitated(tmp_path: Path) -> None:
-    episode = synthetic(20, 0)
+    episode = reaching(20, 0)
     episode.success[12:] = True
     with EpisodeWriter(tmp_path / "data", 64, CAMERAS) as writer:
         writer.add(episode)
@@ -129,7 +121,7 @@ def grasping(tmp_path: Path) -> Demonstrations:
     """Two episodes: one closes at step 5 and opens at step 15, one never closes."""
     with EpisodeWriter(tmp_path / "data", 64, CAMERAS) as writer:
         for number, closed in enumerate([slice(5, 15), slice(0, 0)]):
-            episode = synthetic(20, number)
+            episode = reaching(20, number)
             episode.state[:, 0] = np.arange(20) / 100 + number
             episode.actions[:, 6] = -1.0
             episode.actions[closed, 6] = 1.0
@@ -155,7 +147,7 @@ def test_the_steps_before_a_grasp_are_drawn_more_often(tmp_path: Path) -> None:
 
 
 def test_only_safe_imitates_no_episode_with_a_contact(tmp_path: Path) -> None:
-    safe, unsafe, pushing = (synthetic(20, seed) for seed in range(3))
+    safe, unsafe, pushing = (reaching(20, seed) for seed in range(3))
     safe.cost[:], unsafe.cost[:], pushing.cost[:] = 0.0, 0.0, 0.0
     unsafe.cost[7], pushing.displacement[9] = 1.0, 1.0
     episodes = {"all": [unsafe, safe, pushing], "bad": [unsafe]}

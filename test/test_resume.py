@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 import pytest
 import torch
-from test_learning import CAMERAS, synthetic
+from test_learning import CAMERAS, reaching
 
 from safedojo_ros.data.lerobot.writer import EpisodeWriter
 from safedojo_ros.learning.autoencoder import recorded_images, train_autoencoder
@@ -82,7 +82,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with EpisodeWriter(root, 64, CAMERAS) as writer:
         for seed in range(8):
             late = np.arange(20) >= 12 + seed % 3
-            writer.add(dataclasses.replace(synthetic(20, seed), success=late))
+            writer.add(dataclasses.replace(reaching(20, seed), success=late))
     return root
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from synthetic_episodes import CAMERAS, synthetic, written
 
 from safedojo_ros.checkpoints.store.store import CheckpointStore
 from safedojo_ros.cli.main import main
@@ -36,7 +37,6 @@ from safedojo_ros.models.success_classifier import (
 )
 from safedojo_ros.models.world_model import WorldModel, WorldModelSize
 
-CAMERAS = ("agentview", "wrist")
 SENTENCES = ("raise the light", "lower the light")
 
 
@@ -51,28 +51,15 @@ def lighting(seed: int, length: int = 26) -> Episode:
     for t in range(1, length):
         upper = bool(success[t - 1]) == (seed % 2 == 0)
         images[t, slice(4, 20) if upper else slice(44, 60), 20:44] = 230
-    return Episode(
-        images=dict.fromkeys(CAMERAS, images),
-        state=rng.normal(size=(length, 8)).astype(np.float32),
-        actions=np.clip(rng.normal(size=(length, 7)) * 0.01, -0.05, 0.05).astype(np.float32),
-        success=success,
-        cost=np.zeros(length, np.float32),
-        displacement=np.zeros(length, np.float32),
-        instruction=SENTENCES[seed % 2],
-        task="synthetic",
-        level=0,
-        seed=seed,
-        source="expert:direct",
-    )
+    state = rng.normal(size=(length, 8)).astype(np.float32)
+    actions = np.clip(rng.normal(size=(length, 7)) * 0.01, -0.05, 0.05).astype(np.float32)
+    views, sentence = dict.fromkeys(CAMERAS, images), SENTENCES[seed % 2]
+    return synthetic(views, state, actions, seed, success=success, instruction=sentence)
 
 
 @pytest.fixture(scope="module")
 def episodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("lights") / "data"
-    with EpisodeWriter(root, 64, CAMERAS) as writer:
-        for seed in range(16):
-            writer.add(lighting(seed))
-    return root
+    return written(tmp_path_factory.mktemp("lights") / "data", map(lighting, range(16)))
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from synthetic_episodes import CAMERAS, synthetic, written
 
 from safedojo_ros.core.errors import ConfigError
 from safedojo_ros.core.types import Episode
@@ -28,7 +29,6 @@ from safedojo_ros.models.autoencoder import AutoencoderSize, FrameAutoencoder
 from safedojo_ros.models.world_model import WorldModel, WorldModelSize
 from safedojo_ros.pipeline.recipe import read_recipe
 
-CAMERAS = ("agentview", "wrist")
 SIZE = WorldModelSize(heads=2, head_dim=16, layers=2, feed_forward=64)
 
 
@@ -43,28 +43,14 @@ def drifting(length: int, seed: int) -> Episode:
     for t in range(length):
         x = int(np.clip(32 + 50 * state[t, 0], 4, 60))
         images[t, 24:40, x - 4 : x + 4] = 255
-    return Episode(
-        images=dict.fromkeys(CAMERAS, images),
-        state=state,
-        actions=actions,
-        success=np.zeros(length, bool),
-        cost=np.zeros(length, np.float32),
-        displacement=np.zeros(length, np.float32),
-        instruction="push the square",
-        task="synthetic",
-        level=0,
-        seed=seed,
-        source="expert:direct",
-    )
+    views = dict.fromkeys(CAMERAS, images)
+    return synthetic(views, state, actions, seed, instruction="push the square")
 
 
 @pytest.fixture(scope="module")
 def episodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("drifting") / "data"
-    with EpisodeWriter(root, 64, CAMERAS) as writer:
-        for seed in range(12):
-            writer.add(drifting(24, seed))
-    return root
+    return written(root, (drifting(24, seed) for seed in range(12)))
 
 
 @pytest.fixture

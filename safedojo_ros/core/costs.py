@@ -50,9 +50,9 @@ class Cost:
     label: Callable[[np.ndarray, np.ndarray], np.ndarray]
     """State (T, S) and actions (T, A) of an episode, physical → (T,), above 0 where a step has the
     cost; the state is that before the action."""
-    limit: float = 0.2
+    limit: float = CostLimit.limit
     """Chunk cost that the gate keeps it under, (0, 1)."""
-    share: float = 0.1
+    share: float = CostLimit.share
     """Share of the imagined episodes that practice allows to have it, [0, 1]."""
 
     @property

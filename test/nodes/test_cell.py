@@ -134,6 +134,17 @@ def gone(node: Any) -> None:
     node.destroy_node()
 
 
+def refusal(*given: Any, **settings: Any) -> str:
+    """The one line in which a node says why it does not begin; see `configured`."""
+    node = configured(*given, **settings)
+    try:
+        assert node.result == TransitionCallbackReturn.FAILURE
+        assert "\n" not in node.failure
+        return str(node.failure)
+    finally:
+        gone(node)
+
+
 @pytest.mark.parametrize(
     ("more", "why"),
     [
@@ -146,13 +157,7 @@ def gone(node: Any) -> None:
 def test_a_cell_that_the_gate_cannot_serve_is_refused_in_one_line(
     context: Context, tmp_path: Path, factory: Any, more: str, why: str
 ) -> None:
-    node = configured(context, factory, contract=contract_of(tmp_path, more))
-    try:
-        assert node.result == TransitionCallbackReturn.FAILURE
-        assert why in node.failure
-        assert "\n" not in node.failure
-    finally:
-        gone(node)
+    assert why in refusal(context, factory, contract=contract_of(tmp_path, more))
 
 
 @pytest.mark.parametrize(
@@ -162,13 +167,9 @@ def test_a_cell_that_the_gate_cannot_serve_is_refused_in_one_line(
 def test_a_checkpoint_that_looks_at_other_cameras_than_the_cell_has_is_refused_in_one_line(
     context: Context, tmp_path: Path, factory: Any, settings: dict[str, str]
 ) -> None:
-    node = configured(context, factory, contract=contract_of(tmp_path), **settings)
-    try:
-        assert node.result == TransitionCallbackReturn.FAILURE
-        assert "needs cameras ['agentview', 'wrist'], this robot has ['front']" in node.failure
-        assert "\n" not in node.failure
-    finally:
-        gone(node)
+    assert "needs cameras ['agentview', 'wrist'], this robot has ['front']" in refusal(
+        context, factory, contract=contract_of(tmp_path), **settings
+    )
 
 
 def test_cameras_are_relayed_from_the_drivers_topics_of_the_contract(context: Context) -> None:
@@ -220,13 +221,9 @@ def test_a_head_without_the_costs_that_the_cell_expects_is_refused_in_one_line(
     context: Context, tmp_path: Path
 ) -> None:
     cell = contract_of(tmp_path, "costs: [near_person]\n", two_cameras())
-    node = configured(context, SafetyNode, contract=cell)
-    try:
-        assert node.result == TransitionCallbackReturn.FAILURE
-        assert "predicts contact, the contract of this cell expects contact, near" in node.failure
-        assert "\n" not in node.failure
-    finally:
-        gone(node)
+    assert "predicts contact, the contract of this cell expects contact, near" in refusal(
+        context, SafetyNode, contract=cell
+    )
 
 
 @pytest.mark.parametrize(("rule", "sides"), [("letterbox", 0), ("crop", 200)])

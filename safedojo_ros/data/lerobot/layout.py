@@ -15,10 +15,11 @@ Every page of a parquet file and every clip of a video carries a checksum. Names
 here from plain numbers, never from the templates in info.json, which have to be the ones below.
 """
 
+import fcntl
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,6 +37,8 @@ INFO_PATH = "meta/info.json"
 STATS_PATH = "meta/stats.json"
 TASKS_PATH = "meta/tasks.parquet"
 CAMERA_PREFIX = "observation.images."
+WRITING = ".writing"
+"""Locked while a process writes the set."""
 
 FILE_NAME = re.compile(r"chunk-\d{3,6}/file-\d{3,6}\.(parquet|mp4)")
 MOST_NUMBERED = 1_000_000
@@ -92,6 +95,25 @@ EPISODE_COLUMNS: dict[str, pa.DataType] = {
 """One row for each episode: LeRobot's columns, then ours (tasks holds the instruction)."""
 
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def alone(root: Path) -> IO[bytes]:
+    """Keep other processes from writing the set in `root` until this file is closed.
+
+    Raises `DatasetError` while another one does, or where nothing can be written.
+    """
+    try:
+        lock = (root / WRITING).open("wb")
+    except OSError as error:
+        raise DatasetError(f"cannot write {root}: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise DatasetError(
+            f"{root} is being written by another process; wait for it or choose another directory"
+        ) from None
+    return lock
 
 
 def numbered(chunk: Any, file: Any) -> dict[str, int]:

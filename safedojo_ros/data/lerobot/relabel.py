@@ -1,8 +1,5 @@
 """Which steps of an episode have contact, written anew into a data set of ours."""
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -27,23 +24,12 @@ def relabel(root: Path, row: EpisodeRow, contact: np.ndarray, source: LabelSourc
         raise DatasetError(
             f"labels of episode {row.number} have shape {contact.shape}, expected ({row.length},)"
         )
-    with _alone(root):
+    with layout.alone(root):
         try:
             _write_steps(row, contact)
             _write_row(root, row.number, int(contact.sum()), source)
         except (OSError, pa.ArrowException) as error:
             raise DatasetError(f"cannot label episode {row.number} of {root}: {error}") from None
-
-
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Inside, no `EpisodeWriter` writes the set."""
-    with (root / ".writing").open("wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DatasetError(f"{root} is being written by another process; wait for it") from None
-        yield
 
 
 def _write_steps(row: EpisodeRow, contact: np.ndarray) -> None:

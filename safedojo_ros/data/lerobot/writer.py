@@ -5,7 +5,6 @@ rows that point into it, then the totals. Opening a dataset again removes what a
 left behind and appends.
 """
 
-import fcntl
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -134,7 +133,9 @@ class EpisodeWriter:
     def _prepare_root(self) -> None:
         info_path = self.root / layout.INFO_PATH
         if self.root.exists() and not info_path.exists():
-            strange = [p.name for p in self.root.iterdir() if p.name not in ("meta", ".writing")]
+            strange = [
+                p.name for p in self.root.iterdir() if p.name not in ("meta", layout.WRITING)
+            ]
             if strange:
                 raise DatasetError(
                     f"{self.root} holds {strange[0]} but no {layout.INFO_PATH}: not a dataset; "
@@ -142,17 +143,9 @@ class EpisodeWriter:
                 )
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.root / ".writing").open("wb")
         except OSError as error:
             raise DatasetError(f"cannot write {self.root}: {error.strerror}") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise DatasetError(
-                f"{self.root} is being written by another process; wait for it or choose "
-                "another directory"
-            ) from None
+        self._lock = layout.alone(self.root)
         try:
             if info_path.exists():
                 self._open_again()
